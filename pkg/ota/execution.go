@@ -1,0 +1,205 @@
+package ota
+
+import (
+	"errors"
+	"regexp"
+	"time"
+)
+
+// Status is the state of one execution, in the words of the AWS Jobs protocol.
+type Status string
+
+// The statuses; all but the first two are terminal.
+const (
+	Queued     Status = "QUEUED"
+	InProgress Status = "IN_PROGRESS"
+	Succeeded  Status = "SUCCEEDED"
+	Failed     Status = "FAILED"
+	Rejected   Status = "REJECTED"
+	TimedOut   Status = "TIMED_OUT"
+	Canceled   Status = "CANCELED"
+	Removed    Status = "REMOVED"
+)
+
+// Statuses lists every status, in the order tables show them.
+var Statuses = []Status{Queued, InProgress, Succeeded, Failed, Rejected, TimedOut, Canceled, Removed}
+
+// Terminal reports whether the status is final.
+func (s Status) Terminal() bool { return s != Queued && s != InProgress }
+
+// Class says how a finished execution ended, for gates and abort rules. It is
+// finer than Status: a device that tried and returned is not one that never
+// came back.
+type Class string
+
+// The classes. ClassNone is that of an execution that is not finished or was
+// cancelled before it mattered.
+const (
+	ClassNone       Class = ""
+	ClassSucceeded  Class = "succeeded"
+	ClassFailed     Class = "failed"
+	ClassRolledBack Class = "rolled_back"
+	ClassRejected   Class = "rejected"
+	ClassTimedOut   Class = "timed_out"
+	ClassSilent     Class = "silent"
+	// ClassAny stands for every unsuccessful class, in abort rules only.
+	ClassAny Class = "any"
+)
+
+// Unsuccessful lists the classes that count against a rollout.
+var Unsuccessful = []Class{ClassFailed, ClassRolledBack, ClassRejected, ClassTimedOut, ClassSilent}
+
+// Execution is one job on one device.
+type Execution struct {
+	RolloutID  string // the job id on the wire
+	DeviceID   string
+	Release    ReleaseID
+	Stage      int // index into the rollout's stages, from 0
+	Attempt    int // from 1
+	Status     Status
+	Class      Class
+	Details    map[string]string // the device's last statusDetails
+	Version    int64             // from 1; raised by one on every accepted change
+	QueuedAt   time.Time
+	StartedAt  time.Time // zero while QUEUED
+	UpdatedAt  time.Time
+	FinishedAt time.Time // zero until terminal
+}
+
+// Step is the agent's own word for where it is inside IN_PROGRESS.
+func (e Execution) Step() string { return e.Details[DetailStep] }
+
+// Reason is the agent's explanation, empty when it gave none.
+func (e Execution) Reason() string { return e.Details[DetailReason] }
+
+// Keys of statusDetails that our agent sets; other devices may leave them out.
+const (
+	DetailStep   = "step"   // fetching, staged, rebooting, trial, committing, rolling-back
+	DetailReason = "reason" // why it failed, for people
+	DetailClass  = "class"  // a Class, refines FAILED
+	DetailBytes  = "bytes"  // decimal bytes fetched over the network
+	DetailDigest = "digest" // digest of the image the device runs now
+)
+
+// Limits of statusDetails, after the AWS IoT Jobs API reference.
+const (
+	MaxDetails          = 10
+	MaxDetailKeyBytes   = 128
+	MaxDetailValueBytes = 1024
+)
+
+// Report is a device's word about its execution.
+type Report struct {
+	RolloutID       string
+	DeviceID        string
+	Status          Status            // IN_PROGRESS, SUCCEEDED, FAILED or REJECTED
+	Details         map[string]string // replaces the stored map when not nil
+	ExpectedVersion int64             // 0: not given
+	Attempt         int               // 0: not given
+}
+
+// Errors of Apply and of the store's Report; the current execution comes back
+// beside them, unchanged.
+var (
+	ErrTerminal        = errors.New("execution is already finished")
+	ErrVersionMismatch = errors.New("execution version does not match")
+	ErrTransition      = errors.New("status change is not allowed")
+)
+
+// deviceMoves is what a device may do to its own execution: from -> to. A
+// device may finish a job it never announced as started (AWS SDK v1 does).
+var deviceMoves = map[Status]map[Status]bool{
+	Queued:     {InProgress: true, Succeeded: true, Failed: true, Rejected: true},
+	InProgress: {InProgress: true, Succeeded: true, Failed: true, Rejected: true},
+}
+
+// Apply returns the execution after a device's report. It fails with
+// ErrTerminal, ErrVersionMismatch (also for a wrong attempt), ErrTransition or
+// ErrInvalid, and then returns e as it was.
+func Apply(e Execution, r Report, now time.Time) (Execution, error) {
+	if err := r.validate(); err != nil {
+		return e, err
+	}
+	if e.Status.Terminal() {
+		return e, ErrTerminal
+	}
+	if r.ExpectedVersion != 0 && r.ExpectedVersion != e.Version {
+		return e, ErrVersionMismatch
+	}
+	if r.Attempt != 0 && r.Attempt != e.Attempt {
+		return e, ErrVersionMismatch
+	}
+	if !deviceMoves[e.Status][r.Status] {
+		return e, ErrTransition
+	}
+	next := e
+	next.Status = r.Status
+	if r.Details != nil {
+		next.Details = r.Details
+	}
+	next.Version++
+	next.UpdatedAt = now
+	if next.StartedAt.IsZero() {
+		next.StartedAt = now
+	}
+	if next.Status.Terminal() {
+		next.FinishedAt = now
+		next.Class = classOf(next)
+	}
+	return next, nil
+}
+
+// Start returns the execution as start-next leaves it: a QUEUED one becomes
+// IN_PROGRESS, one in progress stays as it is, so asking again is harmless.
+func Start(e Execution, details map[string]string, now time.Time) (Execution, error) {
+	if e.Status == InProgress {
+		return e, nil
+	}
+	return Apply(e, Report{Status: InProgress, Details: details}, now)
+}
+
+// Cancel returns the execution as an abort leaves it: only QUEUED ones change.
+func Cancel(e Execution, reason string, now time.Time) (Execution, bool) {
+	if e.Status != Queued {
+		return e, false
+	}
+	e.Status, e.Class = Canceled, ClassNone
+	e.Details = map[string]string{DetailReason: reason}
+	e.Version++
+	e.UpdatedAt, e.FinishedAt = now, now
+	return e, true
+}
+
+func classOf(e Execution) Class {
+	switch e.Status {
+	case Succeeded:
+		return ClassSucceeded
+	case Rejected:
+		return ClassRejected
+	case TimedOut:
+		return ClassTimedOut
+	case Failed:
+		if c := Class(e.Details[DetailClass]); c == ClassRolledBack || c == ClassSilent || c == ClassTimedOut {
+			return c
+		}
+		return ClassFailed
+	}
+	return ClassNone
+}
+
+var detailKeyPattern = regexp.MustCompile(`^[a-zA-Z0-9:_-]{1,128}$`)
+
+func (r Report) validate() error {
+	if len(r.Details) > MaxDetails {
+		return invalid("statusDetails has %d entries: at most %d", len(r.Details), MaxDetails)
+	}
+	for k, v := range r.Details {
+		if !detailKeyPattern.MatchString(k) {
+			return invalid("statusDetails key %.40q: 1 to %d of a-z A-Z 0-9 : _ -", k, MaxDetailKeyBytes)
+		}
+		if len(v) > MaxDetailValueBytes {
+			return invalid("statusDetails %q has %d bytes: at most %d", k, len(v), MaxDetailValueBytes)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package ota
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// RolloutState is the state of a whole rollout.
+type RolloutState string
+
+// The states of design/rollouts that this version reaches. COMPLETED and
+// ABORTED are final.
+const (
+	RolloutRunning   RolloutState = "RUNNING"
+	RolloutPaused    RolloutState = "PAUSED"
+	RolloutAborting  RolloutState = "ABORTING"
+	RolloutCompleted RolloutState = "COMPLETED"
+	RolloutAborted   RolloutState = "ABORTED"
+)
+
+// Terminal reports whether nothing more happens to the rollout.
+func (s RolloutState) Terminal() bool { return s == RolloutCompleted || s == RolloutAborted }
+
+// StageState is the state of one stage.
+type StageState string
+
+// A stage goes PENDING, OPEN, SOAKING, PASSED; or FAILED from OPEN or SOAKING.
+const (
+	StagePending StageState = "PENDING"
+	StageOpen    StageState = "OPEN"
+	StageSoaking StageState = "SOAKING"
+	StagePassed  StageState = "PASSED"
+	StageFailed  StageState = "FAILED"
+)
+
+// Size is how much of the fleet has been reached when a stage is complete. It
+// is cumulative; exactly one of the two is set.
+type Size struct {
+	Percent float64 `json:"percent,omitempty"` // over 0, up to 100, of the population
+	Count   int     `json:"count,omitempty"`   // devices
+}
+
+// Of returns the cumulative number of devices for a population, at least 1 when
+// there are any, never more than the population.
+func (s Size) Of(population int) int {
+	n := s.Count
+	if s.Percent > 0 {
+		// The small subtraction keeps 10 % of 20 at 2 in binary arithmetic.
+		n = int(math.Ceil(s.Percent*float64(population)/100 - 1e-9))
+	}
+	return min(max(n, 1), population)
+}
+
+func (s Size) String() string {
+	if s.Percent > 0 {
+		return strconv.FormatFloat(s.Percent, 'f', -1, 64) + "%"
+	}
+	return strconv.Itoa(s.Count)
+}
+
+// Gate is what lets the next stage start.
+type Gate struct {
+	Success     float64 `json:"success"`               // share of finished executions that must have succeeded, 0 to 1
+	MinFinished int     `json:"minFinished,omitempty"` // executions of the stage that must have finished; 0: all of them
+}
+
+// Stage is an ordered step of a rollout.
+type Stage struct {
+	Size Size          `json:"size"`
+	Gate Gate          `json:"gate"`
+	Soak time.Duration `json:"soak,omitempty"` // how long the gate must hold before the next stage opens
+
+	State     StageState `json:"state"`
+	Target    int        `json:"target,omitempty"` // cumulative devices, fixed when the stage opens
+	OpenedAt  time.Time  `json:"openedAt,omitzero"`
+	SoakingAt time.Time  `json:"soakingAt,omitzero"`
+	EndedAt   time.Time  `json:"endedAt,omitzero"`
+}
+
+// AbortRule stops a rollout. It trips when the share of finished executions of
+// the class is over Share (with at least MinSample finished), or when Count or
+// more are of the class; a zero Count or a Share of 1 or more turns that half
+// off.
+type AbortRule struct {
+	Class     Class   `json:"class"`
+	Share     float64 `json:"share"`
+	MinSample int     `json:"minSample,omitempty"`
+	Count     int     `json:"count,omitempty"`
+}
+
+// Rollout is an operator's plan and where it stands.
+type Rollout struct {
+	ID       string
+	Release  ReleaseID
+	Selector string // which devices; empty: every device the release fits
+	Seed     string // fixes the order of devices, see Bucket
+	Stages   []Stage
+	Abort    []AbortRule
+	Priority int // higher first on a device
+
+	State      RolloutState
+	Reason     string // why PAUSED, ABORTING or ABORTED
+	Population int    // eligible devices when it was created; percentages are of this
+	ArmedAt    time.Time
+	Revision   int64 // raised by one on every change, for compare and set
+	CreatedAt  time.Time
+	EndedAt    time.Time // zero until terminal
+}
+
+// Limits of a rollout.
+const (
+	MaxStages     = 32
+	MaxAbortRules = 16
+	MaxSoak       = 90 * 24 * time.Hour
+	MaxSelector   = 4096
+)
+
+// Validate reports the first part of the plan that could never work.
+func (r Rollout) Validate() error {
+	if err := r.Release.Validate(); err != nil {
+		return err
+	}
+	if len(r.Stages) == 0 || len(r.Stages) > MaxStages {
+		return invalid("%d stages: want 1 to %d", len(r.Stages), MaxStages)
+	}
+	if len(r.Abort) > MaxAbortRules {
+		return invalid("%d abort rules: at most %d", len(r.Abort), MaxAbortRules)
+	}
+	if len(r.Selector) > MaxSelector {
+		return invalid("selector of %d bytes: at most %d", len(r.Selector), MaxSelector)
+	}
+	for i, s := range r.Stages {
+		if err := s.validate(); err != nil {
+			return fmt.Errorf("stage %d: %w", i+1, err)
+		}
+		if i > 0 && !ascending(r.Stages[i-1].Size, s.Size) {
+			return invalid("stages must ascend: stage %d is %s after %s", i+1, s.Size, r.Stages[i-1].Size)
+		}
+	}
+	for _, a := range r.Abort {
+		if err := a.validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s Stage) validate() error {
+	switch {
+	case (s.Size.Percent != 0) == (s.Size.Count != 0):
+		return invalid("a stage is a percentage or a number of devices")
+	case s.Size.Percent < 0 || s.Size.Percent > 100 || math.IsNaN(s.Size.Percent):
+		return invalid("stage of %s: want over 0%% up to 100%%", s.Size)
+	case s.Size.Count < 0:
+		return invalid("stage of %d devices: want at least 1", s.Size.Count)
+	case s.Gate.Success < 0 || s.Gate.Success > 1 || math.IsNaN(s.Gate.Success):
+		return invalid("gate of %g%%: want 0%% to 100%%", s.Gate.Success*100)
+	case s.Gate.MinFinished < 0:
+		return invalid("gate minimum %d: must not be negative", s.Gate.MinFinished)
+	case s.Soak < 0 || s.Soak > MaxSoak:
+		return invalid("soak of %s: want 0 to %s", s.Soak, MaxSoak)
+	}
+	return nil
+}
+
+// ascending compares sizes of one kind; a percentage and a number can not be
+// compared before the population is known, so Of orders them then.
+func ascending(a, b Size) bool {
+	if (a.Percent > 0) != (b.Percent > 0) {
+		return true
+	}
+	return b.Percent > a.Percent || b.Count > a.Count
+}
+
+func (a AbortRule) validate() error {
+	known := a.Class == ClassAny
+	for _, c := range Unsuccessful {
+		known = known || a.Class == c
+	}
+	switch {
+	case !known:
+		return invalid("abort class %q: want any, failed, rolled_back, rejected, timed_out or silent", a.Class)
+	case a.Share < 0 || a.Share > 1 || math.IsNaN(a.Share):
+		return invalid("abort share %g%%: want 0%% to 100%%", a.Share*100)
+	case a.MinSample < 0 || a.Count < 0:
+		return invalid("abort rule for %s: numbers must not be negative", a.Class)
+	}
+	return nil
+}
+
+// Bucket places a device on the rollout's line: stages take devices in
+// ascending order of it. The same seed always gives the same order.
+func Bucket(seed, deviceID string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(seed))
+	_, _ = h.Write([]byte{0})
+	_, _ = h.Write([]byte(deviceID))
+	// FNV alone leaves close ids close together; the finalizer of
+	// MurmurHash3 spreads them.
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	x ^= x >> 33
+	return x
+}
+
+// ParseStages reads "1%,10%,50%,100%" or "5,50,100%"; every stage gets the gate
+// and soak.
+func ParseStages(s string, gate Gate, soak time.Duration) ([]Stage, error) {
+	var stages []Stage
+	for _, part := range strings.Split(s, ",") {
+		size, err := parseSize(strings.TrimSpace(part))
+		if err != nil {
+			return nil, err
+		}
+		stages = append(stages, Stage{Size: size, Gate: gate, Soak: soak, State: StagePending})
+	}
+	return stages, nil
+}
+
+func parseSize(s string) (Size, error) {
+	if p, ok := strings.CutSuffix(s, "%"); ok {
+		v, err := parsePercent(p)
+		if err != nil || v == 0 {
+			return Size{}, invalid("stage %q: want over 0%% up to 100%%", s)
+		}
+		return Size{Percent: v}, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return Size{}, invalid("stage %q: want a percentage such as 10%% or a number of devices", s)
+	}
+	return Size{Count: n}, nil
+}
+
+func parsePercent(s string) (float64, error) {
+	v, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	if err != nil || math.IsNaN(v) || v < 0 || v > 100 {
+		return 0, invalid("%q is not a percentage from 0 to 100", s)
+	}
+	return v, nil
+}
+
+// ParseGate reads "95%" or "95% min 20".
+func ParseGate(s string) (Gate, error) {
+	share, sample, err := parseShare(s)
+	if err != nil {
+		return Gate{}, fmt.Errorf("gate %q: %w; write it as '95%%' or '95%% min 20'", s, err)
+	}
+	return Gate{Success: share, MinFinished: sample}, nil
+}
+
+// ParseAbortRule reads "failed>5% min 20" (a share of finished executions) or
+// "any>=3" (an absolute count).
+func ParseAbortRule(s string) (AbortRule, error) {
+	bad := func(err error) (AbortRule, error) {
+		return AbortRule{}, fmt.Errorf("abort rule %q: %w; write it as 'failed>5%% min 20' or 'any>=3'", s, err)
+	}
+	i := strings.IndexByte(s, '>')
+	if i < 0 {
+		return bad(invalid("no '>' in it"))
+	}
+	rule := AbortRule{Class: Class(strings.TrimSpace(s[:i])), Share: 1}
+	if count, ok := strings.CutPrefix(s[i:], ">="); ok {
+		n, err := strconv.Atoi(strings.TrimSpace(count))
+		if err != nil || n < 1 {
+			return bad(invalid("a count starts at 1"))
+		}
+		rule.Count = n
+	} else {
+		share, sample, err := parseShare(s[i+1:])
+		if err != nil {
+			return bad(err)
+		}
+		rule.Share, rule.MinSample = share, sample
+	}
+	if err := rule.validate(); err != nil {
+		return bad(err)
+	}
+	return rule, nil
+}
+
+// parseShare reads "95%" or "95% min 20" as a share from 0 to 1 and a sample.
+func parseShare(s string) (float64, int, error) {
+	share, rest, ok := strings.Cut(strings.TrimSpace(s), "%")
+	if !ok {
+		return 0, 0, invalid("no %% in it")
+	}
+	v, err := parsePercent(share)
+	if err != nil {
+		return 0, 0, err
+	}
+	sample := 0
+	if rest = strings.TrimSpace(rest); rest != "" {
+		n, ok := strings.CutPrefix(rest, "min ")
+		if !ok {
+			return 0, 0, invalid("unexpected %q", rest)
+		}
+		if sample, err = strconv.Atoi(strings.TrimSpace(n)); err != nil || sample < 1 {
+			return 0, 0, invalid("min %q is not a number from 1", n)
+		}
+	}
+	return v / 100, sample, nil
+}
+
+func (a AbortRule) String() string {
+	if a.Count > 0 {
+		return fmt.Sprintf("%s>=%d", a.Class, a.Count)
+	}
+	s := fmt.Sprintf("%s>%s%%", a.Class, strconv.FormatFloat(a.Share*100, 'f', -1, 64))
+	if a.MinSample > 0 {
+		s += fmt.Sprintf(" min %d", a.MinSample)
+	}
+	return s
+}
+
+func (g Gate) String() string {
+	s := strconv.FormatFloat(g.Success*100, 'f', -1, 64) + "%"
+	if g.MinFinished > 0 {
+		s += fmt.Sprintf(" min %d", g.MinFinished)
+	}
+	return s
+}
