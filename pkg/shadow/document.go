@@ -1,20 +1,27 @@
 package shadow
 
-import "time"
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
 
 // Document is one shadow. The zero value is a shadow that never existed.
 type Document struct {
-	// Desired and Reported are JSON objects: their values are nil, bool,
-	// json.Number, string, []any and map[string]any. A nil map means the
-	// section is absent.
+	// Desired and Reported are JSON objects: their values are bool,
+	// json.Number, string, []any and map[string]any, never null and never an
+	// empty object outside an array. A nil map means the section is absent;
+	// a section without keys is absent too.
 	Desired, Reported map[string]any
 	// DesiredMeta and ReportedMeta mirror the sections with a Stamp in place
 	// of every leaf; an array has a []any of the same.
 	DesiredMeta, ReportedMeta map[string]any
 	// Version is 0 when the shadow never existed, and rises by one with every
 	// accepted update. It survives deletion: the store keeps a document with
-	// only Version set.
-	Version   int64
+	// only Version set, see Deleted.
+	Version int64
+	// UpdatedAt is the time of the last update, in UTC and whole
+	// milliseconds. It is zero when the shadow does not exist.
 	UpdatedAt time.Time
 }
 
@@ -23,18 +30,151 @@ type Document struct {
 // one.
 type Stamp int64
 
-// Exists reports whether d is a live shadow, neither absent nor deleted.
-func (d Document) Exists() bool { return false }
+// Exists reports whether d is a live shadow: one that was created and not
+// deleted since. Both of its sections may be absent.
+func (d Document) Exists() bool { return !d.UpdatedAt.IsZero() }
 
-// Deleted returns the tombstone of d: only its version.
+// Deleted returns the tombstone of d: nothing but its version.
 func (d Document) Deleted() Document { return Document{Version: d.Version} }
 
-func (d Document) Delta() map[string]any { return nil }
+// Delta returns Delta(d.Desired, d.Reported).
+func (d Document) Delta() map[string]any { return Delta(d.Desired, d.Reported) }
 
-func (d Document) MarshalJSON() ([]byte, error) { return nil, nil }
+// MarshalJSON returns the stored form of d:
+//
+//	{"desired":{..},"reported":{..},
+//	 "desiredMeta":{..},"reportedMeta":{..},"updatedAt":1700000000000,"version":7}
+//
+// Absent sections are left out, as is updatedAt (milliseconds since the Unix
+// epoch) when d does not exist. A Stamp is a bare number. Keys are in order of
+// their bytes, there is no white space and numbers keep their text, so equal
+// documents have equal bytes and unmarshalling and marshalling again changes
+// nothing. It fails on values of types that Document does not list.
+func (d Document) MarshalJSON() ([]byte, error) {
+	e := newEncoder(storedGuess + 2*stateSize(d))
+	e.buf = append(e.buf, '{')
+	e.section("desired", d.Desired)
+	e.section("reported", d.Reported)
+	e.section("desiredMeta", d.DesiredMeta)
+	e.section("reportedMeta", d.ReportedMeta)
+	if d.Exists() {
+		e.member("updatedAt")
+		e.buf = strconv.AppendInt(e.buf, d.UpdatedAt.UnixMilli(), 10)
+	}
+	e.member("version")
+	e.buf = strconv.AppendInt(e.buf, d.Version, 10)
+	e.buf = append(e.buf, '}')
+	if e.foreign != nil {
+		return nil, fmt.Errorf("encode shadow: value of type %T is not JSON: use the types shadow.Document lists", e.foreign)
+	}
+	return e.buf, nil
+}
 
-func (d *Document) UnmarshalJSON(b []byte) error { return nil }
+// storedGuess is a first guess of the bytes of a stored document besides its
+// state.
+const storedGuess = 128
 
-func (d Document) GetAccepted(clientToken string, now time.Time) []byte { return nil }
+// UnmarshalJSON reads the stored form; it keeps no reference to b.
+// Unknown members are passed over.
+func (d *Document) UnmarshalJSON(b []byte) error {
+	v, err := parseJSON(string(b))
+	if err != nil {
+		return fmt.Errorf("decode shadow: %w", err)
+	}
+	top, ok := v.(map[string]any)
+	if !ok {
+		return fmt.Errorf("decode shadow: not an object")
+	}
+	r := storedReader{top: top}
+	*d = Document{
+		Desired:      r.state("desired"),
+		Reported:     r.state("reported"),
+		DesiredMeta:  r.meta("desiredMeta"),
+		ReportedMeta: r.meta("reportedMeta"),
+		Version:      r.int("version"),
+	}
+	if _, ok := top["updatedAt"]; ok {
+		d.UpdatedAt = time.UnixMilli(r.int("updatedAt")).UTC()
+	}
+	if r.err != nil {
+		*d = Document{}
+	}
+	return r.err
+}
 
-func DeleteAccepted(deleted Document, clientToken string, now time.Time) []byte { return nil }
+// storedReader picks the members of a stored document and keeps the first
+// fault.
+type storedReader struct {
+	top map[string]any
+	err error
+}
+
+func (r *storedReader) fail(name, want string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("decode shadow: %s: want %s", name, want)
+	}
+}
+
+func (r *storedReader) object(name string) map[string]any {
+	v, ok := r.top[name]
+	if !ok {
+		return nil
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		r.fail(name, "an object")
+	}
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+func (r *storedReader) state(name string) map[string]any {
+	m := r.object(name)
+	if hasNull(m) {
+		r.fail(name, "no null")
+	}
+	return m
+}
+
+func (r *storedReader) meta(name string) map[string]any {
+	m := r.object(name)
+	for k, v := range m {
+		m[k] = r.stamps(name, v)
+	}
+	return m
+}
+
+// stamps turns the numbers of v into Stamps, in place.
+func (r *storedReader) stamps(name string, v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, c := range v {
+			v[k] = r.stamps(name, c)
+		}
+		return v
+	case []any:
+		for i, c := range v {
+			v[i] = r.stamps(name, c)
+		}
+		return v
+	}
+	n, ok := integer(v)
+	if !ok {
+		r.fail(name, "whole seconds at every leaf")
+	}
+	return Stamp(n)
+}
+
+func (r *storedReader) int(name string) int64 {
+	v, ok := r.top[name]
+	if !ok {
+		return 0
+	}
+	n, ok := integer(v)
+	if !ok {
+		r.fail(name, "an integer")
+	}
+	return n
+}

@@ -1,17 +1,20 @@
 package shadow
 
-import "time"
+import "fmt"
 
-// Limits of a shadow.
+// Limits of a shadow and of a request. They are those of AWS IoT, save
+// MaxUpdateBytes.
 const (
-	MaxStateBytes       = 8 << 10  // desired and reported, without whitespace and metadata
-	MaxUpdateBytes      = 32 << 10 // one update request, with whitespace
+	MaxStateBytes       = 8 << 10  // desired and reported in compact JSON, without metadata
+	MaxUpdateBytes      = 64 << 10 // payload of one update, white space and escapes included
 	MaxDepth            = 6        // levels of objects and arrays below a section
 	MaxClientTokenBytes = 64
 	MaxNameBytes        = 64
 )
 
-// Sentinels, for errors.Is. Two errors match when their codes are equal.
+// Sentinels for errors.Is, which compares codes alone: ErrInvalid matches every
+// Error of code 400. Those but ErrInvalid and ErrNotFound have the whole text
+// and can be answered as they are.
 var (
 	ErrInvalid         = &Error{Code: 400, Message: "Invalid request"}
 	ErrNotFound        = &Error{Code: 404, Message: "No shadow exists"}
@@ -21,18 +24,53 @@ var (
 )
 
 // Error is a rejected request, with the code and text of the rejected payload.
+// The texts are those of the AWS service, which clients compare.
 type Error struct {
-	Code    int
+	Code    int // as in HTTP
 	Message string
 }
 
-func (e *Error) Error() string { return e.Message }
+// Error returns the message and the code.
+func (e *Error) Error() string { return fmt.Sprintf("shadow: %s (%d)", e.Message, e.Code) }
 
+// Is reports whether target is an *Error of the same code.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code
 }
 
-func (e *Error) Payload(clientToken string, now time.Time) []byte { return nil }
+// NotFound returns the 404 error for the shadow of that name. For the classic
+// shadow, which has no name, give the id of the device.
+func NotFound(name string) *Error {
+	return &Error{Code: ErrNotFound.Code, Message: "No shadow exists with name: " + name}
+}
 
-func NotFound(name string) *Error { return &Error{Code: 404} }
+// ValidateName checks the name of a shadow; "" is the classic one. A name has
+// 1 to MaxNameBytes of letters, digits and : _ - $. The error is an *Error.
+func ValidateName(name string) error {
+	if len(name) > MaxNameBytes {
+		return invalid(fmt.Sprintf("Invalid shadow name of %d bytes: use at most %d", len(name), MaxNameBytes))
+	}
+	for i := range len(name) {
+		if !nameByte(name[i]) {
+			return invalid(fmt.Sprintf("Invalid shadow name %q: use letters, digits and : _ - $", name))
+		}
+	}
+	return nil
+}
+
+func nameByte(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	case c == ':', c == '_', c == '-', c == '$':
+		return true
+	}
+	return false
+}
+
+func invalid(message string) *Error { return &Error{Code: ErrInvalid.Code, Message: message} }
+
+func tooDeep() *Error {
+	return invalid(fmt.Sprintf("JSON contains too many levels of nesting; maximum is %d", MaxDepth))
+}

@@ -1,0 +1,91 @@
+package shadow
+
+import "time"
+
+// Result is an accepted update.
+type Result struct {
+	// Document is what to store.
+	Document Document
+	// Accepted is the payload for update/accepted.
+	Accepted []byte
+	// Delta is the payload for update/delta, nil when desired and reported
+	// agree. There is one after every update that leaves a difference, also
+	// when the update did not touch it.
+	Delta []byte
+	// Changed is false when every value stayed as it was; the version and
+	// the timestamps have moved on all the same.
+	Changed bool
+
+	previous Document
+	token    string
+	now      int64
+}
+
+// Apply merges u into doc. It changes neither; the result shares the subtrees
+// that u does not touch. A deleted document is created anew with the next
+// version. Every error is an *Error:
+//
+//   - 409 when u.Version is not the version of doc, but 400 for any version
+//     other than 1 when doc never existed;
+//   - 413 when desired and reported together would exceed MaxStateBytes;
+//   - 400 or 415 for values that ParseUpdate rejects, in an update built by hand.
+func Apply(doc Document, u Update, now time.Time) (Result, error) {
+	if len(u.ClientToken) > MaxClientTokenBytes {
+		return Result{}, invalid("Invalid clientToken")
+	}
+	if err := checkVersion(doc, u.Version); err != nil {
+		return Result{}, err
+	}
+	var err error
+	if u.Desired, err = u.Desired.check(); err != nil {
+		return Result{}, err
+	}
+	if u.Reported, err = u.Reported.check(); err != nil {
+		return Result{}, err
+	}
+	m := merger{stamp: Stamp(now.Unix())}
+	next := Document{Version: doc.Version + 1, UpdatedAt: now.UTC().Truncate(time.Millisecond)}
+	next.Desired, next.DesiredMeta = m.section(doc.Desired, doc.DesiredMeta, u.Desired)
+	next.Reported, next.ReportedMeta = m.section(doc.Reported, doc.ReportedMeta, u.Reported)
+	if stateSize(next) > MaxStateBytes {
+		return Result{}, ErrTooLarge
+	}
+	r := Result{
+		Document: next,
+		Changed:  m.changed || !doc.Exists(),
+		previous: doc,
+		token:    u.ClientToken,
+		now:      now.Unix(),
+	}
+	r.Accepted = acceptedPayload(u, next.Version, r.now)
+	if delta := next.Delta(); len(delta) > 0 {
+		r.Delta = deltaPayload(delta, next, u.ClientToken, r.now)
+	}
+	return r, nil
+}
+
+// checkVersion holds the version of a request against doc. A client that
+// creates a shadow may say 1, the version it will have.
+func checkVersion(doc Document, v *int64) error {
+	switch {
+	case v == nil, *v == doc.Version:
+		return nil
+	case doc.Version == 0 && *v == 1:
+		return nil
+	case doc.Version == 0:
+		return invalid("Invalid version")
+	}
+	return ErrVersionConflict
+}
+
+// stateSize returns the bytes of desired and reported in compact JSON.
+func stateSize(d Document) int {
+	n := 0
+	if len(d.Desired) > 0 {
+		n += sizeOf(d.Desired)
+	}
+	if len(d.Reported) > 0 {
+		n += sizeOf(d.Reported)
+	}
+	return n
+}

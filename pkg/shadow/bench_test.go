@@ -1,0 +1,78 @@
+package shadow
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// benchDocument is a document of about 0.8 KB of state, as a gateway has it.
+func benchDocument(tb testing.TB) Document {
+	var parts []string
+	for i := range 6 {
+		parts = append(parts, fmt.Sprintf(`"sensor%d":{"celsius":%d.5,"online":true,"unit":"C"}`, i, 20+i))
+	}
+	common := `"firmware":{"name":"gateway","version":"1.4.2","digest":"3b7f0e5c9a"},"network":{"dns":["10.0.0.1","10.0.0.2"],"mtu":1500}`
+	desired := `{` + common + `,"interval":60,"log":"info"}`
+	reported := `{` + common + `,"battery":87,"interval":30,"log":"info","uptime":123456,` + strings.Join(parts, ",") + `}`
+	return apply(tb, Document{}, t0, `{"state":{"desired":`+desired+`,"reported":`+reported+`}}`).Document
+}
+
+var benchRequest = []byte(`{"state":{"reported":{"battery":86,"uptime":123466,"sensor3":{"celsius":23.75}}},"clientToken":"7f3a"}`)
+
+func BenchmarkApply(b *testing.B) {
+	d := benchDocument(b)
+	u, err := ParseUpdate(benchRequest)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(stateSize(d)), "state-bytes")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Apply(d, u, t1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkStoredUpdate is all a store computes for one update.
+func BenchmarkStoredUpdate(b *testing.B) {
+	stored, err := benchDocument(b).MarshalJSON()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		var d Document
+		if err := d.UnmarshalJSON(stored); err != nil {
+			b.Fatal(err)
+		}
+		u, err := ParseUpdate(benchRequest)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r, err := Apply(d, u, t1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := r.Document.MarshalJSON(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDocumentsPayload(b *testing.B) {
+	d := benchDocument(b)
+	u, err := ParseUpdate(benchRequest)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := Apply(d, u, t1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = r.DocumentsPayload()
+	}
+}

@@ -1,0 +1,212 @@
+package shadow
+
+import (
+	"encoding/json"
+	"maps"
+)
+
+// Merge returns base with patch merged in: objects recurse, null removes a
+// key, every other value replaces what was there. Objects that end up empty
+// are left out, whether by removal or because the patch has {} for a key that
+// held no object. The result shares untouched subtrees with base and is nil
+// when nothing is left.
+func Merge(base, patch map[string]any) map[string]any {
+	var m merger
+	out, _ := m.object(base, nil, patch)
+	return out
+}
+
+// merger merges sections and their metadata side by side.
+type merger struct {
+	stamp   Stamp
+	boxed   any // stamp, converted once
+	changed bool
+}
+
+// section applies p to a section and its metadata.
+func (m *merger) section(base, meta map[string]any, p Patch) (state, stamps map[string]any) {
+	if !p.Set {
+		return base, meta
+	}
+	if p.Object == nil {
+		m.changed = m.changed || len(base) > 0
+		return nil, nil
+	}
+	return m.object(base, meta, p.Object)
+}
+
+// object copies base and meta and merges patch into the copies.
+func (m *merger) object(base, meta, patch map[string]any) (state, stamps map[string]any) {
+	if len(patch) == 0 {
+		return base, meta
+	}
+	state, stamps = clone(base, len(patch)), clone(meta, len(patch))
+	for k, p := range patch {
+		v, vm := m.value(base, meta, k, p)
+		if v == nil {
+			delete(state, k)
+			delete(stamps, k)
+			continue
+		}
+		state[k], stamps[k] = v, vm
+	}
+	if len(state) == 0 {
+		return nil, nil
+	}
+	return state, stamps
+}
+
+// value merges p into the value of k, and returns nil when k goes away.
+func (m *merger) value(base, meta map[string]any, k string, p any) (v, vm any) {
+	old, had := base[k]
+	switch p := p.(type) {
+	case nil:
+		m.changed = m.changed || had
+		return nil, nil
+	case map[string]any:
+		oldMap, wasMap := old.(map[string]any)
+		oldMeta, _ := meta[k].(map[string]any)
+		o, om := m.object(oldMap, oldMeta, p)
+		m.changed = m.changed || had && !wasMap
+		if len(o) == 0 {
+			return nil, nil
+		}
+		return o, om
+	}
+	m.changed = m.changed || !had || !equal(old, p)
+	return p, m.mirror(p)
+}
+
+// mirror returns the metadata of a value that was written just now.
+func (m *merger) mirror(v any) any {
+	switch v := v.(type) {
+	case []any:
+		out := make([]any, len(v))
+		for i, c := range v {
+			out[i] = m.mirror(c)
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, c := range v {
+			out[k] = m.mirror(c)
+		}
+		return out
+	}
+	if m.boxed == nil {
+		m.boxed = m.stamp
+	}
+	return m.boxed
+}
+
+func clone(m map[string]any, n int) map[string]any {
+	if m == nil {
+		return make(map[string]any, n)
+	}
+	return maps.Clone(m)
+}
+
+// Delta returns what reported lacks of desired: every key of desired that is
+// absent in reported or different there, on its path from the root. Objects
+// recurse, arrays are compared and returned whole, numbers are compared by
+// value, empty objects count as absent, and keys that only reported has do not
+// appear. It is nil when nothing is lacking; else merging it into reported
+// leaves no delta.
+func Delta(desired, reported map[string]any) map[string]any {
+	var out map[string]any
+	for k, want := range desired {
+		d := lacking(want, reported[k])
+		if d == nil {
+			continue
+		}
+		if out == nil {
+			out = make(map[string]any)
+		}
+		out[k] = d
+	}
+	return out
+}
+
+// lacking returns the delta of one value, nil for none.
+func lacking(want, have any) any {
+	w, ok := want.(map[string]any)
+	if !ok {
+		if equal(want, have) {
+			return nil
+		}
+		return want
+	}
+	h, _ := have.(map[string]any)
+	if len(h) == 0 && !hasHollow(w) {
+		if len(w) == 0 {
+			return nil
+		}
+		return w
+	}
+	if d := Delta(w, h); d != nil {
+		return d
+	}
+	return nil
+}
+
+// hasHollow reports whether an object below m, arrays aside, is empty, or a
+// value null: what a delta must leave out.
+func hasHollow(m map[string]any) bool {
+	for _, v := range m {
+		if v == nil {
+			return true
+		}
+		if o, ok := v.(map[string]any); ok && (len(o) == 0 || hasHollow(o)) {
+			return true
+		}
+	}
+	return false
+}
+
+// equal compares JSON values; 1 equals 1.0, and the order of keys is nothing.
+func equal(a, b any) bool {
+	switch a := a.(type) {
+	case nil:
+		return b == nil
+	case bool:
+		b, ok := b.(bool)
+		return ok && a == b
+	case string:
+		b, ok := b.(string)
+		return ok && a == b
+	case json.Number:
+		b, ok := b.(json.Number)
+		return ok && equalNumbers(string(a), string(b))
+	case []any:
+		b, ok := b.([]any)
+		return ok && equalArrays(a, b)
+	case map[string]any:
+		b, ok := b.(map[string]any)
+		return ok && equalObjects(a, b)
+	}
+	return false
+}
+
+func equalArrays(a, b []any) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !equal(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func equalObjects(a, b map[string]any) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || !equal(v, w) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,233 @@
+package shadow
+
+import (
+	"strconv"
+	"time"
+)
+
+// payloadGuess is a first guess of the bytes of a payload besides its state.
+const payloadGuess = 192
+
+// payload starts the encoder of an answer.
+func payload(size int) *encoder {
+	e := newEncoder(payloadGuess + size)
+	e.buf = append(e.buf, '{')
+	return e
+}
+
+// finish writes the members that end every answer.
+func (e *encoder) finish(token string, now int64) []byte {
+	e.int("timestamp", now)
+	if token != "" {
+		e.member("clientToken")
+		e.buf = appendString(e.buf, token)
+	}
+	return append(e.buf, '}')
+}
+
+func (e *encoder) int(name string, n int64) {
+	e.member(name)
+	e.buf = strconv.AppendInt(e.buf, n, 10)
+}
+
+func (e *encoder) open(name string) {
+	e.member(name)
+	e.buf = append(e.buf, '{')
+}
+
+func (e *encoder) close() { e.buf = append(e.buf, '}') }
+
+// acceptedPayload answers an update with the fields of the request, nulls
+// included, and their timestamps.
+func acceptedPayload(u Update, version, now int64) []byte {
+	e := payload(3 * (sizeOf(u.Desired.Object) + sizeOf(u.Reported.Object)))
+	e.open("state")
+	e.patch("desired", u.Desired)
+	e.patch("reported", u.Reported)
+	e.close()
+	e.open("metadata")
+	e.patchStamps("desired", u.Desired, now)
+	e.patchStamps("reported", u.Reported, now)
+	e.close()
+	e.int("version", version)
+	return e.finish(u.ClientToken, now)
+}
+
+func (e *encoder) patch(name string, p Patch) {
+	switch {
+	case !p.Set:
+	case p.Object == nil:
+		e.member(name)
+		e.buf = append(e.buf, "null"...)
+	default:
+		e.member(name)
+		e.object(p.Object)
+	}
+}
+
+func (e *encoder) patchStamps(name string, p Patch, now int64) {
+	if p.Set && p.Object != nil {
+		e.member(name)
+		e.mirror(p.Object, now)
+	}
+}
+
+// mirror writes v with the timestamp now in place of every leaf.
+func (e *encoder) mirror(v any, now int64) {
+	switch v := v.(type) {
+	case map[string]any:
+		e.buf = append(e.buf, '{')
+		start, end := e.sorted(v)
+		for i := start; i < end; i++ {
+			k := e.keys[i]
+			e.member(k)
+			e.mirror(v[k], now)
+		}
+		e.pop(start)
+		e.buf = append(e.buf, '}')
+	case []any:
+		e.buf = append(e.buf, '[')
+		for i, c := range v {
+			if i > 0 {
+				e.buf = append(e.buf, ',')
+			}
+			e.mirror(c, now)
+		}
+		e.buf = append(e.buf, ']')
+	default:
+		e.stamp(Stamp(now))
+	}
+}
+
+func (e *encoder) stamp(s Stamp) {
+	e.buf = append(e.buf, `{"timestamp":`...)
+	e.buf = strconv.AppendInt(e.buf, int64(s), 10)
+	e.buf = append(e.buf, '}')
+}
+
+// meta writes metadata as clients see it.
+func (e *encoder) meta(v any) {
+	switch v := v.(type) {
+	case Stamp:
+		e.stamp(v)
+	case map[string]any:
+		e.metaOf(v, v)
+	case []any:
+		e.buf = append(e.buf, '[')
+		for i, c := range v {
+			if i > 0 {
+				e.buf = append(e.buf, ',')
+			}
+			e.meta(c)
+		}
+		e.buf = append(e.buf, ']')
+	default:
+		e.buf = append(e.buf, "{}"...)
+	}
+}
+
+// metaOf writes what meta has for the keys of state.
+func (e *encoder) metaOf(state, meta map[string]any) {
+	e.buf = append(e.buf, '{')
+	start, end := e.sorted(state)
+	for i := start; i < end; i++ {
+		k := e.keys[i]
+		m, ok := meta[k]
+		if !ok {
+			continue
+		}
+		e.member(k)
+		s, below := state[k].(map[string]any)
+		mm, both := m.(map[string]any)
+		if below && both {
+			e.metaOf(s, mm)
+		} else {
+			e.meta(m)
+		}
+	}
+	e.pop(start)
+	e.buf = append(e.buf, '}')
+}
+
+func (e *encoder) metaSection(name string, meta map[string]any) {
+	if len(meta) > 0 {
+		e.member(name)
+		e.metaOf(meta, meta)
+	}
+}
+
+// deltaPayload carries the bare delta and desired's metadata of it.
+func deltaPayload(delta map[string]any, d Document, token string, now int64) []byte {
+	e := payload(3 * sizeOf(delta))
+	e.int("version", d.Version)
+	e.member("state")
+	e.object(delta)
+	e.member("metadata")
+	e.metaOf(delta, d.DesiredMeta)
+	return e.finish(token, now)
+}
+
+// DocumentsPayload returns the payload for update/documents: the document
+// before and after, the former null when the update created the shadow.
+func (r Result) DocumentsPayload() []byte {
+	e := payload(3 * (stateSize(r.previous) + stateSize(r.Document)))
+	e.member("previous")
+	if r.previous.Exists() {
+		e.document(r.previous)
+	} else {
+		e.buf = append(e.buf, "null"...)
+	}
+	e.member("current")
+	e.document(r.Document)
+	return e.finish(r.token, r.now)
+}
+
+func (e *encoder) document(d Document) {
+	e.buf = append(e.buf, '{')
+	e.open("state")
+	e.section("desired", d.Desired)
+	e.section("reported", d.Reported)
+	e.close()
+	e.metadata(d)
+	e.int("version", d.Version)
+	e.buf = append(e.buf, '}')
+}
+
+func (e *encoder) metadata(d Document) {
+	e.open("metadata")
+	e.metaSection("desired", d.DesiredMeta)
+	e.metaSection("reported", d.ReportedMeta)
+	e.close()
+}
+
+// GetAccepted returns the payload for get/accepted, which is also the body of
+// the REST answer: the sections that are not empty, the delta if there is one,
+// the metadata of the sections, and the version.
+func (d Document) GetAccepted(clientToken string, now time.Time) []byte {
+	e := payload(4 * stateSize(d))
+	e.open("state")
+	e.section("desired", d.Desired)
+	e.section("reported", d.Reported)
+	e.section("delta", d.Delta())
+	e.close()
+	e.metadata(d)
+	e.int("version", d.Version)
+	return e.finish(clientToken, now.Unix())
+}
+
+// DeleteAccepted returns the payload for delete/accepted: the version of the
+// document that was deleted.
+func DeleteAccepted(deleted Document, clientToken string, now time.Time) []byte {
+	e := payload(0)
+	e.int("version", deleted.Version)
+	return e.finish(clientToken, now.Unix())
+}
+
+// Payload returns the payload for the rejected topics.
+func (e *Error) Payload(clientToken string, now time.Time) []byte {
+	w := payload(len(e.Message))
+	w.int("code", int64(e.Code))
+	w.member("message")
+	w.buf = appendString(w.buf, e.Message)
+	return w.finish(clientToken, now.Unix())
+}
