@@ -1,0 +1,443 @@
+package selector
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// facts is one device, its shadow as JSON.
+type facts struct {
+	id, hardware      string
+	tags              map[string]string
+	desired, reported map[string]any
+}
+
+func (f facts) ID() string               { return f.id }
+func (f facts) Hardware() string         { return f.hardware }
+func (f facts) Tags() map[string]string  { return f.tags }
+func (f facts) Desired() map[string]any  { return f.desired }
+func (f facts) Reported() map[string]any { return f.reported }
+
+func object(t testing.TB, s string) map[string]any {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(s))
+	d.UseNumber()
+	var m map[string]any
+	if err := d.Decode(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func device(t testing.TB) facts {
+	return facts{
+		id: "gw-17", hardware: "rpi4",
+		tags: map[string]string{"site": "paris", "rack": "5", "a-b": "x", "x.y": "dots", "empty": "", "flag": "true"},
+		reported: object(t, `{"battery":87,"temp":-4.5,"online":true,"name":"Gate Way","big":9007199254740993,"zero":0,"huge":1e400,
+			"firmware":{"version":"1.10.0","slot":{"active":"A"}},"dns":["10.0.0.1","9",5,true],"objs":[{"a":1}],"none":[],"a-b":1,"0":{"1":"n"},"star":"*"}`),
+		desired: object(t, `{"interval":60.0,"online":false}`),
+	}
+}
+
+func mustParse(t testing.TB, expr string) Selector {
+	t.Helper()
+	s, err := Parse(expr)
+	if err != nil {
+		t.Fatalf("%s: %v", expr, err)
+	}
+	return s
+}
+
+func TestMatch(t *testing.T) {
+	tests := []struct {
+		expr string
+		want bool
+	}{
+		{``, true},
+		{"  \n ", true},
+		{`hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery > 20 AND NOT shadow.reported.online = false`, true},
+
+		// id, hardware and tags
+		{`id = "gw-17"`, true},
+		{`id != "gw-17"`, false},
+		{`id = "gw-18"`, false},
+		{`hardware = rpi4`, true},
+		{`hardware = 'rpi4'`, true},
+		{`tags.site = paris`, true},
+		{`tags.rack = "5"`, true},
+		{`tags."a-b" = x`, true},
+		{`tags."x.y" = dots`, true},
+		{`tags.empty = ""`, true},
+		{`tags.flag = true`, true},
+		{`tags.flag = "true"`, true},
+		{`tags:site`, true},
+		{`tags:"a-b"`, true},
+		{`tags:nope`, false},
+		{`tags:*`, true},
+		{`tags.site:*`, true},
+		{`tags.nope:*`, false},
+
+		// wildcards: ends only, = and != only
+		{`hardware = "rpi*"`, true},
+		{`hardware = "*4"`, true},
+		{`hardware = "*pi*"`, true},
+		{`hardware = "*"`, true},
+		{`hardware = "r*4"`, false},
+		{`hardware = "x*"`, false},
+		{`hardware != "rpi*"`, false},
+		{`hardware != "x*"`, true},
+		{`tags.empty = "*"`, true},
+		{`tags.nope = "*"`, false},
+		{`shadow.reported.battery = "*"`, false},
+		{`shadow.reported.star = "*"`, true},
+
+		// text
+		{`hardware < "rpi5"`, true},
+		{`hardware < "rpi4"`, false},
+		{`hardware <= "rpi4"`, true},
+		{`hardware > "rpi"`, true},
+		{`hardware > "rpi4"`, false},
+		{`hardware >= "rpi4"`, true},
+		{`hardware >= "s"`, false},
+		{`hardware:"pi"`, true},
+		{`hardware:pi`, true},
+		{`hardware:"PI"`, false},
+		{`shadow.reported.name = "Gate Way"`, true},
+		{`shadow.reported.firmware.version = "1.*"`, true},
+		{`shadow.reported.firmware.slot.active = A`, true},
+
+		// numbers
+		{`shadow.reported.battery = 87`, true},
+		{`shadow.reported.battery = 87.0`, true},
+		{`shadow.reported.battery = 0x57`, true},
+		{`shadow.reported.battery != 87`, false},
+		{`shadow.reported.battery != 1`, true},
+		{`shadow.reported.battery<88`, true},
+		{`shadow.reported.battery < 87`, false},
+		{`shadow.reported.battery <= 87`, true},
+		{`shadow.reported.battery > 86.999`, true},
+		{`shadow.reported.battery > 87`, false},
+		{`shadow.reported.battery >= 87`, true},
+		{`shadow.reported.battery >= 87.5`, false},
+		{`shadow.reported.battery : 87`, true},
+		{`shadow.reported.temp = -4.5`, true},
+		{`shadow.reported.temp < -4`, true},
+		{`shadow.reported.temp > -5`, true},
+		{`shadow.reported.temp < 0`, true},
+		{`shadow.reported.zero = -0.0`, true},
+		{`shadow.reported.big = 9007199254740993`, true},
+		{`shadow.reported.big = 9007199254740992`, false},
+		{`shadow.reported.huge > 9223372036854775807`, true},
+		{`shadow.desired.interval = 60`, true},
+
+		// booleans
+		{`shadow.reported.online = true`, true},
+		{`shadow.reported.online != true`, false},
+		{`shadow.reported.online = false`, false},
+		{`shadow.reported.online != false`, true},
+		{`shadow.desired.online = false`, true},
+		{`shadow.reported.online:true`, true},
+		{`shadow.reported.online:false`, false},
+		{`shadow.reported.online < true`, false},
+		{`shadow.reported.online >= true`, false},
+
+		// objects and arrays
+		{`shadow.reported:battery`, true},
+		{`shadow.reported:nope`, false},
+		{`shadow.reported:*`, true},
+		{`shadow.desired:*`, true},
+		{`shadow.reported.firmware:version`, true},
+		{`shadow.reported.firmware:nope`, false},
+		{`shadow.reported.firmware:*`, true},
+		{`shadow.reported.firmware = "1.10.0"`, false},
+		{`shadow.reported.firmware != "x"`, false},
+		{`shadow.reported.dns:"10.0.0.1"`, true},
+		{`shadow.reported.dns:"10.*"`, true},
+		{`shadow.reported.dns:"10"`, false},
+		{`shadow.reported.dns:5`, true},
+		{`shadow.reported.dns:9`, false},
+		{`shadow.reported.dns:true`, true},
+		{`shadow.reported.dns:false`, false},
+		{`shadow.reported.dns = 5`, false},
+		{`shadow.reported.dns < 5`, false},
+		{`shadow.reported.objs:a`, false},
+		{`shadow.reported.none:*`, true},
+		{`shadow.reported.none:x`, false},
+		{`shadow.reported."a-b" = 1`, true},
+		{`shadow.reported.0.1 = n`, true},
+
+		// types that do not meet, and missing paths
+		{`shadow.reported.battery = "87"`, false},
+		{`shadow.reported.battery != "87"`, false},
+		{`shadow.reported.battery < "9"`, false},
+		{`shadow.reported.battery:"8"`, false},
+		{`shadow.reported.battery = true`, false},
+		{`shadow.reported.name = 5`, false},
+		{`shadow.reported.name != 5`, false},
+		{`shadow.reported.name > 5`, false},
+		{`shadow.reported.name:5`, false},
+		{`shadow.reported.online = "true"`, false},
+		{`shadow.reported.online = 1`, false},
+		{`shadow.reported.online != "x"`, false},
+		{`tags.nope = "x"`, false},
+		{`tags.nope != "x"`, false},
+		{`NOT tags.nope = "x"`, true},
+		{`shadow.reported.nope < 5`, false},
+		{`shadow.reported.nope >= 5`, false},
+		{`shadow.reported.nope.deeper = 5`, false},
+		{`shadow.reported.battery.deeper = 5`, false},
+		{`shadow.reported.dns.x:*`, false},
+		{`-shadow.reported.nope < 5`, true},
+
+		// AND, OR, NOT
+		{`NOT hardware = rpi4`, false},
+		{`-hardware = rpi4`, false},
+		{`-(hardware = rpi3)`, true},
+		{`NOT (NOT hardware = rpi4)`, true},
+		{`hardware = rpi4 AND id = x`, false},
+		{`hardware = rpi4 OR id = x`, true},
+		{`id = x OR id = y OR id = "gw-17"`, true},
+		{`hardware = rpi4 tags.site = paris`, true},
+		{`hardware = rpi4 tags.site = rome`, false},
+		{`id = x AND id = x OR hardware = rpi4`, false}, // OR binds tighter
+		{`(id = x AND id = x) OR hardware = rpi4`, true},
+		{"hardware = rpi4\nAND\n\ttags.site = paris", true},
+	}
+	f := device(t)
+	for _, tt := range tests {
+		s, err := Parse(tt.expr)
+		if err != nil {
+			t.Errorf("%s: %v", tt.expr, err)
+			continue
+		}
+		if got := s.Match(f); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.expr, got, tt.want)
+		}
+	}
+}
+
+func TestMatchWithoutFacts(t *testing.T) {
+	for expr, want := range map[string]bool{
+		`tags:*`:                          false,
+		`shadow.reported:*`:               false,
+		`shadow.desired.a.b = 1`:          false,
+		`NOT shadow.reported.up = false`:  true,
+		`id = ""`:                         true,
+		`shadow.reported:x OR -tags.a:*`:  true,
+		`shadow.reported.up:* OR tags:ab`: false,
+	} {
+		if got := mustParse(t, expr).Match(facts{}); got != want {
+			t.Errorf("%s: got %v, want %v", expr, got, want)
+		}
+	}
+	if !(Selector{}).Match(facts{}) || !(Selector{}).All() || mustParse(t, "id = x").All() {
+		t.Error("the zero selector, and only one without a condition, selects all")
+	}
+}
+
+func TestSyntaxErrors(t *testing.T) {
+	tests := []struct {
+		expr    string
+		column  int
+		message string // part of it
+	}{
+		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
+		{`hardware = "é" AND color.x = 1`, 20, "there is no field color.x"},
+		{"  id = x AND\n\tcolor = 1", 15, "there is no field color"},
+		{`shadow.foo = 1`, 1, "not shadow.foo"},
+		{`shadow = 1`, 1, "not shadow"},
+		{`id.x = "1"`, 1, "id has no parts"},
+		{`tags.a.b = "1"`, 1, `write tags."a.b"`},
+		{`tags = "x"`, 1, "use tags:site"},
+		{`shadow.reported = 1`, 1, "is not one value"},
+		{`tags.rack = 5`, 13, "put the value in quotes"},
+		{`hardware > 4.5`, 12, "put the value in quotes"},
+		{`hardware`, 1, "not compared with anything"},
+		{`tags.site`, 1, "tags.site:*"},
+		{`"rpi4"`, 1, "a value alone"},
+		{`5 = 5`, 1, "on the left side"},
+		{`"id" = x`, 1, "on the left side"},
+		{`hardware = tags.site`, 12, "on the right side"},
+		{`hardware = (id = x)`, 13, "on the right side"},
+		{`id = a and id = b`, 8, "must be in capitals: AND"},
+		{`not id = a`, 1, "must be in capitals: NOT"},
+		{`timestamp("x") = id`, 1, "on the left side"},
+		{`size(id)`, 1, "there is no function size"},
+		{`FUZZY()`, 1, "there is no function FUZZY"},
+		{`AND()`, 1, "there is no function AND"},
+		{`NOT(id = a)`, 1, "put a space after it"},
+		{`hardware = rpi-4`, 15, "goes in quotes"},
+		{`hardware = `, 11, "ends too early"},
+		{`(id = a`, 8, "expected )"},
+		{`id = a)`, 7, "unexpected )"},
+		{`id == a`, 5, "unexpected ="},
+		{`id = "a`, 6, "unterminated string"},
+		{`id = "\q"`, 6, "unable to unescape"},
+		{`shadow.reported.n = 9223372036854775808`, 21, "in quotes"},
+		{"id = \xff", 6, "not UTF-8"},
+		{strings.Repeat("(", MaxNesting+1) + "id = a" + strings.Repeat(")", MaxNesting+1), MaxNesting + 1, "split the expression"},
+		{`id = "` + strings.Repeat("x", MaxBytes) + `"`, MaxBytes + 1, "use at most 4096"},
+	}
+	for _, tt := range tests {
+		_, err := Parse(tt.expr)
+		var se *SyntaxError
+		if !errors.As(err, &se) {
+			t.Errorf("%s: got %v, want a SyntaxError", tt.expr, err)
+			continue
+		}
+		if se.Column != tt.column || !strings.Contains(se.Message, tt.message) || se.Expr != tt.expr {
+			t.Errorf("%.80s: got column %d %q, want column %d ...%s...", tt.expr, se.Column, se.Message, tt.column, tt.message)
+		}
+	}
+}
+
+func TestSyntaxErrorText(t *testing.T) {
+	_, err := Parse("hardware = \"é\"\tAND color = 1")
+	var se *SyntaxError
+	if !errors.As(err, &se) {
+		t.Fatal(err)
+	}
+	if want := "selector: there is no field color: the fields are " + allowed + " (column 20)"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	if want := "hardware = \"é\" AND color = 1\n                   ^"; se.Caret() != want {
+		t.Errorf("got\n%s\nwant\n%s", se.Caret(), want)
+	}
+}
+
+func TestLimitsAreReached(t *testing.T) {
+	nested := strings.Repeat("(", MaxNesting) + `id = "gw-17"` + strings.Repeat(")", MaxNesting)
+	long := `id = "gw-17"` + strings.Repeat(` AND id = "gw-17"`, 240)
+	long += strings.Repeat(" ", MaxBytes-len(long))
+	for _, expr := range []string{nested, long, `id != "` + strings.Repeat("(", MaxBytes-8) + `"`} {
+		if !mustParse(t, expr).Match(device(t)) {
+			t.Errorf("%.40s...: no match", expr)
+		}
+	}
+}
+
+// TestHostileInputIsCheap holds the parser, which tries alternatives, to a
+// bounded effort on input made to try them all.
+func TestHostileInputIsCheap(t *testing.T) {
+	for _, unit := range []string{"(", "f(", "f((", "NOT (", "-(", "a.b.c(", "(f(a,", "a OR (", "1.", "- ", "\"", "NOT ", "a ", "a:(", "f(a,f(b),"} {
+		for _, n := range []int{MaxNesting / 2, MaxNesting, MaxBytes / len(unit)} {
+			start := time.Now()
+			_, err := Parse(strings.Repeat(unit, n))
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("%q x %d took %v", unit, n, took)
+			}
+			if err == nil {
+				t.Errorf("%q x %d: want an error", unit, n)
+			}
+		}
+	}
+}
+
+func TestStringParsesBack(t *testing.T) {
+	for _, expr := range []string{``, ` id = a `, "id = a\n OR -tags:b"} {
+		s := mustParse(t, expr)
+		if want := strings.TrimSpace(expr); s.String() != want {
+			t.Errorf("got %q, want %q", s, want)
+		}
+		if again := mustParse(t, s.String()); again.String() != s.String() {
+			t.Errorf("%q came back as %q", s, again)
+		}
+	}
+}
+
+func TestMatchAsksOnlyForNamedFields(t *testing.T) {
+	s := mustParse(t, `id = a AND shadow.reported.x = 1`)
+	if s.Match(onlyID("b")) {
+		t.Error("want no match")
+	}
+}
+
+// onlyID panics when asked for anything but the id.
+type onlyID string
+
+func (f onlyID) ID() string             { return string(f) }
+func (onlyID) Hardware() string         { panic("hardware") }
+func (onlyID) Tags() map[string]string  { panic("tags") }
+func (onlyID) Desired() map[string]any  { panic("desired") }
+func (onlyID) Reported() map[string]any { panic("reported") }
+
+func TestDecimalOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := rapid.Float64Range(-1e9, 1e9).Draw(t, "a"), rapid.Float64Range(-10, 10).Draw(t, "b")
+		x, y := jsonText(t, a), jsonText(t, b)
+		dx, okx := decimalOf(x)
+		dy, oky := decimalOf(y)
+		if !okx || !oky {
+			t.Fatalf("%s, %s: not numbers", x, y)
+		}
+		want := 0
+		if a < b {
+			want = -1
+		} else if a > b {
+			want = 1
+		}
+		if got := compareDecimals(dx, dy); got != want {
+			t.Fatalf("%s and %s: got %d, want %d", x, y, got, want)
+		}
+		if compareDecimals(dy, dx) != -want || compareDecimals(dx, dx) != 0 {
+			t.Fatalf("%s and %s: not an order", x, y)
+		}
+	})
+	for _, bad := range []string{"", "-", "x", "1x", "1e", "1e99999999999"} {
+		if _, ok := decimalOf(bad); ok {
+			t.Errorf("%q: want no number", bad)
+		}
+	}
+}
+
+func jsonText(t *rapid.T, f float64) string {
+	b, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{`hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery > 20 AND NOT shadow.reported.online = false`,
+		`id:a OR -(tags."x y":* AND shadow.desired.0.n <= -0x1f)`, `a(b(c), "d")`, `((id = 'a\x41'))`, "tags.a = \"\u00e9\" and", `NOT(id=a)`, `1.5.5 = .`, ``} {
+		f.Add(s)
+	}
+	d := device(f)
+	f.Fuzz(func(t *testing.T, expr string) {
+		s, err := Parse(expr)
+		if err != nil {
+			se, ok := err.(*SyntaxError)
+			if !ok || se.Column < 1 || se.Column > len(expr)+1 || se.Message == "" {
+				t.Fatalf("%q: %#v", expr, err)
+			}
+			_ = se.Caret()
+			return
+		}
+		again, err := Parse(s.String())
+		if err != nil || again.Match(d) != s.Match(d) || again.String() != s.String() {
+			t.Fatalf("%q comes back different from %q: %v", expr, s, err)
+		}
+		if expr = "NOT (" + s.String() + ")"; !s.All() && len(expr) <= MaxBytes {
+			if n, err := Parse(expr); err == nil && n.Match(d) == s.Match(d) {
+				t.Fatalf("%q: NOT makes no difference", expr)
+			}
+		}
+	})
+}
+
+func BenchmarkMatch(b *testing.B) {
+	s := mustParse(b, `hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery > 20 AND NOT shadow.reported.online = false`)
+	var f Facts = device(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !s.Match(f) {
+			b.Fatal("no match")
+		}
+	}
+}
