@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/otad/otad/agent/disk"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/signing"
 )
 
 // Config is what an agent is built from. Fields without a default are required.
@@ -41,15 +44,220 @@ const DefaultPoll = 15 * time.Minute
 // Agent is the update loop of one device. Run may be called once.
 type Agent struct {
 	cfg Config
+
+	// What follows belongs to the goroutine of Run.
+	journal *journal
+	rec     Record
+	facts   BootFacts
+	trust   *trustStore
+	history *history
+	checked *plan // what CHECKED verified in this life, of the execution in rec
+	proc    Process
+	retry   backoff
+	lastErr string
+
+	outbox *outbox
+	shadow shadowBox
+	line   chan struct{} // holds a value while the transport is in use
 }
 
-// New checks the configuration, creates or opens the state in Config.Dir and
-// returns an agent that has not started.
+// New checks the configuration and returns an agent that has not started.
 func New(cfg Config) (*Agent, error) {
-	return nil, errors.New("agent: not built in")
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
+	if cfg.Poll <= 0 {
+		cfg.Poll = DefaultPoll
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = fullJitter
+	}
+	if cfg.FS == nil {
+		cfg.FS = disk.OS{}
+	}
+	return &Agent{cfg: cfg, retry: backoff{jitter: cfg.Jitter}, line: make(chan struct{}, 1), shadow: newShadowBox()}, nil
+}
+
+func (c Config) check() error {
+	if err := ota.ValidateDeviceID(c.DeviceID); err != nil {
+		return err
+	}
+	if err := ota.ValidateWord("hardware model", c.Hardware); err != nil {
+		return err
+	}
+	if c.Dir == "" || c.Transport == nil || c.Source == nil || c.Boot == nil || c.Health == nil {
+		return errors.New("Dir, Transport, Source, Boot and Health are required")
+	}
+	if _, err := signing.NewTrust(c.FactoryRoot, c.NotOlder); err != nil {
+		return fmt.Errorf("factory root: %w", err)
+	}
+	return nil
 }
 
 // Run works until ctx ends (nil), until the process has to restart to boot the
 // other slot (ErrReboot), or until its own disk fails it (any other error). It
 // never ends because of the server. All it started is stopped when it returns.
-func (a *Agent) Run(ctx context.Context) error { return nil }
+func (a *Agent) Run(ctx context.Context) (err error) {
+	unlock, err := a.open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.journal.close(), a.outbox.close(), unlock()) }()
+
+	working, stop := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.deliver(working); err != nil {
+			stop(err)
+		}
+	})
+	defer func() {
+		stop(nil)
+		wg.Wait()
+		a.stopApp()
+	}()
+
+	err = a.work(working)
+	if cause := context.Cause(working); isDisk(cause) {
+		return cause
+	}
+	if ctx.Err() != nil && !errors.Is(err, ErrReboot) && !isDisk(err) {
+		return nil
+	}
+	return err
+}
+
+// work is the loop: each step's result is in the journal before the next one.
+func (a *Agent) work(ctx context.Context) error {
+	if err := a.resume(); err != nil {
+		return err
+	}
+	a.startActive(ctx)
+	for {
+		before := a.rec.State
+		next, err := a.step(ctx)
+		if err != nil {
+			a.writeStatus()
+			return err
+		}
+		if err := a.store(&next); err != nil {
+			return err
+		}
+		if next.State != before {
+			a.cfg.Log.Info("state", "from", before, "to", next.State, "job", next.JobID, "release", next.ID().String(), "reason", next.Reason)
+		}
+		a.writeStatus()
+	}
+}
+
+// open loads everything that is kept in Dir.
+func (a *Agent) open() (unlock func() error, err error) {
+	fsys, dir := a.cfg.FS, a.cfg.Dir
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := fsys.Lock(dir + "/lock")
+	if err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	if a.trust, err = openTrust(fsys, dir+"/trust", a.cfg.FactoryRoot, a.cfg.NotOlder); err != nil {
+		return nil, err
+	}
+	if a.history, err = openHistory(twin{fsys: fsys, dir: dir, name: "history"}); err != nil {
+		return nil, err
+	}
+	if a.outbox, err = openOutbox(fsys, dir); err != nil {
+		return nil, err
+	}
+	a.journal, a.rec, err = openJournal(fsys, dir)
+	if errors.Is(err, ErrJournal) {
+		a.cfg.Log.Error("journal is damaged: no execution is resumed", "dir", dir)
+		err = nil
+	}
+	if err != nil {
+		return nil, errors.Join(err, a.outbox.close())
+	}
+	return lock.Close, nil
+}
+
+// resume asks the boot chain what runs and decides where to go on.
+func (a *Agent) resume() error {
+	facts, err := a.cfg.Boot.Facts()
+	if err != nil {
+		return diskError{fmt.Errorf("boot facts: %w", err)}
+	}
+	a.facts = facts
+	next := Recover(a.rec, facts)
+	if next.State != a.rec.State {
+		a.cfg.Log.Info("resume", "recorded", a.rec.State, "next", next.State, "active", facts.Active, "reason", next.Reason)
+	}
+	rec := a.rec.at(next.State)
+	if next.Reason != "" {
+		rec = rec.because(next.Reason)
+	}
+	if next.Rearm {
+		rec.BootsLeft--
+	}
+	if next.State == StateRolledBack || next.State == StateFailed && rec.Verdict == "" {
+		rec.Verdict = ota.Failed
+	}
+	rec.Floor = max(rec.Floor, a.committedFloor())
+	a.shadow.set(a.reported())
+	if err := a.store(&rec); err != nil {
+		return err
+	}
+	a.writeStatus()
+	return nil
+}
+
+// committedFloor is the security version of what runs for good: the floor even
+// if the journal was lost.
+func (a *Agent) committedFloor() int64 {
+	if a.facts.Active != a.facts.Selected {
+		return 0
+	}
+	m, ok := a.manifestOf(a.facts.Active)
+	if !ok {
+		return 0
+	}
+	return m.SecurityVersion
+}
+
+// maxStores ends an execution that goes in a circle: 64 GiB make 8,192
+// watermarks.
+const maxStores = 20_000
+
+const reasonTooManyStores = "the update did not come to an end: too many steps"
+
+// store makes rec the journal's content and the agent's.
+func (a *Agent) store(rec *Record) error {
+	if rec.JobID != "" {
+		rec.Stores++
+	}
+	if err := a.journal.store(*rec); err != nil {
+		return diskError{err}
+	}
+	if rec.State == StateIdle || rec.State == StateChecked {
+		a.checked = nil
+	}
+	a.rec = *rec
+	return nil
+}
+
+// note remembers an error that is only waited out.
+func (a *Agent) note(err error) {
+	a.lastErr = clip(err.Error(), MaxReason)
+	a.cfg.Log.Warn("retry", "state", a.rec.State, "job", a.rec.JobID, "err", err)
+	a.writeStatus()
+}

@@ -11,6 +11,9 @@ import (
 	"os"
 )
 
+// ErrLocked: another process works in the same directory.
+var ErrLocked = errors.New("in use by another process")
+
 // FS is a file system. Names are slash-separated paths of the host.
 type FS interface {
 	// OpenFile opens with os flags (O_RDONLY, O_RDWR, O_CREATE, O_TRUNC, and
@@ -27,6 +30,9 @@ type FS interface {
 	MkdirAll(name string, perm fs.FileMode) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
+	// Lock takes a lock that one process at a time can hold, until Close or the
+	// process's end; ErrLocked when another has it.
+	Lock(name string) (io.Closer, error)
 	// Free returns the bytes available to this process where name lies.
 	Free(name string) (int64, error)
 }

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// shadowBox holds the newest reported state until the server has it.
+type shadowBox struct {
+	mu      *sync.Mutex
+	state   map[string]any
+	version int // of state
+	sent    int // version that the server has
+}
+
+func newShadowBox() shadowBox { return shadowBox{mu: new(sync.Mutex)} }
+
+func (s *shadowBox) set(state map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.version = state, s.version+1
+}
+
+func (s *shadowBox) unsent() (map[string]any, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sent == s.version {
+		return nil, s.version
+	}
+	return s.state, s.version
+}
+
+func (s *shadowBox) done(version int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = version
+}
+
+// reported is what the shadow says about the device.
+func (a *Agent) reported() map[string]any {
+	slot := a.facts.Active
+	info := a.facts.Slots[slot]
+	return map[string]any{
+		"firmware": map[string]any{"name": info.Name, "version": info.Version, "digest": info.Digest, "slot": slot},
+		"agent":    map[string]any{"version": a.cfg.Version},
+	}
+}
+
+// report queues a step of the execution. A report that can not be queued is
+// missed by nobody; the verdict's queue does not forgive.
+func (a *Agent) report(rec Record, step string, details map[string]string) {
+	d := map[string]string{ota.DetailStep: step}
+	maps.Copy(d, details)
+	if err := a.outbox.progress(rec.JobID, rec.Attempt, d); err != nil {
+		a.cfg.Log.Warn("queue report", "step", step, "err", err)
+	}
+}
+
+// ask is Transport.Next, one call on the line at a time.
+func (a *Agent) ask(ctx context.Context) (job Job, ok bool, err error) {
+	err = a.call(ctx, func() error {
+		job, ok, err = a.cfg.Transport.Next(ctx)
+		return err
+	})
+	return job, ok, err
+}
+
+func (a *Agent) call(ctx context.Context, f func() error) error {
+	select {
+	case a.line <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-a.line }()
+	return f()
+}
+
+// deliver hands over the shadow and the outbox, in order, until ctx ends. It
+// returns only disk errors.
+func (a *Agent) deliver(ctx context.Context) error {
+	retry := backoff{jitter: a.cfg.Jitter}
+	for ctx.Err() == nil {
+		busy, err := a.deliverOne(ctx)
+		if isDisk(err) {
+			return err
+		}
+		if err == nil && busy {
+			retry.reset()
+			continue
+		}
+		var again <-chan time.Time
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("deliver", "err", err)
+			t := time.NewTimer(retry.next())
+			defer t.Stop()
+			again = t.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-a.outbox.added:
+		case <-again:
+		}
+	}
+	return nil
+}
+
+// deliverOne hands over the next thing; busy means that there was one.
+func (a *Agent) deliverOne(ctx context.Context) (busy bool, err error) {
+	if state, version := a.shadow.unsent(); state != nil {
+		if err := a.call(ctx, func() error { return a.cfg.Transport.ReportShadow(ctx, state) }); err != nil {
+			return true, fmt.Errorf("shadow: %w", err)
+		}
+		a.shadow.done(version)
+		return true, nil
+	}
+	r, ok := a.outbox.head()
+	if !ok {
+		return false, nil
+	}
+	if err := a.call(ctx, func() error { return a.cfg.Transport.Report(ctx, r) }); err != nil {
+		return true, fmt.Errorf("report %s of job %s: %w", r.Status, r.JobID, err)
+	}
+	if err := a.outbox.delivered(r.Seq); err != nil {
+		return true, diskError{err}
+	}
+	return true, nil
+}

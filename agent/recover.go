@@ -1,0 +1,76 @@
+package agent
+
+// Next is what Recover decides: the state to go on in, and why if it is not the
+// recorded one.
+type Next struct {
+	State  State
+	Reason string
+	// Rearm: the boot was planned but did not happen; one of the boots is used.
+	Rearm bool
+}
+
+// Reasons that Recover gives.
+const (
+	reasonBootFailed   = "boot failed: the new slot was tried and the device came back in the old one"
+	reasonNotAttempted = "boot not attempted: the boot chain ignored the selection"
+	reasonNoBootsLeft  = "the trial was interrupted too often"
+	reasonSlotsMoved   = "slots were changed from outside during the update"
+)
+
+// Recover decides what follows a restart: the journal says what was intended,
+// the boot chain what runs. It is the whole table; the fixed point is that a
+// permanent switch is never undone here.
+func Recover(r Record, f BootFacts) Next {
+	inNew := r.To != "" && f.Active == r.To && f.Slots[r.To].Digest == r.ToDigest
+	armed := r.To != "" && f.OneShot == r.To
+	switch r.State {
+	case StateIdle, StateStuck, StatePost, StateDone, StateFailed, StateRolledBack:
+		return Next{State: r.State}
+	case StateChecked, StateWait:
+		return Next{State: StateChecked}
+	case StateFetch, StateStaged:
+		if f.Active != r.From {
+			return Next{State: StateFailed, Reason: reasonSlotsMoved}
+		}
+		return Next{State: r.State}
+	case StateArm:
+		switch {
+		case inNew:
+			return Next{State: StateTrial}
+		case armed:
+			return Next{State: StateReboot}
+		}
+		return Next{State: StateArm}
+	case StateReboot:
+		switch {
+		case inNew:
+			return Next{State: StateTrial}
+		case f.BootID == r.BootID:
+			return Next{State: StateReboot}
+		case armed && r.BootsLeft > 0:
+			return Next{State: StateArm, Rearm: true}
+		case armed:
+			return Next{State: StateRollback, Reason: reasonNotAttempted}
+		}
+		return Next{State: StateRolledBack, Reason: reasonBootFailed}
+	case StateTrial:
+		switch {
+		case !inNew:
+			return Next{State: StateRolledBack, Reason: reasonBootFailed}
+		case f.BootID != r.BootID && r.BootsLeft <= 0:
+			return Next{State: StateRollback, Reason: reasonNoBootsLeft}
+		}
+		return Next{State: StateTrial}
+	case StateCommit:
+		if f.Selected == r.To || inNew {
+			return Next{State: StateCommit}
+		}
+		return Next{State: StateRolledBack, Reason: reasonBootFailed}
+	case StateRollback:
+		if f.Active != r.To && f.Selected != r.To && f.OneShot != r.To {
+			return Next{State: StateRolledBack, Reason: r.Reason}
+		}
+		return Next{State: StateRollback, Reason: r.Reason}
+	}
+	return Next{State: StateIdle}
+}
