@@ -1,0 +1,319 @@
+package fleet
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
+)
+
+// Enrollment is what a device sends to become known.
+type Enrollment struct {
+	DeviceID string
+	Hardware string
+	Secret   [32]byte // of the enrollment token
+	CSR      []byte   // PEM; its key is ed25519 or ECDSA P-256, its CN the device id
+}
+
+// Enrolled is what the device gets back.
+type Enrolled struct {
+	Device      Device
+	Certificate []byte // PEM chain
+	CA          []byte // PEM
+	Root        []byte // first TUF root
+	MQTTURL     string
+}
+
+// ReservedDeviceID is the identity with which otad speaks to an external broker.
+const ReservedDeviceID = "otad"
+
+// Enroll lets a device in by a token and gives it a certificate.
+func (s *Service) Enroll(ctx context.Context, e Enrollment) (Enrolled, error) {
+	if err := ota.ValidateDeviceID(e.DeviceID); err != nil {
+		return Enrolled{}, err
+	}
+	if e.DeviceID == ReservedDeviceID {
+		return Enrolled{}, fmt.Errorf("%w: device id %q is the server's own name; choose another", ErrInvalid, e.DeviceID)
+	}
+	csr, err := parseCSR(e.CSR, e.DeviceID)
+	if err != nil {
+		return Enrolled{}, err
+	}
+	if e.Hardware != "" {
+		if err := ota.ValidateWord("hardware model", e.Hardware); err != nil {
+			return Enrolled{}, err
+		}
+	}
+	root, err := s.Store.Metadata(ctx, RoleRoot, 1)
+	if errors.Is(err, ErrNotFound) {
+		return Enrolled{}, fmt.Errorf("%w: the server has no trust root yet, run 'otactl key init' first", ErrConflict)
+	} else if err != nil {
+		return Enrolled{}, err
+	}
+	now := s.Now()
+	d := Device{ID: e.DeviceID, Hardware: e.Hardware, KeyFingerprint: keyFingerprint(csr.RawSubjectPublicKeyInfo), CreatedAt: now}
+	if d, err = s.Store.Enroll(ctx, d, sha256.Sum256(e.Secret[:]), now); err != nil {
+		return Enrolled{}, err
+	}
+	chain, err := s.CA.Issue(csr, d.ID, now)
+	if err != nil {
+		return Enrolled{}, fmt.Errorf("issue certificate for %s: %w", d.ID, err)
+	}
+	s.Log.Info("device enrolled", "device", d.ID, "hardware", d.Hardware, "key", d.KeyFingerprint)
+	return Enrolled{Device: d, Certificate: chain, CA: s.CA.RootPEM(), Root: root.Bytes, MQTTURL: s.MQTTURL}, nil
+}
+
+// Renew gives a known device a new certificate for the key it has.
+func (s *Service) Renew(ctx context.Context, deviceID string, csrPEM []byte) ([]byte, error) {
+	csr, err := parseCSR(csrPEM, deviceID)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.Admit(ctx, deviceID, keyFingerprint(csr.RawSubjectPublicKeyInfo))
+	if err != nil {
+		return nil, err
+	}
+	return s.CA.Issue(csr, d.ID, s.Now())
+}
+
+// Admit says whether a device with this certificate key may come in now.
+// ErrDenied for an unknown or revoked device or another key.
+func (s *Service) Admit(ctx context.Context, deviceID, fingerprint string) (Device, error) {
+	d, err := s.Store.Device(ctx, deviceID)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Device{}, fmt.Errorf("%w: device %s is not enrolled here", ErrDenied, deviceID)
+	case err != nil:
+		return Device{}, err
+	case d.Revoked():
+		return Device{}, fmt.Errorf("%w: device %s is revoked", ErrDenied, deviceID)
+	case subtle.ConstantTimeCompare([]byte(d.KeyFingerprint), []byte(fingerprint)) != 1:
+		return Device{}, fmt.Errorf("%w: device %s has another key", ErrDenied, deviceID)
+	}
+	return d, nil
+}
+
+// AdmitCertificate is Admit for a verified client certificate.
+func (s *Service) AdmitCertificate(ctx context.Context, cert *x509.Certificate) (Device, error) {
+	return s.Admit(ctx, cert.Subject.CommonName, keyFingerprint(cert.RawSubjectPublicKeyInfo))
+}
+
+func keyFingerprint(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}
+
+// MaxCSRBytes is the largest certificate request in PEM.
+const MaxCSRBytes = 16 << 10
+
+func parseCSR(b []byte, deviceID string) (*x509.CertificateRequest, error) {
+	bad := func(why string) (*x509.CertificateRequest, error) {
+		return nil, fmt.Errorf("%w: certificate request: %s", ErrInvalid, why)
+	}
+	if len(b) > MaxCSRBytes {
+		return bad(fmt.Sprintf("%d bytes, at most %d", len(b), MaxCSRBytes))
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return bad("want one PEM block CERTIFICATE REQUEST")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return bad(err.Error())
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return bad("its signature does not fit its key")
+	}
+	switch k := csr.PublicKey.(type) {
+	case ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() {
+			return bad("want an ed25519 or ECDSA P-256 key")
+		}
+	default:
+		return bad("want an ed25519 or ECDSA P-256 key")
+	}
+	if csr.Subject.CommonName != deviceID {
+		return bad(fmt.Sprintf("its common name %.140q is not the device id %q", csr.Subject.CommonName, deviceID))
+	}
+	return csr, nil
+}
+
+// RevokeDevice locks a device out for good and drops its session.
+func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, error) {
+	if err := s.Store.RevokeDevice(ctx, id, s.Now()); err != nil {
+		return DeviceRecord{}, err
+	}
+	s.Publisher.Disconnect(id, "revoked")
+	return s.Device(ctx, id)
+}
+
+// DeviceRecord is a device with its shadow and whether it is here.
+type DeviceRecord struct {
+	DeviceView
+	Online bool
+}
+
+func (s *Service) record(v DeviceView) DeviceRecord {
+	v.LastSeen = s.lastSeen(v.Device)
+	return DeviceRecord{DeviceView: v, Online: s.Online(v.ID)}
+}
+
+// Device returns one device; ErrNotFound when there is none.
+func (s *Service) Device(ctx context.Context, id string) (DeviceRecord, error) {
+	d, err := s.Store.Device(ctx, id)
+	if err != nil {
+		return DeviceRecord{}, err
+	}
+	doc, err := s.Store.Shadow(ctx, id, "")
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return DeviceRecord{}, err
+	}
+	return s.record(DeviceView{Device: d, Shadow: doc}), nil
+}
+
+// MaxPage is the most rows one list call returns.
+const MaxPage = 1000
+
+// Devices returns up to limit devices after the given id that the selector
+// matches, and whether there are more.
+func (s *Service) Devices(ctx context.Context, expr, after string, limit int) (page []DeviceRecord, more bool, err error) {
+	sel, err := selector.Parse(expr)
+	if err != nil {
+		return nil, false, err
+	}
+	err = s.Store.Devices(ctx, after, func(v DeviceView) bool {
+		if !sel.Match(facts{v}) {
+			return true
+		}
+		if len(page) == limit {
+			more = true
+			return false
+		}
+		page = append(page, s.record(v))
+		return true
+	})
+	return page, more, err
+}
+
+// Defaults and limits of enrollment tokens.
+const (
+	DefaultTokenLife = 24 * time.Hour
+	MaxTokenLife     = 366 * 24 * time.Hour
+	MaxTokenUses     = 1_000_000
+)
+
+// CreateEnrollmentToken stores a token for t's Uses, DeviceGlob, Hardware, Tags
+// and ExpiresAt (zero: in DefaultTokenLife) and returns its secret, once.
+func (s *Service) CreateEnrollmentToken(ctx context.Context, t EnrollmentToken) (EnrollmentToken, [32]byte, error) {
+	now := s.Now()
+	t.CreatedAt = now
+	if t.Uses == 0 {
+		t.Uses = 1
+	}
+	if t.ExpiresAt.IsZero() {
+		t.ExpiresAt = now.Add(DefaultTokenLife)
+	}
+	if err := t.validate(now); err != nil {
+		return EnrollmentToken{}, [32]byte{}, err
+	}
+	id, secret := newSecret()
+	t.ID, t.SecretHash = id, sha256.Sum256(secret[:])
+	return t, secret, s.Store.CreateEnrollmentToken(ctx, t)
+}
+
+func (t EnrollmentToken) validate(now time.Time) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: enrollment token: %s", ErrInvalid, fmt.Sprintf(format, args...))
+	}
+	if t.Uses < 1 || t.Uses > MaxTokenUses {
+		return bad("%d uses, want 1 to %d", t.Uses, MaxTokenUses)
+	}
+	if !t.ExpiresAt.After(now) || t.ExpiresAt.After(now.Add(MaxTokenLife)) {
+		return bad("it must expire within %s from now", MaxTokenLife)
+	}
+	if _, err := path.Match(t.DeviceGlob, "x"); err != nil {
+		return bad("device pattern %q: %v", t.DeviceGlob, err)
+	}
+	if t.Hardware != "" {
+		if err := ota.ValidateWord("hardware model", t.Hardware); err != nil {
+			return err
+		}
+	}
+	return validateTags(t.Tags)
+}
+
+func validateTags(tags map[string]string) error {
+	if len(tags) > MaxTags {
+		return fmt.Errorf("%w: %d tags, at most %d", ErrInvalid, len(tags), MaxTags)
+	}
+	for k, v := range tags {
+		if err := ota.ValidateWord("tag", k); err != nil {
+			return err
+		}
+		if len(v) > MaxTagValueBytes {
+			return fmt.Errorf("%w: tag %s has %d bytes, at most %d", ErrInvalid, k, len(v), MaxTagValueBytes)
+		}
+	}
+	return nil
+}
+
+const apiTokenPrefix = "otat_"
+
+// CreateAPIToken stores an operator's token and returns it, once.
+func (s *Service) CreateAPIToken(ctx context.Context, name string) (string, error) {
+	id, secret := newSecret()
+	t := APIToken{ID: id, Name: name, SecretHash: sha256.Sum256(secret[:]), CreatedAt: s.Now()}
+	if err := s.Store.CreateAPIToken(ctx, t); err != nil {
+		return "", err
+	}
+	return apiTokenPrefix + id + "_" + base64.RawURLEncoding.EncodeToString(secret[:]), nil
+}
+
+// Authenticate returns the API token that text is; ErrDenied when it is none.
+func (s *Service) Authenticate(ctx context.Context, text string) (APIToken, error) {
+	denied := fmt.Errorf("%w: unknown or expired API token", ErrDenied)
+	rest, ok := strings.CutPrefix(text, apiTokenPrefix)
+	id, encoded, ok2 := strings.Cut(rest, "_")
+	secret, err := base64.RawURLEncoding.DecodeString(encoded)
+	if !ok || !ok2 || err != nil || len(secret) != 32 {
+		return APIToken{}, denied
+	}
+	t, err := s.Store.APIToken(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return APIToken{}, denied
+	} else if err != nil {
+		return APIToken{}, err
+	}
+	sum := sha256.Sum256(secret)
+	if subtle.ConstantTimeCompare(sum[:], t.SecretHash[:]) != 1 {
+		return APIToken{}, denied
+	}
+	if !t.ExpiresAt.IsZero() && !t.ExpiresAt.After(s.Now()) {
+		return APIToken{}, denied
+	}
+	return t, nil
+}
+
+// facts shows a device to a selector.
+type facts struct{ v DeviceView }
+
+func (f facts) ID() string               { return f.v.ID }
+func (f facts) Hardware() string         { return f.v.Hardware }
+func (f facts) Tags() map[string]string  { return f.v.Tags }
+func (f facts) Desired() map[string]any  { return f.v.Shadow.Desired }
+func (f facts) Reported() map[string]any { return f.v.Shadow.Reported }

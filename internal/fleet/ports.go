@@ -1,0 +1,131 @@
+package fleet
+
+import (
+	"context"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// Store is everything otad remembers. Each method is one whole operation: it
+// happens entirely or, on an error or a cancelled context, not at all, and when
+// it returns nil its effect is durable. All methods may be called concurrently.
+// Times are kept to the microsecond, in UTC. Unknown ids give ErrNotFound.
+type Store interface {
+	DeviceStore
+	TokenStore
+	ShadowStore
+	ReleaseStore
+	TrustStore
+	RolloutStore
+	ExecutionStore
+	// Check returns every broken invariant in words, none when all is well.
+	Check(ctx context.Context) ([]string, error)
+	// Ping says whether the store answers.
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// DeviceStore keeps devices.
+type DeviceStore interface {
+	// Enroll uses the token once and creates the device with the token's
+	// hardware (unless empty) and tags. The same id with the same key again is
+	// not an error, uses nothing and returns the device as stored; with another
+	// key it is ErrConflict. ErrDenied: the token is unknown, used up, expired at
+	// now, revoked, or its glob does not match the id (path.Match rules). A
+	// revoked device is ErrDenied.
+	Enroll(ctx context.Context, d Device, secretHash [32]byte, now time.Time) (Device, error)
+	Device(ctx context.Context, id string) (Device, error)
+	// Devices calls f for each device in ascending order of id, after the given
+	// one ("" for all), until f returns false. f must not call the store. Memory
+	// stays flat however many there are.
+	Devices(ctx context.Context, after string, f func(DeviceView) bool) error
+	// RevokeDevice marks it; again is not an error.
+	RevokeDevice(ctx context.Context, id string, now time.Time) error
+	// SeenDevices raises LastSeen; unknown ids and older times are passed over.
+	SeenDevices(ctx context.Context, seen map[string]time.Time) error
+}
+
+// TokenStore keeps enrollment and API tokens, hashed.
+type TokenStore interface {
+	CreateEnrollmentToken(ctx context.Context, t EnrollmentToken) error // ErrConflict: id exists
+	EnrollmentTokens(ctx context.Context) ([]EnrollmentToken, error)    // newest first
+	RevokeEnrollmentToken(ctx context.Context, id string, now time.Time) error
+	CreateAPIToken(ctx context.Context, t APIToken) error // ErrConflict: id exists
+	APIToken(ctx context.Context, id string) (APIToken, error)
+}
+
+// ShadowStore keeps shadows; name "" is the classic one. The version of a
+// shadow never goes back, not even over a delete.
+type ShadowStore interface {
+	// Shadow returns ErrNotFound when the device or the shadow does not exist.
+	Shadow(ctx context.Context, deviceID, name string) (shadow.Document, error)
+	// UpdateShadow reads, applies shadow.Apply and writes. Errors of
+	// shadow.Apply (*shadow.Error) come back unwrapped and nothing is stored.
+	UpdateShadow(ctx context.Context, deviceID, name string, u shadow.Update, now time.Time) (shadow.Result, error)
+	// DeleteShadow returns the document that was deleted.
+	DeleteShadow(ctx context.Context, deviceID, name string, now time.Time) (shadow.Document, error)
+}
+
+// ReleaseStore keeps releases.
+type ReleaseStore interface {
+	// CreateRelease stores a DRAFT. The same content again (ota.Release.SameContent)
+	// returns what is stored; other content under the id is ErrConflict.
+	CreateRelease(ctx context.Context, r ota.Release) (ota.Release, error)
+	Release(ctx context.Context, id ota.ReleaseID) (ota.Release, error)
+	Releases(ctx context.Context) ([]ota.Release, error) // newest first
+}
+
+// TrustStore keeps the signed TUF metadata.
+type TrustStore interface {
+	// Metadata returns one version; 0 means the newest.
+	Metadata(ctx context.Context, role Role, version int64) (Metadata, error)
+	// PublishMetadata stores the files in one transaction and marks the releases
+	// SIGNED at now. Each file's version must be the newest stored version of its
+	// role + 1 (1 for the first), else ErrStale and nothing is stored. A release
+	// that is WITHDRAWN or unknown fails it too.
+	PublishMetadata(ctx context.Context, files []Metadata, signed []ota.ReleaseID, now time.Time) error
+}
+
+// RolloutStore keeps rollouts.
+type RolloutStore interface {
+	CreateRollout(ctx context.Context, r ota.Rollout) error // ErrConflict: id exists
+	Rollout(ctx context.Context, id string) (ota.Rollout, error)
+	Rollouts(ctx context.Context) ([]ota.Rollout, error) // newest first
+	// Progress counts the executions by stage: for each device the newest attempt
+	// only. Armed counts those that finished after the rollout's ArmedAt.
+	Progress(ctx context.Context, r ota.Rollout) (ota.Progress, error)
+	// Advance writes the step. ErrStale when the stored Revision is not the
+	// given one; otherwise the Revision becomes one higher.
+	Advance(ctx context.Context, a Advance) error
+}
+
+// ExecutionFilter narrows Executions; zero fields do not narrow.
+type ExecutionFilter struct {
+	RolloutID string
+	DeviceID  string
+	Stage     *int
+	Active    bool // QUEUED and IN_PROGRESS only
+	Latest    bool // the newest attempt of each (rollout, device) only
+}
+
+// ExecutionStore keeps executions.
+type ExecutionStore interface {
+	// NextExecution returns what the device shall work on: an IN_PROGRESS
+	// execution first, else the QUEUED one of the rollout with the highest
+	// priority, then the oldest. QUEUED ones of a rollout that is not RUNNING are
+	// held back. ErrNotFound when there is none.
+	NextExecution(ctx context.Context, deviceID string) (ota.Execution, error)
+	// StartNext is NextExecution followed by ota.Start, in one.
+	StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error)
+	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the
+	// execution comes back as it stands, with that error. A QUEUED execution of a
+	// rollout that is not RUNNING can not be started: ota.ErrTransition.
+	Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error)
+	// Execution returns the newest attempt.
+	Execution(ctx context.Context, rolloutID, deviceID string) (ota.Execution, error)
+	// Executions calls f for each, ordered by rollout, device, attempt, until f
+	// returns false. f must not call the store.
+	Executions(ctx context.Context, filter ExecutionFilter, f func(ota.Execution) bool) error
+}

@@ -1,0 +1,244 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
+)
+
+// RolloutView is a rollout with where its executions stand.
+type RolloutView struct {
+	ota.Rollout
+	Progress ota.Progress
+}
+
+// RolloutPreview says what a rollout would do.
+type RolloutPreview struct {
+	Rollout    ota.Rollout
+	Population int
+	Stages     []StagePreview
+	Excluded   []Exclusion
+	Bytes      int64 // that all devices together download at the most
+}
+
+// StagePreview is one stage of a preview.
+type StagePreview struct {
+	Target  int      // cumulative
+	Devices int      // new in this stage
+	Sample  []string // the first of them
+}
+
+// Exclusion counts devices that the rollout would leave out, for one reason.
+type Exclusion struct {
+	Reason  string
+	Devices int
+	Sample  []string
+}
+
+// previewSample is how many device ids a preview shows for each stage or reason.
+const previewSample = 10
+
+// PlanRollout says what CreateRollout would do with r (Release, Selector, Seed,
+// Stages, Abort and Priority set), and changes nothing. ErrConflict when no
+// device is eligible or the release is not signed.
+func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
+	r, c, err := s.prepare(ctx, r)
+	if err != nil {
+		return RolloutPreview{}, err
+	}
+	p := RolloutPreview{Rollout: r}
+	excluded := map[string]*Exclusion{}
+	err = s.Store.Devices(ctx, "", func(v DeviceView) bool {
+		if why := c.exclude(v); why != "" {
+			e := excluded[why]
+			if e == nil {
+				e = &Exclusion{Reason: why}
+				excluded[why] = e
+			}
+			e.Devices++
+			if len(e.Sample) < previewSample {
+				e.Sample = append(e.Sample, v.ID)
+			}
+		} else {
+			p.Population++
+		}
+		return true
+	})
+	if err != nil {
+		return RolloutPreview{}, err
+	}
+	for _, why := range slices.Sorted(maps.Keys(excluded)) {
+		p.Excluded = append(p.Excluded, *excluded[why])
+	}
+	if p.Population == 0 {
+		return RolloutPreview{}, noDevices(p)
+	}
+	p.Bytes = int64(p.Population) * (c.release.ObjectSize + c.release.IndexSize)
+	return s.previewStages(ctx, c, p)
+}
+
+func noDevices(p RolloutPreview) error {
+	text := "no device is eligible for " + p.Rollout.Release.String()
+	for _, e := range p.Excluded {
+		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
+			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
+			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked",
+		}[e.Reason])
+	}
+	if len(p.Excluded) == 0 {
+		text += "; no device is enrolled"
+	}
+	return fmt.Errorf("%w: %s", ErrNoDevices, text)
+}
+
+// ErrNoDevices: a rollout would reach nobody.
+var ErrNoDevices = errors.New("nothing to roll out")
+
+func (s *Service) previewStages(ctx context.Context, c candidates, p RolloutPreview) (RolloutPreview, error) {
+	last := 0
+	for _, stage := range p.Rollout.Stages {
+		target := stage.Size.Of(p.Population)
+		p.Stages = append(p.Stages, StagePreview{Target: target, Devices: max(target-last, 0)})
+		last = max(last, target)
+	}
+	want := 0 // enough ids to show the first of every stage
+	for _, stage := range p.Stages {
+		if stage.Devices > 0 {
+			want = max(want, stage.Target-stage.Devices+min(stage.Devices, previewSample))
+		}
+	}
+	ids, err := s.pick(ctx, c, want)
+	if err != nil {
+		return RolloutPreview{}, err
+	}
+	for i := range p.Stages {
+		from := min(p.Stages[i].Target-p.Stages[i].Devices, len(ids))
+		to := min(from+min(p.Stages[i].Devices, previewSample), len(ids))
+		p.Stages[i].Sample = ids[from:to]
+	}
+	return p, nil
+}
+
+// prepare checks a plan and fills in what the operator left to the server.
+func (s *Service) prepare(ctx context.Context, r ota.Rollout) (ota.Rollout, candidates, error) {
+	if err := r.Validate(); err != nil {
+		return r, candidates{}, err
+	}
+	sel, err := selector.Parse(r.Selector)
+	if err != nil {
+		return r, candidates{}, err
+	}
+	release, err := s.Store.Release(ctx, r.Release)
+	if err != nil {
+		return r, candidates{}, err
+	}
+	if release.State != ota.ReleaseSigned {
+		return r, candidates{}, fmt.Errorf("%w: release %s is %s; sign it first: otactl firmware sign %s", ErrUnsigned, r.Release, release.State, r.Release)
+	}
+	if r.Seed == "" {
+		r.Seed = newID("")
+	}
+	r.State, r.CreatedAt = ota.RolloutRunning, s.Now()
+	r.ArmedAt = r.CreatedAt
+	return r, candidates{rollout: r, release: release, sel: sel}, nil
+}
+
+// ErrUnsigned: the release stands in no signed targets, so no device would run it.
+var ErrUnsigned = errors.New("release is not signed")
+
+// CreateRollout starts a rollout.
+func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView, error) {
+	p, err := s.PlanRollout(ctx, r)
+	if err != nil {
+		return RolloutView{}, err
+	}
+	r = p.Rollout
+	r.ID, r.Population = newID("r-"), p.Population
+	if err := s.Store.CreateRollout(ctx, r); err != nil {
+		return RolloutView{}, err
+	}
+	s.Log.Info("rollout created", "rollout", r.ID, "release", r.Release.String(), "population", r.Population)
+	s.Wake()
+	return s.Rollout(ctx, r.ID)
+}
+
+// Rollout returns one rollout.
+func (s *Service) Rollout(ctx context.Context, id string) (RolloutView, error) {
+	r, err := s.Store.Rollout(ctx, id)
+	if err != nil {
+		return RolloutView{}, err
+	}
+	p, err := s.Store.Progress(ctx, r)
+	return RolloutView{Rollout: r, Progress: p}, err
+}
+
+// Rollouts returns all, newest first.
+func (s *Service) Rollouts(ctx context.Context) ([]RolloutView, error) {
+	all, err := s.Store.Rollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]RolloutView, len(all))
+	for i, r := range all {
+		if views[i].Progress, err = s.Store.Progress(ctx, r); err != nil {
+			return nil, err
+		}
+		views[i].Rollout = r
+	}
+	return views, nil
+}
+
+// PauseRollout stops new executions at once.
+func (s *Service) PauseRollout(ctx context.Context, id, reason string) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
+		r, err := ota.Pause(r, reason)
+		return r, false, err
+	})
+}
+
+// ResumeRollout lets a paused rollout go on.
+func (s *Service) ResumeRollout(ctx context.Context, id string, failed ota.ResumeAction) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
+		r, err := ota.Resume(r, failed, s.Now())
+		return r, false, err
+	})
+}
+
+// AbortRollout cancels what is queued and ends the rollout when what is in
+// flight has finished.
+func (s *Service) AbortRollout(ctx context.Context, id, reason string) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
+		r, err := ota.Abort(r, reason, s.Now())
+		return r, true, err
+	})
+}
+
+// operate applies an operator's act, again if the engine was faster.
+func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) (next ota.Rollout, cancel bool, err error)) (RolloutView, error) {
+	for {
+		r, err := s.Store.Rollout(ctx, id)
+		if err != nil {
+			return RolloutView{}, err
+		}
+		next, cancel, err := act(r)
+		if err != nil {
+			return RolloutView{}, err
+		}
+		err = s.Store.Advance(ctx, Advance{Rollout: next, CancelQueued: cancel, Now: s.Now()})
+		if errors.Is(err, ErrStale) {
+			continue
+		}
+		if err != nil {
+			return RolloutView{}, err
+		}
+		s.Log.Info("rollout changed by an operator", "rollout", id, "state", next.State, "reason", next.Reason)
+		s.signals.raise("rollout/" + id)
+		s.Wake()
+		return s.Rollout(ctx, id)
+	}
+}

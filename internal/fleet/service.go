@@ -1,0 +1,113 @@
+package fleet
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/internal/blob"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+	"github.com/otad/otad/pkg/signing"
+)
+
+// Publisher tells devices that something changed. It is called after the
+// change is durable; a message that is lost is repaired when the device asks.
+type Publisher interface {
+	// NotifyNext tells the device what it shall work on next; nil: nothing.
+	NotifyNext(ctx context.Context, deviceID string, next *ota.Execution) error
+	// ShadowUpdated sends accepted, delta and documents of an update.
+	ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error
+	// Disconnect drops the device's live session, if the broker is ours.
+	Disconnect(deviceID, reason string)
+}
+
+// CA issues device certificates.
+type CA interface {
+	// Issue signs the request's key for the device id and returns the leaf and
+	// the issuing certificate in PEM. The request has been checked.
+	Issue(csr *x509.CertificateRequest, deviceID string, now time.Time) (chainPEM []byte, err error)
+	// RootPEM is the certificate that everything chains to, RootSHA256 the
+	// digest of its DER form.
+	RootPEM() []byte
+	RootSHA256() [32]byte
+}
+
+// Config is what a Service needs; all fields but Poll are required.
+type Config struct {
+	Store      Store
+	Blobs      blob.Store
+	Publisher  Publisher
+	CA         CA
+	OnlineKeys signing.Online
+	Now        func() time.Time
+	Log        *slog.Logger
+	// DeviceURL and MQTTURL are where devices reach this server.
+	DeviceURL, MQTTURL string
+	// Poll is how often the engine looks without being woken, for what another
+	// replica changed. 0: 5 s.
+	Poll time.Duration
+}
+
+// Service is the set of use cases. Its methods may be called concurrently.
+type Service struct {
+	Config
+	presence *presence
+	signals  *signals
+	wake     chan struct{}
+}
+
+// New returns a Service; RunEngine must run for rollouts to move.
+func New(c Config) *Service {
+	if c.Poll == 0 {
+		c.Poll = 5 * time.Second
+	}
+	return &Service{Config: c, presence: newPresence(), signals: newSignals(), wake: make(chan struct{}, 1)}
+}
+
+// newID returns prefix and 60 random bits in lower-case base32.
+func newID(prefix string) string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	return prefix + strings.ToLower(base32.StdEncoding.EncodeToString(b[:])[:12])
+}
+
+func newSecret() (id string, secret [32]byte) {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	_, _ = rand.Read(secret[:])
+	return hex.EncodeToString(b[:]), secret
+}
+
+// Check runs the store's invariants and sees that every image a signed release
+// needs is there. It returns every fault in words.
+func (s *Service) Check(ctx context.Context) ([]string, error) {
+	faults, err := s.Store.Check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	releases, err := s.Store.Releases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range releases {
+		if r.State != ota.ReleaseSigned {
+			continue
+		}
+		for _, key := range []string{imageKey(r.ImageDigest), indexKey(r.IndexDigest)} {
+			if _, err := s.Blobs.Stat(ctx, key); errors.Is(err, blob.ErrNotFound) {
+				faults = append(faults, fmt.Sprintf("release %s: object %s is missing", r.ID(), key))
+			} else if err != nil {
+				return nil, fmt.Errorf("check release %s: %w", r.ID(), err)
+			}
+		}
+	}
+	return faults, nil
+}

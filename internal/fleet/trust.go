@@ -1,0 +1,254 @@
+package fleet
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/signing"
+)
+
+// TrustInfo is what an operator needs to sign.
+type TrustInfo struct {
+	Root, Targets, FirstRoot []byte // empty before InitTrust
+	Snapshot, Timestamp      signing.PublicKey
+}
+
+// Trust returns the newest root and targets, and the online public keys.
+func (s *Service) Trust(ctx context.Context) (TrustInfo, error) {
+	info := TrustInfo{Snapshot: s.OnlineKeys.Snapshot.Public(), Timestamp: s.OnlineKeys.Timestamp.Public()}
+	for _, f := range []struct {
+		to      *[]byte
+		role    Role
+		version int64
+	}{{&info.Root, RoleRoot, 0}, {&info.FirstRoot, RoleRoot, 1}, {&info.Targets, RoleTargets, 0}} {
+		m, err := s.Store.Metadata(ctx, f.role, f.version)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		} else if err != nil {
+			return TrustInfo{}, err
+		}
+		*f.to = m.Bytes
+	}
+	return info, nil
+}
+
+// InitTrust sets the first root and empty targets. ErrConflict when there is a
+// root; ErrInvalid when the files do not hold together or the root does not
+// name this server's online keys.
+func (s *Service) InitTrust(ctx context.Context, root, targets []byte) error {
+	if _, err := s.Store.Metadata(ctx, RoleRoot, 1); err == nil {
+		return fmt.Errorf("%w: this server has a trust root already; a new one must be signed by the old one", ErrConflict)
+	} else if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if err := s.checkRoot(root); err != nil {
+		return err
+	}
+	now := s.Now()
+	if listed, err := signing.VerifyTargets(root, nil, targets, now); err != nil {
+		return fmt.Errorf("%w: targets: %w", ErrInvalid, err)
+	} else if len(listed) > 0 {
+		return fmt.Errorf("%w: the first targets must be empty", ErrInvalid)
+	}
+	snapshot, timestamp, err := s.OnlineKeys.Publish(nil, nil, targets, now)
+	if err != nil {
+		return fmt.Errorf("sign snapshot: %w", err)
+	}
+	files := []Metadata{{RoleRoot, 1, root}, {RoleTargets, 1, targets}, {RoleSnapshot, 1, snapshot}, {RoleTimestamp, 1, timestamp}}
+	err = s.Store.PublishMetadata(ctx, files, nil, now)
+	if errors.Is(err, ErrStale) {
+		return fmt.Errorf("%w: this server has just got a trust root from somebody else", ErrConflict)
+	}
+	return err
+}
+
+func (s *Service) checkRoot(root []byte) error {
+	if err := signing.VerifyRoot(root); err != nil {
+		return fmt.Errorf("%w: root: %w", ErrInvalid, err)
+	}
+	snapshot, timestamp, err := signing.RootOnlineKeys(root)
+	if err != nil {
+		return fmt.Errorf("%w: root: %w", ErrInvalid, err)
+	}
+	for _, k := range []struct {
+		role  string
+		keys  []signing.PublicKey
+		wants signing.PublicKey
+	}{{"snapshot", snapshot, s.OnlineKeys.Snapshot.Public()}, {"timestamp", timestamp, s.OnlineKeys.Timestamp.Public()}} {
+		if len(k.keys) != 1 || k.keys[0].ID() != k.wants.ID() {
+			return fmt.Errorf("%w: the root's %s key is not this server's (%s)", ErrInvalid, k.role, k.wants.ID())
+		}
+	}
+	return nil
+}
+
+// PublishTargets stores the next targets with its snapshot and timestamp, and
+// returns its version and the releases it signed anew. ErrStale when the
+// version is not the newest plus one: read again and sign again.
+func (s *Service) PublishTargets(ctx context.Context, next []byte) (int64, []ota.ReleaseID, error) {
+	info, err := s.Trust(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	if info.Root == nil {
+		return 0, nil, fmt.Errorf("%w: the server has no trust root yet, run 'otactl key init' first", ErrConflict)
+	}
+	if err := s.checkSuccession(info.Targets, next); err != nil {
+		return 0, nil, err
+	}
+	now := s.Now()
+	targets, err := signing.VerifyTargets(info.Root, info.Targets, next, now)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%w: targets: %w", ErrInvalid, err)
+	}
+	signed, err := s.matchReleases(ctx, targets)
+	if err != nil {
+		return 0, nil, err
+	}
+	version, err := s.publish(ctx, next, signed, now)
+	return version, signed, err
+}
+
+// checkSuccession tells a lost race (ErrStale) from a wrong file.
+func (s *Service) checkSuccession(current, next []byte) error {
+	have, err := signing.Version(current)
+	if err != nil {
+		return fmt.Errorf("stored targets: %w", err)
+	}
+	got, err := signing.Version(next)
+	if err != nil {
+		return fmt.Errorf("%w: targets: %w", ErrInvalid, err)
+	}
+	if got != have+1 {
+		return fmt.Errorf("%w: targets version %d does not follow %d", ErrStale, got, have)
+	}
+	return nil
+}
+
+// matchReleases returns the drafts that the targets sign, and fails on a target
+// that no stored release stands behind or that says something else.
+func (s *Service) matchReleases(ctx context.Context, targets []signing.Target) ([]ota.ReleaseID, error) {
+	releases, err := s.Store.Releases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byPath := map[string]ota.Release{}
+	for _, r := range releases {
+		byPath[r.ID().TargetPath()] = r
+	}
+	var signed []ota.ReleaseID
+	for _, t := range targets {
+		r, ok := byPath[t.Path]
+		if !ok {
+			return nil, fmt.Errorf("%w: target %s has no uploaded release", ErrInvalid, t.Path)
+		}
+		if err := matches(t, r); err != nil {
+			return nil, err
+		}
+		if r.State == ota.ReleaseDraft {
+			signed = append(signed, r.ID())
+		}
+	}
+	return signed, nil
+}
+
+func matches(t signing.Target, r ota.Release) error {
+	var m ota.Manifest
+	if err := json.Unmarshal(t.Custom, &m); err != nil {
+		return fmt.Errorf("%w: target %s: custom data: %v", ErrInvalid, t.Path, err)
+	}
+	same := r.SameContent(ota.Release{Manifest: m, IndexDigest: hex.EncodeToString(t.SHA256[:])})
+	if !same || t.Length != r.IndexSize {
+		return fmt.Errorf("%w: target %s differs from the uploaded release", ErrInvalid, t.Path)
+	}
+	return nil
+}
+
+// publish signs snapshot and timestamp over the targets and stores all three.
+func (s *Service) publish(ctx context.Context, targets []byte, signed []ota.ReleaseID, now time.Time) (int64, error) {
+	version, err := signing.Version(targets)
+	if err != nil {
+		return 0, err
+	}
+	files, err := s.onlineFiles(ctx, targets, now)
+	if err != nil {
+		return 0, err
+	}
+	files = append([]Metadata{{RoleTargets, version, targets}}, files...)
+	return version, s.Store.PublishMetadata(ctx, files, signed, now)
+}
+
+func (s *Service) onlineFiles(ctx context.Context, targets []byte, now time.Time) ([]Metadata, error) {
+	oldSnapshot, err := s.Store.Metadata(ctx, RoleSnapshot, 0)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w", err)
+	}
+	oldTimestamp, err := s.Store.Metadata(ctx, RoleTimestamp, 0)
+	if err != nil {
+		return nil, fmt.Errorf("timestamp: %w", err)
+	}
+	snapshot, timestamp, err := s.OnlineKeys.Publish(oldSnapshot.Bytes, oldTimestamp.Bytes, targets, now)
+	if err != nil {
+		return nil, fmt.Errorf("sign snapshot: %w", err)
+	}
+	return []Metadata{{RoleSnapshot, oldSnapshot.Version + 1, snapshot}, {RoleTimestamp, oldTimestamp.Version + 1, timestamp}}, nil
+}
+
+// TrustRefresh is how often snapshot and timestamp are signed anew: well within
+// the timestamp's 24 hours, so that a device sees a freeze soon.
+const TrustRefresh = 6 * time.Hour
+
+// RefreshTrust signs snapshot and timestamp anew. Nothing happens before
+// InitTrust.
+func (s *Service) RefreshTrust(ctx context.Context) error {
+	targets, err := s.Store.Metadata(ctx, RoleTargets, 0)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	now := s.Now()
+	files, err := s.onlineFiles(ctx, targets.Bytes, now)
+	if err != nil {
+		return err
+	}
+	err = s.Store.PublishMetadata(ctx, files, nil, now)
+	if errors.Is(err, ErrStale) {
+		return nil // another replica or an operator was first
+	}
+	return err
+}
+
+// RunTrust refreshes at once and then every TrustRefresh until ctx ends. A
+// failed refresh is tried again in a minute.
+func (s *Service) RunTrust(ctx context.Context) error {
+	for {
+		wait := TrustRefresh
+		if err := s.RefreshTrust(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Error("trust metadata was not refreshed, devices will refuse it when it expires", "error", err)
+			wait = time.Minute
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// MetadataFile returns one metadata file for devices; version 0 is the newest.
+func (s *Service) MetadataFile(ctx context.Context, role Role, version int64) ([]byte, error) {
+	if !slices.Contains([]Role{RoleRoot, RoleTargets, RoleSnapshot, RoleTimestamp}, role) {
+		return nil, fmt.Errorf("%w: role %q", ErrNotFound, role)
+	}
+	m, err := s.Store.Metadata(ctx, role, version)
+	return m.Bytes, err
+}

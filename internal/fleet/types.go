@@ -1,0 +1,117 @@
+// Package fleet holds the use cases where devices, shadows, releases and
+// rollouts meet, and the ports for what it needs: a store, blobs, a publisher.
+// It decides nothing about rollouts by itself (pkg/ota does) and knows no SQL,
+// HTTP or MQTT.
+package fleet
+
+import (
+	"errors"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// Errors that every layer above maps to its own codes. Their wrapped texts name
+// the object and, where there is one, the remedy.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrConflict = errors.New("conflict")
+	ErrDenied   = errors.New("denied")
+	ErrInvalid  = ota.ErrInvalid
+	// ErrStale: a compare and set lost; read again and decide again.
+	ErrStale = errors.New("changed meanwhile")
+)
+
+// Device is a managed unit.
+type Device struct {
+	ID             string
+	Hardware       string // hardware model, matched against a release's hardwareIds
+	Tags           map[string]string
+	KeyFingerprint string // lower-case hex sha256 of the public key (SubjectPublicKeyInfo)
+	CreatedAt      time.Time
+	LastSeen       time.Time // zero: never
+	RevokedAt      time.Time // zero: not revoked
+}
+
+// Revoked reports whether the device is no longer let in.
+func (d Device) Revoked() bool { return !d.RevokedAt.IsZero() }
+
+// Limits of a device record.
+const (
+	MaxTags          = 100
+	MaxTagValueBytes = 256
+)
+
+// DeviceView is a device with the classic shadow that selectors and rollouts
+// look at.
+type DeviceView struct {
+	Device
+	Shadow shadow.Document // zero Version when the device has none
+}
+
+// Firmware is the shadow's reported.firmware: what a device says it runs.
+type Firmware struct {
+	Name    string
+	Version string
+	Digest  string // lower-case hex sha256 of the raw image
+}
+
+// Firmware reads reported.firmware; every missing or foreign part is empty.
+func (v DeviceView) Firmware() Firmware {
+	m, _ := v.Shadow.Reported["firmware"].(map[string]any)
+	text := func(k string) string { s, _ := m[k].(string); return s }
+	return Firmware{Name: text("name"), Version: text("version"), Digest: text("digest")}
+}
+
+// EnrollmentToken lets devices enroll.
+type EnrollmentToken struct {
+	ID         string
+	SecretHash [32]byte // sha256 of the secret
+	Uses       int      // how many devices may still enroll with it
+	DeviceGlob string   // id pattern with *, empty: any
+	Hardware   string   // the model every device gets, empty: the device says
+	Tags       map[string]string
+	CreatedAt  time.Time
+	ExpiresAt  time.Time
+	RevokedAt  time.Time
+}
+
+// APIToken lets an operator or a program in.
+type APIToken struct {
+	ID         string
+	Name       string
+	SecretHash [32]byte // sha256 of the secret
+	CreatedAt  time.Time
+	ExpiresAt  time.Time // zero: never
+}
+
+// Role names a TUF role.
+type Role string
+
+// The TUF roles.
+const (
+	RoleRoot      Role = "root"
+	RoleTargets   Role = "targets"
+	RoleSnapshot  Role = "snapshot"
+	RoleTimestamp Role = "timestamp"
+)
+
+// Metadata is one signed TUF file, byte for byte.
+type Metadata struct {
+	Role    Role
+	Version int64
+	Bytes   []byte
+}
+
+// Advance is one step of a rollout, written in one transaction.
+type Advance struct {
+	Rollout ota.Rollout // as it shall stand; Revision is the one that was read
+	// Insert are new executions, Attempt and Stage set, Status QUEUED. One whose
+	// (rollout, device, attempt) exists is left as it is.
+	Insert []ota.Execution
+	// CancelQueued cancels every QUEUED execution of the rollout, with the
+	// rollout's Reason.
+	CancelQueued bool
+	Now          time.Time
+}
