@@ -1,0 +1,105 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	otadv1 "github.com/otad/otad/proto/otad/v1"
+)
+
+type deviceHandler struct{ *server }
+
+func (h deviceHandler) ListDevices(ctx context.Context, r *connect.Request[otadv1.ListDevicesRequest]) (*connect.Response[otadv1.ListDevicesResponse], error) {
+	limit, err := pageSize(r.Msg.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after, err := decodePageToken(r.Msg.GetPageToken(), 1)
+	if err != nil {
+		return nil, err
+	}
+	page, more, err := h.fleet.Devices(ctx, r.Msg.GetSelector(), after[0], limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.ListDevicesResponse{}
+	for _, d := range page {
+		out.Devices = append(out.Devices, encodeDevice(d))
+	}
+	if more {
+		out.NextPageToken = encodePageToken(page[len(page)-1].ID)
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (h deviceHandler) GetDevice(ctx context.Context, r *connect.Request[otadv1.GetDeviceRequest]) (*connect.Response[otadv1.GetDeviceResponse], error) {
+	d, err := h.fleet.Device(ctx, r.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.GetDeviceResponse{Device: encodeDevice(d)}), nil
+}
+
+func (h deviceHandler) RevokeDevice(ctx context.Context, r *connect.Request[otadv1.RevokeDeviceRequest]) (*connect.Response[otadv1.RevokeDeviceResponse], error) {
+	d, err := h.fleet.RevokeDevice(ctx, r.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.RevokeDeviceResponse{Device: encodeDevice(d)}), nil
+}
+
+func (h deviceHandler) CreateEnrollmentToken(ctx context.Context, r *connect.Request[otadv1.CreateEnrollmentTokenRequest]) (*connect.Response[otadv1.CreateEnrollmentTokenResponse], error) {
+	want := fleet.EnrollmentToken{
+		Uses: int(r.Msg.GetUses()), DeviceGlob: r.Msg.GetDeviceGlob(), Hardware: r.Msg.GetHardware(), Tags: r.Msg.GetTags(),
+	}
+	if at := r.Msg.GetExpiresAt(); at != nil {
+		want.ExpiresAt = at.AsTime()
+	}
+	t, secret, err := h.fleet.CreateEnrollmentToken(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.CreateEnrollmentTokenResponse{Token: encodeToken(t), Secret: secret[:]}), nil
+}
+
+func (h deviceHandler) ListEnrollmentTokens(ctx context.Context, _ *connect.Request[otadv1.ListEnrollmentTokensRequest]) (*connect.Response[otadv1.ListEnrollmentTokensResponse], error) {
+	all, err := h.fleet.Store.EnrollmentTokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.ListEnrollmentTokensResponse{}
+	for _, t := range all {
+		out.Tokens = append(out.Tokens, encodeToken(t))
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (h deviceHandler) RevokeEnrollmentToken(ctx context.Context, r *connect.Request[otadv1.RevokeEnrollmentTokenRequest]) (*connect.Response[otadv1.RevokeEnrollmentTokenResponse], error) {
+	if err := h.fleet.Store.RevokeEnrollmentToken(ctx, r.Msg.GetId(), h.fleet.Now()); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.RevokeEnrollmentTokenResponse{}), nil
+}
+
+func encodeDevice(d fleet.DeviceRecord) *otadv1.Device {
+	out := &otadv1.Device{
+		Id: d.ID, Hardware: d.Hardware, Tags: d.Tags, Online: d.Online, KeyFingerprint: d.KeyFingerprint,
+		CreatedAt: timestamp(d.CreatedAt), LastSeen: timestamp(d.LastSeen), RevokedAt: timestamp(d.RevokedAt),
+		FirmwareSha256: d.Firmware().Digest, ShadowVersion: d.Shadow.Version,
+	}
+	if f := d.Firmware(); f.Name != "" {
+		out.Firmware = ota.ReleaseID{Name: f.Name, Version: f.Version}.String()
+	}
+	return out
+}
+
+func encodeToken(t fleet.EnrollmentToken) *otadv1.EnrollmentToken {
+	return &otadv1.EnrollmentToken{
+		Id: t.ID, Uses: int32(t.Uses), DeviceGlob: t.DeviceGlob, Hardware: t.Hardware, Tags: t.Tags,
+		CreatedAt: timestamp(t.CreatedAt), ExpiresAt: timestamp(t.ExpiresAt.Truncate(time.Second)), RevokedAt: timestamp(t.RevokedAt),
+	}
+}

@@ -1,0 +1,280 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	otadv1 "github.com/otad/otad/proto/otad/v1"
+)
+
+type rolloutHandler struct{ *server }
+
+func (h rolloutHandler) PlanRollout(ctx context.Context, r *connect.Request[otadv1.PlanRolloutRequest]) (*connect.Response[otadv1.PlanRolloutResponse], error) {
+	spec, err := decodeSpec(r.Msg.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	p, err := h.fleet.PlanRollout(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.PlanRolloutResponse{Population: int32(p.Population), Bytes: p.Bytes, Seed: p.Rollout.Seed}
+	for i, stage := range p.Stages {
+		out.Stages = append(out.Stages, &otadv1.PlannedStage{
+			Spec: encodeStageSpec(p.Rollout.Stages[i]), Target: int32(stage.Target), Devices: int32(stage.Devices), Sample: stage.Sample,
+		})
+	}
+	for _, e := range p.Excluded {
+		out.Excluded = append(out.Excluded, &otadv1.Exclusion{Reason: e.Reason, Devices: int32(e.Devices), Sample: e.Sample})
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (h rolloutHandler) CreateRollout(ctx context.Context, r *connect.Request[otadv1.CreateRolloutRequest]) (*connect.Response[otadv1.CreateRolloutResponse], error) {
+	spec, err := decodeSpec(r.Msg.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.fleet.CreateRollout(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.CreateRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) GetRollout(ctx context.Context, r *connect.Request[otadv1.GetRolloutRequest]) (*connect.Response[otadv1.GetRolloutResponse], error) {
+	v, err := h.fleet.Rollout(ctx, r.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.GetRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) ListRollouts(ctx context.Context, _ *connect.Request[otadv1.ListRolloutsRequest]) (*connect.Response[otadv1.ListRolloutsResponse], error) {
+	all, err := h.fleet.Rollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.ListRolloutsResponse{}
+	for _, v := range all {
+		out.Rollouts = append(out.Rollouts, encodeRollout(v))
+	}
+	return connect.NewResponse(out), nil
+}
+
+// watchInterval is how often a watch looks by itself, for changes that another
+// replica made.
+const watchInterval = 2 * time.Second
+
+func (h rolloutHandler) WatchRollout(ctx context.Context, r *connect.Request[otadv1.WatchRolloutRequest], stream *connect.ServerStream[otadv1.WatchRolloutResponse]) error {
+	changed, stop := h.fleet.WatchRollout(r.Msg.GetId())
+	defer stop()
+	last := ""
+	return watch(ctx, changed, func() (done bool, err error) {
+		v, err := h.fleet.Rollout(ctx, r.Msg.GetId())
+		if err != nil {
+			return false, err
+		}
+		m := encodeRollout(v)
+		if s := m.String(); s != last {
+			last = s
+			if err := stream.Send(&otadv1.WatchRolloutResponse{Rollout: m}); err != nil {
+				return false, err
+			}
+		}
+		return v.State.Terminal(), nil
+	})
+}
+
+// watch calls look at once, after every signal and every watchInterval, until
+// it is done, fails or ctx ends.
+func watch(ctx context.Context, changed <-chan struct{}, look func() (bool, error)) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (h rolloutHandler) PauseRollout(ctx context.Context, r *connect.Request[otadv1.PauseRolloutRequest]) (*connect.Response[otadv1.PauseRolloutResponse], error) {
+	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reasonOr(r.Msg.GetReason(), "paused by an operator"))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.PauseRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) ResumeRollout(ctx context.Context, r *connect.Request[otadv1.ResumeRolloutRequest]) (*connect.Response[otadv1.ResumeRolloutResponse], error) {
+	v, err := h.fleet.ResumeRollout(ctx, r.Msg.GetId(), ota.ResumeAction(r.Msg.GetFailedStage()))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.ResumeRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) AbortRollout(ctx context.Context, r *connect.Request[otadv1.AbortRolloutRequest]) (*connect.Response[otadv1.AbortRolloutResponse], error) {
+	v, err := h.fleet.AbortRollout(ctx, r.Msg.GetId(), reasonOr(r.Msg.GetReason(), "aborted by an operator"))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.AbortRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+// maxReason is the longest reason that an operator may give.
+const maxReason = 500
+
+func reasonOr(reason, otherwise string) string {
+	if reason == "" {
+		return otherwise
+	}
+	return reason[:min(len(reason), maxReason)]
+}
+
+func (h rolloutHandler) ListExecutions(ctx context.Context, r *connect.Request[otadv1.ListExecutionsRequest]) (*connect.Response[otadv1.ListExecutionsResponse], error) {
+	limit, err := pageSize(r.Msg.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after, err := decodePageToken(r.Msg.GetPageToken(), 2)
+	if err != nil {
+		return nil, err
+	}
+	filter := fleet.ExecutionFilter{RolloutID: r.Msg.GetRolloutId(), DeviceID: r.Msg.GetDeviceId(), Active: r.Msg.GetActive()}
+	page, more, err := h.fleet.ExecutionPage(ctx, filter, after[0], after[1], limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.ListExecutionsResponse{}
+	for _, e := range page {
+		out.Executions = append(out.Executions, encodeExecution(e))
+	}
+	if more {
+		last := page[len(page)-1]
+		out.NextPageToken = encodePageToken(last.RolloutID, last.DeviceID)
+	}
+	return connect.NewResponse(out), nil
+}
+
+func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
+	id, err := ota.ParseReleaseID(s.GetFirmware())
+	if err != nil {
+		return ota.Rollout{}, err
+	}
+	r := ota.Rollout{Release: id, Selector: s.GetSelector(), Seed: s.GetSeed(), Priority: int(s.GetPriority())}
+	for _, stage := range s.GetStages() {
+		r.Stages = append(r.Stages, ota.Stage{
+			Size: ota.Size{Percent: stage.GetPercent(), Count: int(stage.GetCount())},
+			Gate: ota.Gate{Success: stage.GetGate().GetSuccess(), MinFinished: int(stage.GetGate().GetMinFinished())},
+			Soak: stage.GetSoak().AsDuration(), State: ota.StagePending,
+		})
+	}
+	for _, a := range s.GetAbort() {
+		r.Abort = append(r.Abort, ota.AbortRule{Class: ota.Class(a.GetClass()), Share: a.GetShare(), MinSample: int(a.GetMinSample()), Count: int(a.GetCount())})
+	}
+	return r, nil
+}
+
+func encodeStageSpec(s ota.Stage) *otadv1.StageSpec {
+	return &otadv1.StageSpec{
+		Percent: s.Size.Percent, Count: int32(s.Size.Count),
+		Gate: &otadv1.Gate{Success: s.Gate.Success, MinFinished: int32(s.Gate.MinFinished)},
+		Soak: durationpb.New(s.Soak),
+	}
+}
+
+func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
+	out := &otadv1.Rollout{
+		Id: v.ID, Firmware: v.Release.String(), Selector: v.Selector, Seed: v.Seed, Priority: int32(v.Priority),
+		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
+		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt),
+	}
+	for i, s := range v.Stages {
+		stage := &otadv1.Stage{
+			Spec: encodeStageSpec(s), State: string(s.State), Target: int32(s.Target), Counts: encodeCounts(ota.Counts{}),
+			OpenedAt: timestamp(s.OpenedAt), SoakingAt: timestamp(s.SoakingAt), EndedAt: timestamp(s.EndedAt),
+		}
+		if i < len(v.Progress.Stages) {
+			stage.Counts = encodeCounts(v.Progress.Stages[i])
+		}
+		out.Stages = append(out.Stages, stage)
+	}
+	for _, a := range v.Abort {
+		out.Abort = append(out.Abort, &otadv1.AbortRule{Class: string(a.Class), Share: a.Share, MinSample: int32(a.MinSample), Count: int32(a.Count)})
+	}
+	return out
+}
+
+func encodeCounts(c ota.Counts) *otadv1.Counts {
+	out := &otadv1.Counts{Queued: int32(c.Queued), InProgress: int32(c.InProgress), Finished: map[string]int32{}}
+	for class, n := range c.Finished {
+		name := string(class)
+		if class == ota.ClassNone {
+			name = "canceled"
+		}
+		out.Finished[name] += int32(n)
+	}
+	return out
+}
+
+func encodeExecution(e ota.Execution) *otadv1.Execution {
+	return &otadv1.Execution{
+		RolloutId: e.RolloutID, DeviceId: e.DeviceID, Stage: int32(e.Stage + 1), Attempt: int32(e.Attempt),
+		Status: string(e.Status), Class: string(e.Class), Step: e.Step(), Reason: e.Reason(), Details: e.Details,
+		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
+		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt),
+	}
+}
+
+// timestamp leaves out the zero time.
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+const defaultPage = 100
+
+func pageSize(n int32) (int, error) {
+	if n < 0 || n > fleet.MaxPage {
+		return 0, fmt.Errorf("%w: page size %d: want 0 (for %d) to %d", fleet.ErrInvalid, n, defaultPage, fleet.MaxPage)
+	}
+	if n == 0 {
+		return defaultPage, nil
+	}
+	return int(n), nil
+}
+
+// A page token is where the last page ended: ids, which hold no line feed.
+func encodePageToken(parts ...string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(parts, "\n")))
+}
+
+func decodePageToken(s string, parts int) ([]string, error) {
+	if s == "" {
+		return make([]string, parts), nil
+	}
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	split := strings.Split(string(b), "\n")
+	if err != nil || len(split) != parts {
+		return nil, fmt.Errorf("%w: page token %.40q is not one that a list call returned", fleet.ErrInvalid, s)
+	}
+	return split, nil
+}

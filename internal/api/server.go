@@ -1,0 +1,182 @@
+// Package api is the operator plane: Connect services (gRPC, gRPC-Web and JSON)
+// and the upload of image objects, over internal/fleet. It authenticates every
+// call by an API token, maps proto to fleet and fleet's errors to codes, in one
+// table. It holds no rules.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"github.com/otad/otad/internal/blob"
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
+	"github.com/otad/otad/pkg/shadow"
+	"github.com/otad/otad/proto/otad/v1/otadv1connect"
+)
+
+// MaxRequestBytes is the largest Connect request: a release carries its index.
+const MaxRequestBytes = 64 << 20
+
+// New returns the handler of the operator plane. What it does not know goes to
+// more, behind the same authentication.
+func New(f *fleet.Service, log *slog.Logger, more http.Handler) http.Handler {
+	s := &server{fleet: f, log: log}
+	options := []connect.HandlerOption{
+		connect.WithReadMaxBytes(MaxRequestBytes),
+		connect.WithInterceptors(errorMapper{log}),
+	}
+	mux := http.NewServeMux()
+	mux.Handle(otadv1connect.NewTrustServiceHandler(trustHandler{s}, options...))
+	mux.Handle(otadv1connect.NewFirmwareServiceHandler(firmwareHandler{s}, options...))
+	mux.Handle(otadv1connect.NewRolloutServiceHandler(rolloutHandler{s}, options...))
+	mux.Handle(otadv1connect.NewDeviceServiceHandler(deviceHandler{s}, options...))
+	mux.Handle(otadv1connect.NewShadowServiceHandler(shadowHandler{s}, options...))
+	mux.HandleFunc("PUT /v1/images/{digest}", s.upload)
+	mux.Handle("/", more)
+	return s.authenticate(mux)
+}
+
+type server struct {
+	fleet *fleet.Service
+	log   *slog.Logger
+}
+
+// authenticate is the one place where a call is let in.
+func (s *server) authenticate(next http.Handler) http.Handler {
+	denied := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		_, err := s.fleet.Authenticate(r.Context(), token)
+		if err == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if !errors.Is(err, fleet.ErrDenied) {
+			s.log.Error("authentication failed", "error", err)
+		}
+		if denied.IsSupported(r) {
+			_ = denied.Write(w, r, connect.NewError(connect.CodeUnauthenticated, errors.New("unknown or expired API token")))
+			return
+		}
+		fail(w, http.StatusUnauthorized, "unauthenticated", "unknown or expired API token")
+	})
+}
+
+// upload streams an image object into the blob store.
+func (s *server) upload(w http.ResponseWriter, r *http.Request) {
+	// An upload takes as long as its line needs; the server's read deadline is
+	// for requests that fit into memory.
+	size, err := s.fleet.UploadImage(r.Context(), r.PathValue("digest"), r.Body)
+	if err == nil {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]int64{"size": size}) // the client is gone if this fails
+		return
+	}
+	switch code := codeOf(err); code {
+	case connect.CodeInvalidArgument:
+		fail(w, http.StatusBadRequest, code.String(), err.Error())
+	case connect.CodeAlreadyExists:
+		fail(w, http.StatusConflict, code.String(), err.Error())
+	case connect.CodeResourceExhausted:
+		fail(w, http.StatusRequestEntityTooLarge, code.String(), err.Error())
+	default:
+		s.log.Error("upload failed", "digest", r.PathValue("digest"), "error", err)
+		fail(w, http.StatusInternalServerError, connect.CodeInternal.String(), "the upload was not stored; the server's log has the cause")
+	}
+}
+
+// fail answers in the JSON error shape of the Connect protocol.
+func fail(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"code": code, "message": message}) // the client is gone if this fails
+}
+
+// codes is the table from an error's class to the API's code. The first row
+// that fits counts.
+var codes = []struct {
+	class error
+	code  connect.Code
+}{
+	{fleet.ErrNoDevices, connect.CodeFailedPrecondition},
+	{fleet.ErrUnsigned, connect.CodeFailedPrecondition},
+	{ota.ErrState, connect.CodeFailedPrecondition},
+	{fleet.ErrNotFound, connect.CodeNotFound},
+	{fleet.ErrStale, connect.CodeAborted},
+	{fleet.ErrConflict, connect.CodeAlreadyExists},
+	{fleet.ErrDenied, connect.CodePermissionDenied},
+	{fleet.ErrInvalid, connect.CodeInvalidArgument},
+	{blob.ErrTooLarge, connect.CodeResourceExhausted},
+	{context.Canceled, connect.CodeCanceled},
+	{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
+}
+
+func codeOf(err error) connect.Code {
+	var syntax *selector.SyntaxError
+	if errors.As(err, &syntax) {
+		return connect.CodeInvalidArgument
+	}
+	var fault *shadow.Error
+	if errors.As(err, &fault) {
+		switch fault.Code {
+		case 404:
+			return connect.CodeNotFound
+		case 409:
+			return connect.CodeAborted
+		}
+		return connect.CodeInvalidArgument
+	}
+	for _, row := range codes {
+		if errors.Is(err, row.class) {
+			return row.code
+		}
+	}
+	return connect.CodeInternal
+}
+
+// errorMapper turns what a handler returns into a Connect error. The text of an
+// internal fault stays in the log.
+type errorMapper struct{ log *slog.Logger }
+
+func (m errorMapper) wrap(procedure string, err error) error {
+	var done *connect.Error
+	if err == nil || errors.As(err, &done) {
+		return err
+	}
+	code := codeOf(err)
+	if code == connect.CodeInternal {
+		m.log.Error("call failed", "procedure", procedure, "error", err)
+		return connect.NewError(code, errors.New("internal error; the server's log has the cause"))
+	}
+	var syntax *selector.SyntaxError
+	if errors.As(err, &syntax) {
+		err = fmt.Errorf("%w\n%s", err, syntax.Caret())
+	}
+	return connect.NewError(code, err)
+}
+
+func (m errorMapper) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		res, err := next(ctx, r)
+		return res, m.wrap(r.Spec().Procedure, err)
+	}
+}
+
+func (m errorMapper) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (m errorMapper) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
+		return m.wrap(c.Spec().Procedure, next(ctx, c))
+	}
+}

@@ -1,0 +1,64 @@
+package mqtt
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// Publisher sends what the server has to say by itself. It is fleet.Publisher.
+// Broker is set before anything runs that publishes.
+type Publisher struct {
+	Broker Broker
+	Now    func() time.Time
+}
+
+// NotifyNext publishes jobs/notify-next. A lost one is repaired when the device
+// asks, so it goes without acknowledgement.
+func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.Execution) error {
+	note := notifyNext{Timestamp: p.Now().Unix()}
+	if next != nil {
+		e := encodeExecution(*next, true)
+		note.Execution = &e
+	}
+	b, err := json.Marshal(note)
+	if err != nil {
+		return fmt.Errorf("encode notify-next: %w", err)
+	}
+	return p.Broker.Publish(ctx, Message{Topic: jobsPrefix(deviceID) + "notify-next", Payload: b, QoS: 1, Expiry: notifyExpiry})
+}
+
+// notifyExpiry is how long a broker keeps a notification for a device that is
+// away; longer is pointless, since the device asks when it is back.
+const notifyExpiry = time.Hour
+
+// ShadowUpdated publishes update/accepted, then documents, then delta if there
+// is one.
+func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error {
+	prefix := shadowPrefix(deviceID, name)
+	out := []Message{
+		{Topic: prefix + "update/accepted", Payload: r.Accepted},
+		{Topic: prefix + "update/documents", Payload: r.DocumentsPayload()},
+	}
+	if r.Delta != nil {
+		out = append(out, Message{Topic: prefix + "update/delta", Payload: r.Delta})
+	}
+	for _, m := range out {
+		m.QoS = 1
+		if err := p.Broker.Publish(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Disconnect drops the device's session where the broker is ours.
+func (p *Publisher) Disconnect(deviceID, reason string) {
+	if d, ok := p.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
+		d.Disconnect(deviceID, reason)
+	}
+}
