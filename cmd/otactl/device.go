@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/otad/otad/pkg/ota"
+	otadv1 "github.com/otad/otad/proto/otad/v1"
+)
+
+// pageSize is how many devices or executions one request asks for.
+const pageSize = 500
+
+func newDeviceCmd(a *app) *cobra.Command {
+	return noun(&cobra.Command{Use: "device", Short: "List, show and revoke devices"},
+		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceRevokeCmd(a))
+}
+
+// deviceView is a device as -o json shows it. Times are RFC 3339.
+type deviceView struct {
+	ID             string            `json:"id"`
+	Hardware       string            `json:"hardware"`
+	Tags           map[string]string `json:"tags"`
+	Online         bool              `json:"online"`
+	Firmware       string            `json:"firmware,omitempty"`       // NAME@VERSION that it reports
+	FirmwareSHA256 string            `json:"firmwareSha256,omitempty"` // of the raw image in its active slot
+	ShadowVersion  int64             `json:"shadowVersion"`
+	KeyFingerprint string            `json:"keyFingerprint"` // sha256 of its public key, hex
+	CreatedAt      *time.Time        `json:"createdAt,omitempty"`
+	LastSeen       *time.Time        `json:"lastSeen,omitempty"`
+	RevokedAt      *time.Time        `json:"revokedAt,omitempty"`
+}
+
+func newDeviceView(d *otadv1.Device) deviceView {
+	return deviceView{
+		ID: d.GetId(), Hardware: d.GetHardware(), Tags: orEmpty(d.GetTags()), Online: d.GetOnline(),
+		Firmware: d.GetFirmware(), FirmwareSHA256: d.GetFirmwareSha256(), ShadowVersion: d.GetShadowVersion(),
+		KeyFingerprint: d.GetKeyFingerprint(),
+		CreatedAt:      when(d.GetCreatedAt()), LastSeen: when(d.GetLastSeen()), RevokedAt: when(d.GetRevokedAt()),
+	}
+}
+
+// state says in one word whether the device can be reached.
+func (d deviceView) state() string {
+	switch {
+	case d.RevokedAt != nil:
+		return "revoked"
+	case d.Online:
+		return "online"
+	}
+	return "offline"
+}
+
+func (a *app) deviceTable() view[deviceView] {
+	return view[deviceView]{
+		name: func(d deviceView) string { return d.ID },
+		columns: []column[deviceView]{
+			{head: "ID", cell: func(d deviceView) string { return d.ID }},
+			{head: "HARDWARE", cell: func(d deviceView) string { return d.Hardware }},
+			{head: "STATE", cell: deviceView.state},
+			{head: "FIRMWARE", cell: func(d deviceView) string { return d.Firmware }},
+			{head: "TAGS", cell: func(d deviceView) string { return tagText(d.Tags) }},
+			{head: "SEEN", cell: func(d deviceView) string { return a.ago(d.LastSeen) }},
+			{head: "ENROLLED", wide: true, cell: func(d deviceView) string { return a.ago(d.CreatedAt) }},
+			{head: "SHADOW", wide: true, cell: func(d deviceView) string { return strconv.FormatInt(d.ShadowVersion, 10) }},
+			{head: "KEY", wide: true, cell: func(d deviceView) string { return d.KeyFingerprint }},
+		},
+	}
+}
+
+func newDeviceListCmd(a *app) *cobra.Command {
+	var selector string
+	cmd := &cobra.Command{
+		Use: "list", Short: "List devices", Args: takes(),
+		Example: `  otactl device list --select 'hardware = "rpi4" AND tags.site = "paris"'
+  otactl device list --select 'NOT online = true' -o name`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			devices, err := c.listDevices(cmd.Context(), selector)
+			if err != nil {
+				return err
+			}
+			return printList(a, a.deviceTable(), devices)
+		},
+	}
+	cmd.Flags().StringVar(&selector, "select", "", "only the devices that match this selector (AIP-160)")
+	return cmd
+}
+
+func (c *client) listDevices(ctx context.Context, selector string) ([]deviceView, error) {
+	var views []deviceView
+	req := &otadv1.ListDevicesRequest{Selector: selector, PageSize: pageSize}
+	for {
+		resp, err := call(ctx, c.devices.ListDevices, req)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range resp.GetDevices() {
+			views = append(views, newDeviceView(d))
+		}
+		if resp.GetNextPageToken() == "" {
+			return views, nil
+		}
+		req.PageToken = resp.GetNextPageToken()
+	}
+}
+
+func newDeviceShowCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "Show one device", Args: takes("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ota.ValidateDeviceID(args[0]); err != nil {
+				return err
+			}
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd.Context(), c.devices.GetDevice, &otadv1.GetDeviceRequest{Id: args[0]})
+			if err != nil {
+				return err
+			}
+			return a.printDevice(newDeviceView(resp.GetDevice()))
+		},
+	}
+}
+
+func (a *app) printDevice(d deviceView) error {
+	return printOne(a, d, d.ID, func(w io.Writer) error {
+		return writeFields(w, []field{
+			{"ID", d.ID},
+			{"Hardware", d.Hardware},
+			{"State", d.state()},
+			{"Tags", tagText(d.Tags)},
+			{"Firmware", d.Firmware},
+			{"Firmware SHA-256", d.FirmwareSHA256},
+			{"Shadow version", strconv.FormatInt(d.ShadowVersion, 10)},
+			{"Key fingerprint", d.KeyFingerprint},
+			{"Enrolled", a.ago(d.CreatedAt)},
+			{"Seen", a.ago(d.LastSeen)},
+			{"Revoked", a.ago(d.RevokedAt)},
+		})
+	})
+}
+
+func newDeviceRevokeCmd(a *app) *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "revoke ID", Short: "Lock a device out for good", Args: takes("ID"),
+		Long: `revoke locks a device out for good and drops its session. It can not be taken
+back: the device has to enroll anew under another id.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ota.ValidateDeviceID(args[0]); err != nil {
+				return err
+			}
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			if err := a.confirm(yes, "lock out %s for good", args[0]); err != nil {
+				return err
+			}
+			resp, err := call(cmd.Context(), c.devices.RevokeDevice, &otadv1.RevokeDeviceRequest{Id: args[0]})
+			if err != nil {
+				return err
+			}
+			a.note("revoked %s", args[0])
+			if a.flags.output == formatTable {
+				return nil
+			}
+			return a.printDevice(newDeviceView(resp.GetDevice()))
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// confirm asks on a terminal before something that can not be undone; where
+// nobody can be asked, --yes has to say it.
+func (a *app) confirm(yes bool, format string, args ...any) error {
+	if yes {
+		return nil
+	}
+	what := fmt.Sprintf(format, args...)
+	if !a.terminal(a.stdin) {
+		return hint(usage("this would %s", what), "add --yes to do it")
+	}
+	fmt.Fprintf(a.stderr, "This will %s. Go on? [y/N] ", what)
+	var answer string
+	if _, err := fmt.Fscanln(a.stdin, &answer); err == nil && (answer == "y" || answer == "Y" || answer == "yes") {
+		return nil
+	}
+	return fail(exitFailed, "not done")
+}
+
+// when turns a time of the API into one for output; nil stays nil.
+func when(t *timestamppb.Timestamp) *time.Time {
+	if t == nil || (t.GetSeconds() == 0 && t.GetNanos() == 0) {
+		return nil
+	}
+	v := t.AsTime().UTC()
+	return &v
+}
+
+// orEmpty keeps an absent map from being null in the output.
+func orEmpty[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	return m
+}

@@ -1,0 +1,378 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/otad/otad/pkg/ota"
+	otadv1 "github.com/otad/otad/proto/otad/v1"
+)
+
+// rolloutView is a rollout as -o json shows it. Times are RFC 3339.
+type rolloutView struct {
+	ID         string          `json:"id"`
+	Firmware   string          `json:"firmware"` // NAME@VERSION
+	Selector   string          `json:"selector"` // empty: every device the release fits
+	State      string          `json:"state"`
+	Reason     string          `json:"reason,omitempty"`
+	Population int32           `json:"population"` // devices it is for
+	Seed       string          `json:"seed"`
+	Priority   int32           `json:"priority"`
+	Stages     []stageView     `json:"stages"`
+	Abort      []string        `json:"abort"` // rules as --abort takes them
+	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
+	EndedAt    *time.Time      `json:"endedAt,omitempty"`
+	Failures   []executionView `json:"failures,omitempty"` // the last ones, from rollout show only
+}
+
+// stageView is one stage with the counts of its own devices.
+type stageView struct {
+	Size      string     `json:"size"` // cumulative: "10%" or "5"
+	Gate      string     `json:"gate"`
+	Soak      string     `json:"soak"` // Go duration: "1m0s"
+	State     string     `json:"state"`
+	Target    int32      `json:"target"` // cumulative devices, 0 until the stage opens
+	Counts    countsView `json:"counts"`
+	OpenedAt  *time.Time `json:"openedAt,omitempty"`
+	SoakingAt *time.Time `json:"soakingAt,omitempty"`
+	EndedAt   *time.Time `json:"endedAt,omitempty"`
+}
+
+// countsView counts executions; Finished is by class: succeeded, failed,
+// rolled_back, rejected, timed_out, silent, canceled.
+type countsView struct {
+	Queued     int32            `json:"queued"`
+	InProgress int32            `json:"inProgress"`
+	Finished   map[string]int32 `json:"finished"`
+}
+
+func (c countsView) bad() int32 {
+	var n int32
+	for _, class := range ota.Unsuccessful {
+		n += c.Finished[string(class)]
+	}
+	return n
+}
+
+// badText names the unsuccessful classes: "2 rolled_back, 1 silent".
+func (c countsView) badText() string {
+	var parts []string
+	for _, class := range ota.Unsuccessful {
+		if n := c.Finished[string(class)]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, class))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (c countsView) succeeded() int32 { return c.Finished[string(ota.ClassSucceeded)] }
+
+func newRolloutView(r *otadv1.Rollout) rolloutView {
+	v := rolloutView{
+		ID: r.GetId(), Firmware: r.GetFirmware(), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
+		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
+		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()),
+	}
+	for _, s := range r.GetStages() {
+		v.Stages = append(v.Stages, stageView{
+			Size: sizeText(s.GetSpec()), Gate: gateText(s.GetSpec().GetGate()), Soak: soakText(s.GetSpec().GetSoak()),
+			State: s.GetState(), Target: s.GetTarget(),
+			Counts: countsView{
+				Queued: s.GetCounts().GetQueued(), InProgress: s.GetCounts().GetInProgress(), Finished: orEmpty(s.GetCounts().GetFinished()),
+			},
+			OpenedAt: when(s.GetOpenedAt()), SoakingAt: when(s.GetSoakingAt()), EndedAt: when(s.GetEndedAt()),
+		})
+	}
+	for _, rule := range r.GetAbort() {
+		v.Abort = append(v.Abort, ota.AbortRule{
+			Class: ota.Class(rule.GetClass()), Share: rule.GetShare(), MinSample: int(rule.GetMinSample()), Count: int(rule.GetCount()),
+		}.String())
+	}
+	return v
+}
+
+func sizeText(s *otadv1.StageSpec) string {
+	return ota.Size{Percent: s.GetPercent(), Count: int(s.GetCount())}.String()
+}
+
+func gateText(g *otadv1.Gate) string {
+	return ota.Gate{Success: g.GetSuccess(), MinFinished: int(g.GetMinFinished())}.String()
+}
+
+func soakText(d *durationpb.Duration) string { return d.AsDuration().String() }
+
+// outcome says whether there is nothing more to wait for, and how it went: an
+// error of status 7 unless the rollout completed.
+func (r rolloutView) outcome() (bool, error) {
+	switch ota.RolloutState(r.State) {
+	case ota.RolloutCompleted:
+		return true, nil
+	case ota.RolloutAborted:
+		return true, hint(fail(exitCondition, "rollout %s was aborted: %s", r.ID, first(r.Reason, "no reason given")),
+			"otactl rollout show %s lists the devices that failed", r.ID)
+	case ota.RolloutPaused:
+		for i, s := range r.Stages {
+			if s.State == string(ota.StageFailed) {
+				return true, hint(fail(exitCondition, "rollout %s is paused: stage %d failed its gate: %s", r.ID, i+1, first(r.Reason, "no reason given")),
+					"otactl rollout show %s lists the devices that failed; then resume it with --failed-stage repeat or skip, or abort it", r.ID)
+			}
+		}
+	}
+	return false, nil
+}
+
+// totals sums the stages.
+func (r rolloutView) totals() countsView {
+	t := countsView{Finished: map[string]int32{}}
+	for _, s := range r.Stages {
+		t.Queued += s.Counts.Queued
+		t.InProgress += s.Counts.InProgress
+		for class, n := range s.Counts.Finished {
+			t.Finished[class] += n
+		}
+	}
+	return t
+}
+
+// current is the number, from 1, of the stage that counts now, of how many.
+func (r rolloutView) current() string {
+	for i, s := range r.Stages {
+		if s.State != string(ota.StagePassed) {
+			return fmt.Sprintf("%d/%d", i+1, len(r.Stages))
+		}
+	}
+	return fmt.Sprintf("%d/%d", len(r.Stages), len(r.Stages))
+}
+
+func number(n int32) string { return strconv.Itoa(int(n)) }
+
+func (a *app) rolloutTable() view[rolloutView] {
+	return view[rolloutView]{
+		name: func(r rolloutView) string { return r.ID },
+		columns: []column[rolloutView]{
+			{head: "ID", cell: func(r rolloutView) string { return r.ID }},
+			{head: "FIRMWARE", cell: func(r rolloutView) string { return r.Firmware }},
+			{head: "STATE", cell: func(r rolloutView) string { return r.State }},
+			{head: "STAGE", cell: rolloutView.current},
+			{head: "DEVICES", cell: func(r rolloutView) string { return number(r.Population) }},
+			{head: "SUCCEEDED", cell: func(r rolloutView) string { return number(r.totals().succeeded()) }},
+			{head: "FAILED", cell: func(r rolloutView) string { return number(r.totals().bad()) }},
+			{head: "CREATED", cell: func(r rolloutView) string { return a.ago(r.CreatedAt) }},
+			{head: "SELECTOR", wide: true, cell: func(r rolloutView) string { return r.Selector }},
+			{head: "REASON", wide: true, cell: func(r rolloutView) string { return r.Reason }},
+		},
+	}
+}
+
+// showRollout makes the text of rollout show.
+func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Writer) error {
+	return func(w io.Writer) error {
+		err := writeFields(w, []field{
+			{"ID", r.ID},
+			{"Firmware", r.Firmware},
+			{"Selector", first(r.Selector, "(every device the release fits)")},
+			{"State", a.paint(w, stateColour(r.State), r.State)},
+			{"Reason", r.Reason},
+			{"Devices", number(r.Population)},
+			{"Seed", r.Seed},
+			{"Abort", strings.Join(r.Abort, ", ")},
+			{"Created", a.ago(r.CreatedAt)},
+			{"Ended", a.ago(r.EndedAt)},
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+		if err := writeTable(w, stageHeads, r.stageRows()); err != nil || len(failures) == 0 {
+			return err
+		}
+		fmt.Fprintln(w)
+		return writeTable(w, []string{"DEVICE", "STAGE", "ATTEMPT", "CLASS", "REASON", "FINISHED"}, a.failureRows(failures))
+	}
+}
+
+var stageHeads = []string{"STAGE", "SIZE", "STATE", "DEVICES", "QUEUED", "IN PROGRESS", "SUCCEEDED", "UNSUCCESSFUL", "GATE", "SOAK"}
+
+func (r rolloutView) stageRows() [][]string {
+	var rows [][]string
+	for i, s := range r.Stages {
+		rows = append(rows, []string{
+			strconv.Itoa(i + 1), s.Size, s.State, number(s.Target), number(s.Counts.Queued), number(s.Counts.InProgress),
+			number(s.Counts.succeeded()), first(s.Counts.badText(), "0"), s.Gate, s.Soak,
+		})
+	}
+	return rows
+}
+
+func (a *app) failureRows(failures []executionView) [][]string {
+	var rows [][]string
+	for _, e := range failures {
+		rows = append(rows, []string{
+			e.Device, number(e.Stage), number(e.Attempt), first(e.Class, e.Status), e.Reason, a.ago(e.FinishedAt),
+		})
+	}
+	return rows
+}
+
+func stateColour(state string) string {
+	switch ota.RolloutState(state) {
+	case ota.RolloutCompleted:
+		return green
+	case ota.RolloutAborting, ota.RolloutAborted:
+		return red
+	}
+	return amber
+}
+
+// executionView is one job on one device.
+type executionView struct {
+	Device     string            `json:"device"`
+	Stage      int32             `json:"stage"` // from 1
+	Attempt    int32             `json:"attempt"`
+	Status     string            `json:"status"`
+	Class      string            `json:"class,omitempty"`
+	Step       string            `json:"step,omitempty"`
+	Reason     string            `json:"reason,omitempty"`
+	Details    map[string]string `json:"details"`
+	StartedAt  *time.Time        `json:"startedAt,omitempty"`
+	UpdatedAt  *time.Time        `json:"updatedAt,omitempty"`
+	FinishedAt *time.Time        `json:"finishedAt,omitempty"`
+}
+
+func newExecutionView(e *otadv1.Execution) executionView {
+	return executionView{
+		Device: e.GetDeviceId(), Stage: e.GetStage(), Attempt: e.GetAttempt(), Status: e.GetStatus(), Class: e.GetClass(),
+		Step: e.GetStep(), Reason: e.GetReason(), Details: orEmpty(e.GetDetails()),
+		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
+	}
+}
+
+func (e executionView) unsuccessful() bool {
+	return slices.Contains(ota.Unsuccessful, ota.Class(e.Class))
+}
+
+// newest keeps the n that finished last, the newest first.
+func newest(all []executionView, n int) []executionView {
+	at := func(e executionView) time.Time {
+		if e.FinishedAt == nil {
+			return time.Time{}
+		}
+		return *e.FinishedAt
+	}
+	slices.SortStableFunc(all, func(a, b executionView) int {
+		return cmp.Or(at(b).Compare(at(a)), cmp.Compare(a.Device, b.Device))
+	})
+	return all[:min(len(all), n)]
+}
+
+// planView is what a rollout would do.
+type planView struct {
+	Firmware   string             `json:"firmware"`
+	Selector   string             `json:"selector"`
+	Seed       string             `json:"seed"`
+	Population int32              `json:"population"`
+	Bytes      int64              `json:"bytes"` // that all devices download at the most
+	Stages     []plannedStageView `json:"stages"`
+	Excluded   []exclusionView    `json:"excluded"`
+}
+
+type plannedStageView struct {
+	Size    string   `json:"size"`
+	Gate    string   `json:"gate"`
+	Soak    string   `json:"soak"`
+	Target  int32    `json:"target"`  // cumulative
+	Devices int32    `json:"devices"` // new in this stage
+	Sample  []string `json:"sample"`  // the first of them
+}
+
+type exclusionView struct {
+	Reason  string   `json:"reason"` // not-selected, hardware, current, busy, revoked
+	Devices int32    `json:"devices"`
+	Sample  []string `json:"sample"`
+}
+
+func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planView {
+	v := planView{
+		Firmware: spec.GetFirmware(), Selector: spec.GetSelector(), Seed: p.GetSeed(), Population: p.GetPopulation(), Bytes: p.GetBytes(),
+		Stages: []plannedStageView{}, Excluded: []exclusionView{},
+	}
+	for _, s := range p.GetStages() {
+		v.Stages = append(v.Stages, plannedStageView{
+			Size: sizeText(s.GetSpec()), Gate: gateText(s.GetSpec().GetGate()), Soak: soakText(s.GetSpec().GetSoak()),
+			Target: s.GetTarget(), Devices: s.GetDevices(), Sample: append([]string{}, s.GetSample()...),
+		})
+	}
+	for _, e := range p.GetExcluded() {
+		v.Excluded = append(v.Excluded, exclusionView{Reason: e.GetReason(), Devices: e.GetDevices(), Sample: append([]string{}, e.GetSample()...)})
+	}
+	return v
+}
+
+// exclusionWords says what a reason means.
+var exclusionWords = map[string]string{
+	"not-selected": "the selector does not match",
+	"hardware":     "the release is for other hardware",
+	"current":      "runs this release already",
+	"busy":         "has an execution of another rollout",
+	"revoked":      "is revoked",
+}
+
+func (a *app) printPlan(p planView) error {
+	err := printOne(a, p, p.Firmware, func(w io.Writer) error {
+		err := writeFields(w, []field{
+			{"Firmware", p.Firmware},
+			{"Selector", first(p.Selector, "(every device the release fits)")},
+			{"Devices", number(p.Population)},
+			{"Download", "at most " + exactSize(p.Bytes) + " in all"},
+			{"Seed", p.Seed},
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+		if err := writeTable(w, []string{"STAGE", "SIZE", "DEVICES", "TOTAL", "GATE", "SOAK", "FIRST"}, p.stageRows()); err != nil || len(p.Excluded) == 0 {
+			return err
+		}
+		fmt.Fprintln(w)
+		return writeTable(w, []string{"LEFT OUT", "WHY", "MEANING", "SUCH AS"}, p.excludedRows())
+	})
+	if err == nil && p.Population == 0 {
+		a.note("no device is selected: create would refuse this plan")
+	}
+	return err
+}
+
+func (p planView) stageRows() [][]string {
+	var rows [][]string
+	for i, s := range p.Stages {
+		rows = append(rows, []string{
+			strconv.Itoa(i + 1), s.Size, number(s.Devices), number(s.Target), s.Gate, s.Soak, sample(s.Sample, int(s.Devices)),
+		})
+	}
+	return rows
+}
+
+func (p planView) excludedRows() [][]string {
+	var rows [][]string
+	for _, e := range p.Excluded {
+		rows = append(rows, []string{number(e.Devices), e.Reason, exclusionWords[e.Reason], sample(e.Sample, int(e.Devices))})
+	}
+	return rows
+}
+
+// sample writes the first three ids and how many more there are.
+func sample(ids []string, total int) string {
+	const shown = 3
+	text := strings.Join(ids[:min(len(ids), shown)], " ")
+	if more := total - shown; more > 0 && text != "" {
+		text += fmt.Sprintf(" +%d", more)
+	}
+	return text
+}

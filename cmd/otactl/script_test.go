@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"otactl": main})
+}
+
+// TestScripts runs the sessions that need no server.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Files: scripts(t, false),
+		Setup: isolate,
+		Cmds:  commandsOfScripts,
+	})
+}
+
+// TestServerScripts runs the sessions server_*.txtar, each against an otad of
+// its own.
+func TestServerScripts(t *testing.T) {
+	otad := filepath.Join(t.TempDir(), "otad")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", otad, "../otad").CombinedOutput(); err != nil {
+		t.Fatalf("build otad: %v\n%s", err, out)
+	}
+	testscript.Run(t, testscript.Params{
+		Files: scripts(t, true),
+		Setup: func(env *testscript.Env) error {
+			if err := isolate(env); err != nil {
+				return err
+			}
+			return startServer(env, otad)
+		},
+		Cmds: commandsOfScripts,
+	})
+}
+
+func scripts(t *testing.T, server bool) []string {
+	t.Helper()
+	all, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for _, f := range all {
+		if strings.HasPrefix(filepath.Base(f), "server_") == server {
+			files = append(files, f)
+		}
+	}
+	if len(files) == 0 {
+		t.Fatal("no scripts found")
+	}
+	return files
+}
+
+// isolate keeps a session off the configuration of whoever runs the tests.
+func isolate(env *testscript.Env) error {
+	env.Setenv("OTACTL_CONFIG_DIR", filepath.Join(env.WorkDir, "config"))
+	env.Setenv("OTACTL_PASSPHRASE", "correct horse battery")
+	return nil
+}
+
+// startServer runs otad over $WORK/data until the session ends, and tells the
+// session where it is.
+func startServer(env *testscript.Env, otad string) error {
+	data := filepath.Join(env.WorkDir, "data")
+	log, err := os.Create(filepath.Join(env.WorkDir, "otad.log"))
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(otad, "serve", "--data", data, "--hosts", "localhost,127.0.0.1",
+		"--api-listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	env.Defer(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+	})
+	api, err := serverAddress(data, ended)
+	if err != nil {
+		text, _ := os.ReadFile(log.Name())
+		return fmt.Errorf("%w\n%s", err, text)
+	}
+	env.Setenv("OTACTL_SERVER", api)
+	env.Setenv("OTACTL_TOKEN_FILE", filepath.Join(data, "admin.token"))
+	env.Setenv("OTACTL_CA_FILE", filepath.Join(data, "ca.pem"))
+	return nil
+}
+
+// serverAddress waits for the file that otad writes once it listens.
+func serverAddress(data string, ended <-chan struct{}) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		raw, err := os.ReadFile(filepath.Join(data, "addresses.json"))
+		var addresses struct{ API string }
+		if err == nil && json.Unmarshal(raw, &addresses) == nil && addresses.API != "" {
+			return addresses.API, nil
+		}
+		select {
+		case <-ended:
+			return "", errors.New("otad ended before it listened")
+		case <-ctx.Done():
+			return "", errors.New("otad did not listen in time")
+		case <-tick.C:
+		}
+	}
+}
+
+var commandsOfScripts = map[string]func(*testscript.TestScript, bool, []string){
+	"status":  checkStatus,
+	"mkimage": makeImage,
+	"mode":    checkMode,
+}
+
+// checkStatus is "status N COMMAND...": it runs a command and demands its exit
+// status, where exec knows only success and failure.
+func checkStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N COMMAND [ARG...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit := new(exec.ExitError)
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%s: %v", args[1], err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("%s ended with status %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// makeImage is "mkimage FILE BYTES SEED": half of the bytes are text that
+// compresses, half are not, the same for the same seed.
+func makeImage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: mkimage FILE BYTES SEED")
+	}
+	size, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	seed, err := strconv.ParseUint(args[2], 10, 64)
+	ts.Check(err)
+	raw := make([]byte, 0, size)
+	for x := seed*2654435761 + 1; len(raw) < size; {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		if len(raw)/4096%2 == 0 {
+			raw = append(raw, byte(x))
+		} else {
+			raw = append(raw, "firmware text "...)
+		}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), raw[:size], 0o644))
+}
+
+// checkMode is "mode 0600 FILE...".
+func checkMode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: mode OCTAL FILE...")
+	}
+	want, err := strconv.ParseUint(args[0], 8, 32)
+	ts.Check(err)
+	for _, name := range args[1:] {
+		info, err := os.Stat(ts.MkAbs(name))
+		ts.Check(err)
+		if info.Mode().Perm() != os.FileMode(want) {
+			ts.Fatalf("%s has mode %o, want %o", name, info.Mode().Perm(), want)
+		}
+	}
+}

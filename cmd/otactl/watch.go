@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// rolloutWatch shows the states of one rollout as they come: redrawn on a
+// terminal, a line for each change elsewhere, documents with -o json and yaml.
+type rolloutWatch struct {
+	app     *app
+	started bool
+	last    rolloutView
+	lines   int // that the last drawing took
+}
+
+func (a *app) newRolloutWatch() *rolloutWatch { return &rolloutWatch{app: a} }
+
+func (w *rolloutWatch) show(r rolloutView) error {
+	defer func() { w.last, w.started = r, true }()
+	a := w.app
+	switch a.flags.output {
+	case formatJSON, formatJSONL:
+		return writeJSONLine(a.stdout, r)
+	case formatYAML:
+		fmt.Fprintln(a.stdout, "---")
+		return writeYAML(a.stdout, r)
+	case formatName:
+		return nil
+	}
+	if a.terminal(a.stdout) {
+		return w.redraw(r)
+	}
+	return w.changes(r)
+}
+
+// redraw replaces the last drawing.
+func (w *rolloutWatch) redraw(r rolloutView) error {
+	a := w.app
+	var b bytes.Buffer
+	if w.lines > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", w.lines)
+	}
+	var body bytes.Buffer
+	state := a.paint(a.stdout, stateColour(r.State), r.State)
+	fmt.Fprintf(&body, "%s  %s  %s", r.ID, printable(r.Firmware), state)
+	if r.Reason != "" {
+		fmt.Fprintf(&body, "  %s", printable(r.Reason))
+	}
+	body.WriteByte('\n')
+	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
+		return err
+	}
+	w.lines = bytes.Count(body.Bytes(), []byte{'\n'})
+	b.Write(body.Bytes())
+	_, err := io.Copy(a.stdout, &b)
+	return err
+}
+
+func drawnRows(r rolloutView) [][]string {
+	var rows [][]string
+	reached := int32(0)
+	for i, s := range r.Stages {
+		size := max(s.Target-reached, 0)
+		reached = max(reached, s.Target)
+		done := s.Counts.succeeded() + s.Counts.bad()
+		rows = append(rows, []string{
+			fmt.Sprint(i + 1), s.Size, s.State, fmt.Sprintf("%d/%d", done, size), gauge(done, size),
+			number(s.Counts.InProgress), number(s.Counts.Queued), first(s.Counts.badText(), "0"),
+		})
+	}
+	return rows
+}
+
+// gauge draws a share as a bar of fixed width.
+func gauge(done, of int32) string {
+	const width = 20
+	full := 0
+	if of > 0 {
+		full = min(width, width*int(done)/int(of))
+	}
+	return "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "]"
+}
+
+// changes writes what differs from the last state, a line each.
+func (w *rolloutWatch) changes(r rolloutView) error {
+	for _, line := range rolloutChanges(w.last, r) {
+		if _, err := fmt.Fprintf(w.app.stdout, "%s  %s\n", w.app.now().Format("15:04:05"), printable(line)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func rolloutChanges(before, after rolloutView) []string {
+	var lines []string
+	for i, s := range after.Stages {
+		var old stageView
+		if i < len(before.Stages) {
+			old = before.Stages[i]
+		}
+		line := stageLine(i+1, s)
+		if s.Counts.total()+s.Target > 0 && line != stageLine(i+1, old) {
+			lines = append(lines, line)
+		}
+	}
+	if after.State != before.State || after.Reason != before.Reason {
+		line := "rollout " + after.ID + " " + after.State
+		if after.Reason != "" {
+			line += ": " + after.Reason
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func (c countsView) total() int32 {
+	n := c.Queued + c.InProgress
+	for _, v := range c.Finished {
+		n += v
+	}
+	return n
+}
+
+func stageLine(n int, s stageView) string {
+	line := fmt.Sprintf("stage %d (%s) %s: %d succeeded, %d in progress, %d queued", n, s.Size, s.State,
+		s.Counts.succeeded(), s.Counts.InProgress, s.Counts.Queued)
+	if bad := s.Counts.badText(); bad != "" {
+		line += ", " + bad
+	}
+	return line
+}
