@@ -11,7 +11,8 @@ func (k Key) Seed() []byte {
 	if k.seed == nil {
 		return nil
 	}
-	return append([]byte(nil), k.seed[:]...)
+	seed := k.seed()
+	return seed[:]
 }
 
 // KeyFromSeed is the inverse of Key.Seed. ErrFormat for another length.
@@ -19,5 +20,5 @@ func KeyFromSeed(seed []byte) (Key, error) {
 	if len(seed) != ed25519.SeedSize {
 		return Key{}, fmt.Errorf("%w: a key seed has %d bytes, not %d", ErrFormat, ed25519.SeedSize, len(seed))
 	}
-	return Key{seed: (*[ed25519.SeedSize]byte)(append([]byte(nil), seed...))}, nil
+	return keyOf([ed25519.SeedSize]byte(seed)), nil
 }

@@ -1,0 +1,42 @@
+# The commands of the README. `make help` lists them.
+SHELL    := /bin/bash
+GO       ?= go
+TOOLS    := $(CURDIR)/.cache/tools
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+export CGO_ENABLED = 0
+
+.PHONY: help build test check demo bench fuzz generate tools test-tools clean
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## static binaries in bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: test-tools ## every test, with the race detector and real servers
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+
+check: tools ## formatting, vet, staticcheck, generated code, import rules, known vulnerabilities
+	scripts/check.sh
+
+demo: ## the main job: real firmware rolled out to 20 agents, then a bad release stopped
+	scripts/demo.sh $(DEMOFLAGS)
+
+bench: build test-tools ## the table of docs/benchmarks.md
+	scripts/bench.sh
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	scripts/fuzz.sh
+
+generate: tools ## Go code from proto/
+	PATH=$(TOOLS):$$PATH buf generate
+
+tools: ## developer tools, pinned by tools/go.mod
+	@mkdir -p $(TOOLS)
+	@cd tools && GOFLAGS=-modcacherw $(GO) build -o $(TOOLS)/ tool
+
+test-tools: ## real servers that the tests start: mosquitto (Debian), versitygw (Go)
+	scripts/test-tools.sh
+
+clean:
+	rm -rf bin .cache

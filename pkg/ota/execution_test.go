@@ -1,0 +1,133 @@
+package ota
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var t0 = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+
+// TestApplyWalksEveryPair is the whole device-side state table: from every
+// status, a report of every status.
+func TestApplyWalksEveryPair(t *testing.T) {
+	allowed := map[[2]Status]bool{
+		{Queued, InProgress}: true, {Queued, Succeeded}: true, {Queued, Failed}: true, {Queued, Rejected}: true,
+		{InProgress, InProgress}: true, {InProgress, Succeeded}: true, {InProgress, Failed}: true, {InProgress, Rejected}: true,
+	}
+	for _, from := range Statuses {
+		for _, to := range append(Statuses, "", "BOGUS") {
+			e := Execution{Status: from, Version: 7, Attempt: 2, QueuedAt: t0}
+			got, err := Apply(e, Report{Status: to}, t0.Add(time.Minute))
+			want := error(nil)
+			switch {
+			case from.Terminal():
+				want = ErrTerminal
+			case !allowed[[2]Status{from, to}]:
+				want = ErrTransition
+			}
+			if !errors.Is(err, want) || (want == nil) != (err == nil) {
+				t.Errorf("%s -> %s: %v, want %v", from, to, err, want)
+			}
+			if err != nil {
+				if diff := cmp.Diff(e, got); diff != "" {
+					t.Errorf("%s -> %s was refused but changed:\n%s", from, to, diff)
+				}
+				continue
+			}
+			if got.Version != 8 || got.StartedAt.IsZero() || got.FinishedAt.IsZero() == to.Terminal() {
+				t.Errorf("%s -> %s: version %d, started %v, finished %v", from, to, got.Version, got.StartedAt, got.FinishedAt)
+			}
+		}
+	}
+}
+
+func TestApplyComparesVersionAndAttempt(t *testing.T) {
+	e := Execution{Status: InProgress, Version: 3, Attempt: 2}
+	for _, c := range []struct {
+		r    Report
+		want error
+	}{
+		{Report{Status: Succeeded, ExpectedVersion: 3, Attempt: 2}, nil},
+		{Report{Status: Succeeded, ExpectedVersion: 2}, ErrVersionMismatch},
+		{Report{Status: Succeeded, Attempt: 1}, ErrVersionMismatch},
+		{Report{Status: Succeeded, Attempt: 3}, ErrVersionMismatch},
+	} {
+		if _, err := Apply(e, c.r, t0); !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
+			t.Errorf("%+v: %v, want %v", c.r, err, c.want)
+		}
+	}
+}
+
+func TestClassRefinesFailed(t *testing.T) {
+	for class, want := range map[string]Class{
+		"": ClassFailed, "failed": ClassFailed, "rolled_back": ClassRolledBack, "silent": ClassSilent,
+		"timed_out": ClassTimedOut, "succeeded": ClassFailed, "any": ClassFailed, "made-up": ClassFailed,
+	} {
+		e, err := Apply(Execution{Status: InProgress}, Report{Status: Failed, Details: map[string]string{DetailClass: class}}, t0)
+		if err != nil || e.Class != want {
+			t.Errorf("class %q: %q, %v, want %q", class, e.Class, err, want)
+		}
+	}
+	// A device can not talk itself into another class than its status has.
+	e, err := Apply(Execution{Status: InProgress}, Report{Status: Rejected, Details: map[string]string{DetailClass: "succeeded"}}, t0)
+	if err != nil || e.Class != ClassRejected {
+		t.Errorf("rejected: %q, %v", e.Class, err)
+	}
+}
+
+func TestReportLimits(t *testing.T) {
+	many := map[string]string{}
+	for _, k := range strings.Split("a b c d e f g h i j k", " ") {
+		many[k] = ""
+	}
+	for name, details := range map[string]map[string]string{
+		"too many": many, "long value": {"k": strings.Repeat("x", MaxDetailValueBytes+1)},
+		"long key": {strings.Repeat("k", MaxDetailKeyBytes+1): ""}, "empty key": {"": ""}, "bad key": {"a b": ""},
+	} {
+		if _, err := Apply(Execution{Status: Queued}, Report{Status: InProgress, Details: details}, t0); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Apply(Execution{Status: Queued}, Report{Status: InProgress, Details: map[string]string{strings.Repeat("k", MaxDetailKeyBytes): strings.Repeat("x", MaxDetailValueBytes)}}, t0); err != nil {
+		t.Errorf("details at the limit: %v", err)
+	}
+}
+
+func TestDetailsAreKeptWhenAbsentAndReplacedWhenPresent(t *testing.T) {
+	e := Execution{Status: InProgress, Details: map[string]string{"step": "fetching"}}
+	kept, _ := Apply(e, Report{Status: InProgress}, t0)
+	replaced, _ := Apply(e, Report{Status: InProgress, Details: map[string]string{"x": "y"}}, t0)
+	if kept.Step() != "fetching" || replaced.Step() != "" || replaced.Details["x"] != "y" {
+		t.Fatalf("kept %v, replaced %v", kept.Details, replaced.Details)
+	}
+}
+
+func TestStartIsIdempotent(t *testing.T) {
+	e, err := Start(Execution{Status: Queued, Version: 1}, map[string]string{"a": "b"}, t0)
+	if err != nil || e.Status != InProgress || e.Version != 2 {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	again, err := Start(e, nil, t0.Add(time.Hour))
+	if err != nil || cmp.Diff(e, again) != "" {
+		t.Fatalf("starting again changed it: %+v, %v", again, err)
+	}
+	if _, err := Start(Execution{Status: Canceled}, nil, t0); !errors.Is(err, ErrTerminal) {
+		t.Fatalf("started a cancelled execution: %v", err)
+	}
+}
+
+func TestCancelTouchesQueuedOnly(t *testing.T) {
+	for _, s := range Statuses {
+		e, changed := Cancel(Execution{Status: s, Version: 1}, "why", t0)
+		if changed != (s == Queued) || changed != (e.Status == Canceled && s != Canceled) {
+			t.Errorf("%s: changed %v to %s", s, changed, e.Status)
+		}
+		if changed && (e.Class != ClassNone || e.Reason() != "why" || e.Version != 2 || e.FinishedAt.IsZero()) {
+			t.Errorf("%s: %+v", s, e)
+		}
+	}
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what the tests start, if it is missing: Debian packages by apt (when
+# root), the S3 server as a Go program into .cache/tools. Quick the second time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need=()
+command -v gcc >/dev/null || need+=(gcc libc6-dev) # the race detector needs cgo
+command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need+=(mosquitto)
+command -v zstd >/dev/null || need+=(zstd)
+command -v curl >/dev/null || need+=(curl)
+if [ ${#need[@]} -gt 0 ]; then
+  if [ "$(id -u)" != 0 ]; then
+    echo "missing Debian packages: run 'apt-get install ${need[*]}' as root" >&2
+    exit 1
+  fi
+  echo "installing Debian packages: ${need[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+gateway=v1.8.0
+if [ ! -x .cache/tools/versitygw ]; then
+  echo "installing versitygw $gateway (S3 server) into .cache/tools"
+  mkdir -p .cache/tools
+  GOBIN=$PWD/.cache/tools GOFLAGS= go install "github.com/versity/versitygw/cmd/versitygw@$gateway"
+fi
