@@ -1,0 +1,397 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/autopaho"
+	"github.com/eclipse/paho.golang/paho"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/otad/otad/agent"
+	"github.com/otad/otad/internal/testserver"
+	"github.com/otad/otad/pkg/ota"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const deviceID = "gw-1"
+
+// message is what the scripted server saw.
+type message struct {
+	topic   string
+	payload map[string]any
+}
+
+// script is otad's side: it answers each request by the function set, or not at
+// all.
+type script struct {
+	cm   *autopaho.ConnectionManager
+	seen chan message
+
+	mu    sync.Mutex
+	reply func(m message) (suffix string, body map[string]any) // suffix "" is silence
+}
+
+func (s *script) answer(f func(m message) (string, map[string]any)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reply = f
+}
+
+func (s *script) handle(p paho.PublishReceived) (bool, error) {
+	m := message{topic: p.Packet.Topic}
+	if json.Unmarshal(p.Packet.Payload, &m.payload) != nil {
+		return true, nil
+	}
+	s.seen <- m
+	s.mu.Lock()
+	f := s.reply
+	s.mu.Unlock()
+	if m.payload["clientToken"] == nil { // presence asks for nothing
+		return true, nil
+	}
+	go func() { // beside the reader, which takes the acknowledgements
+		if suffix, body := f(m); suffix != "" {
+			body = maps.Clone(body)
+			body["clientToken"] = m.payload["clientToken"]
+			s.publish(m.topic+suffix, body)
+		}
+	}()
+	return true, nil
+}
+
+func (s *script) publish(topic string, body any) {
+	payload, _ := json.Marshal(body)
+	s.send(topic, payload)
+}
+
+func (s *script) send(topic string, payload []byte) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, _ = s.cm.Publish(ctx, &paho.Publish{Topic: topic, Payload: payload, QoS: 1})
+}
+
+// bench is a broker, the scripted server and one device.
+type bench struct {
+	broker *testserver.Broker
+	pki    *testserver.PKI
+	server *script
+	device *Transport
+}
+
+func newBench(t *testing.T, change func(*Config)) *bench {
+	t.Helper()
+	b := &bench{pki: testserver.NewPKI(t)}
+	b.broker = testserver.Mosquitto(t, b.pki)
+	b.server = newScript(t, b.broker)
+	cert := b.pki.Client(deviceID)
+	cfg := Config{
+		URL: "mqtts://" + b.broker.DeviceAddr, DeviceID: deviceID, CAs: b.pki.Pool(),
+		Certificate:    func() *tls.Certificate { return &cert },
+		RequestTimeout: 10 * time.Second,
+		Backoff:        func(int) time.Duration { return 20 * time.Millisecond },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	device, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(device.Close)
+	b.device = device
+	return b
+}
+
+func newScript(t *testing.T, broker *testserver.Broker) *script {
+	t.Helper()
+	s := &script{seen: make(chan message, 1000), reply: func(message) (string, map[string]any) { return "", nil }}
+	u, err := url.Parse("mqtts://" + broker.ServerAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	subscribed := make(chan struct{})
+	s.cm, err = autopaho.NewConnection(context.Background(), autopaho.ClientConfig{
+		ServerUrls: []*url.URL{u}, TlsCfg: broker.ServerTLS(), KeepAlive: 20,
+		ReconnectBackoff: func(int) time.Duration { return 10 * time.Millisecond },
+		OnConnectionUp: func(cm *autopaho.ConnectionManager, _ *paho.Connack) {
+			go func() {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				_, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
+					{Topic: "$aws/things/+/jobs/$next/get", QoS: 1}, {Topic: "$aws/things/+/jobs/+/update", QoS: 1},
+					{Topic: "$aws/things/+/shadow/update", QoS: 1}, {Topic: "ota/+/presence", QoS: 1},
+				}})
+				if err == nil {
+					once.Do(func() { close(subscribed) })
+				}
+			}()
+		},
+		ClientConfig: paho.ClientConfig{ClientID: "otad-test", OnPublishReceived: []func(paho.PublishReceived) (bool, error){s.handle}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = s.cm.Disconnect(ctx)
+	})
+	await(t, subscribed, "the scripted server's subscription")
+	return s
+}
+
+func await[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no %s within 20 s", what)
+		panic("unreachable")
+	}
+}
+
+// expect skips what the server saw until a message on a topic with this ending.
+func (b *bench) expect(t *testing.T, ending string) message {
+	t.Helper()
+	for {
+		if m := await(t, b.server.seen, ending); strings.HasSuffix(m.topic, ending) {
+			return m
+		}
+	}
+}
+
+func TestNext(t *testing.T) {
+	b := newBench(t, nil)
+	await(t, b.device.Wake(), "wake on connect")
+	b.server.answer(func(m message) (string, map[string]any) {
+		return accepted, map[string]any{"timestamp": 1, "execution": map[string]any{
+			"jobId": "ro-7", "thingName": deviceID, "status": "IN_PROGRESS", "versionNumber": 4, "executionNumber": 2, "queuedAt": 1, "lastUpdatedAt": 1,
+			"jobDocument": ota.NewJobDocument(ota.ReleaseID{Name: "gateway", Version: "1.2"}, 2),
+		}}
+	})
+	job, ok, err := b.device.Next(t.Context())
+	want := agent.Job{ID: "ro-7", Attempt: 2, Status: ota.InProgress, Version: 4, Document: ota.JobDocument{
+		Operation: "install", Name: "gateway", Version: "1.2", Target: "gateway/1.2.idx", Attempt: 2}}
+	if err != nil || !ok || job != want {
+		t.Errorf("%+v, %v, %v", job, ok, err)
+	}
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{"timestamp": 1} })
+	if job, ok, err := b.device.Next(t.Context()); err != nil || ok {
+		t.Errorf("%+v, %v, %v", job, ok, err)
+	}
+	b.server.answer(func(message) (string, map[string]any) {
+		return rejected, map[string]any{"code": "InternalError", "message": "store is away"}
+	})
+	if _, _, err := b.device.Next(t.Context()); !errors.Is(err, agent.ErrUnreachable) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestReport(t *testing.T) {
+	b := newBench(t, nil)
+	state := func(status string) map[string]any { return map[string]any{"status": status, "versionNumber": 9} }
+	for _, tc := range []struct {
+		name, suffix string
+		body         map[string]any
+		ok           bool
+	}{
+		{"stored", accepted, map[string]any{"executionState": state("SUCCEEDED")}, true},
+		{"already finished", rejected, map[string]any{"code": "TerminalStateReached", "executionState": state("SUCCEEDED")}, true},
+		{"unknown job", rejected, map[string]any{"code": "ResourceNotFound"}, true},
+		{"attempt superseded", rejected, map[string]any{"code": "VersionMismatch", "executionState": state("QUEUED")}, true},
+		{"finished by timeout", rejected, map[string]any{"code": "InvalidStateTransition", "executionState": state("TIMED_OUT")}, true},
+		{"transition refused", rejected, map[string]any{"code": "InvalidStateTransition", "executionState": state("IN_PROGRESS")}, false},
+		{"transition refused, no state", rejected, map[string]any{"code": "InvalidStateTransition"}, false},
+		{"invalid", rejected, map[string]any{"code": "InvalidRequest"}, false},
+		{"server fault", rejected, map[string]any{"code": "InternalError"}, false},
+		{"no code", rejected, map[string]any{}, false},
+	} {
+		b.server.answer(func(message) (string, map[string]any) { return tc.suffix, tc.body })
+		err := b.device.Report(t.Context(), agent.Report{JobID: "ro-7", Attempt: 3, Seq: 5, Status: ota.Succeeded, Details: map[string]string{"step": "x"}})
+		if tc.ok != (err == nil) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		m := b.expect(t, "/jobs/ro-7/update")
+		delete(m.payload, "clientToken")
+		want := map[string]any{"status": "SUCCEEDED", "executionNumber": 3.0, "includeJobExecutionState": true, "statusDetails": map[string]any{"step": "x"}}
+		if d := cmp.Diff(want, m.payload); d != "" {
+			t.Errorf("%s: %s", tc.name, d)
+		}
+	}
+}
+
+func TestReportShadow(t *testing.T) {
+	b := newBench(t, nil)
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{"version": 2} })
+	firmware := map[string]any{"firmware": map[string]any{"name": "gateway", "version": "1.2"}}
+	if err := b.device.ReportShadow(t.Context(), firmware); err != nil {
+		t.Error(err)
+	}
+	m := b.expect(t, "$aws/things/gw-1/shadow/update")
+	if d := cmp.Diff(map[string]any{"reported": firmware}, m.payload["state"]); d != "" {
+		t.Error(d)
+	}
+	b.server.answer(func(message) (string, map[string]any) {
+		return rejected, map[string]any{"code": 413, "message": "too large"}
+	})
+	var refused *RejectedError
+	if err := b.device.ReportShadow(t.Context(), firmware); !errors.As(err, &refused) || refused.Code != "413" {
+		t.Errorf("%v", err)
+	}
+	if err := b.device.ReportShadow(t.Context(), map[string]any{"x": strings.Repeat("x", MaxPayload)}); err == nil || errors.Is(err, agent.ErrUnreachable) {
+		t.Errorf("oversized: %v", err)
+	}
+}
+
+// A reply that is lost costs one timeout, and the next question is answered;
+// late answers to the first reach nobody.
+func TestLostReplyIsATimeoutAndARetry(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.RequestTimeout = 300 * time.Millisecond })
+	await(t, b.device.Wake(), "wake on connect")
+	_, _, err := b.device.Next(t.Context())
+	if !errors.Is(err, agent.ErrUnreachable) {
+		t.Fatalf("%v", err)
+	}
+	late := b.expect(t, "/get")
+	b.server.publish(late.topic+accepted, map[string]any{"clientToken": late.payload["clientToken"], "execution": map[string]any{
+		"jobId": "old", "status": "QUEUED", "executionNumber": 1}})
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{} })
+	job, ok, err := retried(t, b.device)
+	if err != nil || ok {
+		t.Errorf("%+v, %v, %v", job, ok, err)
+	}
+}
+
+// retried asks again while the answer is ErrUnreachable, as the agent does.
+func retried(t *testing.T, d *Transport) (agent.Job, bool, error) {
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		job, ok, err := d.Next(t.Context())
+		if !errors.Is(err, agent.ErrUnreachable) || time.Now().After(deadline) {
+			return job, ok, err
+		}
+	}
+}
+
+// Answers to others, to nobody and in no language are dropped, and the right
+// one still arrives.
+func TestBadMessagesAreDropped(t *testing.T) {
+	b := newBench(t, nil)
+	await(t, b.device.Wake(), "wake on connect")
+	b.server.answer(func(m message) (string, map[string]any) {
+		topic := m.topic + accepted
+		foreign := strings.Replace(m.topic, "$next/get", "x/update/accepted", 1)
+		for _, bad := range []string{"", "{", "null", "[]", `"x"`, "\xff\xfe", `{"clientToken":5}`, `{"clientToken":"other","execution":{"jobId":"evil"}}`} {
+			b.server.send(topic, []byte(bad))
+		}
+		b.server.send(foreign, fmt.Appendf(nil, `{"clientToken":%q,"execution":{"jobId":"evil"}}`, m.payload["clientToken"]))
+		return accepted, map[string]any{}
+	})
+	if job, ok, err := b.device.Next(t.Context()); err != nil || ok {
+		t.Errorf("%+v, %v, %v", job, ok, err)
+	}
+}
+
+func TestNotificationWakes(t *testing.T) {
+	b := newBench(t, nil)
+	await(t, b.device.Wake(), "wake on connect")
+	for range 3 {
+		b.server.publish("$aws/things/gw-1/jobs/notify-next", map[string]any{"timestamp": 1})
+	}
+	await(t, b.device.Wake(), "wake on notification")
+}
+
+func TestBrokerRestart(t *testing.T) {
+	b := newBench(t, nil)
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{} })
+	for range 2 {
+		await(t, b.device.Wake(), "wake on connect")
+		if _, _, err := retried(t, b.device); err != nil {
+			t.Fatal(err)
+		}
+		b.broker.Kill()
+		b.broker.Restart()
+	}
+	await(t, b.device.Wake(), "wake on the last connect")
+}
+
+// A request under way when the line breaks fails at once, not at its timeout.
+func TestBrokenLineFailsRequests(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.RequestTimeout = time.Hour })
+	await(t, b.device.Wake(), "wake on connect")
+	failed := make(chan error, 1)
+	go func() {
+		_, _, err := b.device.Next(context.Background())
+		failed <- err
+	}()
+	b.expect(t, "/get")
+	b.broker.Kill()
+	if err := await(t, failed, "failure of the request"); !errors.Is(err, agent.ErrUnreachable) {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := b.device.Next(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("while down: %v", err)
+	}
+}
+
+func TestPresence(t *testing.T) {
+	b := newBench(t, nil)
+	if m := b.expect(t, "ota/gw-1/presence"); m.payload["online"] != true {
+		t.Errorf("%v", m)
+	}
+	b.device.Close()
+	if m := b.expect(t, "ota/gw-1/presence"); m.payload["online"] != false {
+		t.Errorf("%v", m)
+	}
+	if _, _, err := b.device.Next(t.Context()); !errors.Is(err, agent.ErrUnreachable) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// The broker is believed only under the pinned CA; a device waits, and Close
+// still ends it.
+func TestFalseBroker(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.RequestTimeout = 300 * time.Millisecond })
+	other := testserver.NewPKI(t)
+	cfg := b.device.cfg
+	cfg.CAs = other.Pool()
+	d, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, _, err := d.Next(t.Context()); !errors.Is(err, agent.ErrUnreachable) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	for _, c := range []Config{
+		{URL: "mqtt://x:1883", DeviceID: "a"}, {URL: "mqtts://x", DeviceID: "a"}, {URL: "", DeviceID: "a"},
+		{URL: "mqtts://x:1", DeviceID: "a/+"}, {URL: "mqtts://x:1", DeviceID: "a"}, {URL: "mqtts://x:1", DeviceID: "a", CAs: pki.Pool()},
+	} {
+		if d, err := New(c); err == nil {
+			d.Close()
+			t.Errorf("%+v accepted", c)
+		}
+	}
+}
+
+var _ net.Conn = (*limitConn)(nil)
