@@ -41,6 +41,7 @@ type outbox struct {
 	size    int64
 	pending []Report
 	next    int64            // sequence of the next report
+	cursor  int64            // every report up to this sequence is delivered
 	judged  map[string]int64 // (job, attempt) -> sequence of its verdict
 }
 
@@ -119,6 +120,7 @@ func (o *outbox) apply(e outboxEntry) {
 			o.judged[e.Report.key()] = e.Report.Seq
 		}
 	case e.Ack > 0:
+		o.cursor = max(o.cursor, e.Ack)
 		for len(o.pending) > 0 && o.pending[0].Seq <= e.Ack {
 			o.pending = o.pending[1:]
 		}
@@ -146,11 +148,22 @@ func (o *outbox) verdict(v verdict) error {
 	return o.add(r)
 }
 
-// again queues a verdict that the server asks for once more, unless it is still
-// on its way.
-func (o *outbox) again(v verdict) error {
+// position is the cursor, for again.
+func (o *outbox) position() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.cursor
+}
+
+// again queues a verdict that the server asked for once more at cursor asked,
+// unless it is still on its way or reports were delivered since: then the
+// server may have it already, and will ask again if not.
+func (o *outbox) again(v verdict, asked int64) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cursor != asked {
+		return nil
+	}
 	r := Report{JobID: v.JobID, Attempt: v.Attempt, Status: v.Status, Details: v.Details}
 	for _, p := range o.pending {
 		if p.key() == r.key() && p.Status.Terminal() {

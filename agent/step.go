@@ -50,6 +50,7 @@ func (a *Agent) step(ctx context.Context) (Record, error) {
 // stepIdle asks for a job when woken, and now and then.
 func (a *Agent) stepIdle(ctx context.Context) (Record, error) {
 	for {
+		asked := a.outbox.position()
 		job, ok, err := a.ask(ctx)
 		if ctx.Err() != nil {
 			return a.rec, ctx.Err()
@@ -61,7 +62,7 @@ func (a *Agent) stepIdle(ctx context.Context) (Record, error) {
 			wait = min(wait, a.retry.next())
 		case ok:
 			a.retry.reset()
-			rec, taken, err := a.accept(job)
+			rec, taken, err := a.accept(job, asked)
 			if err != nil || taken {
 				return rec, err
 			}
@@ -82,8 +83,8 @@ func (a *Agent) stepIdle(ctx context.Context) (Record, error) {
 }
 
 // accept takes a job, unless this attempt at it has its verdict, which is then
-// sent again.
-func (a *Agent) accept(job Job) (Record, bool, error) {
+// sent again. The job was asked for when the outbox stood at asked.
+func (a *Agent) accept(job Job, asked int64) (Record, bool, error) {
 	if job.Status.Terminal() || job.ID == "" {
 		return a.rec, false, nil
 	}
@@ -92,7 +93,7 @@ func (a *Agent) accept(job Job) (Record, bool, error) {
 		attempt = max(job.Document.Attempt, 1)
 	}
 	if v, ended := a.history.of(job.ID, attempt); ended {
-		if err := a.outbox.again(v); err != nil {
+		if err := a.outbox.again(v, asked); err != nil {
 			return a.rec, false, diskError{err}
 		}
 		return a.rec, false, nil
