@@ -37,8 +37,10 @@ type message struct {
 // script is otad's side: it answers each request by the function set, or not at
 // all.
 type script struct {
-	cm   *autopaho.ConnectionManager
-	seen chan message
+	cm      *autopaho.ConnectionManager
+	seen    chan message
+	ctx     context.Context
+	replies sync.WaitGroup
 
 	mu    sync.Mutex
 	reply func(m message) (suffix string, body map[string]any) // suffix "" is silence
@@ -62,13 +64,13 @@ func (s *script) handle(p paho.PublishReceived) (bool, error) {
 	if m.payload["clientToken"] == nil { // presence asks for nothing
 		return true, nil
 	}
-	go func() { // beside the reader, which takes the acknowledgements
+	s.replies.Go(func() { // beside the reader, which takes the acknowledgements
 		if suffix, body := f(m); suffix != "" {
 			body = maps.Clone(body)
 			body["clientToken"] = m.payload["clientToken"]
 			s.publish(m.topic+suffix, body)
 		}
-	}()
+	})
 	return true, nil
 }
 
@@ -78,7 +80,7 @@ func (s *script) publish(topic string, body any) {
 }
 
 func (s *script) send(topic string, payload []byte) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
 	defer cancel()
 	_, _ = s.cm.Publish(ctx, &paho.Publish{Topic: topic, Payload: payload, QoS: 1})
 }
@@ -122,14 +124,16 @@ func newScript(t *testing.T, broker *testserver.Broker) *script {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	s.ctx = ctx
 	var once sync.Once
 	subscribed := make(chan struct{})
 	s.cm, err = autopaho.NewConnection(context.Background(), autopaho.ClientConfig{
 		ServerUrls: []*url.URL{u}, TlsCfg: broker.ServerTLS(), KeepAlive: 20,
 		ReconnectBackoff: func(int) time.Duration { return 10 * time.Millisecond },
 		OnConnectionUp: func(cm *autopaho.ConnectionManager, _ *paho.Connack) {
-			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			s.replies.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
 				_, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
 					{Topic: "$aws/things/+/jobs/$next/get", QoS: 1}, {Topic: "$aws/things/+/jobs/+/update", QoS: 1},
@@ -138,7 +142,7 @@ func newScript(t *testing.T, broker *testserver.Broker) *script {
 				if err == nil {
 					once.Do(func() { close(subscribed) })
 				}
-			}()
+			})
 		},
 		ClientConfig: paho.ClientConfig{ClientID: "otad-test", OnPublishReceived: []func(paho.PublishReceived) (bool, error){s.handle}},
 	})
@@ -146,6 +150,8 @@ func newScript(t *testing.T, broker *testserver.Broker) *script {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		stop()
+		s.replies.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = s.cm.Disconnect(ctx)
