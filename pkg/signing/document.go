@@ -86,9 +86,8 @@ func kindOf[T metadata.Roles]() (role string, limit int) {
 // and dates: cap, strict JSON, kind, the rules of checkBody, and that it reads
 // exactly as it was signed. It fails with ErrTooLarge or ErrFormat.
 func decode[T metadata.Roles](b []byte) (*metadata.Metadata[T], error) {
-	role, limit := kindOf[T]()
-	if len(b) > limit {
-		return nil, fmt.Errorf("%s metadata of %d bytes is %w: at most %d", role, len(b), ErrTooLarge, limit)
+	if err := checkSize[T](b); err != nil {
+		return nil, err
 	}
 	m := new(metadata.Metadata[T])
 	err := guard(func() error {
@@ -107,9 +106,18 @@ func decode[T metadata.Roles](b []byte) (*metadata.Metadata[T], error) {
 		return checkFaithful(b, m)
 	})
 	if err != nil {
+		role, _ := kindOf[T]()
 		return nil, fmt.Errorf("%s metadata: %w", role, translate(err))
 	}
 	return m, nil
+}
+
+func checkSize[T metadata.Roles](b []byte) error {
+	role, limit := kindOf[T]()
+	if len(b) > limit {
+		return fmt.Errorf("%s metadata of %d bytes is %w: at most %d", role, len(b), ErrTooLarge, limit)
+	}
+	return nil
 }
 
 // encode writes a document in its shortest form and reads it back, so that

@@ -34,10 +34,13 @@ var (
 	indexV2 = []byte("index of lamp 2.0.0")
 )
 
+// newRepo makes a repository with keys that are the same in every process:
+// fuzz workers share a corpus.
 func newRepo(t testing.TB) *repo {
 	t.Helper()
-	r := &repo{rootKeys: keys(t, 3), targetsKeys: keys(t, 2)}
-	r.online = newOnline(t)
+	r := &repo{rootKeys: fixedKeys(1, 2, 3), targetsKeys: fixedKeys(4, 5)}
+	k := fixedKeys(6, 7)
+	r.online = Online{Snapshot: OnlineKey{k[0]}, Timestamp: OnlineKey{k[1]}}
 	r.spec = RootSpec{
 		RootKeys: publics(r.rootKeys), TargetsKeys: publics(r.targetsKeys), RootThreshold: 2, TargetsThreshold: 2,
 		Snapshot: r.online.Snapshot.Public(), Timestamp: r.online.Timestamp.Public(), Expires: day0.Add(year),
@@ -47,11 +50,6 @@ func newRepo(t testing.TB) *repo {
 	r.add(t, "lamp/1.0.0.idx", indexV1)
 	r.publish(t, day0)
 	return r
-}
-
-func newOnline(t testing.TB) Online {
-	k := keys(t, 2)
-	return Online{Snapshot: OnlineKey{k[0]}, Timestamp: OnlineKey{k[1]}}
 }
 
 func (r *repo) targetsSigners() []TargetsKey {
@@ -74,11 +72,12 @@ func (r *repo) publish(t testing.TB, now time.Time) {
 	noErr(t, err)
 }
 
-// rotate publishes a next root with other online keys and starts their files
+// rotateOnline publishes a next root with other online keys and starts their files
 // again from version 1.
 func (r *repo) rotateOnline(t testing.TB, now time.Time) (root []byte) {
 	t.Helper()
-	r.online = newOnline(t)
+	k := keys(t, 2)
+	r.online = Online{Snapshot: OnlineKey{k[0]}, Timestamp: OnlineKey{k[1]}}
 	r.spec.Snapshot, r.spec.Timestamp = r.online.Snapshot.Public(), r.online.Timestamp.Public()
 	r.root = must(NextRoot(r.root, r.spec, RootKey{r.rootKeys[1]}, RootKey{r.rootKeys[2]}))(t)
 	r.snapshot, r.timestamp = nil, nil
@@ -146,6 +145,14 @@ func keys(t testing.TB, n int) []Key {
 	var list []Key
 	for range n {
 		list = append(list, must(NewKey())(t))
+	}
+	return list
+}
+
+func fixedKeys(seeds ...byte) []Key {
+	var list []Key
+	for _, b := range seeds {
+		list = append(list, keyOf([32]byte{b}))
 	}
 	return list
 }

@@ -119,8 +119,9 @@ func (t *Trust) Dropped() error { return errors.Join(t.dropped...) }
 // threshold of the trusted root and to its own. Expiry is not looked at here,
 // since a newer root may follow. When the keys of snapshot or timestamp change,
 // what they signed is forgotten with the versions and clock floor it set: the
-// way out of a fast-forward attack. Fails with ErrTooLarge, ErrFormat,
-// ErrSignature or ErrRollback.
+// way out of a fast-forward attack. Store ClockFloor before the root's bytes:
+// a floor from before the rotation, given to the next NewTrust, would hold on.
+// Fails with ErrTooLarge, ErrFormat, ErrSignature or ErrRollback.
 func (t *Trust) UpdateRoot(b []byte) error {
 	m, err := decode[metadata.RootType](b)
 	if err != nil {
@@ -186,7 +187,7 @@ func (t *Trust) UpdateSnapshot(b []byte, now time.Time) error {
 	if !t.fresh {
 		return fmt.Errorf("%w: a snapshot comes after a timestamp", ErrIncomplete)
 	}
-	m, err := decode[metadata.SnapshotType](b)
+	m, err := decodeNamed[metadata.SnapshotType](b, t.timestamp.Signed.Meta[snapshotFile])
 	if err != nil {
 		return err
 	}
@@ -221,12 +222,12 @@ func (t *Trust) UpdateTargets(b []byte, now time.Time) error {
 	if !t.fresh || !t.snapshotNamed() {
 		return fmt.Errorf("%w: targets come after the snapshot of the newest timestamp", ErrIncomplete)
 	}
-	m, err := decode[metadata.TargetsType](b)
-	if err != nil {
-		return err
-	}
 	if t.timestamp.Signed.IsExpired(at) {
 		return fmt.Errorf("timestamp version %d: %w", t.timestamp.Signed.Version, ErrExpired)
+	}
+	m, err := decodeNamed[metadata.TargetsType](b, t.snapshot.Signed.Meta[targetsFile])
+	if err != nil {
+		return err
 	}
 	lib := t.library(at)
 	lib.Timestamp, lib.Snapshot = t.timestamp, t.snapshot.Metadata
@@ -291,6 +292,19 @@ func (t *Trust) library(at time.Time) *trustedmetadata.TrustedMetadata {
 		Targets: map[string]*metadata.Metadata[metadata.TargetsType]{},
 		RefTime: at,
 	}
+}
+
+// decodeNamed decodes a document after comparing its bytes with what the
+// trusted parent says of them, so that little is parsed that nobody signed.
+func decodeNamed[T metadata.Roles](b []byte, named *metadata.MetaFiles) (*metadata.Metadata[T], error) {
+	if err := checkSize[T](b); err != nil {
+		return nil, err
+	}
+	if err := named.VerifyLengthHashes(b); err != nil {
+		role, _ := kindOf[T]()
+		return nil, fmt.Errorf("%s: %w", role, translate(err))
+	}
+	return decode[T](b)
 }
 
 func (t *Trust) effective(now time.Time) time.Time {
