@@ -142,7 +142,6 @@ func listener(t testing.TB, dir, name, addr string, pki *PKI) []string {
 const aclFile = `user otad
 topic readwrite $aws/things/#
 topic readwrite ota/#
-topic read $share/otad/$aws/things/#
 
 pattern readwrite $aws/things/%u/#
 pattern readwrite ota/%u/#
