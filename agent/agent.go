@@ -59,6 +59,8 @@ type Agent struct {
 	outbox *outbox
 	shadow shadowBox
 	line   chan struct{} // holds a value while the transport is in use
+	// delivered receives a value when everything queued has been handed over.
+	delivered chan struct{}
 }
 
 // New checks the configuration and returns an agent that has not started.
@@ -81,7 +83,10 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.FS == nil {
 		cfg.FS = disk.OS{}
 	}
-	return &Agent{cfg: cfg, retry: backoff{jitter: cfg.Jitter}, line: make(chan struct{}, 1), shadow: newShadowBox()}, nil
+	return &Agent{
+		cfg: cfg, retry: backoff{jitter: cfg.Jitter}, shadow: newShadowBox(),
+		line: make(chan struct{}, 1), delivered: make(chan struct{}, 1),
+	}, nil
 }
 
 func (c Config) check() error {

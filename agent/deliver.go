@@ -93,6 +93,9 @@ func (a *Agent) deliver(ctx context.Context) error {
 			retry.reset()
 			continue
 		}
+		if err == nil {
+			signal(a.delivered)
+		}
 		var again <-chan time.Time
 		if err != nil && ctx.Err() == nil {
 			a.cfg.Log.Warn("deliver", "err", err)
@@ -129,4 +132,12 @@ func (a *Agent) deliverOne(ctx context.Context) (busy bool, err error) {
 		return true, diskError{err}
 	}
 	return true, nil
+}
+
+// signal leaves a value in a channel of capacity 1, unless one is there.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -277,12 +277,8 @@ func (o *outbox) rewrite() error {
 	return old.Close()
 }
 
-func (o *outbox) kick() {
-	select {
-	case o.added <- struct{}{}:
-	default:
-	}
-}
+// kick has the outbox looked at now.
+func (o *outbox) kick() { signal(o.added) }
 
 func (o *outbox) close() error {
 	o.mu.Lock()

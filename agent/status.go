@@ -66,7 +66,7 @@ func (a *Agent) status() Status {
 func (a *Agent) writeStatus() {
 	b, err := json.MarshalIndent(a.status(), "", "  ")
 	if err == nil {
-		err = disk.WriteFile(a.cfg.FS, a.cfg.Dir, statusName, append(b, '\n'), 0o600)
+		err = disk.WriteLoose(a.cfg.FS, a.cfg.Dir, statusName, append(b, '\n'), 0o600)
 	}
 	if err != nil {
 		a.cfg.Log.Warn("write status", "err", err)

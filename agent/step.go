@@ -69,15 +69,27 @@ func (a *Agent) stepIdle(ctx context.Context) (Record, error) {
 		default:
 			a.retry.reset()
 		}
-		t := time.NewTimer(wait)
+		if err := a.sleep(ctx, wait); err != nil {
+			return a.rec, err
+		}
+	}
+}
+
+// sleep waits in IDLE until woken, and keeps the status true meanwhile.
+func (a *Agent) sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			t.Stop()
-			return a.rec, ctx.Err()
+			return ctx.Err()
+		case <-a.delivered:
+			a.writeStatus()
 		case <-a.cfg.Transport.Wake():
-			t.Stop()
 			a.outbox.kick()
+			return nil
 		case <-t.C:
+			return nil
 		}
 	}
 }

@@ -85,6 +85,21 @@ func WriteFile(fsys FS, dir, name string, b []byte, perm fs.FileMode) error {
 	return fsys.SyncDir(dir)
 }
 
+// WriteLoose replaces a file as WriteFile does, but leaves to the system when it
+// reaches the disk: for what may be lost with the power, and saves wear.
+func WriteLoose(fsys FS, dir, name string, b []byte, perm fs.FileMode) error {
+	temp := dir + "/." + name + ".new"
+	f, err := fsys.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return fsys.Rename(temp, dir+"/"+name)
+}
+
 func writeSync(fsys FS, name string, b []byte, perm fs.FileMode) error {
 	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {

@@ -65,11 +65,14 @@ func NewMem() *Mem {
 	return &Mem{names: map[string]entry{"/": {dir: true}}, durable: map[string]entry{"/": {dir: true}}}
 }
 
-// CutAt cuts the power during the n-th operation from now on.
+// CutAt cuts the power during the n-th operation from now on; 0 never does.
 func (m *Mem) CutAt(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cutAt = m.ops + n
+	m.cutAt = 0
+	if n > 0 {
+		m.cutAt = m.ops + n
+	}
 }
 
 // Dead reports whether the power was cut.

@@ -1,0 +1,162 @@
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/otad/otad/agent"
+	"github.com/otad/otad/pkg/ota"
+)
+
+func TestUpdateInstallsAndReports(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, noise(1, 100_000))
+	img := noise(2, 300_000)
+	r.release("1.0", img, nil)
+	r.order("job-1", "1.0", 1)
+	v := d.until("job-1", 1)
+	expect(t, v, ota.Succeeded, "")
+	if got := d.running(); got.Digest != digest(img) || got.Version != "1.0" {
+		t.Fatalf("running %+v", got)
+	}
+	if v.Details[ota.DetailDigest] != digest(img) {
+		t.Errorf("verdict details %v", v.Details)
+	}
+	var steps []string
+	for _, p := range r.reports {
+		if s := p.Details[ota.DetailStep]; s != "" {
+			steps = append(steps, s)
+		}
+	}
+	want := []string{"fetching", "staged", "rebooting", "trial", "committing"}
+	if len(steps) != len(want) {
+		t.Fatalf("steps %v, want %v", steps, want)
+	}
+	for i := range want {
+		if steps[i] != want[i] {
+			t.Fatalf("steps %v, want %v", steps, want)
+		}
+	}
+	firmware, _ := r.shadow["firmware"].(map[string]any)
+	if firmware["digest"] != digest(img) || firmware["slot"] != "b" {
+		t.Errorf("shadow %v", r.shadow)
+	}
+}
+
+func TestFailedHealthRollsBack(t *testing.T) {
+	r := newRepo(t)
+	old := noise(1, 100_000)
+	d := newDevice(t, r, old)
+	d.health = func(context.Context, string) error { return errors.New("no answer on port 80") }
+	img := noise(2, 200_000)
+	r.release("1.0", img, nil)
+	r.order("job-1", "1.0", 1)
+	v := d.until("job-1", 1)
+	expect(t, v, ota.Failed, "no answer on port 80")
+	if v.Details[ota.DetailClass] != string(ota.ClassRolledBack) || v.Details[ota.DetailDigest] != digest(old) {
+		t.Errorf("verdict details %v", v.Details)
+	}
+	if got := d.running(); got.Digest != digest(old) {
+		t.Fatalf("running %+v", got)
+	}
+	if !bytes.Equal(d.slotImage("a"), old) {
+		t.Fatal("the old slot was changed")
+	}
+
+	// The image is in quarantine: another job for it fails at once, untried.
+	boots := d.boots
+	d.health = healthy
+	r.order("job-2", "1.0", 1)
+	expect(t, d.until("job-2", 1), ota.Failed, "no answer on port 80")
+	if d.boots != boots+1 { // until() itself boots once
+		t.Errorf("%d boots for a quarantined image", d.boots-boots)
+	}
+	// A new attempt is tried, and may succeed.
+	r.order("job-2", "1.0", 2)
+	expect(t, d.until("job-2", 2), ota.Succeeded, "")
+	if got := d.running(); got.Digest != digest(img) {
+		t.Fatalf("running %+v", got)
+	}
+}
+
+func TestReplayedJobInstallsNothing(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, noise(1, 50_000))
+	one, two := noise(2, 60_000), noise(3, 60_000)
+	r.release("1.0", one, nil)
+	r.release("2.0", two, nil)
+	r.order("job-1", "1.0", 1)
+	d.until("job-1", 1)
+	r.order("job-2", "2.0", 1)
+	d.until("job-2", 1)
+	sent := r.sent
+	r.set(func() { r.reports = nil })
+	r.order("job-1", "1.0", 1) // an old job comes again
+	expect(t, d.until("job-1", 1), ota.Succeeded, "")
+	if got := d.running(); got.Digest != digest(two) {
+		t.Fatalf("a replayed job went back to %+v", got)
+	}
+	if r.sent != sent {
+		t.Errorf("a replayed job fetched %d bytes", r.sent-sent)
+	}
+}
+
+func TestRunningImageIsAlreadyInstalled(t *testing.T) {
+	r := newRepo(t)
+	img := noise(1, 50_000)
+	d := newDevice(t, r, img)
+	r.release("1.0", img, nil)
+	r.order("job-1", "1.0", 1)
+	expect(t, d.until("job-1", 1), ota.Succeeded, "already installed")
+	if d.boots != 1 || r.sent != 0 {
+		t.Errorf("%d boots, %d bytes", d.boots, r.sent)
+	}
+}
+
+func TestEmptyFactorySlot(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, nil)
+	img := noise(1, 50_000)
+	r.release("1.0", img, nil)
+	r.order("job-1", "1.0", 1)
+	expect(t, d.until("job-1", 1), ota.Succeeded, "")
+	if got := d.running(); got.Digest != digest(img) {
+		t.Fatalf("running %+v", got)
+	}
+}
+
+func TestServerOutageInTrialRollsNothingBack(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, noise(1, 50_000))
+	img := noise(2, 50_000)
+	d.health = func(context.Context, string) error {
+		r.set(func() { r.offline = true })
+		return nil
+	}
+	r.release("1.0", img, nil)
+	r.order("job-1", "1.0", 1)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.live(ctx) }()
+	d.edit = nil
+	d.waitStatus(func(s agent.Status) bool {
+		return s.State == agent.StateIdle && s.Firmware.Digest == digest(img)
+	})
+	r.set(func() { r.offline = false })
+	for changed := r.changed(); len(r.verdicts("job-1", 1)) == 0; changed = r.changed() {
+		r.nudge()
+		if len(r.verdicts("job-1", 1)) > 0 {
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		case <-changed:
+		}
+	}
+	stop()
+	must(t, <-ended)
+	expect(t, r.verdicts("job-1", 1)[0], ota.Succeeded, "")
+}
