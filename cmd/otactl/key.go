@@ -86,7 +86,7 @@ func (a *app) initKeys(ctx context.Context, dir string) error {
 		return err
 	}
 	if _, err := call(ctx, c.trust.InitTrust, &otadv1.InitTrustRequest{Root: root, Targets: targets}); err != nil {
-		if connect.CodeOf(err) == connect.CodeFailedPrecondition {
+		if code := connect.CodeOf(err); code == connect.CodeFailedPrecondition || code == connect.CodeAlreadyExists {
 			return hint(fail(exitConflict, "%w", err), "the keys in %s are kept; nothing else was changed", keys.path)
 		}
 		return hint(err, "the keys in %s are kept; run otactl key init again to go on", keys.path)

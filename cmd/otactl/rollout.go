@@ -149,13 +149,13 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 	return printOne(a, r, r.ID, a.showRollout(r, nil))
 }
 
-// rolloutRemedy adds what to look at when the server can not start a rollout:
-// no device selected, or a release that is not signed.
+// rolloutRemedy adds what to look at when the server can not plan a rollout: no
+// device selected, or a release that is not signed.
 func rolloutRemedy(err error) error {
 	if connect.CodeOf(err) != connect.CodeFailedPrecondition {
 		return err
 	}
-	return hint(err, "otactl rollout plan says which devices are left out and why; otactl firmware list which releases are SIGNED")
+	return hint(err, "otactl device list shows the devices, otactl firmware list which releases are SIGNED")
 }
 
 // rolloutAct is a command that changes a running rollout.

@@ -325,7 +325,7 @@ var exclusionWords = map[string]string{
 }
 
 func (a *app) printPlan(p planView) error {
-	err := printOne(a, p, p.Firmware, func(w io.Writer) error {
+	return printOne(a, p, p.Firmware, func(w io.Writer) error {
 		err := writeFields(w, []field{
 			{"Firmware", p.Firmware},
 			{"Selector", first(p.Selector, "(every device the release fits)")},
@@ -343,10 +343,6 @@ func (a *app) printPlan(p planView) error {
 		fmt.Fprintln(w)
 		return writeTable(w, []string{"LEFT OUT", "WHY", "MEANING", "SUCH AS"}, p.excludedRows())
 	})
-	if err == nil && p.Population == 0 {
-		a.note("no device is selected: create would refuse this plan")
-	}
-	return err
 }
 
 func (p planView) stageRows() [][]string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	agenthttp "github.com/otad/otad/agent/http"
 )
 
 func TestMain(m *testing.M) {
@@ -136,6 +139,9 @@ var commandsOfScripts = map[string]func(*testscript.TestScript, bool, []string){
 	"status":  checkStatus,
 	"mkimage": makeImage,
 	"mode":    checkMode,
+	"await":   awaitText,
+	"enroll":  enrollDevice,
+	"setenv":  setEnv,
 }
 
 // checkStatus is "status N COMMAND...": it runs a command and demands its exit
@@ -195,6 +201,53 @@ func checkMode(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		if info.Mode().Perm() != os.FileMode(want) {
 			ts.Fatalf("%s has mode %o, want %o", name, info.Mode().Perm(), want)
+		}
+	}
+}
+
+// enrollDevice is "enroll ID TOKENFILE [HARDWARE]": a device asks the server of
+// the session for its certificate, as the agent does.
+func enrollDevice(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: enroll ID TOKENFILE [HARDWARE]")
+	}
+	var addresses struct{ Device string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("data/addresses.json")), &addresses))
+	_, key, err := ed25519.GenerateKey(nil)
+	ts.Check(err)
+	_, err = agenthttp.Enroll(context.Background(), agenthttp.Options{
+		ServerURL: addresses.Device, Token: ts.ReadFile(args[1]), DeviceID: args[0], Hardware: strings.Join(args[2:], ""), Key: key,
+	})
+	ts.Check(err)
+}
+
+// setEnv is "setenv NAME FILE": the variable becomes the file's only line.
+func setEnv(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: setenv NAME FILE")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// awaitText is "await FILE TEXT": it waits until a file that another command
+// writes holds the text.
+func awaitText(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE TEXT")
+	}
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		raw, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && strings.Contains(string(raw), args[1]) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			ts.Fatalf("%s does not hold %q:\n%s", args[0], args[1], raw)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/otad/otad/agent/health"
 	"github.com/otad/otad/pkg/image"
 	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
@@ -77,8 +78,11 @@ func (f uploadFlags) manifest() (ota.Manifest, error) {
 		if err != nil {
 			return m, err
 		}
+		if _, err := health.Parse(raw); err != nil {
+			return m, usage("%s: %w", f.health, err)
+		}
 		if m.Health, err = canonicalJSON(raw); err != nil {
-			return m, usage("health contract %s: %w", f.health, err)
+			return m, usage("%s: %w", f.health, err)
 		}
 	}
 	probe := m
