@@ -1,0 +1,120 @@
+package memstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// Check implements fleet.Store.
+func (s *Store) Check(ctx context.Context) ([]string, error) {
+	var broken []string
+	say := func(format string, args ...any) { broken = append(broken, fmt.Sprintf(format, args...)) }
+	err := s.locked(ctx, func() error {
+		s.checkShadows(say)
+		s.checkTrust(say)
+		for _, r := range s.rollouts {
+			s.checkRollout(r, say)
+		}
+		s.checkBusy(say)
+		return nil
+	})
+	slices.Sort(broken)
+	return broken, err
+}
+
+func (s *Store) checkShadows(say func(string, ...any)) {
+	for key, doc := range s.shadows {
+		if _, ok := s.devices[key.device]; !ok {
+			say("shadow %q belongs to no device: %s", key.name, key.device)
+		}
+		if doc.Version < 1 {
+			say("shadow %q of device %s has version %d", key.name, key.device, doc.Version)
+		}
+	}
+}
+
+func (s *Store) checkTrust(say func(string, ...any)) {
+	for id, t := range s.tokens {
+		if t.Uses < 0 {
+			say("enrollment token %s was used %d times too often", id, -t.Uses)
+		}
+	}
+	for role, versions := range s.metadata {
+		for i, m := range versions {
+			if m.Version != int64(i)+1 {
+				say("%s metadata version %d stands at place %d", role, m.Version, i+1)
+			}
+		}
+	}
+	for id, r := range s.releases {
+		if (r.State == ota.ReleaseDraft) != r.SignedAt.IsZero() {
+			say("release %s is %s, signed at %s", id, r.State, r.SignedAt)
+		}
+	}
+}
+
+func (s *Store) checkRollout(r ota.Rollout, say func(string, ...any)) {
+	if _, ok := s.releases[r.Release]; !ok {
+		say("rollout %s is of no release: %s", r.ID, r.Release)
+	}
+	if r.State.Terminal() == r.EndedAt.IsZero() {
+		say("rollout %s is %s, ended at %s", r.ID, r.State, r.EndedAt)
+	}
+	target := 0
+	for _, stage := range r.Stages {
+		target = max(target, stage.Target)
+	}
+	if n := len(s.executions[r.ID]); n > target {
+		say("rollout %s has executions for %d devices: its stages allow %d", r.ID, n, target)
+	}
+	for device, attempts := range s.executions[r.ID] {
+		if _, ok := s.devices[device]; !ok {
+			say("execution of rollout %s on no device: %s", r.ID, device)
+		}
+		for i, e := range attempts {
+			if e.Attempt != i+1 || (i < len(attempts)-1 && !e.Status.Terminal()) {
+				say("attempt %d of rollout %s on device %s is %s at place %d of %d", e.Attempt, r.ID, device, e.Status, i+1, len(attempts))
+			}
+			checkExecution(r, e, say)
+		}
+	}
+}
+
+func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
+	name := fmt.Sprintf("execution of rollout %s on device %s", e.RolloutID, e.DeviceID)
+	if e.Stage < 0 || e.Stage >= len(r.Stages) {
+		say("%s is in stage index %d of %d", name, e.Stage, len(r.Stages))
+	}
+	if !slices.Contains(ota.Statuses, e.Status) || e.Version < 1 {
+		say("%s has status %q, version %d", name, e.Status, e.Version)
+	}
+	if e.Status.Terminal() == e.FinishedAt.IsZero() {
+		say("%s is %s, finished at %s", name, e.Status, e.FinishedAt)
+	}
+	if unstarted := e.Status == ota.Queued || e.Status == ota.Canceled; !unstarted && e.StartedAt.IsZero() ||
+		e.Status == ota.Queued && !e.StartedAt.IsZero() {
+		say("%s is %s, started at %s", name, e.Status, e.StartedAt)
+	}
+	verdict := e.Status.Terminal() && e.Status != ota.Canceled && e.Status != ota.Removed
+	if verdict != (e.Class != ota.ClassNone) || (e.Status == ota.Succeeded) != (e.Class == ota.ClassSucceeded) {
+		say("%s is %s with class %q", name, e.Status, e.Class)
+	}
+}
+
+// checkBusy looks for devices that work on two things at once.
+func (s *Store) checkBusy(say func(string, ...any)) {
+	for device := range s.devices {
+		busy := 0
+		for _, e := range s.active(device) {
+			if e.Status == ota.InProgress {
+				busy++
+			}
+		}
+		if busy > 1 {
+			say("device %s has %d executions IN_PROGRESS", device, busy)
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package memstore
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+)
+
+// Enroll implements fleet.DeviceStore.
+func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
+	err := s.locked(ctx, func() error {
+		if old, ok := s.devices[d.ID]; ok {
+			if old.Revoked() {
+				return fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
+			}
+			if old.KeyFingerprint != d.KeyFingerprint {
+				return fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
+			}
+			d = old
+			return nil
+		}
+		t, err := s.usableToken(d.ID, secretHash, now)
+		if err != nil {
+			return err
+		}
+		t.Uses--
+		s.tokens[t.ID] = t
+		if t.Hardware != "" {
+			d.Hardware = t.Hardware
+		}
+		d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: t.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: stored(now)}
+		s.devices[d.ID] = d
+		return nil
+	})
+	if err != nil {
+		return fleet.Device{}, err
+	}
+	return ownDevice(d), nil
+}
+
+func (s *Store) usableToken(deviceID string, secretHash [32]byte, now time.Time) (fleet.EnrollmentToken, error) {
+	for _, t := range s.tokens {
+		if t.SecretHash != secretHash {
+			continue
+		}
+		if t.DeviceGlob != "" {
+			if ok, err := path.Match(t.DeviceGlob, deviceID); err != nil || !ok {
+				return t, fmt.Errorf("enrollment token %s does not let in %s: %w", t.ID, deviceID, fleet.ErrDenied)
+			}
+		}
+		switch {
+		case !t.RevokedAt.IsZero():
+			return t, fmt.Errorf("enrollment token %s is revoked: %w", t.ID, fleet.ErrDenied)
+		case !t.ExpiresAt.IsZero() && !stored(now).Before(t.ExpiresAt):
+			return t, fmt.Errorf("enrollment token %s has expired: %w", t.ID, fleet.ErrDenied)
+		case t.Uses <= 0:
+			return t, fmt.Errorf("enrollment token %s is used up: %w", t.ID, fleet.ErrDenied)
+		}
+		return t, nil
+	}
+	return fleet.EnrollmentToken{}, fmt.Errorf("unknown enrollment token: %w", fleet.ErrDenied)
+}
+
+// Device implements fleet.DeviceStore.
+func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
+	var d fleet.Device
+	err := s.locked(ctx, func() error {
+		var ok bool
+		if d, ok = s.devices[id]; !ok {
+			return notFound("device %s", id)
+		}
+		return nil
+	})
+	return ownDevice(d), err
+}
+
+// Devices implements fleet.DeviceStore.
+func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceView) bool) error {
+	var views []fleet.DeviceView
+	err := s.locked(ctx, func() error {
+		for _, id := range slices.Sorted(maps.Keys(s.devices)) {
+			if id <= after {
+				continue
+			}
+			v := fleet.DeviceView{Device: ownDevice(s.devices[id])}
+			if doc := s.shadows[shadowKey{id, ""}]; doc.Exists() {
+				v.Shadow = doc
+			}
+			views = append(views, v)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return each(ctx, views, f)
+}
+
+// RevokeDevice implements fleet.DeviceStore.
+func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
+	return s.locked(ctx, func() error {
+		d, ok := s.devices[id]
+		if !ok {
+			return notFound("device %s", id)
+		}
+		if !d.Revoked() {
+			d.RevokedAt = stored(now)
+			s.devices[id] = d
+		}
+		return nil
+	})
+}
+
+// SeenDevices implements fleet.DeviceStore.
+func (s *Store) SeenDevices(ctx context.Context, seen map[string]time.Time) error {
+	return s.locked(ctx, func() error {
+		for id, t := range seen {
+			if d, ok := s.devices[id]; ok && stored(t).After(d.LastSeen) {
+				d.LastSeen = stored(t)
+				s.devices[id] = d
+			}
+		}
+		return nil
+	})
+}
+
+// CreateEnrollmentToken implements fleet.TokenStore.
+func (s *Store) CreateEnrollmentToken(ctx context.Context, t fleet.EnrollmentToken) error {
+	if t.Uses < 0 {
+		return fmt.Errorf("%w: enrollment token %s for %d uses", fleet.ErrInvalid, t.ID, t.Uses)
+	}
+	return s.locked(ctx, func() error {
+		for _, old := range s.tokens {
+			if old.ID == t.ID || old.SecretHash == t.SecretHash {
+				return fmt.Errorf("enrollment token %s exists: %w", t.ID, fleet.ErrConflict)
+			}
+		}
+		s.tokens[t.ID] = ownToken(t)
+		return nil
+	})
+}
+
+// EnrollmentTokens implements fleet.TokenStore.
+func (s *Store) EnrollmentTokens(ctx context.Context) ([]fleet.EnrollmentToken, error) {
+	var list []fleet.EnrollmentToken
+	err := s.locked(ctx, func() error {
+		for _, t := range s.tokens {
+			list = append(list, ownToken(t))
+		}
+		return nil
+	})
+	slices.SortFunc(list, func(a, b fleet.EnrollmentToken) int {
+		return newestFirst(a.CreatedAt, b.CreatedAt, a.ID, b.ID)
+	})
+	return list, err
+}
+
+// RevokeEnrollmentToken implements fleet.TokenStore.
+func (s *Store) RevokeEnrollmentToken(ctx context.Context, id string, now time.Time) error {
+	return s.locked(ctx, func() error {
+		t, ok := s.tokens[id]
+		if !ok {
+			return notFound("enrollment token %s", id)
+		}
+		if t.RevokedAt.IsZero() {
+			t.RevokedAt = stored(now)
+			s.tokens[id] = t
+		}
+		return nil
+	})
+}
+
+// CreateAPIToken implements fleet.TokenStore.
+func (s *Store) CreateAPIToken(ctx context.Context, t fleet.APIToken) error {
+	return s.locked(ctx, func() error {
+		if _, ok := s.apiTokens[t.ID]; ok {
+			return fmt.Errorf("API token %s exists: %w", t.ID, fleet.ErrConflict)
+		}
+		t.CreatedAt, t.ExpiresAt = stored(t.CreatedAt), stored(t.ExpiresAt)
+		s.apiTokens[t.ID] = t
+		return nil
+	})
+}
+
+// APIToken implements fleet.TokenStore.
+func (s *Store) APIToken(ctx context.Context, id string) (fleet.APIToken, error) {
+	var t fleet.APIToken
+	err := s.locked(ctx, func() error {
+		var ok bool
+		if t, ok = s.apiTokens[id]; !ok {
+			return notFound("API token %s", id)
+		}
+		return nil
+	})
+	return t, err
+}
+
+func ownDevice(d fleet.Device) fleet.Device {
+	d.Tags = copied(d.Tags)
+	return d
+}
+
+func ownToken(t fleet.EnrollmentToken) fleet.EnrollmentToken {
+	t.Tags = copied(t.Tags)
+	t.CreatedAt, t.ExpiresAt, t.RevokedAt = stored(t.CreatedAt), stored(t.ExpiresAt), stored(t.RevokedAt)
+	return t
+}
+
+// newestFirst orders by time descending, then by name.
+func newestFirst(a, b time.Time, nameA, nameB string) int {
+	if c := b.Compare(a); c != 0 {
+		return c
+	}
+	return strings.Compare(nameA, nameB)
+}

@@ -1,0 +1,172 @@
+package memstore
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// NextExecution implements fleet.ExecutionStore.
+func (s *Store) NextExecution(ctx context.Context, deviceID string) (ota.Execution, error) {
+	var e ota.Execution
+	err := s.locked(ctx, func() (err error) {
+		e, err = s.next(deviceID)
+		return err
+	})
+	return ownExecution(e), err
+}
+
+// StartNext implements fleet.ExecutionStore.
+func (s *Store) StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error) {
+	var e ota.Execution
+	err := s.locked(ctx, func() (err error) {
+		if e, err = s.next(deviceID); err != nil {
+			return err
+		}
+		if e, err = ota.Start(e, details, stored(now)); err != nil {
+			return err
+		}
+		e = s.put(e)
+		return nil
+	})
+	if err != nil {
+		return ota.Execution{}, err
+	}
+	return ownExecution(e), nil
+}
+
+// next is what the device shall work on.
+func (s *Store) next(deviceID string) (ota.Execution, error) {
+	var queued []ota.Execution
+	for _, e := range s.active(deviceID) {
+		if e.Status == ota.InProgress {
+			return e, nil
+		}
+		if s.rollouts[e.RolloutID].State == ota.RolloutRunning {
+			queued = append(queued, e)
+		}
+	}
+	if len(queued) == 0 {
+		return ota.Execution{}, notFound("next execution of device %s", deviceID)
+	}
+	return slices.MinFunc(queued, func(a, b ota.Execution) int {
+		return cmp.Or(
+			cmp.Compare(s.rollouts[b.RolloutID].Priority, s.rollouts[a.RolloutID].Priority),
+			a.QueuedAt.Compare(b.QueuedAt),
+			cmp.Compare(a.RolloutID, b.RolloutID))
+	}), nil
+}
+
+// active returns the device's executions that are not finished, one for each
+// rollout at most.
+func (s *Store) active(deviceID string) []ota.Execution {
+	var list []ota.Execution
+	for _, devices := range s.executions {
+		attempts := devices[deviceID]
+		if n := len(attempts); n > 0 && !attempts[n-1].Status.Terminal() {
+			list = append(list, attempts[n-1])
+		}
+	}
+	return list
+}
+
+// Report implements fleet.ExecutionStore.
+func (s *Store) Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error) {
+	var e ota.Execution
+	err := s.locked(ctx, func() (err error) {
+		if e, err = s.newest(r.RolloutID, r.DeviceID); err != nil {
+			return err
+		}
+		next, err := ota.Apply(e, r, stored(now))
+		if err != nil {
+			return err
+		}
+		if e.Status == ota.Queued && next.Status == ota.InProgress {
+			if err := s.mayStart(e); err != nil {
+				return err
+			}
+		}
+		e = s.put(next)
+		return nil
+	})
+	return ownExecution(e), err
+}
+
+// mayStart reports why a QUEUED execution must wait.
+func (s *Store) mayStart(e ota.Execution) error {
+	if state := s.rollouts[e.RolloutID].State; state != ota.RolloutRunning {
+		return fmt.Errorf("%w: rollout %s is %s", ota.ErrTransition, e.RolloutID, state)
+	}
+	for _, other := range s.active(e.DeviceID) {
+		if other.Status == ota.InProgress {
+			return fmt.Errorf("%w: device %s works on rollout %s", ota.ErrTransition, e.DeviceID, other.RolloutID)
+		}
+	}
+	return nil
+}
+
+// Execution implements fleet.ExecutionStore.
+func (s *Store) Execution(ctx context.Context, rolloutID, deviceID string) (ota.Execution, error) {
+	var e ota.Execution
+	err := s.locked(ctx, func() (err error) {
+		e, err = s.newest(rolloutID, deviceID)
+		return err
+	})
+	return ownExecution(e), err
+}
+
+// Executions implements fleet.ExecutionStore.
+func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f func(ota.Execution) bool) error {
+	var list []ota.Execution
+	err := s.locked(ctx, func() error {
+		for _, rollout := range slices.Sorted(maps.Keys(s.executions)) {
+			devices := s.executions[rollout]
+			for _, device := range slices.Sorted(maps.Keys(devices)) {
+				for i, e := range devices[device] {
+					latest := i == len(devices[device])-1
+					if matches(filter, e, latest) {
+						list = append(list, ownExecution(e))
+					}
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return each(ctx, list, f)
+}
+
+func matches(f fleet.ExecutionFilter, e ota.Execution, latest bool) bool {
+	return (f.RolloutID == "" || f.RolloutID == e.RolloutID) &&
+		(f.DeviceID == "" || f.DeviceID == e.DeviceID) &&
+		(f.Stage == nil || *f.Stage == e.Stage) &&
+		(!f.Active || !e.Status.Terminal()) &&
+		(!f.Latest || latest)
+}
+
+func (s *Store) newest(rolloutID, deviceID string) (ota.Execution, error) {
+	attempts := s.executions[rolloutID][deviceID]
+	if len(attempts) == 0 {
+		return ota.Execution{}, notFound("execution of rollout %s on device %s", rolloutID, deviceID)
+	}
+	return attempts[len(attempts)-1], nil
+}
+
+func (s *Store) put(e ota.Execution) ota.Execution {
+	e = ownExecution(e)
+	s.executions[e.RolloutID][e.DeviceID][e.Attempt-1] = e
+	return e
+}
+
+func ownExecution(e ota.Execution) ota.Execution {
+	e.Details = copied(e.Details)
+	return e
+}

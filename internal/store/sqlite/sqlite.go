@@ -1,0 +1,186 @@
+// Package sqlite keeps everything in one SQLite file: the embedded store. It is
+// sqlstore with SQLite's dialect, its migrations and its settings: a
+// write-ahead log that is synced on every commit, so an acknowledged write
+// outlives a power cut; one writing connection with group commit; and readers
+// that never wait for it.
+//
+// One process uses a file at a time. Beside NAME stand NAME-wal and NAME-shm,
+// which belong to it, and NAME.lock.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/pressly/goose/v3/database"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/store/sqlstore"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// minReaders is how many reading connections there are at least.
+const minReaders = 4
+
+// Settings of every connection, in SQLite's words. cache_size is in KiB when
+// negative. The log is checkpointed in larger steps than by default, for fewer
+// syncs of the main file, and cut back when a great one has grown it.
+var (
+	writerPragmas = []string{
+		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-32000)",
+		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)",
+	}
+	readerPragmas = []string{"busy_timeout(5000)", "query_only(1)", "cache_size(-4000)"}
+)
+
+// Open opens the store in the file at path and creates it, readable by its
+// owner only, when it does not exist. It fails when another process has it open.
+func Open(ctx context.Context, path string) (fleet.Store, error) {
+	s, err := open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, path string) (_ *sqlstore.Store, err error) {
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	lock, err := acquire(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = lock.Close()
+		}
+	}()
+	if err := createFile(path); err != nil {
+		return nil, err
+	}
+	writer, reader, err := handles(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := sqlstore.Open(ctx, sqlstore.Config{
+		Dialect: dialect(), Writer: writer, Reader: reader,
+		Cleanup: func(db *sql.DB) error {
+			return errors.Join(checkpoint(db), lock.Close())
+		},
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), reader.Close(), writer.Close())
+	}
+	return s, nil
+}
+
+// acquire locks the file beside path that says the store is in use.
+func acquire(path string) (*os.File, error) {
+	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock store: %w", err)
+	}
+	if err := lock(f); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is in use by another otad (%w): stop it, or give this one a data directory of its own", path, err)
+	}
+	return f, nil
+}
+
+// createFile makes the file before SQLite does, for its permissions; the files
+// beside it inherit them.
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	return f.Close()
+}
+
+func handles(path string) (writer, reader *sql.DB, err error) {
+	w, err := sqlite.NewConnector(dsn(path, url.Values{"_pragma": writerPragmas}))
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := sqlite.NewConnector(dsn(path, url.Values{"_pragma": readerPragmas, "mode": {"ro"}}))
+	if err != nil {
+		return nil, nil, err
+	}
+	writer, reader = sql.OpenDB(w), sql.OpenDB(r)
+	writer.SetMaxOpenConns(1)
+	n := max(minReaders, runtime.GOMAXPROCS(0))
+	reader.SetMaxOpenConns(n)
+	reader.SetMaxIdleConns(n)
+	return writer, reader, nil
+}
+
+func dsn(path string, q url.Values) string {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}
+	return u.String()
+}
+
+// checkpoint moves the log into the file, so that the file alone is the store.
+func checkpoint(db *sql.DB) error {
+	if _, err := db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		return fmt.Errorf("checkpoint store: %w", err)
+	}
+	return nil
+}
+
+func dialect() sqlstore.Dialect {
+	return sqlstore.Dialect{
+		Goose:      database.DialectSQLite3,
+		Migrations: migrationFiles(),
+		Begin:      "BEGIN IMMEDIATE",
+		Rebind:     func(query string) string { return query },
+		ForUpdate:  func(string) string { return "" },
+		ForeignKey: foreignKey,
+		Integrity:  integrity,
+	}
+}
+
+func migrationFiles() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the name is a constant
+	}
+	return sub
+}
+
+func foreignKey(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+}
+
+// integrity asks SQLite about its own file.
+func integrity(ctx context.Context, tx *sql.Tx) ([]string, error) {
+	rows, err := tx.QueryContext(ctx, "PRAGMA integrity_check")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var faults []string
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		if text != "ok" {
+			faults = append(faults, "database file: "+text)
+		}
+	}
+	return faults, rows.Err()
+}

@@ -1,0 +1,204 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// maxBroken is how many rows Check names for one broken invariant.
+const maxBroken = 20
+
+// invariant is broken by every row its query returns; the row's one column
+// names what.
+type invariant struct{ words, query string }
+
+var invariants = []invariant{
+	{"device has more than one execution IN_PROGRESS",
+		`SELECT device_id FROM executions WHERE status = 'IN_PROGRESS' GROUP BY device_id HAVING COUNT(*) > 1`},
+	{"execution is of no rollout",
+		executionName + ` WHERE NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.id = e.rollout_id)`},
+	{"execution is on no device",
+		executionName + ` WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = e.device_id)`},
+	{"execution has an unknown status", executionName + ` WHERE e.status NOT IN
+		('QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED', 'REMOVED')`},
+	{"execution has a version below 1", executionName + ` WHERE e.version < 1`},
+	{"finished_at is set exactly when an execution is finished",
+		executionName + ` WHERE (e.finished_at IS NULL) <> (e.status IN ('QUEUED', 'IN_PROGRESS'))`},
+	{"started_at is set from IN_PROGRESS on, unless cancelled",
+		executionName + ` WHERE (e.status = 'QUEUED' AND e.started_at IS NOT NULL)
+		OR (e.status NOT IN ('QUEUED', 'CANCELED') AND e.started_at IS NULL)`},
+	{"class is set exactly when an execution has a verdict", executionName + ` WHERE
+		(e.class = '') <> (e.status IN ('QUEUED', 'IN_PROGRESS', 'CANCELED', 'REMOVED'))
+		OR (e.class = 'succeeded') <> (e.status = 'SUCCEEDED')`},
+	{"latest marks the newest attempt only", executionName + ` WHERE (e.latest = 1) = EXISTS (SELECT 1 FROM executions n
+		WHERE n.rollout_id = e.rollout_id AND n.device_id = e.device_id AND n.attempt > e.attempt)`},
+	{"attempts are counted from 1 without a gap", executionName + ` WHERE e.attempt < 1 OR (e.attempt > 1 AND NOT EXISTS
+		(SELECT 1 FROM executions p WHERE p.rollout_id = e.rollout_id AND p.device_id = e.device_id AND p.attempt = e.attempt - 1))`},
+	{"an older attempt is finished", executionName + ` WHERE e.latest <> 1 AND e.status IN ('QUEUED', 'IN_PROGRESS')`},
+	{"shadow belongs to no device",
+		shadowName + ` WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = s.device_id)`},
+	{"shadow has a version below 1", shadowName + ` WHERE s.version < 1`},
+	{"a shadow is empty exactly when it is deleted", shadowName + ` WHERE (s.deleted_at IS NULL) = (s.document = '')`},
+	{"last seen belongs to no device",
+		`SELECT device_id FROM device_seen WHERE device_id NOT IN (SELECT id FROM devices)`},
+	{"metadata versions are counted from 1 without a gap",
+		`SELECT role FROM metadata GROUP BY role HAVING MIN(version) <> 1 OR MAX(version) <> COUNT(*)`},
+	{"signed_at is set from SIGNED on",
+		`SELECT name || '@' || version FROM releases WHERE (state = 'DRAFT') <> (signed_at IS NULL)`},
+	{"enrollment token was used too often", `SELECT id FROM enrollment_tokens WHERE uses < 0`},
+	{"rollout is of no release", `SELECT id FROM rollouts r WHERE NOT EXISTS
+		(SELECT 1 FROM releases e WHERE e.name = r.release_name AND e.version = r.release_version)`},
+	{"ended_at is set exactly when a rollout has ended",
+		`SELECT id FROM rollouts WHERE (state IN ('COMPLETED', 'ABORTED')) = (ended_at IS NULL)`},
+}
+
+const (
+	executionName = `SELECT e.rollout_id || ' on ' || e.device_id || ' attempt ' || CAST(e.attempt AS TEXT) FROM executions e`
+	shadowName    = `SELECT s.device_id || ' ' || s.name FROM shadows s`
+)
+
+// Check implements fleet.Store. It reads one moment of the database.
+func (s *Store) Check(ctx context.Context) ([]string, error) {
+	t, err := s.config.Reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("check store: %w", err)
+	}
+	defer func() { _ = t.Rollback() }()
+	c := checker{ctx: ctx, tx: t, dialect: s.config.Dialect}
+	for _, step := range []func() error{c.structures, c.invariants, c.rollouts, c.shadows, c.texts} {
+		if err := step(); err != nil {
+			return nil, fmt.Errorf("check store: %w", err)
+		}
+	}
+	return c.broken, nil
+}
+
+// checker gathers what is broken; ctx is that of the one call it lives for.
+type checker struct {
+	ctx     context.Context
+	tx      *sql.Tx
+	dialect Dialect
+	broken  []string
+}
+
+func (c *checker) say(format string, args ...any) {
+	c.broken = append(c.broken, fmt.Sprintf(format, args...))
+}
+
+func (c *checker) each(f func(row) error, query string, args ...any) error {
+	rows, err := c.tx.QueryContext(c.ctx, c.dialect.Rebind(query), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (c *checker) structures() error {
+	faults, err := c.dialect.Integrity(c.ctx, c.tx)
+	c.broken = append(c.broken, faults...)
+	return err
+}
+
+func (c *checker) invariants() error {
+	for _, i := range invariants {
+		err := c.each(func(r row) error {
+			var what string
+			err := r.Scan(&what)
+			c.say("%s: %s", i.words, what)
+			return err
+		}, i.query+` LIMIT ?`, maxBroken)
+		if err != nil {
+			return fmt.Errorf("%s: %w", i.words, err)
+		}
+	}
+	return nil
+}
+
+// rollouts holds the executions against the stages, which are JSON.
+func (c *checker) rollouts() error {
+	var list []ota.Rollout
+	err := c.each(func(r row) error {
+		o, err := scanRollout(r)
+		if err != nil {
+			c.say("rollout %s can not be read: %v", o.ID, err)
+			return nil
+		}
+		list = append(list, o)
+		return nil
+	}, selectRollout)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if err := c.rollout(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) rollout(r ota.Rollout) error {
+	target := 0
+	for _, stage := range r.Stages {
+		target = max(target, stage.Target)
+	}
+	return c.each(func(row row) error {
+		var n, low, high int
+		if err := row.Scan(&n, &low, &high); err != nil {
+			return err
+		}
+		if n > target {
+			c.say("rollout %s has executions for %d devices: its stages allow %d", r.ID, n, target)
+		}
+		if n > 0 && (low < 0 || high >= len(r.Stages)) {
+			c.say("rollout %s has executions in stage index %d to %d of %d stages", r.ID, low, high, len(r.Stages))
+		}
+		return nil
+	}, `SELECT COUNT(DISTINCT device_id), COALESCE(MIN(stage), 0), COALESCE(MAX(stage), 0) FROM executions WHERE rollout_id = ?`, r.ID)
+}
+
+func (c *checker) shadows() error {
+	return c.each(func(r row) error {
+		var device, name, text string
+		var version int64
+		if err := r.Scan(&device, &name, &version, &text); err != nil {
+			return err
+		}
+		var doc shadow.Document
+		if err := doc.UnmarshalJSON([]byte(text)); err != nil {
+			c.say("shadow %q of device %s can not be read: %v", name, device, err)
+		} else if doc.Version != version || !doc.Exists() {
+			c.say("shadow %q of device %s has version %d beside a document of version %d", name, device, version, doc.Version)
+		}
+		return nil
+	}, `SELECT device_id, name, version, document FROM shadows WHERE document <> ''`)
+}
+
+const selectTexts = `SELECT 'tags of device ' || id, tags FROM devices
+	UNION ALL SELECT 'tags of enrollment token ' || id, tags FROM enrollment_tokens
+	UNION ALL SELECT 'details of execution ' || rollout_id || ' on ' || device_id, details FROM executions WHERE details <> '{}'
+	UNION ALL SELECT 'manifest of release ' || name || '@' || version, manifest FROM releases`
+
+func (c *checker) texts() error {
+	return c.each(func(r row) error {
+		var what, text string
+		if err := r.Scan(&what, &text); err != nil {
+			return err
+		}
+		if !json.Valid([]byte(text)) {
+			c.say("%s are not JSON", what)
+		}
+		return nil
+	}, selectTexts)
+}

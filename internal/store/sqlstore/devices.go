@@ -1,0 +1,198 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// pageRows is how many rows an iteration reads at a time: a slow caller holds
+// no transaction open, and memory stays flat.
+const pageRows = 1000
+
+const selectDevice = `SELECT d.id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at
+	FROM devices d LEFT JOIN device_seen l ON l.device_id = d.id WHERE d.id = ?`
+
+func scanDevice(r row) (fleet.Device, error) {
+	var d fleet.Device
+	err := r.Scan(&d.ID, &d.Hardware, mapInto{&d.Tags}, &d.KeyFingerprint,
+		timeInto{&d.CreatedAt}, timeInto{&d.RevokedAt}, timeInto{&d.LastSeen})
+	return d, err
+}
+
+// Enroll implements fleet.DeviceStore.
+func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
+	var enrolled fleet.Device
+	err := s.writer.do(ctx, func(t *tx) (err error) {
+		enrolled, err = enroll(t, d, secretHash, stored(now))
+		return err
+	})
+	if err != nil {
+		return fleet.Device{}, err
+	}
+	return enrolled, nil
+}
+
+func enroll(t *tx, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
+	old, err := scanDevice(t.row(selectDevice, d.ID))
+	if err == nil {
+		return again(old, d)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return fleet.Device{}, err
+	}
+	token, err := usableToken(t, d.ID, secretHash, now)
+	if err != nil {
+		return fleet.Device{}, err
+	}
+	d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: token.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: now}
+	if token.Hardware != "" {
+		d.Hardware = token.Hardware
+	}
+	if _, err := t.exec(`UPDATE enrollment_tokens SET uses = uses - 1 WHERE id = ?`, token.ID); err != nil {
+		return fleet.Device{}, err
+	}
+	tags, err := mapText(d.Tags)
+	if err != nil {
+		return fleet.Device{}, err
+	}
+	_, err = t.exec(`INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at) VALUES (?, ?, ?, ?, ?)`,
+		d.ID, d.Hardware, tags, d.KeyFingerprint, micros(d.CreatedAt))
+	return d, err
+}
+
+// again answers a device that is enrolled already.
+func again(old, d fleet.Device) (fleet.Device, error) {
+	if old.Revoked() {
+		return fleet.Device{}, fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
+	}
+	if old.KeyFingerprint != d.KeyFingerprint {
+		return fleet.Device{}, fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
+	}
+	return old, nil
+}
+
+func usableToken(t *tx, deviceID string, secretHash [32]byte, now time.Time) (fleet.EnrollmentToken, error) {
+	token, err := scanToken(t.row(selectToken+` WHERE secret_hash = ?`+t.forUpdate("enrollment_tokens"), hashText(secretHash)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return token, fmt.Errorf("unknown enrollment token: %w", fleet.ErrDenied)
+	}
+	if err != nil {
+		return token, err
+	}
+	if token.DeviceGlob != "" {
+		if ok, err := path.Match(token.DeviceGlob, deviceID); err != nil || !ok {
+			return token, fmt.Errorf("enrollment token %s does not let in %s: %w", token.ID, deviceID, fleet.ErrDenied)
+		}
+	}
+	switch {
+	case !token.RevokedAt.IsZero():
+		return token, fmt.Errorf("enrollment token %s is revoked: %w", token.ID, fleet.ErrDenied)
+	case !token.ExpiresAt.IsZero() && !now.Before(token.ExpiresAt):
+		return token, fmt.Errorf("enrollment token %s has expired: %w", token.ID, fleet.ErrDenied)
+	case token.Uses <= 0:
+		return token, fmt.Errorf("enrollment token %s is used up: %w", token.ID, fleet.ErrDenied)
+	}
+	return token, nil
+}
+
+// Device implements fleet.DeviceStore.
+func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
+	d, err := scanDevice(s.row(ctx, selectDevice, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return fleet.Device{}, notFound("device %s", id)
+	}
+	return d, err
+}
+
+const selectViews = `SELECT d.id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at, s.document
+	FROM devices d
+	LEFT JOIN device_seen l ON l.device_id = d.id
+	LEFT JOIN shadows s ON s.device_id = d.id AND s.name = '' AND s.deleted_at IS NULL
+	WHERE d.id > ? ORDER BY d.id LIMIT ?`
+
+// Devices implements fleet.DeviceStore.
+func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceView) bool) error {
+	page := make([]fleet.DeviceView, 0, pageRows)
+	for {
+		page = page[:0]
+		err := s.rows(ctx, func(r row) error {
+			v, err := scanView(r)
+			page = append(page, v)
+			return err
+		}, selectViews, after, pageRows)
+		if err != nil {
+			return fmt.Errorf("read devices: %w", err)
+		}
+		for _, v := range page {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !f(v) {
+				return nil
+			}
+		}
+		if len(page) < pageRows {
+			return nil
+		}
+		after = page[len(page)-1].ID
+	}
+}
+
+func scanView(r row) (fleet.DeviceView, error) {
+	var v fleet.DeviceView
+	d := &v.Device
+	err := r.Scan(&d.ID, &d.Hardware, mapInto{&d.Tags}, &d.KeyFingerprint,
+		timeInto{&d.CreatedAt}, timeInto{&d.RevokedAt}, timeInto{&d.LastSeen}, documentInto{&v.Shadow})
+	return v, err
+}
+
+// documentInto scans a stored shadow; NULL is none.
+type documentInto struct{ d *shadow.Document }
+
+func (s documentInto) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		return nil
+	case string:
+		return s.d.UnmarshalJSON([]byte(v))
+	case []byte:
+		return s.d.UnmarshalJSON(v)
+	}
+	return fmt.Errorf("shadow of type %T", v)
+}
+
+// RevokeDevice implements fleet.DeviceStore.
+func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
+	return s.writer.do(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE devices SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?`, micros(now), id)
+		if err == nil && n == 0 {
+			return notFound("device %s", id)
+		}
+		return err
+	})
+}
+
+const raiseSeen = `INSERT INTO device_seen (device_id, seen_at) SELECT id, CAST(? AS BIGINT) FROM devices WHERE id = ?
+	ON CONFLICT (device_id) DO UPDATE SET seen_at = excluded.seen_at WHERE device_seen.seen_at < excluded.seen_at`
+
+// SeenDevices implements fleet.DeviceStore.
+func (s *Store) SeenDevices(ctx context.Context, seen map[string]time.Time) error {
+	return s.writer.do(ctx, func(t *tx) error {
+		for id, at := range seen {
+			if at.IsZero() {
+				continue
+			}
+			if _, err := t.exec(raiseSeen, micros(at), id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

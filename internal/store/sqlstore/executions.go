@@ -1,0 +1,235 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
+	e.version, e.queued_at, e.started_at, e.updated_at, e.finished_at, e.details
+	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
+
+func scanExecution(r row) (ota.Execution, error) {
+	var e ota.Execution
+	err := r.Scan(&e.RolloutID, &e.DeviceID, &e.Release.Name, &e.Release.Version, &e.Stage, &e.Attempt, &e.Status, &e.Class,
+		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
+		mapInto{&e.Details})
+	return e, err
+}
+
+const selectNext = selectExecution + ` WHERE e.device_id = ? AND e.status IN ('QUEUED', 'IN_PROGRESS')
+	AND (e.status = 'IN_PROGRESS' OR r.state = 'RUNNING')
+	ORDER BY CASE e.status WHEN 'IN_PROGRESS' THEN 0 ELSE 1 END, r.priority DESC, e.queued_at, e.rollout_id LIMIT 1`
+
+// NextExecution implements fleet.ExecutionStore.
+func (s *Store) NextExecution(ctx context.Context, deviceID string) (ota.Execution, error) {
+	e, err := scanExecution(s.row(ctx, selectNext, deviceID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return ota.Execution{}, notFound("next execution of device %s", deviceID)
+	}
+	return e, err
+}
+
+// StartNext implements fleet.ExecutionStore. Only a QUEUED execution costs a
+// write: a poll that finds nothing, or what runs already, is a read.
+func (s *Store) StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error) {
+	e, err := s.NextExecution(ctx, deviceID)
+	if err != nil || e.Status == ota.InProgress {
+		return e, err
+	}
+	err = s.writer.do(ctx, func(t *tx) error {
+		if e, err = t.lockNext(deviceID); err != nil {
+			return err
+		}
+		started, err := ota.Start(e, details, stored(now))
+		if err != nil || started.Version == e.Version {
+			return err
+		}
+		e = started
+		return t.putExecution(e)
+	})
+	if err != nil {
+		return ota.Execution{}, err
+	}
+	return own(e), nil
+}
+
+// lockNext is NextExecution with the device held, so that two can not start two
+// executions on it.
+func (t *tx) lockNext(deviceID string) (ota.Execution, error) {
+	if err := t.lockDevice(deviceID); err != nil {
+		return ota.Execution{}, err
+	}
+	e, err := scanExecution(t.row(selectNext+t.forUpdate("e"), deviceID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return ota.Execution{}, notFound("next execution of device %s", deviceID)
+	}
+	return e, err
+}
+
+func (t *tx) lockDevice(id string) error {
+	var one int
+	err := t.row(`SELECT 1 FROM devices WHERE id = ?`+t.forUpdate("devices"), id).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return notFound("device %s", id)
+	}
+	return err
+}
+
+const selectNewest = selectExecution + ` WHERE e.rollout_id = ? AND e.device_id = ? AND e.latest = 1`
+
+// Report implements fleet.ExecutionStore.
+func (s *Store) Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error) {
+	var e ota.Execution
+	err := s.writer.do(ctx, func(t *tx) (err error) {
+		e, err = t.report(r, stored(now))
+		return err
+	})
+	if err != nil && !answersState(err) {
+		return ota.Execution{}, err
+	}
+	return own(e), err
+}
+
+// answersState reports whether the error comes with the execution as it stands.
+func answersState(err error) bool {
+	return errors.Is(err, ota.ErrTerminal) || errors.Is(err, ota.ErrVersionMismatch) ||
+		errors.Is(err, ota.ErrTransition) || errors.Is(err, ota.ErrInvalid)
+}
+
+func (t *tx) report(r ota.Report, now time.Time) (ota.Execution, error) {
+	e, err := scanExecution(t.row(selectNewest+t.forUpdate("e"), r.RolloutID, r.DeviceID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return ota.Execution{}, notFound("execution of rollout %s on device %s", r.RolloutID, r.DeviceID)
+	}
+	if err != nil {
+		return ota.Execution{}, err
+	}
+	next, err := ota.Apply(e, r, now)
+	if err != nil {
+		return e, err
+	}
+	if e.Status == ota.Queued && next.Status == ota.InProgress {
+		if err := t.mayStart(e); err != nil {
+			return e, err
+		}
+	}
+	return next, t.putExecution(next)
+}
+
+// mayStart reports why a QUEUED execution must wait.
+func (t *tx) mayStart(e ota.Execution) error {
+	if err := t.lockDevice(e.DeviceID); err != nil {
+		return err
+	}
+	var state ota.RolloutState
+	if err := t.row(`SELECT state FROM rollouts WHERE id = ?`, e.RolloutID).Scan(&state); err != nil {
+		return err
+	}
+	if state != ota.RolloutRunning {
+		return fmt.Errorf("%w: rollout %s is %s", ota.ErrTransition, e.RolloutID, state)
+	}
+	var other string
+	err := t.row(`SELECT rollout_id FROM executions WHERE device_id = ? AND status = 'IN_PROGRESS'`, e.DeviceID).Scan(&other)
+	if err == nil {
+		return fmt.Errorf("%w: device %s works on rollout %s", ota.ErrTransition, e.DeviceID, other)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+func (t *tx) putExecution(e ota.Execution) error {
+	details, err := mapText(e.Details)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, updated_at = ?, finished_at = ?, details = ?
+		WHERE rollout_id = ? AND device_id = ? AND attempt = ?`,
+		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.UpdatedAt), micros(e.FinishedAt), details,
+		e.RolloutID, e.DeviceID, e.Attempt)
+	return err
+}
+
+// own is an execution as it reads back: without the caller's map.
+func own(e ota.Execution) ota.Execution {
+	if len(e.Details) == 0 {
+		e.Details = nil
+		return e
+	}
+	details := make(map[string]string, len(e.Details))
+	for k, v := range e.Details {
+		details[k] = v
+	}
+	e.Details = details
+	return e
+}
+
+// Execution implements fleet.ExecutionStore.
+func (s *Store) Execution(ctx context.Context, rolloutID, deviceID string) (ota.Execution, error) {
+	e, err := scanExecution(s.row(ctx, selectNewest, rolloutID, deviceID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return ota.Execution{}, notFound("execution of rollout %s on device %s", rolloutID, deviceID)
+	}
+	return e, err
+}
+
+// Executions implements fleet.ExecutionStore.
+func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f func(ota.Execution) bool) error {
+	where, args := conditions(filter)
+	query := selectExecution + ` WHERE ` + where + `
+		AND (e.rollout_id, e.device_id, e.attempt) > (?, ?, ?)
+		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`
+	var last ota.Execution
+	page := make([]ota.Execution, 0, pageRows)
+	for {
+		page = page[:0]
+		err := s.rows(ctx, func(r row) error {
+			e, err := scanExecution(r)
+			page = append(page, e)
+			return err
+		}, query, append(args[:len(args):len(args)], last.RolloutID, last.DeviceID, last.Attempt, pageRows)...)
+		if err != nil {
+			return fmt.Errorf("read executions: %w", err)
+		}
+		for _, e := range page {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !f(e) {
+				return nil
+			}
+		}
+		if len(page) < pageRows {
+			return nil
+		}
+		last = page[len(page)-1]
+	}
+}
+
+func conditions(f fleet.ExecutionFilter) (where string, args []any) {
+	where = `1 = 1`
+	if f.RolloutID != "" {
+		where, args = where+` AND e.rollout_id = ?`, append(args, f.RolloutID)
+	}
+	if f.DeviceID != "" {
+		where, args = where+` AND e.device_id = ?`, append(args, f.DeviceID)
+	}
+	if f.Stage != nil {
+		where, args = where+` AND e.stage = ?`, append(args, *f.Stage)
+	}
+	if f.Active {
+		where += ` AND e.status IN ('QUEUED', 'IN_PROGRESS') AND e.latest = 1`
+	}
+	if f.Latest {
+		where += ` AND e.latest = 1`
+	}
+	return where, args
+}

@@ -1,0 +1,290 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// Limits of a group commit.
+const (
+	// maxBatch is the most operations in one commit.
+	maxBatch = 500
+	// maxLinger is the longest that the first operation of a batch waits for
+	// company, maxGap the longest pause after which no more is expected. Nobody
+	// waits unless the batch before had company.
+	maxLinger = 5 * time.Millisecond
+	maxGap    = time.Millisecond
+)
+
+var errClosed = errors.New("the store is closed")
+
+// writer runs operations one after the other and commits them together.
+type writer struct {
+	dialect Dialect
+	db      *sql.DB
+	conn    *sql.Conn            // nil until the first batch and after a fault
+	stmts   map[string]*sql.Stmt // of conn
+	queue   chan *operation
+	closing chan struct{}
+	stopped chan struct{}
+	last    int // operations in the batch before
+}
+
+// operation is one caller's wish. run may be called again after a batch was
+// rolled back, so it must not add to what an earlier run left in its results.
+type operation struct {
+	ctx   context.Context
+	run   func(*tx) error
+	state atomic.Int32
+	done  chan error
+}
+
+// An operation waits until either the writer takes it or its caller leaves it,
+// never both: a cancelled operation has not happened.
+const (
+	waiting int32 = iota
+	taken
+	left
+)
+
+func startWriter(d Dialect, db *sql.DB) *writer {
+	w := &writer{
+		dialect: d, db: db,
+		queue:   make(chan *operation, maxBatch),
+		closing: make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+	go w.loop()
+	return w
+}
+
+// do runs f within a transaction and returns when that is durable, or when it
+// is certain that it never happened.
+func (w *writer) do(ctx context.Context, f func(*tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	o := &operation{ctx: ctx, run: f, done: make(chan error, 1)}
+	select {
+	case <-w.closing:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	case w.queue <- o:
+	}
+	var reason error
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		reason = ctx.Err()
+	case <-w.stopped:
+		reason = errClosed
+	}
+	if o.state.CompareAndSwap(waiting, left) {
+		return reason
+	}
+	return <-o.done
+}
+
+// stop waits until everything in the queue is committed.
+func (w *writer) stop() {
+	close(w.closing)
+	<-w.stopped
+}
+
+func (w *writer) loop() {
+	defer close(w.stopped)
+	defer w.disconnect()
+	for {
+		select {
+		case o := <-w.queue:
+			w.commit(w.collect(o))
+			continue
+		case <-w.closing:
+		}
+		select {
+		case o := <-w.queue:
+			w.commit(w.collect(o))
+		default:
+			return
+		}
+	}
+}
+
+// collect gathers what is queued, and what is about to be.
+func (w *writer) collect(first *operation) []*operation {
+	batch := w.drain([]*operation{first})
+	if w.last > 1 {
+		batch = w.linger(batch)
+	}
+	w.last = len(batch)
+	return batch
+}
+
+func (w *writer) drain(batch []*operation) []*operation {
+	for len(batch) < maxBatch {
+		select {
+		case o := <-w.queue:
+			batch = append(batch, o)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// linger waits while operations keep arriving, and no longer than it took to
+// fill the batch before.
+func (w *writer) linger(batch []*operation) []*operation {
+	end := time.NewTimer(maxLinger)
+	defer end.Stop()
+	gap := time.NewTimer(maxGap)
+	defer gap.Stop()
+	for len(batch) < min(w.last, maxBatch) {
+		select {
+		case o := <-w.queue:
+			batch = w.drain(append(batch, o))
+			gap.Reset(maxGap)
+		case <-gap.C:
+			return batch
+		case <-end.C:
+			return batch
+		case <-w.closing:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit runs the batch. When the database fails, not just an operation, each
+// is tried once more by itself, so that none suffers for another.
+func (w *writer) commit(batch []*operation) {
+	batch = take(batch)
+	if len(batch) == 0 {
+		return
+	}
+	errs, err := w.try(batch)
+	if err != nil && len(batch) > 1 {
+		for _, o := range batch {
+			w.commitOne(o)
+		}
+		return
+	}
+	for i, o := range batch {
+		if err != nil {
+			o.done <- err
+		} else {
+			o.done <- errs[i]
+		}
+	}
+}
+
+func (w *writer) commitOne(o *operation) {
+	errs, err := w.try([]*operation{o})
+	if err == nil {
+		err = errs[0]
+	}
+	o.done <- err
+}
+
+// take leaves out the operations whose callers have gone.
+func take(batch []*operation) []*operation {
+	kept := batch[:0]
+	for _, o := range batch {
+		if !o.state.CompareAndSwap(waiting, taken) {
+			continue
+		}
+		if err := o.ctx.Err(); err != nil {
+			o.done <- err
+			continue
+		}
+		kept = append(kept, o)
+	}
+	return kept
+}
+
+// try runs the batch in one transaction. The error says that nothing of it
+// happened; errs are those of the operations.
+func (w *writer) try(batch []*operation) (errs []error, err error) {
+	if err := w.connect(); err != nil {
+		return nil, fmt.Errorf("connect to database: %w", err)
+	}
+	if err := w.control(w.dialect.Begin); err != nil {
+		w.disconnect()
+		return nil, fmt.Errorf("begin transaction: %w", err)
+	}
+	defer func() {
+		if err != nil && w.control("ROLLBACK") != nil {
+			w.disconnect()
+		}
+	}()
+	t := &tx{w: w}
+	for _, o := range batch {
+		errs = append(errs, t.run(o.run))
+		if t.broken != nil {
+			return nil, t.broken
+		}
+	}
+	if err := t.flush(); err != nil {
+		return nil, err
+	}
+	if err := w.control("COMMIT"); err != nil {
+		return nil, fmt.Errorf("commit transaction: %w", err)
+	}
+	return errs, nil
+}
+
+// connect takes the one connection, unless it is held already. It does not take
+// a caller's context: the batch belongs to many.
+func (w *writer) connect() error {
+	if w.conn != nil {
+		return nil
+	}
+	conn, err := w.db.Conn(context.Background())
+	if err != nil {
+		return err
+	}
+	w.conn, w.stmts = conn, map[string]*sql.Stmt{}
+	return nil
+}
+
+// disconnect throws the connection away, with whatever it was in the middle of.
+func (w *writer) disconnect() {
+	if w.conn == nil {
+		return
+	}
+	for _, st := range w.stmts {
+		_ = st.Close()
+	}
+	_ = w.conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = w.conn.Close()
+	w.conn, w.stmts = nil, nil
+}
+
+// control runs a statement of transaction control.
+func (w *writer) control(query string) error {
+	st, err := w.prepare(query)
+	if err != nil {
+		return err
+	}
+	_, err = st.Exec()
+	return err
+}
+
+func (w *writer) prepare(query string) (*sql.Stmt, error) {
+	if st, ok := w.stmts[query]; ok {
+		return st, nil
+	}
+	st, err := w.conn.PrepareContext(context.Background(), w.dialect.Rebind(query))
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", query, err)
+	}
+	w.stmts[query] = st
+	return st, nil
+}

@@ -1,0 +1,289 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// next returns the rollout of the device's next execution, "" for none.
+func (s *suite) next(device string) string {
+	s.Helper()
+	e, err := s.NextExecution(ctx, device)
+	if err != nil {
+		s.wantErr(err, fleet.ErrNotFound)
+		return ""
+	}
+	return e.RolloutID
+}
+
+var executionTests = []test{
+	{"next is in progress first, then by priority, then by age", func(s *suite) {
+		s.enrolled("d")
+		s.equal("none yet", s.next("d"), "")
+		s.equal("unknown device", s.next("nobody"), "")
+		for i, id := range []string{"young", "old", "urgent"} {
+			r := newRollout(id, 1)
+			if id == "urgent" {
+				r.Priority = 7
+			}
+			s.must(s.createRollout(r))
+			s.open(r, epoch.Add(-time.Duration(i)*time.Second), queued(0, 1, "d")...)
+		}
+		s.report("young", "d", ota.InProgress, epoch)
+		s.equal("in progress", s.next("d"), "young")
+		s.report("young", "d", ota.Succeeded, epoch)
+		s.equal("priority", s.next("d"), "urgent")
+		s.report("urgent", "d", ota.Rejected, epoch)
+		s.equal("what is left", s.next("d"), "old")
+		s.report("old", "d", ota.Failed, epoch)
+		s.equal("none left", s.next("d"), "")
+	}},
+	{"the oldest of one priority is next", func(s *suite) {
+		s.enrolled("d")
+		s.open(s.rollout("a", 1), epoch.Add(time.Second), queued(0, 1, "d")...)
+		s.open(s.rollout("b", 1), epoch, queued(0, 1, "d")...)
+		s.equal("next", s.next("d"), "b")
+	}},
+	{"queued ones of a rollout that does not run are held back", func(s *suite) {
+		s.enrolled("d", "e")
+		r := s.open(s.rollout("r", 2), epoch, queued(0, 1, "d", "e")...)
+		low := newRollout("low", 1)
+		low.Priority = 0
+		s.must(s.createRollout(low))
+		s.open(low, epoch, queued(0, 1, "d")...)
+		s.report("r", "e", ota.InProgress, epoch)
+		for _, state := range []ota.RolloutState{ota.RolloutPaused, ota.RolloutAborting} {
+			r = s.set(r, state)
+			s.equal("next", s.next("d"), "low")
+			s.equal("in flight", s.next("e"), "r")
+			e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.InProgress}, epoch)
+			s.wantErr(err, ota.ErrTransition)
+			s.equal("as it stands", e, s.execution("r", "d"))
+			s.equal("status", e.Status, ota.Queued)
+			s.report("r", "e", ota.InProgress, epoch)
+		}
+		s.set(r, ota.RolloutRunning)
+		s.equal("next", s.next("d"), "r")
+	}},
+	{"start-next starts once, and is harmless again", func(s *suite) {
+		s.enrolled("d")
+		_, err := s.StartNext(ctx, "d", nil, epoch)
+		s.wantErr(err, fleet.ErrNotFound)
+		_, err = s.StartNext(ctx, "nobody", nil, epoch)
+		s.wantErr(err, fleet.ErrNotFound)
+		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		details := map[string]string{ota.DetailStep: "fetching"}
+		first, err := s.StartNext(ctx, "d", details, epoch.Add(time.Second))
+		s.must(err)
+		details[ota.DetailStep] = "changed by the caller"
+		want := ota.Execution{
+			RolloutID: "r", DeviceID: "d", Release: ota.ReleaseID{Name: "app", Version: "1"}, Attempt: 1, Status: ota.InProgress,
+			Details: map[string]string{ota.DetailStep: "fetching"}, Version: 2,
+			QueuedAt: kept, StartedAt: kept.Add(time.Second), UpdatedAt: kept.Add(time.Second),
+		}
+		s.equal("started", first, want)
+		again, err := s.StartNext(ctx, "d", map[string]string{ota.DetailStep: "other"}, epoch.Add(time.Hour))
+		s.must(err)
+		s.equal("again", again, want)
+		s.equal("stored", s.execution("r", "d"), want)
+	}},
+	{"start-next with details out of range changes nothing", func(s *suite) {
+		s.enrolled("d")
+		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		_, err := s.StartNext(ctx, "d", map[string]string{"no spaces": ""}, epoch)
+		s.wantErr(err, ota.ErrInvalid)
+		s.equal("status", s.execution("r", "d").Status, ota.Queued)
+	}},
+	{"a device starts one thing at a time", func(s *suite) {
+		s.enrolled("d")
+		const n = 8
+		for i := range n {
+			s.open(s.rollout(fmt.Sprintf("r%d", i), 1), epoch, queued(0, 1, "d")...)
+		}
+		errs := together(n, func(i int) error {
+			_, err := s.Report(ctx, ota.Report{RolloutID: fmt.Sprintf("r%d", i), DeviceID: "d", Status: ota.InProgress}, epoch)
+			return err
+		})
+		s.equal("started", s.wins(errs, ota.ErrTransition), 1)
+		busy := s.next("d")
+		started := make([]string, n)
+		errs = together(n, func(i int) error {
+			e, err := s.StartNext(ctx, "d", nil, epoch)
+			started[i] = e.RolloutID
+			return err
+		})
+		s.equal("answers", s.wins(errs, nil), n)
+		for _, r := range started {
+			s.equal("start-next", r, busy)
+		}
+	}},
+	{"of reports that expect one version, one wins", func(s *suite) {
+		s.enrolled("d")
+		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		errs := together(10, func(i int) error {
+			_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.InProgress, ExpectedVersion: 1}, epoch)
+			return err
+		})
+		s.equal("winners", s.wins(errs, ota.ErrVersionMismatch), 1)
+		s.equal("version", s.execution("r", "d").Version, int64(2))
+	}},
+	{"a failed report returns the execution as it stands", func(s *suite) {
+		s.enrolled("d")
+		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		stands := s.report("r", "d", ota.InProgress, epoch)
+		for _, c := range []struct {
+			report ota.Report
+			want   error
+		}{
+			{ota.Report{Status: ota.Succeeded, ExpectedVersion: 7}, ota.ErrVersionMismatch},
+			{ota.Report{Status: ota.Succeeded, Attempt: 2}, ota.ErrVersionMismatch},
+			{ota.Report{Status: ota.Queued}, ota.ErrTransition},
+			{ota.Report{Status: ota.Succeeded, Details: map[string]string{"": ""}}, ota.ErrInvalid},
+		} {
+			c.report.RolloutID, c.report.DeviceID = "r", "d"
+			e, err := s.Report(ctx, c.report, epoch.Add(time.Hour))
+			s.wantErr(err, c.want)
+			s.equal("returned", e, stands)
+		}
+		s.equal("stored", s.execution("r", "d"), stands)
+		_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "nobody", Status: ota.Succeeded}, epoch)
+		s.wantErr(err, fleet.ErrNotFound)
+	}},
+	{"a finished execution never reopens", func(s *suite) {
+		s.enrolled("d")
+		r := s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		done := s.report("r", "d", ota.Failed, epoch)
+		s.equal("class", done.Class, ota.ClassFailed)
+		for _, status := range ota.Statuses {
+			e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: status}, epoch)
+			s.wantErr(err, ota.ErrTerminal)
+			s.equal("returned", e, done)
+		}
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, CancelQueued: true, Now: epoch}))
+		s.equal("stored", s.execution("r", "d"), done)
+	}},
+	{"a report is about the newest attempt", func(s *suite) {
+		s.enrolled("d")
+		r := s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		s.report("r", "d", ota.Failed, epoch)
+		s.open(r, epoch, queued(0, 2, "d")...)
+		s.equal("newest", s.execution("r", "d").Attempt, 2)
+		_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.Succeeded, Attempt: 1}, epoch)
+		s.wantErr(err, ota.ErrVersionMismatch)
+		s.equal("second", s.report("r", "d", ota.Succeeded, epoch).Attempt, 2)
+		first := s.executions(fleet.ExecutionFilter{DeviceID: "d"})[0]
+		s.equal("first", first.Status, ota.Failed)
+	}},
+	{"details are replaced, or kept when there are none", func(s *suite) {
+		s.enrolled("d")
+		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.InProgress, Details: map[string]string{"step": "a", "bytes": "1"}}, epoch)
+		s.must(err)
+		s.equal("set", e.Details, map[string]string{"step": "a", "bytes": "1"})
+		s.equal("kept", s.report("r", "d", ota.InProgress, epoch).Details, e.Details)
+		e, err = s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.InProgress, Details: map[string]string{"step": "b"}}, epoch)
+		s.must(err)
+		s.equal("replaced", e, s.execution("r", "d"))
+		s.equal("replaced", e.Details, map[string]string{"step": "b"})
+	}},
+	{"are listed in order, narrowed by the filter", func(s *suite) {
+		s.enrolled("a", "b")
+		r := s.open(s.rollout("r", 2), epoch, queued(0, 1, "b", "a")...)
+		s.open(s.rollout("q", 2), epoch, queued(1, 1, "b")...)
+		s.report("r", "a", ota.Failed, epoch)
+		s.open(r, epoch, queued(1, 2, "a")...)
+		one := 1
+		for _, c := range []struct {
+			filter fleet.ExecutionFilter
+			want   []string
+		}{
+			{fleet.ExecutionFilter{}, []string{"q b 1", "r a 1", "r a 2", "r b 1"}},
+			{fleet.ExecutionFilter{RolloutID: "r"}, []string{"r a 1", "r a 2", "r b 1"}},
+			{fleet.ExecutionFilter{DeviceID: "b"}, []string{"q b 1", "r b 1"}},
+			{fleet.ExecutionFilter{Stage: &one}, []string{"q b 1", "r a 2"}},
+			{fleet.ExecutionFilter{Active: true}, []string{"q b 1", "r a 2", "r b 1"}},
+			{fleet.ExecutionFilter{Latest: true, RolloutID: "r"}, []string{"r a 2", "r b 1"}},
+			{fleet.ExecutionFilter{RolloutID: "nobody"}, nil},
+		} {
+			s.equal(fmt.Sprintf("%+v", c.filter), names(s.executions(c.filter)), c.want)
+		}
+		n := 0
+		s.must(s.Executions(ctx, fleet.ExecutionFilter{}, func(ota.Execution) bool { n++; return n < 2 }))
+		s.equal("stopped", n, 2)
+		_, err := s.Execution(ctx, "r", "nobody")
+		s.wantErr(err, fleet.ErrNotFound)
+	}},
+}
+
+// cancelledTests hold every method against "a cancelled context changes
+// nothing".
+var cancelledTests = []test{
+	{"a cancelled context changes nothing", func(s *suite) {
+		s.enrolled("d")
+		s.update("d", "", "k", "v")
+		r := s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
+		before := snapshot(s)
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		calls := map[string]func() error{
+			"Enroll":       func() error { _, err := s.Enroll(gone, fleet.Device{ID: "e"}, secret(1), epoch); return err },
+			"Device":       func() error { _, err := s.Device(gone, "d"); return err },
+			"Devices":      func() error { return s.Devices(gone, "", func(fleet.DeviceView) bool { return true }) },
+			"RevokeDevice": func() error { return s.RevokeDevice(gone, "d", epoch) },
+			"SeenDevices":  func() error { return s.SeenDevices(gone, map[string]time.Time{"d": epoch}) },
+			"CreateEnrollmentToken": func() error {
+				return s.CreateEnrollmentToken(gone, fleet.EnrollmentToken{ID: "x", SecretHash: secret(9)})
+			},
+			"RevokeEnrollmentToken": func() error { return s.RevokeEnrollmentToken(gone, "for d", epoch) },
+			"CreateAPIToken":        func() error { return s.CreateAPIToken(gone, fleet.APIToken{ID: "x"}) },
+			"UpdateShadow":          func() error { _, err := s.UpdateShadow(gone, "d", "", reported("k", "w"), epoch); return err },
+			"DeleteShadow":          func() error { _, err := s.DeleteShadow(gone, "d", "", epoch); return err },
+			"CreateRelease":         func() error { _, err := s.CreateRelease(gone, release("x", "1")); return err },
+			"PublishMetadata": func() error {
+				return s.PublishMetadata(gone, []fleet.Metadata{{Role: fleet.RoleRoot, Version: 1, Bytes: []byte("r")}}, nil, epoch)
+			},
+			"CreateRollout": func() error { return s.CreateRollout(gone, newRollout("x", 1)) },
+			"Advance":       func() error { return s.Advance(gone, fleet.Advance{Rollout: r, CancelQueued: true, Now: epoch}) },
+			"StartNext":     func() error { _, err := s.StartNext(gone, "d", nil, epoch); return err },
+			"Report": func() error {
+				_, err := s.Report(gone, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.Succeeded}, epoch)
+				return err
+			},
+		}
+		for name, call := range calls {
+			if err := call(); err == nil {
+				s.Errorf("%s: no error", name)
+			} else {
+				s.wantErr(err, context.Canceled)
+			}
+		}
+		s.equal("everything", snapshot(s), before)
+	}},
+	{"a call cancelled at any moment has happened or not, as it says", func(s *suite) {
+		s.enrolled("d")
+		accepted := make([]bool, 100)
+		errs := together(len(accepted), func(i int) error {
+			c, cancel := context.WithCancel(ctx)
+			if i%2 == 1 {
+				go cancel()
+			} else {
+				defer cancel()
+			}
+			_, err := s.UpdateShadow(c, "d", "", reported(fmt.Sprintf("k%d", i), "v"), epoch)
+			accepted[i] = err == nil
+			return err
+		})
+		n := s.wins(errs, context.Canceled)
+		doc, err := s.Shadow(ctx, "d", "")
+		s.must(err)
+		s.equal("version", doc.Version, int64(n))
+		for i, ok := range accepted {
+			_, stored := doc.Reported[fmt.Sprintf("k%d", i)]
+			s.equal(fmt.Sprintf("update %d stored", i), stored, ok)
+		}
+	}},
+}

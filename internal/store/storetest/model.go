@@ -1,0 +1,212 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/store/memstore"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// testModel does random things to the store and to memstore and wants equal
+// answers, equal contents and no broken invariant.
+func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s, m := open(t), memstore.New()
+		defer func() { _ = s.Close() }()
+		w := &walk{T: rt, stores: [2]fleet.Store{m, s}, now: epoch}
+		w.same("token", func(s fleet.Store) (any, error) {
+			return nil, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 5, CreatedAt: epoch})
+		})
+		rt.Repeat(map[string]func(*rapid.T){
+			"enroll": w.enroll, "revoke": w.revoke, "seen": w.seen,
+			"update": w.update, "update again": w.update, "delete": w.delete,
+			"release": w.release, "publish": w.publish, "rollout": w.rollout,
+			"advance": w.advance, "advance again": w.advance, "retry": w.retry,
+			"start": w.start, "report": w.report, "report again": w.report,
+		})
+		if d := cmp.Diff(snapshot(m), snapshot(s), cmpopts.EquateEmpty()); d != "" {
+			rt.Fatalf("contents (-memstore +store):\n%s", d)
+		}
+		for _, s := range w.stores {
+			if broken, err := s.Check(ctx); err != nil || len(broken) > 0 {
+				rt.Fatalf("%T: broken invariants: %v %s", s, err, strings.Join(broken, "\n"))
+			}
+		}
+	})
+}
+
+// walk is one random walk.
+type walk struct {
+	*rapid.T
+	stores [2]fleet.Store
+	now    time.Time
+}
+
+var (
+	devices   = rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"})
+	rollouts  = rapid.SampledFrom([]string{"q", "r", "s"})
+	versions  = rapid.SampledFrom([]string{"1", "2"})
+	statuses  = rapid.SampledFrom(ota.Statuses)
+	someTimes = rapid.IntRange(-2, 5)
+)
+
+// same does one thing to both stores and compares what they say.
+func (w *walk) same(what string, f func(fleet.Store) (any, error)) {
+	var answers [2]string
+	for i, s := range w.stores {
+		v, err := f(s)
+		answers[i] = answer(v, err)
+	}
+	if answers[0] != answers[1] {
+		w.Fatalf("%s:\nmemstore: %s\nstore:    %s", what, answers[0], answers[1])
+	}
+}
+
+// answer is a result as text; of an error only what it is.
+func answer(v any, err error) string {
+	for _, sentinel := range []error{
+		fleet.ErrNotFound, fleet.ErrConflict, fleet.ErrDenied, fleet.ErrInvalid, fleet.ErrStale, ota.ErrTerminal,
+		ota.ErrVersionMismatch, ota.ErrTransition, shadow.ErrVersionConflict, shadow.ErrInvalid,
+	} {
+		if errors.Is(err, sentinel) {
+			return fmt.Sprintf("%+v %v", v, sentinel)
+		}
+	}
+	if err != nil {
+		return "unexpected: " + err.Error()
+	}
+	return fmt.Sprintf("%+v", v)
+}
+
+func (w *walk) time(t *rapid.T) time.Time {
+	w.now = w.now.Add(time.Duration(someTimes.Draw(t, "seconds")) * time.Second)
+	return w.now
+}
+
+func (w *walk) enroll(t *rapid.T) {
+	id, key := devices.Draw(t, "device"), rapid.SampledFrom([]string{"k", "k", "l"}).Draw(t, "key")
+	now := w.time(t)
+	w.same("enroll", func(s fleet.Store) (any, error) {
+		return s.Enroll(ctx, fleet.Device{ID: id, Hardware: "h", KeyFingerprint: key}, secret(1), now)
+	})
+}
+
+func (w *walk) revoke(t *rapid.T) {
+	id, now := devices.Draw(t, "device"), w.time(t)
+	w.same("revoke", func(s fleet.Store) (any, error) { return nil, s.RevokeDevice(ctx, id, now) })
+}
+
+func (w *walk) seen(t *rapid.T) {
+	seen := map[string]time.Time{devices.Draw(t, "device"): w.time(t), devices.Draw(t, "device"): w.time(t)}
+	w.same("seen", func(s fleet.Store) (any, error) { return nil, s.SeenDevices(ctx, seen) })
+}
+
+func (w *walk) update(t *rapid.T) {
+	id, name := devices.Draw(t, "device"), rapid.SampledFrom([]string{"", "n"}).Draw(t, "name")
+	section := map[string]any{rapid.SampledFrom([]string{"x", "y"}).Draw(t, "key"): rapid.StringN(0, 4, 8).Draw(t, "value")}
+	u := shadow.NewUpdate(nil, section)
+	if rapid.Bool().Draw(t, "desired") {
+		u = shadow.NewUpdate(section, nil)
+	}
+	if rapid.Bool().Draw(t, "versioned") {
+		v := rapid.Int64Range(1, 4).Draw(t, "version")
+		u.Version = &v
+	}
+	now := w.time(t)
+	w.same("update", func(s fleet.Store) (any, error) {
+		r, err := s.UpdateShadow(ctx, id, name, u, now)
+		return fmt.Sprintf("%s %s %s %v", documentText(r.Document), r.Accepted, r.Delta, r.Changed), err
+	})
+}
+
+func (w *walk) delete(t *rapid.T) {
+	id, now := devices.Draw(t, "device"), w.time(t)
+	w.same("delete", func(s fleet.Store) (any, error) {
+		doc, err := s.DeleteShadow(ctx, id, "", now)
+		return documentText(doc), err
+	})
+}
+
+func (w *walk) release(t *rapid.T) {
+	r := release("app", versions.Draw(t, "version"))
+	r.ImageSize, r.CreatedAt = rapid.Int64Range(1, 2).Draw(t, "size"), w.time(t)
+	w.same("release", func(s fleet.Store) (any, error) { return s.CreateRelease(ctx, r) })
+}
+
+func (w *walk) publish(t *rapid.T) {
+	files := []fleet.Metadata{
+		{Role: fleet.RoleTargets, Version: rapid.Int64Range(1, 4).Draw(t, "targets"), Bytes: []byte("t")},
+		{Role: fleet.RoleSnapshot, Version: rapid.Int64Range(1, 4).Draw(t, "snapshot"), Bytes: []byte("s")},
+	}[:rapid.IntRange(0, 2).Draw(t, "files")]
+	signed := []ota.ReleaseID{{Name: "app", Version: versions.Draw(t, "version")}}
+	now := w.time(t)
+	w.same("publish", func(s fleet.Store) (any, error) { return nil, s.PublishMetadata(ctx, files, signed, now) })
+}
+
+func (w *walk) rollout(t *rapid.T) {
+	r := newRollout(rollouts.Draw(t, "rollout"), 6)
+	r.Release.Version = versions.Draw(t, "version")
+	r.Priority, r.CreatedAt = rapid.IntRange(0, 2).Draw(t, "priority"), w.time(t)
+	w.same("rollout", func(s fleet.Store) (any, error) { return nil, s.CreateRollout(ctx, r) })
+}
+
+// known returns the rollout as memstore has it, or one that no store knows.
+func (w *walk) known(t *rapid.T) ota.Rollout {
+	r, err := w.stores[0].Rollout(ctx, rollouts.Draw(t, "rollout"))
+	if err != nil {
+		return newRollout("unknown", 6)
+	}
+	return r
+}
+
+func (w *walk) advance(t *rapid.T) {
+	r := w.known(t)
+	r.Revision -= int64(rapid.SampledFrom([]int{0, 0, 0, 0, 1}).Draw(t, "stale"))
+	r.State = rapid.SampledFrom([]ota.RolloutState{ota.RolloutRunning, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting}).Draw(t, "state")
+	r.ArmedAt, r.Reason = w.time(t), rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason")
+	a := fleet.Advance{Rollout: r, Now: w.time(t), CancelQueued: rapid.IntRange(0, 5).Draw(t, "cancel") == 0}
+	stage := rapid.IntRange(0, 1).Draw(t, "stage")
+	for _, d := range rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices") {
+		a.Insert = append(a.Insert, queued(stage, 1, d)...)
+	}
+	w.same("advance", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
+}
+
+// retry asks for another attempt, which is refused unless the last is finished.
+func (w *walk) retry(t *rapid.T) {
+	r := w.known(t)
+	attempt := rapid.IntRange(1, 3).Draw(t, "attempt")
+	a := fleet.Advance{Rollout: r, Now: w.time(t), Insert: queued(0, attempt, devices.Draw(t, "device"), devices.Draw(t, "device"))}
+	w.same("retry", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
+}
+
+func (w *walk) start(t *rapid.T) {
+	id, now := devices.Draw(t, "device"), w.time(t)
+	w.same("next", func(s fleet.Store) (any, error) { return s.NextExecution(ctx, id) })
+	w.same("start", func(s fleet.Store) (any, error) {
+		return s.StartNext(ctx, id, map[string]string{ota.DetailStep: "fetching"}, now)
+	})
+}
+
+func (w *walk) report(t *rapid.T) {
+	r := ota.Report{
+		RolloutID: rollouts.Draw(t, "rollout"), DeviceID: devices.Draw(t, "device"), Status: statuses.Draw(t, "status"),
+		ExpectedVersion: rapid.SampledFrom([]int64{0, 0, 1, 2}).Draw(t, "expected"),
+		Attempt:         rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(t, "attempt"),
+	}
+	if rapid.Bool().Draw(t, "detailed") {
+		r.Details = map[string]string{ota.DetailClass: rapid.SampledFrom([]string{"silent", "rolled_back", "x"}).Draw(t, "class")}
+	}
+	now := w.time(t)
+	w.same("report", func(s fleet.Store) (any, error) { return s.Report(ctx, r, now) })
+}

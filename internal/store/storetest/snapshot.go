@@ -1,0 +1,56 @@
+package storetest
+
+import (
+	"fmt"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// snapshot is everything a store shows, as values that can be compared.
+func snapshot(s fleet.Store) map[string]any {
+	out := map[string]any{}
+	note := func(what string, v any, err error) { out[what] = []any{v, answer("", err)} }
+	out["devices"] = answer("", s.Devices(ctx, "", func(v fleet.DeviceView) bool {
+		out["device "+v.ID] = fmt.Sprintf("%+v %s", v.Device, documentText(v.Shadow))
+		for _, name := range []string{"", "n"} {
+			doc, err := s.Shadow(ctx, v.ID, name)
+			note("shadow "+v.ID+" "+name, documentText(doc), err)
+		}
+		e, err := s.NextExecution(ctx, v.ID)
+		note("next of "+v.ID, e, err)
+		return true
+	}))
+	tokens, err := s.EnrollmentTokens(ctx)
+	note("tokens", tokens, err)
+	releases, err := s.Releases(ctx)
+	note("releases", releases, err)
+	for _, role := range []fleet.Role{fleet.RoleRoot, fleet.RoleTargets, fleet.RoleSnapshot, fleet.RoleTimestamp} {
+		m, err := s.Metadata(ctx, role, 0)
+		note("metadata "+string(role), m, err)
+	}
+	list, err := s.Rollouts(ctx)
+	note("rollouts", list, err)
+	for _, r := range list {
+		p, err := s.Progress(ctx, r)
+		note("progress of "+r.ID, p, err)
+	}
+	for _, f := range []fleet.ExecutionFilter{{}, {Latest: true}, {Active: true}} {
+		var executions []ota.Execution
+		err := s.Executions(ctx, f, func(e ota.Execution) bool {
+			executions = append(executions, e)
+			return true
+		})
+		note(fmt.Sprintf("executions %+v", f), executions, err)
+	}
+	return out
+}
+
+func documentText(d shadow.Document) string {
+	b, err := d.MarshalJSON()
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
