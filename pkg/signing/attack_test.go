@@ -88,7 +88,7 @@ func TestFlippedBitAnywhereIsRefused(t *testing.T) {
 		noErr(t, accept[name](doc))
 		for i := range doc {
 			for bit := range 8 {
-				if name != "timestamp" && bit != i%8 && bit != caseBit {
+				if name != "timestamp" && bit != i%8 && (name == "root" || bit != caseBit) {
 					continue
 				}
 				bad := bytes.Clone(doc)
@@ -97,7 +97,7 @@ func TestFlippedBitAnywhereIsRefused(t *testing.T) {
 					t.Fatalf("%s: %s was accepted", name, flipName(i, bit, doc))
 				}
 			}
-			if accept[name](doc[:i]) == nil {
+			if i%8 == 0 && accept[name](doc[:i]) == nil {
 				t.Fatalf("%s: cut to %d bytes was accepted", name, i)
 			}
 		}
@@ -490,6 +490,9 @@ func badRoots(t testing.TB, r *repo) map[string][]byte {
 		"ecdsa key": edit(func(keys, _ map[string]any) {
 			keys["aa"] = map[string]any{"keytype": "ecdsa", "scheme": "ecdsa-sha2-nistp256", "keyval": map[string]any{"public": "x"}}
 		}),
+		"ed25519 under another type": edit(func(keys, _ map[string]any) {
+			keys["aa"] = map[string]any{"keytype": "rsa", "scheme": "ed25519", "keyval": map[string]any{"public": strings.Repeat("ab", 32)}}
+		}),
 		"short key": edit(func(keys, _ map[string]any) {
 			keys["aa"] = map[string]any{"keytype": "ed25519", "scheme": "ed25519", "keyval": map[string]any{"public": "ab"}}
 		}),
@@ -564,4 +567,13 @@ func TestRestoredFilesNeedNoSecondFetch(t *testing.T) {
 		t.Error("stored files are not used")
 	}
 	must(d.Target("lamp/1.0.0.idx"))(t)
+
+	twin := forge(t, r.snapshot, func(s map[string]any) { s["expires"] = "2026-03-07T00:00:00Z" }, r.online.Snapshot)
+	d = must(NewTrust(r.root, time.Time{}))(t)
+	noErr(t, d.Restore(r.timestamp, twin, r.targets))
+	noErr(t, d.UpdateTimestamp(r.timestamp, day0))
+	if d.SnapshotCurrent() {
+		t.Error("another snapshot of the same version passes for the one named")
+	}
+	noErr(t, r.refresh(d, day0))
 }

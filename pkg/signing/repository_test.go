@@ -159,6 +159,9 @@ func TestVerifyTargetsTakesOnlyTheNextVersion(t *testing.T) {
 	wantErr(t, "first version is 3", err, ErrRollback)
 	_, err = VerifyTargets(r.root, r.targets, next, day0.Add(year/2+time.Second))
 	wantErr(t, "expired", err, ErrExpired)
+	long := forge(t, next, func(s map[string]any) { s["expires"] = "2030-01-01T00:00:00Z" }, signers...)
+	_, err = VerifyTargets(r.root, r.targets, long, day0.Add(year+time.Second))
+	wantErr(t, "under an expired root", err, ErrExpired)
 	swapped := forge(t, next, func(s map[string]any) {
 		s["targets"].(map[string]any)["lamp/1.0.0.idx"].(map[string]any)["length"] = 1
 	}, signers...)
