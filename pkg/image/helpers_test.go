@@ -5,8 +5,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
-	"runtime"
+	"os/exec"
 	"testing"
 
 	"github.com/otad/otad/pkg/image"
@@ -15,7 +14,8 @@ import (
 // executable returns real program code: the go command, or this test.
 func executable(t testing.TB) []byte {
 	t.Helper()
-	for _, name := range []string{filepath.Join(runtime.GOROOT(), "bin", "go"), os.Args[0]} {
+	command, _ := exec.LookPath("go") // without one, the other remains
+	for _, name := range []string{command, os.Args[0]} {
 		if data, err := os.ReadFile(name); err == nil && len(data) > 4<<20 {
 			return data
 		}
