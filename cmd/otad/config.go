@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/cobra"
+)
+
+// config is everything that can be set: by flag, by OTAD_* in the environment
+// (OTAD_DEVICE_LISTEN for --device-listen) or in a YAML file, the first winning.
+type config struct {
+	Data         string   `koanf:"data"`
+	APIListen    string   `koanf:"api-listen"`
+	DeviceListen string   `koanf:"device-listen"`
+	MQTTListen   string   `koanf:"mqtt-listen"`
+	MQTTPlain    string   `koanf:"mqtt-plain"`
+	Hosts        []string `koanf:"hosts"`
+	MQTTBroker   string   `koanf:"mqtt-broker"`
+	MQTTClientID string   `koanf:"mqtt-client-id"`
+	S3Endpoint   string   `koanf:"s3-endpoint"`
+	S3Bucket     string   `koanf:"s3-bucket"`
+	S3Prefix     string   `koanf:"s3-prefix"`
+	S3Region     string   `koanf:"s3-region"`
+	S3AccessKey  string   `koanf:"s3-access-key"`
+	S3SecretKey  string   `koanf:"s3-secret-key"`
+	LogFormat    string   `koanf:"log-format"`
+	LogLevel     string   `koanf:"log-level"`
+}
+
+func (c config) path(name string) string { return filepath.Join(c.Data, name) }
+
+// secretKeys may stand in the environment or the file only: a command line is
+// visible to every user of the machine.
+var secretKeys = []string{"s3-access-key", "s3-secret-key"}
+
+// configFlags adds the flags and returns the func that reads them all together.
+func configFlags(cmd *cobra.Command) func() (config, error) {
+	f := cmd.Flags()
+	path := f.String("config", "", "YAML `file` with the same names as the flags")
+	f.String("data", "otad-data", "`directory` of everything otad keeps")
+	f.String("log-format", "json", "json or text")
+	f.String("log-level", "info", "debug, info, warn or error")
+	f.String("s3-endpoint", "", "keep images in S3: `URL` of the service (keys in OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY)")
+	f.String("s3-bucket", "", "bucket")
+	f.String("s3-prefix", "", "prefix of every object")
+	f.String("s3-region", "us-east-1", "region")
+	return func() (config, error) {
+		k := koanf.New(".")
+		if *path != "" {
+			if err := k.Load(file.Provider(*path), yaml.Parser()); err != nil {
+				return config{}, fmt.Errorf("config file: %w", err)
+			}
+		}
+		fromEnv := env.Provider(".", env.Opt{Prefix: "OTAD_", TransformFunc: func(key, value string) (string, any) {
+			name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "OTAD_")), "_", "-")
+			if name == "hosts" {
+				return name, strings.Split(value, ",")
+			}
+			return name, value
+		}})
+		if err := k.Load(fromEnv, nil); err != nil {
+			return config{}, fmt.Errorf("environment: %w", err)
+		}
+		if err := k.Load(posflag.Provider(f, ".", k), nil); err != nil {
+			return config{}, fmt.Errorf("flags: %w", err)
+		}
+		if err := knownKeys(k, cmd); err != nil {
+			return config{}, err
+		}
+		var c config
+		if err := k.Unmarshal("", &c); err != nil {
+			return config{}, err
+		}
+		return c, c.validate()
+	}
+}
+
+// knownKeys refuses what no flag stands for, since a misspelt setting that is
+// passed over can be the one that keeps a port closed. Settings of another
+// subcommand are fine.
+func knownKeys(k *koanf.Koanf, cmd *cobra.Command) error {
+	known := map[string]bool{"config": true, "hosts": true, "out": true}
+	for _, name := range secretKeys {
+		known[name] = true
+	}
+	for _, c := range []*cobra.Command{cmd, newServeFlags()} {
+		for _, key := range k.Keys() {
+			if c.Flags().Lookup(key) != nil {
+				known[key] = true
+			}
+		}
+	}
+	for _, key := range k.Keys() {
+		if !known[key] {
+			return usageError{fmt.Errorf("unknown setting %q in the config file or as OTAD_%s", key, strings.ToUpper(strings.ReplaceAll(key, "-", "_")))}
+		}
+	}
+	return nil
+}
+
+func (c config) validate() error {
+	if c.Data == "" {
+		return usageError{errors.New("--data must name a directory")}
+	}
+	if c.MQTTPlain != "" {
+		host, _, err := net.SplitHostPort(c.MQTTPlain)
+		ip := net.ParseIP(host)
+		if err != nil || ip == nil || !ip.IsLoopback() {
+			return usageError{fmt.Errorf("--mqtt-plain %q: plain MQTT listens on a loopback address only, such as 127.0.0.1:1883", c.MQTTPlain)}
+		}
+	}
+	if c.S3Endpoint != "" && (c.S3Bucket == "" || c.S3AccessKey == "" || c.S3SecretKey == "") {
+		return usageError{errors.New("--s3-endpoint needs --s3-bucket, OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY")}
+	}
+	return nil
+}
+
+// defaultHosts are the names that the server certificate is made for when none
+// are given: this machine as itself and as its network knows it.
+func defaultHosts() []string {
+	hosts := []string{"localhost", "127.0.0.1"}
+	if name, err := os.Hostname(); err == nil && name != "localhost" {
+		hosts = append([]string{name}, hosts...)
+	}
+	return hosts
+}

@@ -1,0 +1,19 @@
+// Command otad is the server: device shadows, signed firmware, staged rollouts.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newRoot().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "otad:", err)
+		os.Exit(exitCode(err))
+	}
+}

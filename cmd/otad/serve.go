@@ -1,0 +1,410 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/otad/otad/internal/api"
+	"github.com/otad/otad/internal/blob"
+	"github.com/otad/otad/internal/blob/dir"
+	"github.com/otad/otad/internal/blob/s3"
+	"github.com/otad/otad/internal/deviceapi"
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/identity"
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/embedded"
+	"github.com/otad/otad/internal/mqtt/external"
+	"github.com/otad/otad/internal/observability"
+	"github.com/otad/otad/internal/store/sqlite"
+	"github.com/otad/otad/pkg/signing"
+)
+
+func newServeFlags() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server; everything is embedded unless told otherwise",
+		Long: "Runs the server. With no flags it keeps everything in ./otad-data: a SQLite database, images in a\n" +
+			"directory, an MQTT broker, a certificate authority and the signed metadata. The operator API listens\n" +
+			"on loopback; devices come in by TLS with a certificate that enrollment gives them.\n\n" +
+			"Every flag may stand in a YAML file (--config) or in the environment (OTAD_DEVICE_LISTEN for\n" +
+			"--device-listen).",
+		Args: noArgs,
+	}
+	f := cmd.Flags()
+	f.String("api-listen", "127.0.0.1:8443", "`address` of the operator API (HTTPS)")
+	f.String("device-listen", ":8444", "`address` of the device HTTPS plane")
+	f.String("mqtt-listen", ":8883", "`address` of the embedded broker (TLS)")
+	f.String("mqtt-plain", "", "loopback `address` for plain MQTT, off by default; no device is let in without a certificate")
+	f.StringSlice("hosts", nil, "`names` and addresses devices and operators reach this server by; the first stands in URLs (default: this host, localhost)")
+	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
+	f.String("mqtt-client-id", fleet.ReservedDeviceID, "client id at the external broker, one for each replica")
+	return cmd
+}
+
+func newServeCmd() *cobra.Command {
+	cmd := newServeFlags()
+	load := configFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := load()
+		if err != nil {
+			return err
+		}
+		log, err := observability.NewLogger(cmd.ErrOrStderr(), c.LogFormat, c.LogLevel)
+		if err != nil {
+			return usageError{err}
+		}
+		return serve(cmd.Context(), c, log, cmd)
+	}
+	return cmd
+}
+
+// server is a running otad, from the stores at the bottom to the listeners.
+type server struct {
+	config    config
+	log       *slog.Logger
+	metrics   *observability.Metrics
+	ca        *identity.CA
+	store     fleet.Store
+	blobs     blob.Store
+	publisher *mqtt.Publisher
+	fleet     *fleet.Service
+	broker    mqtt.Broker
+	addresses addresses
+}
+
+// addresses is what DIR/addresses.json says once everything listens.
+type addresses struct {
+	API    string `json:"api"`
+	Device string `json:"device"`
+	MQTT   string `json:"mqtt"`
+	Plain  string `json:"mqttPlain,omitempty"`
+}
+
+func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) (err error) {
+	if len(c.Hosts) == 0 {
+		c.Hosts = defaultHosts()
+	}
+	s := &server{config: c, log: log, metrics: observability.NewMetrics(version)}
+	if err := s.openStores(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.store.Close()) }()
+	apiListener, err := listen(ctx, c.APIListen)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = apiListener.Close() }() // closed by Shutdown already, unless a later step failed
+	deviceListener, err := listen(ctx, c.DeviceListen)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = deviceListener.Close() }()
+	s.addresses.API = s.url("https", apiListener.Addr().String(), apiHosts(c))
+	s.addresses.Device = s.url("https", deviceListener.Addr().String(), c.Hosts)
+	if err := s.openFleet(); err != nil {
+		return err
+	}
+	if err := s.openBroker(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.broker.Close()) }()
+	if err := s.bootstrap(ctx); err != nil {
+		return err
+	}
+	s.announce(cmd)
+	return s.run(ctx, apiListener, deviceListener)
+}
+
+// apiHosts puts the loopback address first when the API listens only there.
+func apiHosts(c config) []string {
+	if host, _, err := net.SplitHostPort(c.APIListen); err == nil && host != "" && net.ParseIP(host) != nil && !net.ParseIP(host).IsUnspecified() {
+		return []string{host}
+	}
+	return c.Hosts
+}
+
+func (s *server) url(scheme, address string, hosts []string) string {
+	_, port, _ := net.SplitHostPort(address) // the address of our own listener
+	return scheme + "://" + net.JoinHostPort(hosts[0], port)
+}
+
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%w; is another otad running? choose another address by flag", err)
+	}
+	return l, nil
+}
+
+func (s *server) openStores(ctx context.Context) (err error) {
+	if err := os.MkdirAll(s.config.Data, 0o700); err != nil {
+		return err
+	}
+	if s.ca, err = identity.Open(s.config.path("ca"), time.Now()); err != nil {
+		return err
+	}
+	if s.blobs, err = openBlobs(ctx, s.config); err != nil {
+		return err
+	}
+	s.store, err = sqlite.Open(ctx, s.config.path("otad.db"))
+	return err
+}
+
+func openBlobs(ctx context.Context, c config) (blob.Store, error) {
+	if c.S3Endpoint == "" {
+		return dir.New(c.path("blobs"))
+	}
+	u, err := url.Parse(c.S3Endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usageError{fmt.Errorf("--s3-endpoint %q: want a URL such as https://s3.example.com", c.S3Endpoint)}
+	}
+	return s3.New(ctx, s3.Config{
+		Endpoint: u.Host, TLS: u.Scheme == "https", Bucket: c.S3Bucket, Prefix: c.S3Prefix, Region: c.S3Region,
+		AccessKey: c.S3AccessKey, SecretKey: c.S3SecretKey,
+	})
+}
+
+func (s *server) openFleet() error {
+	online, err := openOnlineKeys(s.config.path("keys"))
+	if err != nil {
+		return err
+	}
+	s.publisher = &mqtt.Publisher{Now: time.Now}
+	s.fleet = fleet.New(fleet.Config{
+		Store: s.store, Blobs: s.blobs, Publisher: s.publisher, CA: s.ca, OnlineKeys: online,
+		Now: time.Now, Log: s.log, DeviceURL: s.addresses.Device,
+	})
+	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
+	return nil
+}
+
+// openOnlineKeys loads the snapshot and timestamp keys, made at the first start.
+// They rest unsealed in a private file, as the server needs them unattended;
+// what they can do is limited by the offline root.
+func openOnlineKeys(dir string) (signing.Online, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return signing.Online{}, err
+	}
+	key := func(role string) (signing.OnlineKey, error) {
+		path := filepath.Join(dir, role+".key")
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			k, err := signing.NewKey()
+			if err != nil {
+				return signing.OnlineKey{}, err
+			}
+			return signing.OnlineKey{Signer: k}, identity.WriteFile(path, k.Seed())
+		}
+		if err != nil {
+			return signing.OnlineKey{}, err
+		}
+		k, err := signing.KeyFromSeed(b)
+		if err != nil {
+			return signing.OnlineKey{}, fmt.Errorf("%s: %w", path, err)
+		}
+		return signing.OnlineKey{Signer: k}, nil
+	}
+	snapshot, err := key("snapshot")
+	if err != nil {
+		return signing.Online{}, err
+	}
+	timestamp, err := key("timestamp")
+	return signing.Online{Snapshot: snapshot, Timestamp: timestamp}, err
+}
+
+func (s *server) openBroker(ctx context.Context) error {
+	var b mqtt.Broker
+	var err error
+	if s.config.MQTTBroker != "" {
+		b, err = s.connectBroker()
+	} else {
+		b, err = s.startBroker()
+	}
+	if err != nil {
+		return err
+	}
+	s.broker = s.metrics.Broker(b)
+	s.publisher.Broker = s.broker
+	s.fleet.MQTTURL = s.addresses.MQTT
+	endpoint := mqtt.NewEndpoint(s.broker, s.fleet, s.log, time.Now)
+	if err := endpoint.Serve(context.WithoutCancel(ctx)); err != nil { // Close ends it, after the listeners
+		return errors.Join(err, b.Close())
+	}
+	return nil
+}
+
+func (s *server) startBroker() (mqtt.Broker, error) {
+	b, err := embedded.New(embedded.Config{
+		TLSAddr: s.config.MQTTListen, TLS: s.tlsConfig(tls.RequireAndVerifyClientCert), PlainAddr: s.config.MQTTPlain,
+		Authenticate: s.authenticate, Presence: s.fleet.Presence, Logger: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.addresses.MQTT = s.url("mqtts", b.Addr(), s.config.Hosts)
+	if s.config.MQTTPlain != "" {
+		s.addresses.Plain = "mqtt://" + b.PlainAddr()
+	}
+	return b, nil
+}
+
+// authenticate lets a connection in as the device of its certificate.
+func (s *server) authenticate(certs []*x509.Certificate, _ string, _ []byte, _ net.Addr) (string, error) {
+	if len(certs) == 0 {
+		return "", fmt.Errorf("%w: a device certificate is needed", fleet.ErrDenied)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	d, err := s.fleet.AdmitCertificate(ctx, certs[0])
+	return d.ID, err
+}
+
+func (s *server) connectBroker() (mqtt.Broker, error) {
+	cert, err := s.ca.Client(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.ca.RootPEM())
+	s.addresses.MQTT = s.config.MQTTBroker
+	return external.New(external.Config{
+		URL: s.config.MQTTBroker, ClientID: s.config.MQTTClientID, Logger: s.log,
+		TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+	})
+}
+
+func (s *server) tlsConfig(auth tls.ClientAuthType) *tls.Config {
+	c := s.ca.Server(append([]string{"localhost", "127.0.0.1"}, s.config.Hosts...), time.Now)
+	c.ClientAuth, c.ClientCAs = auth, s.ca.Devices()
+	return c
+}
+
+// bootstrap writes what an operator needs: the CA, the admin token (once) and
+// where everything listens.
+func (s *server) bootstrap(ctx context.Context) error {
+	if err := identity.WriteFile(s.config.path("ca.pem"), s.ca.RootPEM()); err != nil {
+		return err
+	}
+	if _, err := os.Stat(s.config.path("admin.token")); errors.Is(err, os.ErrNotExist) {
+		token, err := s.fleet.CreateAPIToken(ctx, "admin")
+		if err != nil {
+			return err
+		}
+		if err := identity.WriteFile(s.config.path("admin.token"), []byte(token+"\n")); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(s.addresses, "", "  ")
+	if err != nil {
+		return err
+	}
+	return identity.WriteFile(s.config.path("addresses.json"), append(b, '\n'))
+}
+
+// announce tells a person at a terminal what to do next.
+func (s *server) announce(cmd *cobra.Command) {
+	sum := s.ca.RootSHA256()
+	fmt.Fprintf(cmd.OutOrStdout(), `otad %s is ready
+  operator API    %s
+  devices         %s
+  MQTT            %s
+  CA              %s (sha256 %s)
+  admin token     %s
+`, version, s.addresses.API, s.addresses.Device, s.addresses.MQTT, s.config.path("ca.pem"), hex.EncodeToString(sum[:]), s.config.path("admin.token"))
+	s.log.Info("ready", "api", s.addresses.API, "device", s.addresses.Device, "mqtt", s.addresses.MQTT)
+}
+
+// ShutdownTimeout is how long a graceful stop waits for requests in flight.
+const ShutdownTimeout = 15 * time.Second
+
+// run serves until ctx ends, then stops from the outside in: no new requests,
+// handlers finish, the engine and the writers stop.
+func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listener) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	work, background := errgroup.WithContext(background)
+	work.Go(func() error { return s.fleet.RunEngine(background) })
+	work.Go(func() error { return s.fleet.RunTrust(background) })
+	work.Go(func() error { return s.fleet.RunPresence(background) })
+
+	// Streams of the API end with their requests' context, which Shutdown alone
+	// would wait for.
+	requests, endRequests := context.WithCancel(background)
+	defer endRequests()
+	base := func(net.Listener) context.Context { return requests }
+	servers := []*http.Server{
+		s.httpServer("api", s.operatorPlane(), s.tlsConfig(tls.NoClientCert), base),
+		s.httpServer("device", deviceapi.New(s.fleet, s.blobs, s.log, time.Now), s.tlsConfig(tls.VerifyClientCertIfGiven), base),
+	}
+	failed := make(chan error, len(servers))
+	for i, l := range []net.Listener{apiListener, deviceListener} {
+		go func() { failed <- servers[i].ServeTLS(l, "", "") }()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	case <-background.Done():
+		err = errors.New("a background task ended")
+	}
+	s.log.Info("stopping")
+	endRequests()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), ShutdownTimeout)
+	defer cancel()
+	for _, server := range servers {
+		err = errors.Join(err, server.Shutdown(stop))
+	}
+	stopBackground()
+	return errors.Join(err, work.Wait())
+}
+
+func (s *server) operatorPlane() http.Handler {
+	mux := http.NewServeMux()
+	observability.Health(mux, map[string]func(context.Context) error{"store": s.store.Ping})
+	guarded := http.NewServeMux()
+	guarded.Handle("GET /metrics", s.metrics.Handler())
+	mux.Handle("/", api.New(s.fleet, s.log, guarded))
+	return mux
+}
+
+func (s *server) httpServer(plane string, h http.Handler, t *tls.Config, base func(net.Listener) context.Context) *http.Server {
+	return &http.Server{
+		Handler: s.metrics.HTTP(plane, h), TLSConfig: t, BaseContext: base,
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes that fail are the clients' news
+	}
+}
+
+func check(ctx context.Context, c config) ([]string, error) {
+	if _, err := os.Stat(c.path("otad.db")); err != nil {
+		return nil, fmt.Errorf("no store in %s: %w", c.Data, err)
+	}
+	blobs, err := openBlobs(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	store, err := sqlite.Open(ctx, c.path("otad.db"))
+	if err != nil {
+		return nil, err
+	}
+	f := fleet.New(fleet.Config{Store: store, Blobs: blobs, Now: time.Now})
+	faults, err := f.Check(ctx)
+	return faults, errors.Join(err, store.Close())
+}

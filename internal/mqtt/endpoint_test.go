@@ -1,0 +1,232 @@
+package mqtt_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/store/memstore"
+	"github.com/otad/otad/pkg/ota"
+)
+
+var now = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
+
+// outgoing is the Broker an Endpoint under test publishes to.
+type outgoing struct{ sent []mqtt.Message }
+
+func (o *outgoing) Subscribe(context.Context, []string, mqtt.Handler) error { return nil }
+func (o *outgoing) Publish(_ context.Context, m mqtt.Message) error {
+	o.sent = append(o.sent, m)
+	return nil
+}
+func (o *outgoing) Close() error { return nil }
+
+type fixture struct {
+	t     *testing.T
+	out   *outgoing
+	store fleet.Store
+	e     *mqtt.Endpoint
+}
+
+// newFixture has the device gw-1 with a QUEUED execution in rollout r-1.
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, out: &outgoing{}, store: memstore.New()}
+	clock := func() time.Time { return now }
+	log := slog.New(slog.DiscardHandler)
+	s := fleet.New(fleet.Config{Store: f.store, Publisher: &mqtt.Publisher{Broker: f.out, Now: clock}, Now: clock, Log: log})
+	f.e = mqtt.NewEndpoint(f.out, s, log, clock)
+	ctx := t.Context()
+	_, secret, err := s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{Uses: 2})
+	f.ok(err)
+	for _, id := range []string{"gw-1", "gw-2"} {
+		_, err := f.store.Enroll(ctx, fleet.Device{ID: id, Hardware: "rpi4", KeyFingerprint: strings.Repeat("a", 64), CreatedAt: now}, hash(secret), now)
+		f.ok(err)
+	}
+	release := ota.Release{
+		Manifest: ota.Manifest{Name: "gw", Version: "1.0", HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage, ImageDigest: strings.Repeat("b", 64), ImageSize: 1, ObjectSize: 1},
+		State:    ota.ReleaseDraft, IndexDigest: strings.Repeat("c", 64), IndexSize: 1, CreatedAt: now,
+	}
+	_, err = f.store.CreateRelease(ctx, release)
+	f.ok(err)
+	stages, err := ota.ParseStages("100%", ota.Gate{Success: 1}, 0)
+	f.ok(err)
+	r := ota.Rollout{ID: "r-1", Release: release.ID(), Seed: "s", Stages: stages, State: ota.RolloutRunning, Population: 1, CreatedAt: now, ArmedAt: now}
+	f.ok(f.store.CreateRollout(ctx, r))
+	r, err = f.store.Rollout(ctx, "r-1")
+	f.ok(err)
+	r.Stages[0].State, r.Stages[0].Target, r.Stages[0].OpenedAt = ota.StageOpen, 1, now
+	f.ok(f.store.Advance(ctx, fleet.Advance{Rollout: r, Now: now, Insert: []ota.Execution{{
+		RolloutID: "r-1", DeviceID: "gw-1", Release: release.ID(), Attempt: 1, Status: ota.Queued, Version: 1, QueuedAt: now, UpdatedAt: now,
+	}}}))
+	return f
+}
+
+func (f *fixture) ok(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// send hands over one message and returns what was published for it.
+func (f *fixture) send(topic, payload string) []mqtt.Message {
+	f.t.Helper()
+	f.out.sent = nil
+	f.ok(f.e.Handle(f.t.Context(), mqtt.Message{Topic: topic, Payload: []byte(payload), QoS: 1, CorrelationData: []byte("c")}))
+	return f.out.sent
+}
+
+// answer is send for requests that have one answer.
+func (f *fixture) answer(topic, payload, wantSuffix string) map[string]any {
+	f.t.Helper()
+	sent := f.send(topic, payload)
+	if len(sent) == 0 || sent[0].Topic != topic+wantSuffix {
+		f.t.Fatalf("%s %s: published %s, want %s", topic, payload, topics(sent), topic+wantSuffix)
+	}
+	var body map[string]any
+	f.ok(json.Unmarshal(sent[0].Payload, &body))
+	return body
+}
+
+func topics(sent []mqtt.Message) string {
+	var all []string
+	for _, m := range sent {
+		all = append(all, fmt.Sprintf("%s %s", m.Topic, m.Payload))
+	}
+	return strings.Join(all, "; ")
+}
+
+const jobs = "$aws/things/gw-1/jobs/"
+
+func TestJobsConversation(t *testing.T) {
+	f := newFixture(t)
+	got := f.answer(jobs+"$next/get", `{"clientToken":"t1"}`, "/accepted")
+	e := got["execution"].(map[string]any)
+	document := e["jobDocument"].(map[string]any)
+	if got["clientToken"] != "t1" || e["status"] != "QUEUED" || e["jobId"] != "r-1" || e["thingName"] != "gw-1" ||
+		document["target"] != "gw/1.0.idx" || document["operation"] != "install" || got["timestamp"] != float64(now.Unix()) {
+		t.Fatalf("%v", got)
+	}
+	if got := f.answer(jobs+"get", ``, "/accepted"); len(got["queuedJobs"].([]any)) != 1 || len(got["inProgressJobs"].([]any)) != 0 {
+		t.Fatalf("%v", got)
+	}
+	if got := f.answer(jobs+"start-next", `{"statusDetails":{"step":"fetching"}}`, "/accepted"); got["execution"].(map[string]any)["status"] != "IN_PROGRESS" {
+		t.Fatalf("%v", got)
+	}
+	// The embedded C library sends the version as a string.
+	got = f.answer(jobs+"r-1/update", `{"status":"IN_PROGRESS","expectedVersion":"2","includeJobExecutionState":true,"includeJobDocument":true}`, "/accepted")
+	if got["executionState"].(map[string]any)["versionNumber"] != float64(3) || got["jobDocument"] == nil {
+		t.Fatalf("%v", got)
+	}
+	got = f.answer(jobs+"r-1/update", `{"status":"SUCCEEDED","expectedVersion":2}`, "/rejected")
+	if got["code"] != "VersionMismatch" || got["executionState"].(map[string]any)["status"] != "IN_PROGRESS" {
+		t.Fatalf("%v", got)
+	}
+	sent := f.send(jobs+"r-1/update", `{"status":"SUCCEEDED","executionNumber":1}`)
+	if len(sent) != 2 || sent[0].Topic != jobs+"notify-next" || strings.Contains(string(sent[0].Payload), "execution") || sent[1].Topic != jobs+"r-1/update/accepted" {
+		t.Fatalf("%s", topics(sent))
+	}
+	got = f.answer(jobs+"r-1/update", `{"status":"FAILED"}`, "/rejected")
+	if got["code"] != "TerminalStateReached" || got["executionState"].(map[string]any)["status"] != "SUCCEEDED" {
+		t.Fatalf("%v", got)
+	}
+	if got := f.answer(jobs+"$next/get", `{}`, "/accepted"); got["execution"] != nil {
+		t.Fatalf("%v", got)
+	}
+	if got := f.answer(jobs+"r-1/get", `{"includeJobDocument":false}`, "/accepted"); got["execution"].(map[string]any)["jobDocument"] != nil {
+		t.Fatalf("%v", got)
+	}
+}
+
+func TestJobsBadRequests(t *testing.T) {
+	f := newFixture(t)
+	for _, c := range []struct{ topic, payload, code string }{
+		{jobs + "r-1/update", `{`, "InvalidJson"},
+		{jobs + "r-1/update", `[]`, "InvalidJson"},
+		{jobs + "r-1/update", `{"expectedVersion":"x"}`, "InvalidJson"},
+		{jobs + "r-1/update", `{}`, "InvalidStateTransition"},
+		{jobs + "r-1/update", `{"status":"CANCELED"}`, "InvalidStateTransition"},
+		{jobs + "r-1/update", `{"status":"IN_PROGRESS","statusDetails":{"a b":""}}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"clientToken":"` + strings.Repeat("x", 65) + `"}`, "InvalidRequest"},
+		{jobs + "r-9/update", `{"status":"SUCCEEDED"}`, "ResourceNotFound"},
+		{jobs + "r-9/get", `{}`, "ResourceNotFound"},
+		{"$aws/things/gw-2/jobs/r-1/update", `{"status":"SUCCEEDED"}`, "ResourceNotFound"}, // not its job
+	} {
+		if got := f.answer(c.topic, c.payload, "/rejected"); got["code"] != c.code || got["message"] == "" {
+			t.Errorf("%s %s: %v, want %s", c.topic, c.payload, got, c.code)
+		}
+	}
+	e, err := f.store.Execution(t.Context(), "r-1", "gw-1")
+	if err != nil || e.Status != ota.Queued || e.Version != 1 {
+		t.Fatalf("bad requests changed the execution: %+v, %v", e, err)
+	}
+}
+
+func TestShadowConversation(t *testing.T) {
+	f := newFixture(t)
+	for _, s := range []string{"$aws/things/gw-1/shadow/", "$aws/things/gw-1/shadow/name/config/"} {
+		if got := f.answer(s+"get", ``, "/rejected"); got["code"] != float64(404) {
+			t.Fatalf("%v", got)
+		}
+		sent := f.send(s+"update", `{"state":{"desired":{"a":1},"reported":{"a":2}},"clientToken":"x"}`)
+		if len(sent) != 3 || sent[0].Topic != s+"update/accepted" || sent[1].Topic != s+"update/documents" || sent[2].Topic != s+"update/delta" {
+			t.Fatalf("%s", topics(sent))
+		}
+		if got := f.answer(s+"update", `{"state":{"reported":{"a":1}},"version":7}`, "/rejected"); got["code"] != float64(409) {
+			t.Fatalf("%v", got)
+		}
+		if got := f.answer(s+"get", `{"clientToken":"y"}`, "/accepted"); got["version"] != float64(1) || got["clientToken"] != "y" || got["state"].(map[string]any)["delta"] == nil {
+			t.Fatalf("%v", got)
+		}
+		if got := f.answer(s+"delete", ``, "/accepted"); got["version"] != float64(1) {
+			t.Fatalf("%v", got)
+		}
+		f.answer(s+"update", `{"state":`, "/rejected")
+	}
+	if got := f.answer("$aws/things/nobody/shadow/update", `{"state":{}}`, "/rejected"); got["code"] != float64(404) {
+		t.Fatalf("%v", got)
+	}
+}
+
+func TestForeignTopicsAreDropped(t *testing.T) {
+	f := newFixture(t)
+	for _, topic := range []string{
+		"", "x", "$aws/things/gw-1/shadow/update/accepted", "$aws/things/gw-1/jobs/r-1/update/accepted", "$aws/things/+/shadow/get",
+		"$aws/things/gw.1/shadow/get", "$aws/things//shadow/get", "$aws/things/gw-1/shadow/name//get", "$aws/things/gw-1/jobs/notify-next",
+	} {
+		if sent := f.send(topic, `{}`); len(sent) > 0 {
+			t.Errorf("%q: answered %s", topic, topics(sent))
+		}
+	}
+}
+
+func FuzzHandle(f *testing.F) {
+	for _, op := range []string{"shadow/update", "shadow/get", "shadow/delete", "jobs/r-1/update", "jobs/$next/get", "jobs/start-next", "jobs/get"} {
+		f.Add(op, []byte(`{"status":"FAILED","state":{"desired":{"a":[1,{"b":null}]}},"expectedVersion":"1"}`))
+	}
+	f.Fuzz(func(t *testing.T, op string, payload []byte) {
+		x := newFixture(t)
+		if err := x.e.Handle(t.Context(), mqtt.Message{Topic: "$aws/things/gw-1/" + op, Payload: payload, QoS: 1}); err != nil {
+			t.Fatalf("a device's message is a fault of ours: %v", err)
+		}
+		for _, m := range x.out.sent {
+			if !json.Valid(m.Payload) {
+				t.Fatalf("%s: %q is not JSON", m.Topic, m.Payload)
+			}
+		}
+		faults, err := x.store.Check(t.Context())
+		if err != nil || len(faults) > 0 {
+			t.Fatalf("%v %v", faults, err)
+		}
+	})
+}
+
+func hash(secret [32]byte) [32]byte { return sha256.Sum256(secret[:]) }
