@@ -1,0 +1,401 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/testserver"
+)
+
+var everything = []string{"$aws/things/#", "ota/#"}
+
+func start(t *testing.T, pki *testserver.PKI, h mqtt.Handler, change func(*Config)) *Broker {
+	t.Helper()
+	b := open(t, pki, change)
+	t.Cleanup(func() { _ = b.Close() })
+	if h != nil {
+		if err := b.Subscribe(context.Background(), everything, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+func take[T any](t *testing.T, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatal("waited in vain")
+		panic("unreachable")
+	}
+}
+
+// MQTT 3.1.1 has no negative PUBACK: the connection must end, without an
+// acknowledgement, and what was sent behind the failed message must not
+// overtake it.
+func TestHandlerErrorEndsAnOldClient(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	got := make(chan string, 10)
+	b := start(t, pki, func(_ context.Context, m mqtt.Message) error {
+		got <- string(m.Payload)
+		if string(m.Payload) == "bad" {
+			return errors.New("database is away")
+		}
+		return nil
+	}, nil)
+	w := dialTLS(t, b, pki, "dev")
+	if code, _ := w.connect(hello{id: "dev", keepAlive: 30, willTopic: "ota/dev/presence"}); code != 0 {
+		t.Fatalf("connect: %d", code)
+	}
+	w.publish("ota/dev/x", 1, qos1, "good")
+	if ack := w.expect(puback); !bytes.Equal(ack, []byte{0, 1}) {
+		t.Errorf("acknowledged % x", ack)
+	}
+	body := func(id uint16, payload string) []byte {
+		return packet(0x30|qos1, join(str("ota/dev/x"), binary.BigEndian.AppendUint16(nil, id), []byte(payload)))
+	}
+	w.send(join(body(2, "bad"), body(3, "behind"), body(4, "behind")))
+	if kind, rest := w.read(); kind != 0 {
+		t.Errorf("after the error came packet %d: % x", kind, rest)
+	}
+	for _, want := range []string{"good", "bad", "will"} {
+		if s := take(t, got); s != want {
+			t.Errorf("the handler got %q, want %q", s, want)
+		}
+	}
+}
+
+func TestHandlerErrorIsANegativeAck(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return errors.New("secret detail") }, nil)
+	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true
+	w.mustConnect("dev")
+	w.publish("ota/dev/x", 7, qos1, "1")
+	if ack := w.expect(puback); ack[1] != 7 || ack[2] != 0x83 || bytes.Contains(ack, []byte("secret")) {
+		t.Errorf("PUBACK % x", ack)
+	}
+}
+
+func TestBeforeSubscribeAndAfterItsEnd(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, nil, nil)
+	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true
+	w.mustConnect("dev")
+	wantAck := func(code byte) {
+		t.Helper()
+		w.publish("ota/dev/x", 1, qos1, "1")
+		if ack := w.expect(puback); code != 0 && ack[2] != code || code == 0 && len(ack) > 2 && ack[2] > 0x10 {
+			t.Errorf("PUBACK % x, want code 0x%02x", ack, code)
+		}
+	}
+	wantAck(0x89)
+	ctx, cancel := context.WithCancel(t.Context())
+	ok := func(context.Context, mqtt.Message) error { return nil }
+	for _, bad := range []string{"", "a/#/b", "$share/g/a"} {
+		if err := b.Subscribe(ctx, []string{bad}, ok); err == nil {
+			t.Errorf("filter %q was accepted", bad)
+		}
+	}
+	if err := b.Subscribe(ctx, everything, ok); err != nil {
+		t.Fatal(err)
+	}
+	wantAck(0)
+	if err := b.Subscribe(ctx, everything, ok); !errors.Is(err, ErrSubscribed) {
+		t.Errorf("second Subscribe: %v", err)
+	}
+	cancel()
+	wantAck(0x89)
+}
+
+func TestRefusedConnectSaysWhy(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(_ context.Context, m mqtt.Message) error {
+		t.Errorf("the handler got %q", m.Topic)
+		return nil
+	}, func(c *Config) {
+		c.Authenticate = func(certs []*x509.Certificate, user string, pass []byte, remote net.Addr) (string, error) {
+			if certs[0].Subject.CommonName == "revoked" {
+				return "", errors.New("on the deny list since yesterday")
+			}
+			return byCertificate(certs, user, pass, remote)
+		}
+	})
+	for _, c := range []struct {
+		name, cn string
+		hello    hello
+		v3, v5   byte
+	}{
+		{"revoked", "revoked", hello{id: "revoked"}, 5, 0x87},
+		{"other client id", "dev", hello{id: "victim"}, 2, 0x85},
+		{"server's client id", "dev", hello{id: serverID}, 2, 0x85},
+		{"name with +", "+", hello{id: "+"}, 5, 0x87},
+		{"name with #", "#", hello{id: "#"}, 5, 0x87},
+		{"name with /", "dev/shadow", hello{id: "dev/shadow"}, 5, 0x87},
+		{"name of two dots", "..", hello{id: ".."}, 5, 0x87},
+		{"no name", "", hello{id: "x"}, 5, 0x87},
+		{"name of 129 bytes", strings.Repeat("d", 129), hello{id: strings.Repeat("d", 129)}, 5, 0x87},
+		{"foreign will", "dev", hello{id: "dev", willTopic: "ota/victim/presence"}, 5, 0x87},
+		{"shared will", "dev", hello{id: "dev", willTopic: "$share/g/ota/dev/x"}, 5, 0x87},
+		{"wildcard will", "dev", hello{id: "dev", willTopic: "ota/+/x"}, 5, 0x87},
+	} {
+		for _, v5 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s v5=%v", c.name, v5), func(t *testing.T) {
+				w := dialTLS(t, b, pki, c.cn)
+				w.v5 = v5
+				want := c.v3
+				if v5 {
+					want = c.v5
+				}
+				code, props := w.connect(c.hello)
+				if code != want || bytes.Contains(props, []byte("deny list")) {
+					t.Errorf("code 0x%02x, want 0x%02x; %q", code, want, props)
+				}
+				if kind, _ := w.read(); kind != 0 {
+					t.Errorf("packet %d after the refusal", kind)
+				}
+			})
+		}
+	}
+	if n := b.Sessions(); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// With no client id of its own a device gets its name.
+func TestEmptyClientIDIsAssigned(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, nil)
+	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true
+	if code, props := w.connect(hello{keepAlive: 30}); code != 0 || !bytes.Contains(props, append([]byte{18}, str("dev")...)) {
+		t.Errorf("code %d, properties %q", code, props)
+	}
+	w.publish("ota/dev/x", 1, qos1, "")
+	w.expect(puback)
+}
+
+// presences records what a PresenceHandler hears.
+type presences struct{ ch chan string }
+
+func (p presences) heard(id string, connected bool, reason string, at time.Time) {
+	p.ch <- fmt.Sprintf("%s %v %q %d", id, connected, reason, at.Unix())
+}
+
+// A newcomer takes over once all that the old connection brought is done.
+func TestTakeOver(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	p := presences{make(chan string, 20)}
+	got, release := make(chan string, 10), make(chan struct{})
+	b := start(t, pki, func(_ context.Context, m mqtt.Message) error {
+		got <- string(m.Payload)
+		if string(m.Payload) == "slow" {
+			<-release
+		}
+		return nil
+	}, func(c *Config) {
+		c.Presence = p.heard
+		c.Now = func() time.Time { return time.Unix(42, 0) }
+	})
+	old := dialTLS(t, b, pki, "dev")
+	old.v5 = true
+	if code, _ := old.connect(hello{id: "dev", keepAlive: 30, willTopic: "ota/dev/presence"}); code != 0 {
+		t.Fatal(code)
+	}
+	old.publish("ota/dev/x", 1, qos1, "slow")
+	if s := take(t, got); s != "slow" {
+		t.Fatalf("the handler got %q", s)
+	}
+	fresh := dialTLS(t, b, pki, "dev")
+	fresh.v5 = true
+	var wg sync.WaitGroup
+	wg.Go(func() { fresh.mustConnect("dev") })
+	if end := old.expect(disconnect); end[0] != 0x8e {
+		t.Errorf("the old client was told % x", end)
+	}
+	close(release)
+	wg.Wait()
+	fresh.publish("ota/dev/x", 1, qos1, "new")
+	fresh.expect(puback)
+	for _, want := range []string{"will", "new"} {
+		if s := take(t, got); s != want {
+			t.Errorf("the handler got %q, want %q", s, want)
+		}
+	}
+	if n := b.Sessions(); n != 1 {
+		t.Errorf("%d sessions", n)
+	}
+	fresh.send(packet(0xe0, nil))
+	for _, want := range []string{`dev true "" 42`, `dev false "taken over" 42`, `dev true "" 42`, `dev false "disconnected" 42`} {
+		if s := take(t, p.ch); s != want {
+			t.Errorf("presence %s, want %s", s, want)
+		}
+	}
+}
+
+func TestManyTakeOvers(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	p := presences{make(chan string, 1000)}
+	b := open(t, pki, func(c *Config) { c.Presence = p.heard })
+	if err := b.Subscribe(t.Context(), everything, func(context.Context, mqtt.Message) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 10 {
+		w := dialTLS(t, b, pki, "dev")
+		w.v5 = true
+		wg.Go(func() {
+			w.send(packet(0x10, join(str("MQTT"), []byte{5, 2, 0, 30, 0}, str("dev"))))
+			for kind := byte(1); kind != 0; kind, _ = w.read() {
+			}
+		})
+	}
+	if err := waitFor(func() bool { return b.Sessions() == 1 }); err != nil {
+		t.Error(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	close(p.ch)
+	online := false
+	for s := range p.ch {
+		now := strings.HasPrefix(s, "dev true")
+		if now == online {
+			t.Errorf("presence %s twice in a row", s)
+		}
+		online = now
+	}
+	if online || b.Sessions() != 0 {
+		t.Error("online after Close")
+	}
+}
+
+func waitFor(cond func() bool) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	end := time.After(patience)
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-end:
+			return errors.New("condition not met")
+		}
+	}
+	return nil
+}
+
+// Revocation ends a live session, with its will, and says why.
+func TestDisconnect(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	p := presences{make(chan string, 20)}
+	got := make(chan string, 10)
+	b := start(t, pki, func(_ context.Context, m mqtt.Message) error { got <- m.Topic; return nil },
+		func(c *Config) { c.Presence = p.heard })
+	for _, v5 := range []bool{true, false} {
+		w := dialTLS(t, b, pki, "dev")
+		w.v5 = v5
+		if code, _ := w.connect(hello{id: "dev", keepAlive: 30, willTopic: "ota/dev/presence"}); code != 0 {
+			t.Fatal(code)
+		}
+		take(t, p.ch)
+		b.Disconnect("other", "x")
+		b.Disconnect("dev", "certificate revoked")
+		if v5 {
+			if body := w.expect(disconnect); body[0] != 0x98 || !bytes.Contains(body, []byte("certificate revoked")) {
+				t.Errorf("DISCONNECT %q", body)
+			}
+		}
+		if kind, _ := w.read(); kind != 0 {
+			t.Errorf("packet %d at the end", kind)
+		}
+		if s := take(t, p.ch); !strings.HasPrefix(s, `dev false "certificate revoked"`) {
+			t.Errorf("presence %s", s)
+		}
+		if topic := take(t, got); topic != "ota/dev/presence" {
+			t.Errorf("handled %s", topic)
+		}
+	}
+}
+
+// A client that stops reading holds up neither publishers nor its own end.
+func TestDisconnectOfAStalledClient(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, nil)
+	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true
+	w.mustConnect("dev")
+	if codes := w.subscribe("ota/dev/#"); codes[0] != 1 {
+		t.Fatalf("SUBACK % x", codes)
+	}
+	for range 200 { // 40 MB into a socket that nobody reads
+		if err := b.Publish(t.Context(), mqtt.Message{Topic: "ota/dev/x", Payload: make([]byte, 200<<10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	b.Disconnect("dev", "revoked")
+	if err := waitFor(func() bool { return b.Sessions() == 0 }); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestPlainListener(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	for _, addr := range []string{"0.0.0.0:0", ":0", "localhost:0", "192.0.2.1:0", "[::]:0", "nonsense"} {
+		if b, err := New(Config{PlainAddr: addr, Authenticate: byCertificate}); err == nil {
+			t.Errorf("%s was accepted", addr)
+			_ = b.Close()
+		} else if addr == ":0" && !strings.Contains(err.Error(), "only a loopback address such as 127.0.0.1 is allowed; use TLSAddr") {
+			t.Errorf("error %q names no remedy", err)
+		}
+	}
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) {
+		c.PlainAddr = "127.0.0.1:0"
+		c.Authenticate = func(certs []*x509.Certificate, user string, pass []byte, remote net.Addr) (string, error) {
+			if certs != nil || string(pass) != "password of "+user || remote == nil {
+				return "", errors.New("who")
+			}
+			return user, nil
+		}
+	})
+	for user, want := range map[string]byte{"dev": 0, "other": 2} {
+		nc, err := net.Dial("tcp", b.PlainAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWire(t, nc)
+		if code, _ := w.connect(hello{id: "dev", user: user, keepAlive: 30}); code != want {
+			t.Errorf("%s: code %d, want %d", user, code, want)
+		}
+	}
+}
+
+func TestNewRefusesHalfAConfig(t *testing.T) {
+	for name, c := range map[string]Config{
+		"no Authenticate": {TLSAddr: "127.0.0.1:0"},
+		"no TLS":          {TLSAddr: "127.0.0.1:0", Authenticate: byCertificate},
+		"bad address":     {TLSAddr: "nowhere", Authenticate: byCertificate},
+	} {
+		if b, err := New(c); err == nil {
+			t.Errorf("%s: no error", name)
+			_ = b.Close()
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/testserver"
+)
+
+func uint32Property(id byte, v uint32) []byte {
+	return append([]byte{id}, binary.BigEndian.AppendUint32(nil, v)...)
+}
+
+func TestLimitsAreAnnounced(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, nil)
+	for _, keepAlive := range []uint16{0, 1201, 65535} {
+		w := dialTLS(t, b, pki, "dev")
+		w.v5 = true
+		code, props := w.connect(hello{id: "dev", keepAlive: keepAlive, props: uint32Property(17, 0xffffffff)})
+		if code != 0 {
+			t.Fatalf("code 0x%02x", code)
+		}
+		for name, want := range map[string][]byte{
+			"session expiry":       uint32Property(17, 7*24*60*60),
+			"server keep alive":    {19, 1200 >> 8, 1200 & 0xff},
+			"receive maximum":      {33, 0, 20},
+			"maximum QoS":          {36, 1},
+			"no retained messages": {37, 0},
+			"maximum packet size":  uint32Property(39, 256<<10),
+			"no shared":            {42, 0},
+		} {
+			if !bytes.Contains(props, want) {
+				t.Errorf("%s: CONNACK % x lacks % x", name, props, want)
+			}
+		}
+	}
+}
+
+// What a client was told not to send ends its connection.
+func TestForbiddenPublishesEndTheConnection(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(_ context.Context, m mqtt.Message) error {
+		t.Errorf("the handler got %q", m.Topic)
+		return nil
+	}, nil)
+	alias := join(str("ota/dev/x"), []byte{0, 1, 3, 35, 0, 1})
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		reason byte
+	}{
+		{"QoS 2", packet(0x34, join(str("ota/dev/x"), []byte{0, 1, 0})), 0x9b},
+		{"retained", packet(0x31, join(str("ota/dev/x"), []byte{0})), 0x9a},
+		{"retained QoS 1", packet(0x33, join(str("ota/dev/x"), []byte{0, 1, 0})), 0x9a},
+		{"topic alias", packet(0x32, alias), 0x94},
+		{"wildcard", packet(0x32, join(str("ota/dev/+"), []byte{0, 1, 0})), 0x90},
+		{"$SYS", packet(0x32, join(str("$SYS/x"), []byte{0, 1, 0})), 0x90},
+		{"no topic", packet(0x32, join(str(""), []byte{0, 1, 0})), 0x82},
+		{"second CONNECT", packet(0x10, join(str("MQTT"), []byte{5, 2, 0, 30, 0}, str("dev"))), 0x82},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := dialTLS(t, b, pki, "dev")
+			w.v5 = true
+			w.mustConnect("dev")
+			w.send(c.packet)
+			if kind, body := w.read(); kind != 0 && (kind != disconnect || body[0] != c.reason) {
+				t.Errorf("packet %d: % x, want DISCONNECT 0x%02x", kind, body, c.reason)
+			}
+		})
+	}
+}
+
+func TestTopicsOutsideOwnAreRefused(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(_ context.Context, m mqtt.Message) error {
+		t.Errorf("the handler got %q", m.Topic)
+		return nil
+	}, nil)
+	foreign := []string{"ota/victim/x", "ota/dev", "ota", "$aws/things/dev", "x", "$aws/things/dev/1/2/3/4/5/6"}
+	for _, topic := range foreign {
+		w := dialTLS(t, b, pki, "dev")
+		w.v5 = true
+		w.mustConnect("dev")
+		w.publish(topic, 3, qos1, "")
+		if ack := w.expect(puback); ack[2] != 0x87 {
+			t.Errorf("%s: PUBACK % x", topic, ack)
+		}
+		if codes := w.subscribe(topic, "ota/+/x", "#", "$share/g/ota/dev/x", "ota/dev/#"); !bytes.Equal(codes, []byte{0x87, 0x87, 0x87, 0x87, 1}) {
+			t.Errorf("%s: SUBACK % x", topic, codes)
+		}
+		old := dialTLS(t, b, pki, "old")
+		old.mustConnect("old")
+		if codes := old.subscribe(topic); codes[0] != 0x80 {
+			t.Errorf("%s: SUBACK of 3.1.1 % x", topic, codes)
+		}
+		old.publish(topic, 3, qos1, "")
+		if kind, _ := old.read(); kind == puback {
+			t.Errorf("%s: acknowledged to a 3.1.1 client", topic)
+		}
+	}
+	// A response topic is where otad would answer to.
+	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true
+	w.mustConnect("dev")
+	props := append([]byte{8}, str("ota/victim/cmd")...)
+	w.send(packet(0x32, join(str("ota/dev/x"), []byte{0, 1, byte(len(props))}, props)))
+	if ack := w.expect(puback); ack[2] != 0x87 {
+		t.Errorf("foreign response topic: PUBACK % x", ack)
+	}
+}
+
+func TestSubscriptionsAreBounded(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) { c.Limits.Subscriptions = 3 })
+	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true
+	w.mustConnect("dev")
+	if codes := w.subscribe("ota/dev/1", "ota/dev/2", "ota/dev/3", "ota/dev/4"); !bytes.Equal(codes, []byte{1, 1, 1, 0x8f}) {
+		t.Errorf("SUBACK % x", codes)
+	}
+	if codes := w.subscribe("ota/dev/1", "ota/dev/5"); !bytes.Equal(codes, []byte{1, 0x8f}) {
+		t.Errorf("SUBACK % x", codes)
+	}
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) { c.Limits.Connections = 2 })
+	for i, want := range []byte{0, 0, 0x89} {
+		w := dialTLS(t, b, pki, fmt.Sprintf("dev-%d", i))
+		w.v5 = true
+		if code, _ := w.connect(hello{id: fmt.Sprintf("dev-%d", i), keepAlive: 30}); code != want {
+			t.Errorf("connection %d: code 0x%02x, want 0x%02x", i, code, want)
+		}
+	}
+}
+
+func TestSilentClientIsDropped(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	p := presences{make(chan string, 5)}
+	b := start(t, pki, nil, func(c *Config) {
+		c.Limits.KeepAlive = time.Second
+		c.Presence = p.heard
+	})
+	w := dialTLS(t, b, pki, "dev")
+	w.mustConnect("dev")
+	take(t, p.ch)
+	if kind, _ := w.read(); kind != 0 {
+		t.Errorf("packet %d", kind)
+	}
+	if s := take(t, p.ch); !bytes.HasPrefix([]byte(s), []byte(`dev false "keep alive timeout"`)) {
+		t.Errorf("presence %s", s)
+	}
+}
+
+func TestDefaultLimits(t *testing.T) {
+	got := Limits{KeepAlive: 100 * time.Hour}.withDefaults()
+	want := Limits{
+		PacketBytes: DefaultPacketBytes, ReceiveMaximum: DefaultReceiveMaximum, SessionExpiry: DefaultSessionExpiry,
+		KeepAlive: 12 * time.Hour, Connections: DefaultConnections, Subscriptions: DefaultSubscriptions,
+	}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
