@@ -137,7 +137,7 @@ func (a *app) printVerdict(t trusted, c content, path string) error {
 	return printOne(a, v, v.Firmware, func(w io.Writer) error {
 		return writeFields(w, []field{
 			{"Firmware", v.Firmware},
-			{"Verdict", a.paint(w, green, "verified")},
+			{"Verdict", "verified"},
 			{"Targets version", strconv.FormatInt(v.TargetsVersion, 10)},
 			{"Expires", v.Expires.Format(time.RFC3339)},
 			{"Index SHA-256", v.IndexSHA256},

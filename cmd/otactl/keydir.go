@@ -68,7 +68,17 @@ func (k keyDir) lastVersion() (int64, error) {
 	return signing.Version(raw)
 }
 
-func (k keyDir) remember(targets []byte) error { return writeFile(k.file(targetsFile), targets) }
+// remember keeps published targets, unless newer ones are kept.
+func (k keyDir) remember(targets []byte) error {
+	last, err := k.lastVersion()
+	if err != nil {
+		return err
+	}
+	if version, err := signing.Version(targets); err != nil || version <= last {
+		return err
+	}
+	return writeFile(k.file(targetsFile), targets)
+}
 
 // openKey opens a sealed key; the passphrase is asked for only when the file is
 // a key of that role.

@@ -178,7 +178,7 @@ func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Write
 			{"ID", r.ID},
 			{"Firmware", r.Firmware},
 			{"Selector", first(r.Selector, "(every device the release fits)")},
-			{"State", a.paint(w, stateColour(r.State), r.State)},
+			{"State", r.State},
 			{"Reason", r.Reason},
 			{"Devices", number(r.Population)},
 			{"Seed", r.Seed},

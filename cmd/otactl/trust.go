@@ -29,11 +29,13 @@ func (c *client) fetchTrust(ctx context.Context, keys keyDir) (trusted, error) {
 	if err != nil {
 		return trusted{}, err
 	}
-	resp, err := call(ctx, c.trust.GetTrust, &otadv1.GetTrustRequest{})
+	// Read before the server is asked: what another otactl publishes in between
+	// must not look like something that the server hides.
+	last, err := keys.lastVersion()
 	if err != nil {
 		return trusted{}, err
 	}
-	last, err := keys.lastVersion()
+	resp, err := call(ctx, c.trust.GetTrust, &otadv1.GetTrustRequest{})
 	if err != nil {
 		return trusted{}, err
 	}

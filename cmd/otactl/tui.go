@@ -146,6 +146,8 @@ func (a *app) paint(stream any, colour, text string) string {
 
 // Colours of paint.
 const (
+	bold  = "1"
+	dim   = "2"
 	red   = "31"
 	green = "32"
 	amber = "33"

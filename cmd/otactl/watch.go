@@ -50,7 +50,7 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 		fmt.Fprintf(&body, "  %s", printable(r.Reason))
 	}
 	body.WriteByte('\n')
-	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
+	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "SHARE", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
 		return err
 	}
 	w.lines = bytes.Count(body.Bytes(), []byte{'\n'})

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	otadv1 "github.com/otad/otad/proto/otad/v1"
+)
+
+func TestRolloutSpec(t *testing.T) {
+	f := rolloutFlags{
+		firmware: "gateway@1.0.0", selector: "online = true", stages: "5,10%,100%", gate: "98% min 20", soak: time.Hour,
+		abort: []string{"failed>5% min 20", "any>=3", ""}, seed: "s", priority: 2,
+	}
+	got, err := f.spec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate, soak := &otadv1.Gate{Success: 0.98, MinFinished: 20}, durationpb.New(time.Hour)
+	want := &otadv1.RolloutSpec{
+		Firmware: "gateway@1.0.0", Selector: "online = true", Seed: "s", Priority: 2,
+		Stages: []*otadv1.StageSpec{{Count: 5, Gate: gate, Soak: soak}, {Percent: 10, Gate: gate, Soak: soak}, {Percent: 100, Gate: gate, Soak: soak}},
+		Abort:  []*otadv1.AbortRule{{Class: "failed", Share: 0.05, MinSample: 20}, {Class: "any", Share: 1, Count: 3}},
+	}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	failed := []stageView{{State: "PASSED"}, {State: "FAILED"}}
+	for _, test := range []struct {
+		state  string
+		stages []stageView
+		over   bool
+		status int
+	}{
+		{"RUNNING", nil, false, exitDone},
+		{"ABORTING", failed, false, exitDone},
+		{"COMPLETED", nil, true, exitDone},
+		{"ABORTED", nil, true, exitCondition},
+		{"PAUSED", failed, true, exitCondition},
+		{"PAUSED", []stageView{{State: "OPEN"}}, false, exitDone}, // by an operator, who will resume it
+	} {
+		over, err := rolloutView{ID: "r", State: test.state, Stages: test.stages}.outcome()
+		status := exitDone
+		if err != nil {
+			status = classify(err).status
+		}
+		if over != test.over || status != test.status {
+			t.Errorf("%s: over %v, status %d; want %v, %d", test.state, over, status, test.over, test.status)
+		}
+	}
+}
+
+func TestWatchWritesChangesAndRedrawsOnATerminal(t *testing.T) {
+	first := rolloutView{ID: "r1", Firmware: "gateway@1", State: "RUNNING", Stages: []stageView{
+		{Size: "10%", State: "OPEN", Target: 2, Counts: countsView{Queued: 1, InProgress: 1}}, {Size: "100%", State: "PENDING"},
+	}}
+	second := first
+	second.State, second.Reason = "ABORTING", "any>10%"
+	second.Stages = []stageView{
+		{Size: "10%", State: "OPEN", Target: 2, Counts: countsView{InProgress: 1, Finished: map[string]int32{"rolled_back": 1}}}, first.Stages[1],
+	}
+
+	a, stdout, _ := testApp()
+	w := a.newRolloutWatch()
+	for _, r := range []rolloutView{first, first, second} {
+		if err := w.show(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := `12:00:00  stage 1 (10%) OPEN: 0 succeeded, 1 in progress, 1 queued
+12:00:00  rollout r1 RUNNING
+12:00:00  stage 1 (10%) OPEN: 0 succeeded, 1 in progress, 0 queued, 1 rolled_back
+12:00:00  rollout r1 ABORTING: any>10%
+`
+	if diff := cmp.Diff(want, stdout.String()); diff != "" {
+		t.Error(diff)
+	}
+
+	a, stdout, _ = testApp()
+	a.terminal = func(any) bool { return true }
+	a.env = func(name string) string { return map[string]string{"NO_COLOR": "1"}[name] }
+	w = a.newRolloutWatch()
+	for _, r := range []rolloutView{first, second} {
+		if err := w.show(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want = `r1  gateway@1  RUNNING
+STAGE   SIZE   STATE     DONE   SHARE                    IN PROGRESS   QUEUED   UNSUCCESSFUL
+1       10%    OPEN      0/2    [....................]   1             1        0
+2       100%   PENDING   0/0    [....................]   0             0        0
+`
+	drawn := strings.Split(stdout.String(), "\x1b[4A\x1b[J")
+	if len(drawn) != 2 {
+		t.Fatalf("drawn %d times:\n%q", len(drawn), stdout)
+	}
+	if diff := cmp.Diff(want, drawn[0]); diff != "" {
+		t.Error(diff)
+	}
+	if !strings.Contains(drawn[1], "1/2    [##########..........]") || !strings.Contains(drawn[1], "1 rolled_back") {
+		t.Errorf("second drawing:\n%s", drawn[1])
+	}
+}
+
+func TestLastFailuresAreTheNewest(t *testing.T) {
+	at := func(m int) *time.Time { v := time.Unix(int64(m)*60, 0); return &v }
+	got := newest([]executionView{{Device: "a", FinishedAt: at(1)}, {Device: "c", FinishedAt: at(3)}, {Device: "b", FinishedAt: at(3)}, {Device: "d"}}, 3)
+	var ids []string
+	for _, e := range got {
+		ids = append(ids, e.Device)
+	}
+	if diff := cmp.Diff([]string{"b", "c", "a"}, ids); diff != "" {
+		t.Error(diff)
+	}
+}
