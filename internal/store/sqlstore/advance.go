@@ -165,6 +165,10 @@ func insertRetry(t *tx, r ota.Rollout, e ota.Execution, a fleet.Advance) error {
 	return insertChunk(t, r, []ota.Execution{e}, a)
 }
 
+const updateQueued = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?
+	WHERE (rollout_id, device_id, attempt) IN
+	(SELECT rollout_id, device_id, attempt FROM executions WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1)`
+
 // cancelQueued does to every QUEUED row what ota.Cancel does to one.
 func cancelQueued(t *tx, a fleet.Advance) error {
 	e, _ := ota.Cancel(ota.Execution{Status: ota.Queued}, a.Rollout.Reason, a.Now)
@@ -172,8 +176,7 @@ func cancelQueued(t *tx, a fleet.Advance) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?
-		WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1`,
+	_, err = t.exec(updateQueued,
 		e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), a.Rollout.ID)
 	return err
 }

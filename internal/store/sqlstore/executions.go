@@ -123,6 +123,8 @@ func (t *tx) report(r ota.Report, now time.Time) (ota.Execution, error) {
 	return next, t.putExecution(next)
 }
 
+const selectBusy = `SELECT rollout_id FROM executions WHERE device_id = ? AND status = 'IN_PROGRESS'`
+
 // mayStart reports why a QUEUED execution must wait.
 func (t *tx) mayStart(e ota.Execution) error {
 	if err := t.lockDevice(e.DeviceID); err != nil {
@@ -136,7 +138,7 @@ func (t *tx) mayStart(e ota.Execution) error {
 		return fmt.Errorf("%w: rollout %s is %s", ota.ErrTransition, e.RolloutID, state)
 	}
 	var other string
-	err := t.row(`SELECT rollout_id FROM executions WHERE device_id = ? AND status = 'IN_PROGRESS'`, e.DeviceID).Scan(&other)
+	err := t.row(selectBusy, e.DeviceID).Scan(&other)
 	if err == nil {
 		return fmt.Errorf("%w: device %s works on rollout %s", ota.ErrTransition, e.DeviceID, other)
 	}
@@ -183,10 +185,7 @@ func (s *Store) Execution(ctx context.Context, rolloutID, deviceID string) (ota.
 
 // Executions implements fleet.ExecutionStore.
 func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f func(ota.Execution) bool) error {
-	where, args := conditions(filter)
-	query := selectExecution + ` WHERE ` + where + `
-		AND (e.rollout_id, e.device_id, e.attempt) > (?, ?, ?)
-		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`
+	query, args := selectFiltered(filter)
 	var last ota.Execution
 	page := make([]ota.Execution, 0, pageRows)
 	for {
@@ -214,22 +213,25 @@ func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f 
 	}
 }
 
-func conditions(f fleet.ExecutionFilter) (where string, args []any) {
-	where = `1 = 1`
+// selectFiltered returns the query for one page, whose last arguments are the
+// rollout, device and attempt it comes after and its size.
+func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
+	query = selectExecution + ` WHERE 1 = 1`
 	if f.RolloutID != "" {
-		where, args = where+` AND e.rollout_id = ?`, append(args, f.RolloutID)
+		query, args = query+` AND e.rollout_id = ?`, append(args, f.RolloutID)
 	}
 	if f.DeviceID != "" {
-		where, args = where+` AND e.device_id = ?`, append(args, f.DeviceID)
+		query, args = query+` AND e.device_id = ?`, append(args, f.DeviceID)
 	}
 	if f.Stage != nil {
-		where, args = where+` AND e.stage = ?`, append(args, *f.Stage)
+		query, args = query+` AND e.stage = ?`, append(args, *f.Stage)
 	}
 	if f.Active {
-		where += ` AND e.status IN ('QUEUED', 'IN_PROGRESS') AND e.latest = 1`
+		query += ` AND e.status IN ('QUEUED', 'IN_PROGRESS') AND e.latest = 1`
 	}
 	if f.Latest {
-		where += ` AND e.latest = 1`
+		query += ` AND e.latest = 1`
 	}
-	return where, args
+	return query + ` AND (e.rollout_id, e.device_id, e.attempt) > (?, ?, ?)
+		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`, args
 }

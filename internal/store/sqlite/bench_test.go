@@ -1,0 +1,249 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+const (
+	benchDevices = 10_000
+	benchWriters = 200
+)
+
+func deviceID(i int) string { return fmt.Sprintf("device-%07d", i) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// enrollMany enrolls devices, a batch at a time.
+func enrollMany(t testing.TB, s fleet.Store, n int) {
+	t.Helper()
+	ctx := context.Background()
+	must(t, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", Uses: n, Hardware: "board-a"}))
+	var next atomic.Int64
+	atOnce(t, benchWriters, func() error {
+		for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
+			d := fleet.Device{ID: deviceID(i - 1), KeyFingerprint: strings.Repeat("ab", 32)}
+			if _, err := s.Enroll(ctx, d, [32]byte{}, time.Now()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func atOnce(t testing.TB, n int, f func() error) {
+	t.Helper()
+	errs := make(chan error, n)
+	for range n {
+		go func() { errs <- f() }()
+	}
+	for range n {
+		must(t, <-errs)
+	}
+}
+
+func createRelease(ctx context.Context, s fleet.Store) error {
+	_, err := s.CreateRelease(ctx, ota.Release{Manifest: ota.Manifest{Name: "app", Version: "1"}, CreatedAt: time.Now()})
+	return err
+}
+
+func running(id string, target int) ota.Rollout {
+	return ota.Rollout{
+		ID: id, Release: ota.ReleaseID{Name: "app", Version: "1"}, State: ota.RolloutRunning, CreatedAt: time.Now(),
+		Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StageOpen, Target: target}},
+	}
+}
+
+// benchUpdate is an update of about 0.8 KB, as an agent reports it.
+func benchUpdate(t testing.TB, n uint64) shadow.Update {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, `{"state":{"reported":{"firmware":{"name":"app","version":"1.%d","digest":"%064x"}`, n%10, n)
+	for i := range 12 {
+		fmt.Fprintf(&b, `,"sensor-%d":{"value":%d,"unit":"degrees celsius","ok":true}`, i, n%1000)
+	}
+	b.WriteString(`}}}`)
+	u, err := shadow.ParseUpdate([]byte(b.String()))
+	must(t, err)
+	return u
+}
+
+func benchStore(b *testing.B, devices int) fleet.Store {
+	b.Helper()
+	s := open(b, filepath.Join(b.TempDir(), "otad.db"))
+	enrollMany(b, s, devices)
+	return s
+}
+
+// BenchmarkShadowUpdate is 200 connections that each wait for their answer.
+func BenchmarkShadowUpdate(b *testing.B) {
+	s, ctx := benchStore(b, benchDevices), context.Background()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ReportAllocs()
+	b.ResetTimer()
+	atOnce(b, benchWriters, func() error {
+		for left.Add(-1) >= 0 {
+			n := rand.Uint64()
+			u := benchUpdate(b, n)
+			if _, err := s.UpdateShadow(ctx, deviceID(int(n%benchDevices)), "", u, time.Now()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+}
+
+// BenchmarkShadowUpdateAlone is one caller: what a write costs without company.
+func BenchmarkShadowUpdateAlone(b *testing.B) {
+	s, ctx := benchStore(b, benchDevices), context.Background()
+	b.ResetTimer()
+	for range b.N {
+		n := rand.Uint64()
+		_, err := s.UpdateShadow(ctx, deviceID(int(n%benchDevices)), "", benchUpdate(b, n), time.Now())
+		must(b, err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+}
+
+// BenchmarkShadowUpdateNaive is what group commit is measured against: the same
+// work in one transaction for each update, callers waiting for a mutex.
+func BenchmarkShadowUpdateNaive(b *testing.B) {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(b.TempDir(), "naive.db")+
+		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate")
+	must(b, err)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	_, err = db.Exec(`CREATE TABLE shadows (device_id TEXT PRIMARY KEY, document TEXT NOT NULL)`)
+	must(b, err)
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ResetTimer()
+	atOnce(b, benchWriters, func() error {
+		for left.Add(-1) >= 0 {
+			n := rand.Uint64()
+			if err := naiveUpdate(db, deviceID(int(n%benchDevices)), benchUpdate(b, n)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+}
+
+func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	var text string
+	var doc shadow.Document
+	err = tx.QueryRow(`SELECT document FROM shadows WHERE device_id = ?`, id).Scan(&text)
+	if err == nil {
+		err = doc.UnmarshalJSON([]byte(text))
+	}
+	if err != nil && err != sql.ErrNoRows {
+		return err
+	}
+	r, err := shadow.Apply(doc, u, time.Now())
+	if err != nil {
+		return err
+	}
+	b, err := r.Document.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`INSERT INTO shadows VALUES (?, ?) ON CONFLICT (device_id) DO UPDATE SET document = excluded.document`, id, string(b)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// BenchmarkOpenStage100k opens a stage of 100,000 executions.
+func BenchmarkOpenStage100k(b *testing.B) {
+	const n = 100_000
+	s, ctx := benchStore(b, n), context.Background()
+	must(b, createRelease(ctx, s))
+	insert := make([]ota.Execution, n)
+	for i, j := range rand.Perm(n) {
+		insert[i] = ota.Execution{DeviceID: deviceID(j), Attempt: 1, Status: ota.Queued}
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		r := running(fmt.Sprintf("019a7c1e-4b5d-7e6f-8a9b-%012d", i), n)
+		must(b, s.CreateRollout(ctx, r))
+		must(b, s.Advance(ctx, fleet.Advance{Rollout: r, Insert: insert, Now: time.Now()}))
+	}
+	b.StopTimer()
+	r := running(fmt.Sprintf("019a7c1e-4b5d-7e6f-8a9b-%012d", 0), n)
+	start := time.Now()
+	p, err := s.Progress(ctx, r)
+	must(b, err)
+	if p.Stages[0].Queued != n {
+		b.Fatalf("progress %+v", p)
+	}
+	b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/progress")
+}
+
+// BenchmarkDevices reads 10,000 devices with a shadow each.
+func BenchmarkDevices(b *testing.B) {
+	s, ctx := benchStore(b, benchDevices), context.Background()
+	var next atomic.Int64
+	atOnce(b, benchWriters, func() error {
+		for i := next.Add(1); i <= benchDevices; i = next.Add(1) {
+			if _, err := s.UpdateShadow(ctx, deviceID(int(i-1)), "", benchUpdate(b, uint64(i)), time.Now()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b.ResetTimer()
+	for range b.N {
+		n := 0
+		must(b, s.Devices(ctx, "", func(v fleet.DeviceView) bool { n++; return true }))
+		if n != benchDevices {
+			b.Fatal(n)
+		}
+	}
+	b.ReportMetric(float64(b.N)*benchDevices/b.Elapsed().Seconds(), "devices/s")
+}
+
+// BenchmarkNextExecution is the poll of a device that has nothing to do among
+// many that have.
+func BenchmarkNextExecution(b *testing.B) {
+	s, ctx := benchStore(b, benchDevices), context.Background()
+	must(b, createRelease(ctx, s))
+	r := running("r", benchDevices)
+	must(b, s.CreateRollout(ctx, r))
+	var insert []ota.Execution
+	for i := range benchDevices / 2 {
+		insert = append(insert, ota.Execution{DeviceID: deviceID(i), Attempt: 1, Status: ota.Queued})
+	}
+	must(b, s.Advance(ctx, fleet.Advance{Rollout: r, Insert: insert, Now: time.Now()}))
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			_, _ = s.NextExecution(ctx, deviceID(rand.IntN(benchDevices)))
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "polls/s")
+}

@@ -1,0 +1,145 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// TestCheckFindsWhatIsBroken breaks every invariant behind the store's back.
+func TestCheckFindsWhatIsBroken(t *testing.T) {
+	for _, c := range []struct{ name, sql, want string }{
+		{"second in progress", `DROP INDEX executions_one_in_progress;
+			UPDATE executions SET status = 'IN_PROGRESS', started_at = 1 WHERE device_id = 'b'`, "more than one execution IN_PROGRESS: b"},
+		{"lost rollout", `DELETE FROM rollouts WHERE id = 'r'`, "execution is of no rollout: r on a attempt 1"},
+		{"lost device", `DELETE FROM devices WHERE id = 'b'`, "execution is on no device: r on b attempt 1"},
+		{"status", `UPDATE executions SET status = 'DONE'`, "unknown status"},
+		{"version", `UPDATE executions SET version = 0`, "version below 1"},
+		{"finished", `UPDATE executions SET finished_at = 1 WHERE device_id = 'b'`, "finished_at is set exactly"},
+		{"not finished", `UPDATE executions SET finished_at = NULL WHERE device_id = 'a'`, "finished_at is set exactly"},
+		{"started", `UPDATE executions SET started_at = NULL`, "started_at is set from"},
+		{"class", `UPDATE executions SET class = '' WHERE device_id = 'a'`, "class is set exactly"},
+		{"wrong class", `UPDATE executions SET class = 'succeeded' WHERE device_id = 'a'`, "class is set exactly"},
+		{"two latest", `UPDATE executions SET latest = 1`, "latest marks the newest attempt only: r on a attempt 1"},
+		{"no latest", `UPDATE executions SET latest = 0`, "latest marks the newest attempt only: r on b attempt 1"},
+		{"gap", `UPDATE executions SET attempt = 3 WHERE attempt = 2`, "without a gap: r on a attempt 3"},
+		{"older open", `UPDATE executions SET status = 'QUEUED' WHERE attempt = 1`, "an older attempt is finished"},
+		{"stage", `UPDATE executions SET stage = 1`, "stage index 1 to 1 of 1"},
+		{"target", `UPDATE rollouts SET stages = replace(stages, '"target":2', '"target":1') WHERE id = 'r'`, "its stages allow 1"},
+		{"plan", `UPDATE rollouts SET stages = '['`, "rollout r can not be read"},
+		{"ended", `UPDATE rollouts SET ended_at = 1`, "ended_at is set exactly"},
+		{"lost release", `DELETE FROM releases`, "rollout is of no release: r"},
+		{"signed", `UPDATE releases SET state = 'SIGNED'`, "signed_at is set"},
+		{"manifest", `UPDATE releases SET manifest = '{'`, "manifest of release app@1 are not JSON"},
+		{"lost shadow", `UPDATE shadows SET device_id = 'x'`, "shadow belongs to no device"},
+		{"shadow version", `UPDATE shadows SET version = 0`, "shadow has a version below 1"},
+		{"shadow text", `UPDATE shadows SET document = '{'`, "can not be read"},
+		{"shadow beside", `UPDATE shadows SET version = 9`, "version 9 beside a document of version 1"},
+		{"deleted shadow", `UPDATE shadows SET deleted_at = 1`, "empty exactly when it is deleted"},
+		{"seen", `INSERT INTO device_seen VALUES ('x', 1)`, "last seen belongs to no device"},
+		{"metadata", `INSERT INTO metadata VALUES ('root', 3, 'x')`, "metadata versions"},
+		{"tags", `UPDATE devices SET tags = 'x'`, "tags of device a are not JSON"},
+		{"uses", `UPDATE enrollment_tokens SET uses = -1`, "used too often"},
+		{"index", `PRAGMA writable_schema = 1;
+			UPDATE sqlite_schema SET rootpage = (SELECT SUM(rootpage) FROM sqlite_schema
+			WHERE name IN ('executions_active', 'executions_device')) - rootpage WHERE name IN ('executions_active', 'executions_device')`,
+			"database file: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "otad.db")
+			populate(t, path)
+			tamper(t, path, c.sql)
+			s, err := open(context.Background(), path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			broken, err := s.Check(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(strings.Join(broken, "\n"), c.want) {
+				t.Errorf("want %q in %q", c.want, broken)
+			}
+		})
+	}
+}
+
+// populate leaves two rollouts, r with device a on its second attempt, and
+// nothing broken.
+func populate(t *testing.T, path string) {
+	t.Helper()
+	s, err := open(context.Background(), path)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(err)
+	ctx, now := context.Background(), time.Now()
+	must(s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", Uses: 2}))
+	for _, id := range []string{"a", "b"} {
+		_, err = s.Enroll(ctx, fleet.Device{ID: id}, [32]byte{}, now)
+		must(err)
+	}
+	_, err = s.UpdateShadow(ctx, "a", "", shadow.NewUpdate(nil, map[string]any{"k": "v"}), now)
+	must(err)
+	_, err = s.CreateRelease(ctx, ota.Release{Manifest: ota.Manifest{Name: "app", Version: "1"}})
+	must(err)
+	for _, id := range []string{"q", "r"} {
+		r := ota.Rollout{
+			ID: id, Release: ota.ReleaseID{Name: "app", Version: "1"}, State: ota.RolloutRunning,
+			Stages: []ota.Stage{{Size: ota.Size{Count: 2}, State: ota.StageOpen, Target: 2}},
+		}
+		must(s.CreateRollout(ctx, r))
+		must(s.Advance(ctx, fleet.Advance{Rollout: r, Now: now, Insert: []ota.Execution{
+			{DeviceID: "a", Attempt: 1, Status: ota.Queued}, {DeviceID: "b", Attempt: 1, Status: ota.Queued},
+		}}))
+	}
+	_, err = s.Report(ctx, ota.Report{RolloutID: "q", DeviceID: "a", Status: ota.Succeeded}, now)
+	must(err)
+	_, err = s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "a", Status: ota.Failed}, now)
+	must(err)
+	r, err := s.Rollout(ctx, "r")
+	must(err)
+	must(s.Advance(ctx, fleet.Advance{Rollout: r, Now: now, Insert: []ota.Execution{{DeviceID: "a", Attempt: 2, Status: ota.Queued}}}))
+	broken, err := s.Check(ctx)
+	must(err)
+	if len(broken) > 0 {
+		t.Fatalf("broken before anything was: %q", broken)
+	}
+	must(s.Close())
+}
+
+func tamper(t *testing.T, path, statements string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(statements); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "otad.db")
+	populate(t, path)
+	tamper(t, path, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
+	if _, err := Open(context.Background(), path); err == nil || !strings.Contains(err.Error(), "schema version 99") {
+		t.Fatalf("opened a database of the future: %v", err)
+	}
+	if _, err := Open(context.Background(), path); err == nil || strings.Contains(err.Error(), "in use") {
+		t.Fatalf("the failed open kept the lock: %v", err)
+	}
+}
