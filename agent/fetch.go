@@ -112,11 +112,14 @@ func (d *download) run(ctx context.Context) (Record, error) {
 		}
 		before := d.written
 		err := d.stream(ctx, dec)
-		if isDisk(err) || ctx.Err() != nil {
-			return d.rec, errors.Join(ctx.Err(), err)
+		if isDisk(err) {
+			return d.rec, err
 		}
 		if err := d.mark(); err != nil {
 			return d.rec, err
+		}
+		if ctx.Err() != nil {
+			return d.rec, ctx.Err()
 		}
 		if err == nil {
 			continue
