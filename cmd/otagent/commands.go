@@ -193,6 +193,7 @@ func (p program) serve(ctx context.Context, args []string) error {
 	if o.Log, err = p.logger(*format, *level); err != nil {
 		return err
 	}
+	device.Tune(p.env)
 	return device.Run(ctx, o)
 }
 

@@ -11,27 +11,13 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 )
 
 // version is set by the linker.
 var version = "devel"
 
-// The agent shares a small device with the application: these keep it under
-// 25 MB resident. GOMEMLIMIT and GOGC in the environment win.
-const (
-	memoryLimit = 16 << 20
-	gcPercent   = 50
-)
-
 func main() {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := program{stdout: os.Stdout, stderr: os.Stderr, env: os.Getenv}.run(ctx, os.Args[1:])
 	stop()
