@@ -50,7 +50,7 @@ func (Checker) Check(ctx context.Context, contract []byte, t agent.Trial) error 
 	tick := time.NewTicker(min(max(c.Hold/8, minInterval), maxInterval))
 	defer tick.Stop()
 	var since time.Time // when the checks began to hold
-	last := errors.New("no check was finished")
+	last := errUnfinished
 	for {
 		began := time.Now()
 		err := r.run(ctx)
@@ -59,7 +59,10 @@ func (Checker) Check(ctx context.Context, contract []byte, t agent.Trial) error 
 		case errors.As(err, &never):
 			return err
 		case err != nil && ctx.Err() == nil:
-			last, since = err, time.Time{}
+			if !timedOut(err) || last == errUnfinished {
+				last = err // says more than that the deadline came
+			}
+			since = time.Time{}
 		case err == nil:
 			if since.IsZero() {
 				since = began
@@ -77,6 +80,13 @@ func (Checker) Check(ctx context.Context, contract []byte, t agent.Trial) error 
 			return fmt.Errorf("not healthy before the deadline: %w", last)
 		}
 	}
+}
+
+var errUnfinished = errors.New("no check was finished")
+
+func timedOut(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // round runs all checks once, and those whose answer can not change only until
