@@ -179,6 +179,9 @@ func (a *Agent) open() (unlock func() error, err error) {
 	if a.trust, err = openTrust(fsys, dir+"/trust", a.cfg.FactoryRoot, a.cfg.NotOlder); err != nil {
 		return nil, err
 	}
+	if a.trust.alarm != "" {
+		a.cfg.Log.Error("trust", "alarm", a.trust.alarm)
+	}
 	if a.history, err = openHistory(twin{fsys: fsys, dir: dir, name: "history"}); err != nil {
 		return nil, err
 	}

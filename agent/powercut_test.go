@@ -49,7 +49,7 @@ func TestPowerCutAnywhere(t *testing.T) {
 					mem := d.fs.(*disktest.Mem)
 					r.order("job-1", "1.0", 1)
 					mem.CutAt(cut)
-					done := d.untilCut(mem)
+					done := d.untilCut(mem, "job-1")
 					mem.CutAt(0)
 					if !done {
 						points++
@@ -79,7 +79,7 @@ func TestPowerCutAnywhere(t *testing.T) {
 
 // untilCut runs the device until its power goes, or until the verdict is
 // delivered and the agent idle: then it returns true.
-func (d *device) untilCut(mem *disktest.Mem) bool {
+func (d *device) untilCut(mem *disktest.Mem, job string) bool {
 	d.tb.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
@@ -87,7 +87,7 @@ func (d *device) untilCut(mem *disktest.Mem) bool {
 	go func() { ended <- d.live(ctx) }()
 	for {
 		changed := d.repo.changed()
-		if len(d.repo.verdicts("job-1", 1)) > 0 {
+		if len(d.repo.verdicts(job, 1)) > 0 {
 			stop()
 			<-ended
 			return !mem.Dead()

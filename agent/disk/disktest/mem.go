@@ -111,6 +111,18 @@ func (m *Mem) Crash(s Survival, seed uint64) *Mem {
 	return after
 }
 
+// Clone returns another disk with what this one holds, all of it durable.
+func (m *Mem) Clone() *Mem {
+	m.mu.Lock()
+	dead := m.dead
+	m.mu.Unlock()
+	after := m.Crash(Kept, 0)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dead = dead
+	return after
+}
+
 func (m *Mem) survivingNames(s Survival, rnd *rand.Rand) map[string]entry {
 	names := map[string]entry{}
 	for k, v := range m.durable {
