@@ -108,6 +108,9 @@ func (c Config) check() error {
 // Run works until ctx ends (nil), until the process has to restart to boot the
 // other slot (ErrReboot), or until its own disk fails it (any other error). It
 // never ends because of the server. All it started is stopped when it returns.
+// After ErrReboot the boot driver is to be closed and opened again (or the
+// device boots), and a new agent made. An end in the middle of a trial is a
+// failed trial to a boot chain that tries once.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	unlock, err := a.open()
 	if err != nil {
@@ -150,6 +153,12 @@ func (a *Agent) work(ctx context.Context) error {
 		if err != nil {
 			a.writeStatus()
 			return err
+		}
+		if next.Stores > maxStores && (next.State == StateChecked || next.State == StateWait || next.State == StateStaged) {
+			next = failed(next, ota.Failed, reasonTooManyStores)
+		}
+		if next == a.rec {
+			continue // waited, and nothing has changed
 		}
 		if err := a.store(&next); err != nil {
 			return err

@@ -110,12 +110,16 @@ func (a *Agent) accept(job Job, asked int64) (Record, bool, error) {
 		}
 		return a.rec, false, nil
 	}
+	if len(job.ID) > maxJobID {
+		a.note(fmt.Errorf("job %.40q...: id of %d bytes: at most %d", job.ID, len(job.ID), maxJobID))
+		return a.rec, false, nil
+	}
 	rec := a.rec.idle()
-	rec.State, rec.JobID, rec.Attempt = StateChecked, clip(job.ID, maxJobID), attempt
+	rec.State, rec.JobID, rec.Attempt = StateChecked, job.ID, attempt
 	rec.From, rec.To = a.facts.Active, a.facts.Inactive
 	rec.FromDigest = a.facts.Slots[a.facts.Active].Digest
-	if err := job.Document.Validate(); err != nil || len(job.ID) > maxJobID {
-		return failed(rec, ota.Rejected, fmt.Sprintf("job document: %v", errors.Join(err, tooLong(job.ID)))), true, nil
+	if err := job.Document.Validate(); err != nil {
+		return failed(rec, ota.Rejected, "job document: "+err.Error()), true, nil
 	}
 	rec.Name, rec.Version = job.Document.Name, job.Document.Version
 	return rec, true, nil
@@ -123,13 +127,6 @@ func (a *Agent) accept(job Job, asked int64) (Record, bool, error) {
 
 // maxJobID bounds what a server may make the journal hold.
 const maxJobID = 128
-
-func tooLong(id string) error {
-	if len(id) <= maxJobID {
-		return nil
-	}
-	return fmt.Errorf("job id of %d bytes: at most %d", len(id), maxJobID)
-}
 
 // failed is the record of an execution that ended without a trial.
 func failed(rec Record, status ota.Status, reason string) Record {
@@ -181,7 +178,8 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 }
 
 // deferred puts the decision off. A server that can not be reached is waited
-// for without end, other faults only so often.
+// for without end, and without a journal write each time; other faults only so
+// often.
 func (a *Agent) deferred(rec Record, err error) Record {
 	if !errors.Is(err, ErrUnreachable) {
 		rec.Waits++
@@ -197,7 +195,7 @@ func (a *Agent) stepWait(ctx context.Context) (Record, error) {
 	if err := a.retry.wait(ctx); err != nil {
 		return a.rec, err
 	}
-	return a.rec.at(StateChecked), nil
+	return a.stepChecked(ctx)
 }
 
 // stepStaged reads the slot back whole, and only then makes it bootable.
