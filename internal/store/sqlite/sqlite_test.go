@@ -13,7 +13,23 @@ import (
 )
 
 func TestStore(t *testing.T) {
-	storetest.Run(t, func(t testing.TB) fleet.Store { return open(t, filepath.Join(t.TempDir(), "otad.db")) })
+	empty := emptyDatabase(t)
+	storetest.Run(t, func(t testing.TB) fleet.Store {
+		path := filepath.Join(t.TempDir(), "otad.db")
+		must(t, os.WriteFile(path, empty, 0o600))
+		return open(t, path)
+	})
+}
+
+// emptyDatabase returns the file of a store in which nothing was written, so
+// that a test need not make the tables anew.
+func emptyDatabase(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "empty.db")
+	must(t, open(t, path).Close())
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return b
 }
 
 func open(t testing.TB, path string) fleet.Store {
