@@ -162,7 +162,7 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 				}
 				code, props := w.connect(c.hello)
 				if code != want || bytes.Contains(props, []byte("deny list")) {
-					t.Errorf("code 0x%02x, want 0x%02x; %q", code, want, props)
+					t.Fatalf("code 0x%02x, want 0x%02x; %q", code, want, props)
 				}
 				if kind, _ := w.read(); kind != 0 {
 					t.Errorf("packet %d after the refusal", kind)

@@ -95,7 +95,8 @@ func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
 
 // OnACLCheck implements mochi.Hook for publishes, filters and deliveries alike.
 func (h *hook) OnACLCheck(cl *mochi.Client, topic string, _ bool) bool {
-	return owns(cl.ID, topic)
+	c, ok := cl.Net.Conn.(*conn)
+	return ok && owns(c.id, topic) // never by what the client calls itself
 }
 
 // OnPacketRead refuses what the engine would let pass. An error ends the

@@ -62,6 +62,7 @@ const (
 	connectTimeout = 10 * time.Second
 	ackTimeout     = 30 * time.Second // of the broker for a PUBLISH or SUBSCRIBE
 	ackInterval    = 5 * time.Millisecond
+	downTimeout    = 5 * time.Second // until the library notices that it failed
 	closeTimeout   = 5 * time.Second
 )
 
@@ -242,14 +243,14 @@ func (b *Broker) whileConnected(ctx context.Context, f func(context.Context) (fi
 		final, err := f(bound)
 		stop()
 		cancel()
-		if err == nil || final {
+		silent := errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+		if err == nil || final || silent {
 			return err
 		}
 		select { // whatever else went wrong, the connection did
 		case <-live.Done():
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(ackTimeout):
+		case <-time.After(downTimeout):
 			return err
 		}
 	}
