@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/otad/otad/pkg/enroll"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/signing"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
 
@@ -162,34 +162,41 @@ type pins struct{ ca, root [32]byte }
 // tokenPins makes sure that the server is the one whose root is at hand before
 // anything is created.
 func (a *app) tokenPins(ctx context.Context, c *client, f tokenFlags) (pins, error) {
-	var p pins
 	var local []byte
 	if !f.trustServerRoot {
 		keys, err := a.openKeyDir(f.keyDir)
 		if err != nil {
-			return p, err
+			return pins{}, err
 		}
 		if local, err = keys.root(); err != nil {
-			return p, err
+			return pins{}, err
 		}
 	}
 	trust, err := call(ctx, c.trust.GetTrust, &otadv1.GetTrustRequest{})
 	if err != nil {
-		return p, err
+		return pins{}, err
 	}
+	p, err := newPins(c.server, local, trust)
+	if err == nil && local == nil {
+		a.warn("the token pins the root that the server sent, %x: compare it with the operator's", p.root)
+	}
+	return p, err
+}
+
+// newPins takes the CA from the server, which proved by it who it is, and the
+// root from the local file; without one (nil) from the server too.
+func newPins(server string, local []byte, trust *otadv1.GetTrustResponse) (pins, error) {
+	var p pins
 	if len(trust.GetFirstRoot()) == 0 {
 		return p, hint(fail(exitFailed, "the server has no trusted root yet"), "otactl key init makes the keys and sets it")
 	}
-	if copy(p.ca[:], trust.GetCaSha256()) != len(p.ca) || len(trust.GetCaSha256()) != len(p.ca) {
+	if len(trust.GetCaSha256()) != len(p.ca) {
 		return p, fail(exitFailed, "the server sent a CA digest of %d bytes", len(trust.GetCaSha256()))
 	}
-	p.root = sha256.Sum256(trust.GetFirstRoot())
-	if f.trustServerRoot {
-		a.warn("the token pins the root that the server sent, %x: compare it with the operator's", p.root)
-		return p, nil
-	}
-	if p.root != sha256.Sum256(local) {
-		return p, otherRoot(c.server, p.root)
+	copy(p.ca[:], trust.GetCaSha256())
+	p.root = signing.RootDigest(trust.GetFirstRoot())
+	if local != nil && p.root != signing.RootDigest(local) {
+		return p, otherRoot(server, p.root)
 	}
 	return p, nil
 }

@@ -118,6 +118,11 @@ func TestAReleaseIsSignedAndJudgedUnderTheLocalRoot(t *testing.T) {
 	if err := judge(now, newTestContent(t, "1", "other"), w.app.now()); classify(err).status != exitDenied {
 		t.Errorf("other content under a signed name passed: %v", err)
 	}
+	otherHardware := one
+	otherHardware.raw = bytes.Replace(one.raw, []byte("rpi4"), []byte("rpi5"), 1)
+	if err := judge(now, otherHardware, w.app.now()); classify(err).status != exitDenied {
+		t.Errorf("another manifest around the signed index passed: %v", err)
+	}
 	if err := judge(now, one, w.app.now().Add(targetsLife+time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired targets passed: %v", err)
 	}
@@ -304,6 +309,24 @@ func TestNewPassphraseIsAskedForTwice(t *testing.T) {
 		}
 		if _, err := a.newPassphrase(); (err == nil) != test.ok || len(test.answers) != 0 {
 			t.Errorf("ok %v: %v, %d answers left", test.ok, err, len(test.answers))
+		}
+	}
+}
+
+func TestATokenPinsTheLocalRootOnly(t *testing.T) {
+	ca := sha256.Sum256([]byte("ca"))
+	trust := &otadv1.GetTrustResponse{FirstRoot: []byte("root"), CaSha256: ca[:]}
+	for _, local := range [][]byte{[]byte("root"), nil} {
+		if p, err := newPins("server", local, trust); err != nil || p != (pins{ca: ca, root: sha256.Sum256([]byte("root"))}) {
+			t.Errorf("%q: %v", local, err)
+		}
+	}
+	if _, err := newPins("server", []byte("another root"), trust); classify(err).status != exitConflict {
+		t.Errorf("the server chose the root: %v", err)
+	}
+	for _, bad := range []*otadv1.GetTrustResponse{{CaSha256: ca[:]}, {FirstRoot: []byte("root"), CaSha256: ca[1:]}} {
+		if _, err := newPins("server", nil, bad); err == nil {
+			t.Errorf("passed: %v", bad)
 		}
 	}
 }

@@ -120,14 +120,22 @@ func unreachable(err error, server, caFile string) error {
 		return err
 	}
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
-		return hint(fail(exitDenied, "the certificate of %s is not to be trusted: %w", server, err),
+		return hint(fail(exitDenied, "the certificate of %s is not to be trusted: %w", server, cause(err)),
 			"the CA certificate comes from %s; pass the one of this server (otad serve writes it to DATA/ca.pem)", caFile)
 	}
 	if ce.Code() == connect.CodeUnavailable && connect.IsWireError(err) {
 		return err
 	}
-	return hint(fail(exitUnreachable, "no answer from %s: %w", server, err),
+	return hint(fail(exitUnreachable, "no answer from %s: %w", server, cause(err)),
 		"start it with \"otad serve\", or name the right one with --server or OTACTL_SERVER")
+}
+
+// cause is what lies below a code that the client made up itself.
+func cause(err error) error {
+	if ce := new(connect.Error); errors.As(err, &ce) && ce.Unwrap() != nil {
+		return ce.Unwrap()
+	}
+	return err
 }
 
 // plain leaves out the name of the error's class where the text that follows
