@@ -107,9 +107,12 @@ func (o Options) validate() error {
 // identity checks everything the server handed out against what was asked and
 // what the token pins.
 func (r enrollReply) identity(o Options, token enroll.Token) (Identity, error) {
-	if r.DeviceID != o.DeviceID || r.Hardware != o.Hardware {
-		return Identity{}, fmt.Errorf("%w: the server enrolled %q with hardware %q, asked was %q with %q",
-			ErrIdentity, printable(r.DeviceID), printable(r.Hardware), o.DeviceID, o.Hardware)
+	if r.DeviceID != o.DeviceID {
+		return Identity{}, fmt.Errorf("%w: the server enrolled %q, asked was %q", ErrIdentity, printable(r.DeviceID), o.DeviceID)
+	}
+	if r.Hardware != o.Hardware {
+		return Identity{}, fmt.Errorf("%w: the token is for hardware %q, this device is %q: use another token, or that model if it is the same",
+			ErrIdentity, printable(r.Hardware), o.Hardware)
 	}
 	ca, err := ParseCertificates([]byte(r.CA))
 	if err != nil {

@@ -78,6 +78,7 @@ type Transport struct {
 	since   time.Time // when line came up
 	starts  int       // connects so far, for the first one's lack of wait
 	flaps   int       // connections in a row that did not last
+	closing bool
 }
 
 // line is one connection; down is closed when it is lost.
@@ -142,7 +143,7 @@ func (t *Transport) clientConfig(u *url.URL) autopaho.ClientConfig {
 		AttemptConnection:     t.dial,
 		OnConnectionUp:        func(*autopaho.ConnectionManager, *paho.Connack) { t.connected() },
 		OnConnectionDown:      func() bool { t.disconnected(); return true },
-		OnConnectError:        func(err error) { t.cfg.Log.Warn("broker not reached", "url", t.cfg.URL, "err", err) },
+		OnConnectError:        t.notConnected,
 		WillMessage:           &paho.WillMessage{Topic: t.topics.presence, Payload: offline, QoS: 1},
 		ConnectPacketBuilder:  connectPacket,
 		// with the will, so that a planned end looks like an end
@@ -229,7 +230,21 @@ func (t *Transport) disconnected() {
 	if t.flaps++; time.Since(t.since) >= steadyAfter {
 		t.flaps = 0
 	}
-	t.cfg.Log.Info("connection to the broker lost", "url", t.cfg.URL)
+	if !t.closing {
+		t.cfg.Log.Info("connection to the broker lost", "url", t.cfg.URL)
+	}
+}
+
+func (t *Transport) notConnected(err error) {
+	refused := new(autopaho.ConnackError)
+	switch {
+	case !errors.As(err, &refused):
+		t.cfg.Log.Warn("broker not reached", "url", t.cfg.URL, "err", err)
+	case refused.ReasonCode == packets.ConnackNotAuthorized:
+		t.cfg.Log.Error("broker refuses this device: was it revoked, or is its certificate over?", "url", t.cfg.URL, "device", t.cfg.DeviceID)
+	default:
+		t.cfg.Log.Warn("broker refuses the connection", "url", t.cfg.URL, "reason", fmt.Sprintf("%#02x", refused.ReasonCode), "text", refused.Reason)
+	}
 }
 
 func (t *Transport) thrownOut(d *paho.Disconnect) {
@@ -311,6 +326,9 @@ func (t *Transport) poke() {
 // Close says goodbye, so that the server sees the device go, and returns when
 // everything New started has ended. Requests under way fail.
 func (t *Transport) Close() {
+	t.mu.Lock()
+	t.closing = true
+	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	if err := t.cm.Disconnect(ctx); err != nil {
