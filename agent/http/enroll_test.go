@@ -165,6 +165,9 @@ func TestServerThatHandsOutSomethingElseIsRefused(t *testing.T) {
 		"certificate of another CA": func(o *office, r *enrollReply) {
 			r.Certificate = certPEM(other.device(t, deviceID, o.key).cert)
 		},
+		"another CA, and all of it": func(o *office, r *enrollReply) {
+			r.CA, r.Certificate = certPEM(other.cert), certPEM(other.device(t, deviceID, o.key).cert)
+		},
 		"certificate without its issuer": func(o *office, r *enrollReply) {
 			r.Certificate = r.Certificate[:strings.Index(r.Certificate, "-----END")+25]
 		},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -259,6 +260,17 @@ func TestStoreOutageIsUnreachable(t *testing.T) {
 	_, err := readImage(w, t, 0, -1)
 	if !errors.Is(err, agent.ErrUnreachable) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Whoever frames the body, fewer bytes than promised never end in io.EOF.
+func TestExactNeverEndsEarly(t *testing.T) {
+	for size := range 10 {
+		e := &exact{ReadCloser: io.NopCloser(bytes.NewReader(object[:size])), left: 5, url: new(url.URL)}
+		got, err := io.ReadAll(e)
+		if size < 5 && !errors.Is(err, io.ErrUnexpectedEOF) || size >= 5 && (err != nil || len(got) != 5) {
+			t.Errorf("of %d bytes: %d, %v", size, len(got), err)
+		}
 	}
 }
 
