@@ -58,13 +58,13 @@ func (c *limitConn) scan(p []byte) error {
 		}
 		c.size |= int(b&0x7f) << c.shift
 		c.shift += 7
-		if b&0x80 == 0 {
-			c.left, c.shift = c.size, -1
-		} else if c.shift == 28 {
-			return fmt.Errorf("%w: length of more than four bytes", errPacket)
-		}
-		if c.size > maxPacket {
+		switch {
+		case c.size > maxPacket:
 			return fmt.Errorf("%w: more than %d bytes", errPacket, maxPacket)
+		case b&0x80 == 0:
+			c.left, c.shift = c.size, -1
+		case c.shift == 28:
+			return fmt.Errorf("%w: length of more than four bytes", errPacket)
 		}
 	}
 	return nil
