@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,23 +23,73 @@ import (
 type world struct {
 	app   *app
 	keys  keyDir
-	local []byte // root
+	key   signing.Key // targets
+	local []byte      // root
 	trust *otadv1.GetTrustResponse
+	files map[string][]byte // of keys, as they were made
+}
+
+// firstWorld is made once, since sealing keys takes its time; tests get copies.
+var firstWorld = sync.OnceValues(func() (w *world, err error) {
+	dir, err := os.MkdirTemp("", "otactl-world-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	return makeWorld(dir)
+})
+
+func makeWorld(dir string) (*world, error) {
+	a, _, _ := testApp()
+	a.env = func(name string) string { return map[string]string{"OTACTL_PASSPHRASE": "correct horse"}[name] }
+	snapshot, errS := signing.NewKey()
+	timestamp, errT := signing.NewKey()
+	w := &world{app: a, keys: keyDir{dir}, trust: &otadv1.GetTrustResponse{
+		SnapshotKey: snapshot.Public().String(), TimestampKey: timestamp.Public().String(),
+	}}
+	var errM, errK error
+	w.local, w.trust.Targets, errM = a.makeTrust(w.keys, w.trust)
+	w.trust.Root, w.trust.FirstRoot = w.local, w.local
+	if errM == nil {
+		w.key, errK = a.openKey(w.keys.file(targetsKeyFile), signing.RoleTargets)
+	}
+	w.files = map[string][]byte{}
+	for _, name := range []string{rootKeyFile, targetsKeyFile, rootFile, firstTargets} {
+		raw, err := os.ReadFile(w.keys.file(name))
+		w.files[name], errM = raw, errors.Join(errM, err)
+	}
+	return w, errors.Join(errS, errT, errM, errK)
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	a, _, _ := testApp()
-	a.env = func(name string) string { return map[string]string{"OTACTL_PASSPHRASE": "correct horse"}[name] }
-	w := &world{app: a, keys: keyDir{t.TempDir()}, trust: &otadv1.GetTrustResponse{
-		SnapshotKey: newKey(t).Public().String(), TimestampKey: newKey(t).Public().String(),
-	}}
-	root, targets, err := a.makeTrust(w.keys, w.trust)
+	first, err := firstWorld()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.local = root
-	w.trust.Root, w.trust.FirstRoot, w.trust.Targets = root, root, targets
+	w := *first
+	w.keys = keyDir{t.TempDir()}
+	w.app, _, _ = testApp()
+	w.app.env = first.app.env
+	w.trust = &otadv1.GetTrustResponse{
+		Root: w.local, FirstRoot: w.local, Targets: first.trust.Targets,
+		SnapshotKey: first.trust.SnapshotKey, TimestampKey: first.trust.TimestampKey,
+	}
+	for name, raw := range w.files {
+		if err := writeNewFile(w.keys.file(name), raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &w
+}
+
+// newStranger is a world with keys of its own.
+func newStranger(t *testing.T) *world {
+	t.Helper()
+	w, err := makeWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return w
 }
 
@@ -51,14 +102,7 @@ func newKey(t *testing.T) signing.Key {
 	return k
 }
 
-func (w *world) signer(t *testing.T) signer {
-	t.Helper()
-	key, err := w.app.openKey(w.keys.file(targetsKeyFile), signing.RoleTargets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer{app: w.app, keys: w.keys, key: key}
-}
+func (w *world) signer() signer { return signer{app: w.app, keys: w.keys, key: w.key} }
 
 // newTestContent makes a release of a small image.
 func newTestContent(t *testing.T, version, raw string) content {
@@ -94,7 +138,7 @@ func (w *world) publish(t *testing.T, c content) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, _, err := w.signer(t).extend(now, c)
+	next, _, err := w.signer().extend(now, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +170,7 @@ func TestAReleaseIsSignedAndJudgedUnderTheLocalRoot(t *testing.T) {
 	if err := judge(now, one, w.app.now().Add(targetsLife+time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired targets passed: %v", err)
 	}
-	if _, _, err := w.signer(t).extend(now, newTestContent(t, "1", "other")); classify(err).status != exitConflict {
+	if _, _, err := w.signer().extend(now, newTestContent(t, "1", "other")); classify(err).status != exitConflict {
 		t.Errorf("a signed version could be replaced: %v", err)
 	}
 }
@@ -134,7 +178,7 @@ func TestAReleaseIsSignedAndJudgedUnderTheLocalRoot(t *testing.T) {
 // TestAHostileServerIsNotBelieved: what a server may send in the hope that an
 // operator signs or trusts on top of it.
 func TestAHostileServerIsNotBelieved(t *testing.T) {
-	honest, stranger := newWorld(t), newWorld(t)
+	honest, stranger := newWorld(t), newStranger(t)
 	evil := newTestContent(t, "6.6.6", "evil image")
 	stranger.publish(t, evil)
 	for name, attack := range map[string]struct {
