@@ -74,6 +74,8 @@ func scripts(t *testing.T, server bool) []string {
 func isolate(env *testscript.Env) error {
 	env.Setenv("OTACTL_CONFIG_DIR", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("OTACTL_PASSPHRASE", "correct horse battery")
+	// Under the race detector every process would wait a second before it ends.
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	return nil
 }
 
