@@ -182,7 +182,9 @@ func readSmall(resp *http.Response, limit int64) ([]byte, error) {
 // checkContent refuses successes that can not be the content: pages for people,
 // compressed bodies, and bodies whose end can not be told from a broken line.
 func checkContent(resp *http.Response) error {
-	if e := resp.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+	// aws-chunked is how an object was uploaded; some S3 servers store the word
+	// and repeat it with the plain body.
+	if e := resp.Header.Get("Content-Encoding"); e != "" && e != "identity" && e != "aws-chunked" {
 		return fmt.Errorf("fetch %s: %w: content encoding %q", where(resp.Request.URL), ErrReply, printable(e))
 	}
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))

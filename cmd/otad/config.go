@@ -14,27 +14,32 @@ import (
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/otad/otad/internal/fleet"
 )
 
 // config is everything that can be set: by flag, by OTAD_* in the environment
 // (OTAD_DEVICE_LISTEN for --device-listen) or in a YAML file, the first winning.
 type config struct {
-	Data         string   `koanf:"data"`
-	APIListen    string   `koanf:"api-listen"`
-	DeviceListen string   `koanf:"device-listen"`
-	MQTTListen   string   `koanf:"mqtt-listen"`
-	MQTTPlain    string   `koanf:"mqtt-plain"`
-	Hosts        []string `koanf:"hosts"`
-	MQTTBroker   string   `koanf:"mqtt-broker"`
-	MQTTClientID string   `koanf:"mqtt-client-id"`
-	S3Endpoint   string   `koanf:"s3-endpoint"`
-	S3Bucket     string   `koanf:"s3-bucket"`
-	S3Prefix     string   `koanf:"s3-prefix"`
-	S3Region     string   `koanf:"s3-region"`
-	S3AccessKey  string   `koanf:"s3-access-key"`
-	S3SecretKey  string   `koanf:"s3-secret-key"`
-	LogFormat    string   `koanf:"log-format"`
-	LogLevel     string   `koanf:"log-level"`
+	Data           string   `koanf:"data"`
+	APIListen      string   `koanf:"api-listen"`
+	DeviceListen   string   `koanf:"device-listen"`
+	MQTTListen     string   `koanf:"mqtt-listen"`
+	MQTTPlain      string   `koanf:"mqtt-plain"`
+	Hosts          []string `koanf:"hosts"`
+	MQTTBroker     string   `koanf:"mqtt-broker"`
+	MQTTShared     bool     `koanf:"mqtt-shared"`
+	MQTTDeviceURL  string   `koanf:"mqtt-device-url"`
+	MQTTClientID   string   `koanf:"mqtt-client-id"`
+	S3Endpoint     string   `koanf:"s3-endpoint"`
+	S3Bucket       string   `koanf:"s3-bucket"`
+	S3Prefix       string   `koanf:"s3-prefix"`
+	S3Region       string   `koanf:"s3-region"`
+	S3CreateBucket bool     `koanf:"s3-create-bucket"`
+	S3AccessKey    string   `koanf:"s3-access-key"`
+	S3SecretKey    string   `koanf:"s3-secret-key"`
+	LogFormat      string   `koanf:"log-format"`
+	LogLevel       string   `koanf:"log-level"`
 }
 
 func (c config) path(name string) string { return filepath.Join(c.Data, name) }
@@ -54,6 +59,7 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 	f.String("s3-bucket", "", "bucket")
 	f.String("s3-prefix", "", "prefix of every object")
 	f.String("s3-region", "us-east-1", "region")
+	f.Bool("s3-create-bucket", false, "create the bucket when there is none")
 	return func() (config, error) {
 		k := koanf.New(".")
 		if *path != "" {
@@ -118,6 +124,9 @@ func (c config) validate() error {
 		if err != nil || ip == nil || !ip.IsLoopback() {
 			return usageError{fmt.Errorf("--mqtt-plain %q: plain MQTT listens on a loopback address only, such as 127.0.0.1:1883", c.MQTTPlain)}
 		}
+	}
+	if c.MQTTBroker != "" && !fleet.Reserved(c.MQTTClientID) {
+		return usageError{fmt.Errorf("--mqtt-client-id %q: want %s or %s-NAME, which no device can have", c.MQTTClientID, fleet.ReservedDeviceID, fleet.ReservedDeviceID)}
 	}
 	if c.S3Endpoint != "" && (c.S3Bucket == "" || c.S3AccessKey == "" || c.S3SecretKey == "") {
 		return usageError{errors.New("--s3-endpoint needs --s3-bucket, OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY")}

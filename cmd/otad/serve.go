@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -52,7 +53,9 @@ func newServeFlags() *cobra.Command {
 	f.String("mqtt-plain", "", "loopback `address` for plain MQTT, off by default; no device is let in without a certificate")
 	f.StringSlice("hosts", nil, "`names` and addresses devices and operators reach this server by; the first stands in URLs (default: this host, localhost)")
 	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
-	f.String("mqtt-client-id", fleet.ReservedDeviceID, "client id at the external broker, one for each replica")
+	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
+	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
+	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
 	return cmd
 }
 
@@ -174,7 +177,7 @@ func openBlobs(ctx context.Context, c config) (blob.Store, error) {
 		return nil, usageError{fmt.Errorf("--s3-endpoint %q: want a URL such as https://s3.example.com", c.S3Endpoint)}
 	}
 	return s3.New(ctx, s3.Config{
-		Endpoint: u.Host, TLS: u.Scheme == "https", Bucket: c.S3Bucket, Prefix: c.S3Prefix, Region: c.S3Region,
+		Endpoint: u.Host, TLS: u.Scheme == "https", Bucket: c.S3Bucket, Prefix: c.S3Prefix, Region: c.S3Region, CreateBucket: c.S3CreateBucket,
 		AccessKey: c.S3AccessKey, SecretKey: c.S3SecretKey,
 	})
 }
@@ -275,17 +278,38 @@ func (s *server) authenticate(certs []*x509.Certificate, _ string, _ []byte, _ n
 }
 
 func (s *server) connectBroker() (mqtt.Broker, error) {
-	cert, err := s.ca.Client(time.Now())
+	cert, err := s.ca.Client(s.config.MQTTClientID, time.Now())
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.ca.RootPEM())
 	s.addresses.MQTT = s.config.MQTTBroker
+	if s.config.MQTTDeviceURL != "" {
+		s.addresses.MQTT = s.config.MQTTDeviceURL
+	}
+	group := ""
+	if s.config.MQTTShared {
+		if group, err = s.brokerGroup(); err != nil {
+			return nil, err
+		}
+	}
 	return external.New(external.Config{
-		URL: s.config.MQTTBroker, ClientID: s.config.MQTTClientID, Logger: s.log,
+		URL: s.config.MQTTBroker, Group: group, ClientID: s.config.MQTTClientID, Logger: s.log,
 		TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 	})
+}
+
+// brokerGroup is the name under which replicas share their subscription. It is
+// the same for all that hold the online keys, and no device can guess it and
+// take messages away by joining.
+func (s *server) brokerGroup() (string, error) {
+	secret, err := s.fleet.OnlineKeys.Timestamp.Sign([]byte("otad shared subscription"))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(secret)
+	return hex.EncodeToString(sum[:16]), nil
 }
 
 func (s *server) tlsConfig(auth tls.ClientAuthType) *tls.Config {

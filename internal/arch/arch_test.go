@@ -48,6 +48,7 @@ var allowed = map[string][]string{
 	"internal/observability": {"internal/mqtt"},
 	"internal/testserver":    {},
 	"internal/arch":          {},
+	"internal/e2e":           {"internal/testserver"},
 	"internal/zdeps":         {},
 	"proto":                  {"proto"},
 	"cmd":                    {"pkg", "agent", "internal", "proto"},
@@ -56,7 +57,7 @@ var allowed = map[string][]string{
 // agentNever are modules too large for the device binary, or with no place in it.
 var agentNever = []string{
 	"go.einride.tech/", "modernc.org/", "github.com/spf13/", "github.com/minio/", "connectrpc.com/",
-	"google.golang.org/protobuf", "github.com/prometheus/", "github.com/mochi-mqtt/",
+	"github.com/prometheus/", "github.com/mochi-mqtt/",
 }
 
 type listed struct {

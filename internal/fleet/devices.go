@@ -38,16 +38,23 @@ type Enrolled struct {
 	MQTTURL     string
 }
 
-// ReservedDeviceID is the identity with which otad speaks to an external broker.
+// ReservedDeviceID is the identity with which otad speaks to an external broker;
+// replicas append a dash and a name. The broker gives it rights over every
+// device, so no device may have such an id.
 const ReservedDeviceID = "otad"
+
+// Reserved reports whether a device id is one of otad's own.
+func Reserved(id string) bool {
+	return id == ReservedDeviceID || strings.HasPrefix(id, ReservedDeviceID+"-")
+}
 
 // Enroll lets a device in by a token and gives it a certificate.
 func (s *Service) Enroll(ctx context.Context, e Enrollment) (Enrolled, error) {
 	if err := ota.ValidateDeviceID(e.DeviceID); err != nil {
 		return Enrolled{}, err
 	}
-	if e.DeviceID == ReservedDeviceID {
-		return Enrolled{}, fmt.Errorf("%w: device id %q is the server's own name; choose another", ErrInvalid, e.DeviceID)
+	if Reserved(e.DeviceID) {
+		return Enrolled{}, fmt.Errorf("%w: device id %q is a name of the server itself; choose another", ErrInvalid, e.DeviceID)
 	}
 	csr, err := parseCSR(e.CSR, e.DeviceID)
 	if err != nil {

@@ -527,7 +527,7 @@ func TestEnrollmentRefusals(t *testing.T) {
 		want error
 	}{
 		"wildcard": {"+", csr(t, "+"), fleet.ErrInvalid}, "slash": {"gw-1/x", csr(t, "gw-1/x"), fleet.ErrInvalid},
-		"reserved": {fleet.ReservedDeviceID, csr(t, "otad"), fleet.ErrInvalid}, "other name": {"gw-1", csr(t, "gw-2"), fleet.ErrInvalid},
+		"reserved": {fleet.ReservedDeviceID, csr(t, "otad"), fleet.ErrInvalid}, "replica": {"otad-2", csr(t, "otad-2"), fleet.ErrInvalid}, "other name": {"gw-1", csr(t, "gw-2"), fleet.ErrInvalid},
 		"no request": {"gw-1", []byte("x"), fleet.ErrInvalid}, "glob": {"cam-1", csr(t, "cam-1"), fleet.ErrDenied},
 	} {
 		if _, err := enroll(c.id, secret, c.csr); !errors.Is(err, c.want) {

@@ -38,11 +38,6 @@ const (
 	backdate = time.Hour
 )
 
-// ServerIdentity is the common name of otad's own client certificate. An
-// external broker gives it rights over every device, so no device may have it
-// as its id.
-const ServerIdentity = "otad"
-
 // CA signs certificates. Its methods may be called concurrently.
 type CA struct {
 	root, issuer       *x509.Certificate
@@ -227,7 +222,7 @@ func (ca *CA) Server(hosts []string, now func() time.Time) *tls.Config {
 			mu.Lock()
 			defer mu.Unlock()
 			if t := now(); made.IsZero() || t.Sub(made) > ServerLife*2/3 {
-				fresh, err := ca.endpoint(ServerIdentity, hosts, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, t)
+				fresh, err := ca.endpoint("otad", hosts, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, t)
 				if err != nil {
 					return nil, err
 				}
@@ -239,9 +234,9 @@ func (ca *CA) Server(hosts []string, now func() time.Time) *tls.Config {
 }
 
 // Client makes a certificate with which otad itself connects to an external
-// broker, as ServerIdentity.
-func (ca *CA) Client(now time.Time) (tls.Certificate, error) {
-	return ca.endpoint(ServerIdentity, nil, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, now)
+// broker, under a name that no device may have.
+func (ca *CA) Client(name string, now time.Time) (tls.Certificate, error) {
+	return ca.endpoint(name, nil, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, now)
 }
 
 func (ca *CA) endpoint(name string, hosts []string, usage []x509.ExtKeyUsage, now time.Time) (tls.Certificate, error) {

@@ -55,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"handler error", handlerError},
 		{"order per device, devices concurrently", order},
 		{"overlapping filters", overlappingFilters},
+		{"topics that begin with a dollar", dollarTopics},
 		{"request and response", requestResponse},
 		{"close waits for handlers", closeWaits},
 		{"use after close", useAfterClose},
@@ -424,6 +425,18 @@ func overlappingFilters(t *testing.T, h Harness) {
 	defer in.mu.Unlock()
 	if len(in.all) != 5 {
 		t.Errorf("handed over %d messages, want 5", len(in.all))
+	}
+}
+
+// The topics that devices really use: brokers treat a leading $ in ways of
+// their own, above all in shared subscriptions.
+func dollarTopics(t *testing.T, h Harness) {
+	in := newInbox()
+	h.subscribe(t, in.handle, "$aws/things/+/shadow/update", "$aws/things/+/jobs/+/get")
+	d := h.connect(t, "dev")
+	for _, topic := range []string{"$aws/things/dev/shadow/update", "$aws/things/dev/jobs/$next/get"} {
+		d.mustPublish(topic, "{}")
+		in.await(t, topic)
 	}
 }
 

@@ -72,7 +72,9 @@ type Config struct {
 	TLS      *tls.Config // of mqtts
 	ClientID string      // one per replica, the same after a restart
 	// Group is the shared subscription group of all replicas of one installation:
-	// random, MinGroupBytes or more, without "/", "+" and "#".
+	// random, MinGroupBytes or more, without "/", "+" and "#". Empty: this is the
+	// only replica and subscribes plainly, as mosquitto needs it: its 2.0.11
+	// delivers nothing to shared subscriptions of topics that begin with "$".
 	Group    string
 	Username string // empty: none
 	Password []byte
@@ -97,7 +99,7 @@ func (c Config) check() (*url.URL, error) {
 		return nil, errors.New("URL with credentials; use Username and Password")
 	case c.ClientID == "":
 		return nil, errors.New("no ClientID")
-	case len(c.Group) < MinGroupBytes || strings.ContainsAny(c.Group, "/+#"):
+	case c.Group != "" && (len(c.Group) < MinGroupBytes || strings.ContainsAny(c.Group, "/+#")):
 		return nil, fmt.Errorf("Group has %d bytes: use %d or more random letters and digits, the same for all replicas",
 			len(c.Group), MinGroupBytes)
 	}
@@ -317,12 +319,16 @@ func (b *Broker) Subscribe(ctx context.Context, filters []string, h mqtt.Handler
 // subscribeAll asks for one filter at a time, each with an identifier, which is
 // how copies of one message that matches several filters are told apart.
 func (b *Broker) subscribeAll(ctx context.Context) error {
+	prefix := ""
+	if b.conf.Group != "" {
+		prefix = "$share/" + b.conf.Group + "/"
+	}
 	for i, f := range b.filters {
 		id := i + 1
 		err := b.whileConnected(ctx, func(ctx context.Context) (bool, error) {
 			ack, err := b.cm.Subscribe(ctx, &paho.Subscribe{
 				Properties:    &paho.SubscribeProperties{SubscriptionIdentifier: &id},
-				Subscriptions: []paho.SubscribeOptions{{Topic: "$share/" + b.conf.Group + "/" + f, QoS: 1}},
+				Subscriptions: []paho.SubscribeOptions{{Topic: prefix + f, QoS: 1}},
 			})
 			if err != nil && ack != nil {
 				return true, fmt.Errorf("%w: reasons % x", ErrRefused, ack.Reasons)

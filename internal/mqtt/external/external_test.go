@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func open(t *testing.T, srv *testserver.Broker, change func(*Config)) *Broker {
 	t.Helper()
 	c := Config{
-		URL: "mqtts://" + srv.ServerAddr, TLS: srv.ServerTLS(), ClientID: "otad-" + rand.Text(), Group: rand.Text(),
+		URL: "mqtts://" + srv.ServerAddr, TLS: srv.ServerTLS(), ClientID: "otad-" + rand.Text(),
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	if change != nil {

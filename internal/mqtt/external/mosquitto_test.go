@@ -170,7 +170,7 @@ func TestReplicasShareTheMessages(t *testing.T) {
 func TestGroupIsNotShared(t *testing.T) {
 	pki := testserver.NewPKI(t)
 	srv := testserver.Mosquitto(t, pki)
-	b := open(t, srv, nil)
+	b := open(t, srv, func(c *Config) { c.Group = rand.Text() })
 	defer b.Close()
 	got := make(chan string, 100)
 	if err := b.Subscribe(t.Context(), []string{"ota/+/x"}, func(_ context.Context, m mqtt.Message) error {
