@@ -97,7 +97,7 @@ func (c Config) check() error {
 		return err
 	}
 	if c.Dir == "" || c.Transport == nil || c.Source == nil || c.Boot == nil || c.Health == nil {
-		return errors.New("Dir, Transport, Source, Boot and Health are required")
+		return errors.New("required: Dir, Transport, Source, Boot and Health")
 	}
 	if _, err := signing.NewTrust(c.FactoryRoot, c.NotOlder); err != nil {
 		return fmt.Errorf("factory root: %w", err)

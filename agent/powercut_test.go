@@ -12,9 +12,9 @@ import (
 
 // cutCase is one update whose power is cut once, somewhere.
 type cutCase struct {
-	health    healthFunc
-	survivals []disktest.Survival
-	want      func(cut bool, v agent.Report, running string) bool
+	health  healthFunc
+	strides map[disktest.Survival]int // every how many operations a cut of that kind
+	want    func(cut bool, v agent.Report, running string) bool
 }
 
 // TestPowerCutAnywhere cuts the power during every single operation on the disk
@@ -25,12 +25,12 @@ func TestPowerCutAnywhere(t *testing.T) {
 	old, img := noise(1, 20_000), noise(2, 60_000)
 	sick := func(context.Context, string) error { return errors.New("sick") }
 	cases := map[string]cutCase{
-		"good update": {healthy, []disktest.Survival{disktest.Lost, disktest.Kept, disktest.Torn}, func(cut bool, v agent.Report, running string) bool {
+		"good update": {healthy, map[disktest.Survival]int{disktest.Lost: 1, disktest.Torn: 2, disktest.Kept: 4}, func(cut bool, v agent.Report, running string) bool {
 			// A cut in the trial is a failed boot to the file driver.
 			return v.Status == ota.Succeeded && running == digest(img) ||
 				cut && v.Details[ota.DetailClass] == string(ota.ClassRolledBack) && running == digest(old)
 		}},
-		"bad update": {sick, []disktest.Survival{disktest.Torn}, func(_ bool, v agent.Report, running string) bool {
+		"bad update": {sick, map[disktest.Survival]int{disktest.Torn: 2}, func(_ bool, v agent.Report, running string) bool {
 			return v.Details[ota.DetailClass] == string(ota.ClassRolledBack) && running == digest(old)
 		}},
 	}
@@ -40,8 +40,8 @@ func TestPowerCutAnywhere(t *testing.T) {
 			r := newRepo(t)
 			r.release("1.0", img, nil)
 			points, rolledBack := 0, 0
-			for _, survival := range c.survivals {
-				for cut := 1; ; cut++ {
+			for survival, stride := range c.strides {
+				for cut := 1; ; cut += stride {
 					r.set(func() { r.reports, r.job = nil, nil })
 					d := newDevice(t, r, old)
 					d.health = c.health

@@ -66,7 +66,7 @@ func TestWaitingWritesNothing(t *testing.T) {
 		}
 	}
 	away := &awaySource{r, new(int)}
-	*away.calls = -470 // and so 500 failures
+	*away.calls = -170 // and so 200 failures
 	d.edit = func(c *agent.Config) { c.Source = away }
 	expect(t, d.until("job-1", 1), ota.Succeeded, "")
 	if writes > 60 {

@@ -85,16 +85,6 @@ func (t *twin) write(b []byte) error {
 	return t.fsys.SyncDir(t.dir)
 }
 
-// remove forgets both copies.
-func (t *twin) remove() error {
-	for i := range 2 {
-		if err := t.fsys.Remove(t.path(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return t.fsys.SyncDir(t.dir)
-}
-
 func (t *twin) path(i int) string { return fmt.Sprintf("%s/%s.%d", t.dir, t.name, i) }
 
 func encodeTwin(seq uint64, body []byte) []byte {

@@ -140,7 +140,6 @@ func TestServerOutageInTrialRollsNothingBack(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.live(ctx) }()
-	d.edit = nil
 	d.waitStatus(func(s agent.Status) bool {
 		return s.State == agent.StateIdle && s.Firmware.Digest == digest(img)
 	})
