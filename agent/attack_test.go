@@ -174,6 +174,9 @@ func TestSecurityVersionNeverGoesBack(t *testing.T) {
 		expect(t, d.until("to-"+version+"-"+reason, 1), status, reason)
 	}
 	step("2.0", ota.Succeeded, "")
+	if s := d.status(); s.Floor != 2 {
+		t.Fatalf("the life that committed has floor %d", s.Floor)
+	}
 	step("1.0", ota.Rejected, "security version 1")
 	step("2.1", ota.Succeeded, "") // equal is allowed
 	d.health = func(context.Context, string) error { return errors.New("sick") }
