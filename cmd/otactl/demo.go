@@ -282,7 +282,7 @@ func (d *demo) release(ctx context.Context, i demoImage) error {
 	for _, word := range d.firmware.run {
 		args = append(args, "--run", word)
 	}
-	_, err := d.must(ctx, true, args...)
+	_, err := d.must(ctx, false, args...)
 	return err
 }
 

@@ -56,7 +56,7 @@ func newDemoImages(dir, oldPath, newPath string) (demoImages, error) {
 		}
 		oldPath, newPath = self, self
 		d.installer, d.run = ota.InstallBinary, []string{"{image}", "demo-application"}
-		what, contract = "application", `{"hold":"500ms","deadline":"20s","checks":[{"running":{}},{"command":["{image}","version"]}]}`
+		what, contract = "application", `{"hold":"500ms","deadline":"8s","checks":[{"running":{}},{"command":["{image}","version"]}]}`
 	}
 	if err := os.WriteFile(d.health, []byte(contract), 0o600); err != nil {
 		return demoImages{}, err
