@@ -199,8 +199,7 @@ type model struct {
 	r       Rollout
 	now     time.Time
 	devices []Execution
-	stopped bool // an abort or pause was written
-	started int  // executions made after that
+	started int // executions made after an abort or pause was written
 }
 
 func newModel(t *rapid.T) *model {

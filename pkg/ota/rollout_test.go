@@ -26,7 +26,7 @@ func TestSizeOf(t *testing.T) {
 }
 
 func TestBucketIsSeededAndSpread(t *testing.T) {
-	if Bucket("a", "gw-1") != Bucket("a", "gw-1") || Bucket("a", "gw-1") == Bucket("b", "gw-1") {
+	if first := Bucket("a", "gw-1"); first != Bucket("a", "gw-1") || first == Bucket("b", "gw-1") {
 		t.Fatal("not a function of seed and id")
 	}
 	if Bucket("a", "bc") == Bucket("ab", "c") {

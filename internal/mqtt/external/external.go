@@ -100,7 +100,7 @@ func (c Config) check() (*url.URL, error) {
 	case c.ClientID == "":
 		return nil, errors.New("no ClientID")
 	case c.Group != "" && (len(c.Group) < MinGroupBytes || strings.ContainsAny(c.Group, "/+#")):
-		return nil, fmt.Errorf("Group has %d bytes: use %d or more random letters and digits, the same for all replicas",
+		return nil, fmt.Errorf("shared subscription group has %d bytes: use %d or more random letters and digits, the same for all replicas",
 			len(c.Group), MinGroupBytes)
 	}
 	return u, nil
