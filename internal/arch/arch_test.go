@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"path"
 	"strings"
 	"testing"
 )
@@ -104,7 +105,7 @@ func broken(pkg, imported string) string {
 		return pkg + " imports " + imported + ": nobody imports cmd"
 	}
 	// A test helper lies below what it tests.
-	if parent := pkg[:strings.LastIndexByte(pkg, '/')]; imported == parent && strings.HasSuffix(pkg, "test") {
+	if imported == path.Dir(pkg) && strings.HasSuffix(pkg, "test") {
 		return ""
 	}
 	for _, prefix := range append(may, pkg) {
