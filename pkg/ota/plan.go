@@ -92,6 +92,7 @@ type Opening struct {
 //	RUNNING          an abort rule trips                     ABORTING, QUEUED cancelled
 //	ABORTING         nothing in flight                       ABORTED
 //	RUNNING, no open stage, one PENDING                      stage OPEN, executions made
+//	RUNNING, OPEN    no device was left for it               stage PASSED
 //	RUNNING, OPEN    gate met                                SOAKING
 //	RUNNING, OPEN    all finished, gate not met              stage FAILED, PAUSED
 //	RUNNING, SOAKING gate no longer met                      stage OPEN again (and then judged)
@@ -182,6 +183,10 @@ func planStages(r Rollout, p Progress, now time.Time) Decision {
 
 func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	stage := &r.Stages[i]
+	if c.Total() == 0 { // it was given no device: nothing to judge and nothing to soak
+		stage.State, stage.EndedAt = StagePassed, now
+		return Decision{Rollout: r, Changed: true}
+	}
 	if stage.Gate.enough(c) && stage.Gate.met(c) {
 		stage.State, stage.SoakingAt = StageSoaking, now
 		return Decision{Rollout: r, Changed: true, Wake: now.Add(stage.Soak)}
@@ -219,10 +224,10 @@ func (g Gate) enough(c Counts) bool {
 }
 
 // met reports whether the success share of finished executions reaches the
-// gate. A stage that was given no executions has nothing to prove.
+// gate; without any it does not.
 func (g Gate) met(c Counts) bool {
 	if c.Sample() == 0 {
-		return c.Total() == 0
+		return false
 	}
 	return float64(c.Of(ClassSucceeded)) >= g.Success*float64(c.Sample())-1e-9
 }
