@@ -32,9 +32,10 @@ type DeviceStore interface {
 	// Enroll uses the token once and creates the device with the token's
 	// hardware (unless empty) and tags. The same id with the same key again is
 	// not an error, uses nothing and returns the device as stored; with another
-	// key it is ErrConflict. ErrDenied: the token is unknown, used up, expired at
-	// now, revoked, or its glob does not match the id (path.Match rules). A
-	// revoked device is ErrDenied.
+	// key it is ErrConflict. ErrDenied: no token has the secret, or
+	// EnrollmentToken.Admit refuses; then nothing is used. A revoked device is
+	// ErrDenied. Without the secret of a stored token nobody learns from the
+	// answer whether an id is taken.
 	Enroll(ctx context.Context, d Device, secretHash [32]byte, now time.Time) (Device, error)
 	Device(ctx context.Context, id string) (Device, error)
 	// Devices calls f for each device in ascending order of id, after the given

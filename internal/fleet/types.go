@@ -6,6 +6,8 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
+	"path"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -70,11 +72,35 @@ type EnrollmentToken struct {
 	SecretHash [32]byte // sha256 of the secret
 	Uses       int      // how many devices may still enroll with it
 	DeviceGlob string   // id pattern with *, empty: any
-	Hardware   string   // the model every device gets, empty: the device says
+	Hardware   string   // the model every device gets and may not contradict, empty: the device says
 	Tags       map[string]string
 	CreatedAt  time.Time
 	ExpiresAt  time.Time
 	RevokedAt  time.Time
+}
+
+// Admit says whether the token lets in the device at now, as the device says it
+// is; ErrDenied in words when not.
+func (t EnrollmentToken) Admit(d Device, now time.Time) error {
+	no := func(format string, args ...any) error {
+		return fmt.Errorf("enrollment token %s %s: %w", t.ID, fmt.Sprintf(format, args...), ErrDenied)
+	}
+	if t.DeviceGlob != "" {
+		if ok, err := path.Match(t.DeviceGlob, d.ID); err != nil || !ok {
+			return no("does not let in %s, only %s", d.ID, t.DeviceGlob)
+		}
+	}
+	switch {
+	case !t.RevokedAt.IsZero():
+		return no("is revoked")
+	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
+		return no("has expired")
+	case t.Hardware != "" && d.Hardware != "" && d.Hardware != t.Hardware:
+		return no("is for hardware %s, the device says it is %s", t.Hardware, d.Hardware)
+	case t.Uses <= 0:
+		return no("is used up")
+	}
+	return nil
 }
 
 // APIToken lets an operator or a program in.

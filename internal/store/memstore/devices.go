@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -15,18 +14,21 @@ import (
 // Enroll implements fleet.DeviceStore.
 func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
 	err := s.locked(ctx, func() error {
-		if old, ok := s.devices[d.ID]; ok {
-			if old.Revoked() {
-				return fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
-			}
-			if old.KeyFingerprint != d.KeyFingerprint {
-				return fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
-			}
+		old, exists := s.devices[d.ID]
+		if exists && old.KeyFingerprint == d.KeyFingerprint && !old.Revoked() {
 			d = old
 			return nil
 		}
-		t, err := s.usableToken(d.ID, secretHash, now)
-		if err != nil {
+		t, err := s.tokenOf(secretHash)
+		switch {
+		case err != nil:
+			return err
+		case exists && old.Revoked():
+			return fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
+		case exists:
+			return fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
+		}
+		if err := t.Admit(d, stored(now)); err != nil {
 			return err
 		}
 		t.Uses--
@@ -44,25 +46,11 @@ func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte,
 	return ownDevice(d), nil
 }
 
-func (s *Store) usableToken(deviceID string, secretHash [32]byte, now time.Time) (fleet.EnrollmentToken, error) {
+func (s *Store) tokenOf(secretHash [32]byte) (fleet.EnrollmentToken, error) {
 	for _, t := range s.tokens {
-		if t.SecretHash != secretHash {
-			continue
+		if t.SecretHash == secretHash {
+			return t, nil
 		}
-		if t.DeviceGlob != "" {
-			if ok, err := path.Match(t.DeviceGlob, deviceID); err != nil || !ok {
-				return t, fmt.Errorf("enrollment token %s does not let in %s: %w", t.ID, deviceID, fleet.ErrDenied)
-			}
-		}
-		switch {
-		case !t.RevokedAt.IsZero():
-			return t, fmt.Errorf("enrollment token %s is revoked: %w", t.ID, fleet.ErrDenied)
-		case !t.ExpiresAt.IsZero() && !stored(now).Before(t.ExpiresAt):
-			return t, fmt.Errorf("enrollment token %s has expired: %w", t.ID, fleet.ErrDenied)
-		case t.Uses <= 0:
-			return t, fmt.Errorf("enrollment token %s is used up: %w", t.ID, fleet.ErrDenied)
-		}
-		return t, nil
 	}
 	return fleet.EnrollmentToken{}, fmt.Errorf("unknown enrollment token: %w", fleet.ErrDenied)
 }

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -41,65 +40,52 @@ func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte,
 
 func enroll(t *tx, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
 	old, err := scanDevice(t.row(selectDevice, d.ID))
-	if err == nil {
-		return again(old, d)
-	}
-	if !errors.Is(err, sql.ErrNoRows) {
+	exists := err == nil
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return fleet.Device{}, err
 	}
-	token, err := usableToken(t, d.ID, secretHash, now)
-	if err != nil {
+	if exists && old.KeyFingerprint == d.KeyFingerprint && !old.Revoked() {
+		return old, nil
+	}
+	token, err := tokenOf(t, secretHash)
+	switch {
+	case err != nil:
+		return fleet.Device{}, err
+	case exists && old.Revoked():
+		return fleet.Device{}, fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
+	case exists:
+		return fleet.Device{}, fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
+	}
+	if err := token.Admit(d, now); err != nil {
 		return fleet.Device{}, err
 	}
 	d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: token.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: now}
 	if token.Hardware != "" {
 		d.Hardware = token.Hardware
 	}
-	if _, err := t.exec(`UPDATE enrollment_tokens SET uses = uses - 1 WHERE id = ?`, token.ID); err != nil {
-		return fleet.Device{}, err
-	}
+	return d, create(t, d, token)
+}
+
+// create writes the device and counts the token's use.
+func create(t *tx, d fleet.Device, token fleet.EnrollmentToken) error {
 	tags, err := mapText(d.Tags)
 	if err != nil {
-		return fleet.Device{}, err
+		return err
+	}
+	if _, err := t.exec(`UPDATE enrollment_tokens SET uses = uses - 1 WHERE id = ?`, token.ID); err != nil {
+		return err
 	}
 	_, err = t.exec(`INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at) VALUES (?, ?, ?, ?, ?)`,
 		d.ID, d.Hardware, tags, d.KeyFingerprint, micros(d.CreatedAt))
-	return d, err
+	return err
 }
 
-// again answers a device that is enrolled already.
-func again(old, d fleet.Device) (fleet.Device, error) {
-	if old.Revoked() {
-		return fleet.Device{}, fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
-	}
-	if old.KeyFingerprint != d.KeyFingerprint {
-		return fleet.Device{}, fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
-	}
-	return old, nil
-}
-
-func usableToken(t *tx, deviceID string, secretHash [32]byte, now time.Time) (fleet.EnrollmentToken, error) {
+func tokenOf(t *tx, secretHash [32]byte) (fleet.EnrollmentToken, error) {
 	token, err := scanToken(t.row(selectToken+` WHERE secret_hash = ?`+t.forUpdate("enrollment_tokens"), hashText(secretHash)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return token, fmt.Errorf("unknown enrollment token: %w", fleet.ErrDenied)
 	}
-	if err != nil {
-		return token, err
-	}
-	if token.DeviceGlob != "" {
-		if ok, err := path.Match(token.DeviceGlob, deviceID); err != nil || !ok {
-			return token, fmt.Errorf("enrollment token %s does not let in %s: %w", token.ID, deviceID, fleet.ErrDenied)
-		}
-	}
-	switch {
-	case !token.RevokedAt.IsZero():
-		return token, fmt.Errorf("enrollment token %s is revoked: %w", token.ID, fleet.ErrDenied)
-	case !token.ExpiresAt.IsZero() && !now.Before(token.ExpiresAt):
-		return token, fmt.Errorf("enrollment token %s has expired: %w", token.ID, fleet.ErrDenied)
-	case token.Uses <= 0:
-		return token, fmt.Errorf("enrollment token %s is used up: %w", token.ID, fleet.ErrDenied)
-	}
-	return token, nil
+	return token, err
 }
 
 // Device implements fleet.DeviceStore.

@@ -36,7 +36,7 @@ var deviceTests = []test{
 		tags := map[string]string{"site": "north", "ä\"": "<&>"}
 		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 9, Hardware: "board-a", Tags: tags})
 		s.token(fleet.EnrollmentToken{ID: "u", SecretHash: secret(2), Uses: 9})
-		mine := fleet.Device{ID: "d", Hardware: "mine", Tags: map[string]string{"admin": "yes"}, KeyFingerprint: "k", LastSeen: epoch, RevokedAt: epoch}
+		mine := fleet.Device{ID: "d", Tags: map[string]string{"admin": "yes"}, KeyFingerprint: "k", LastSeen: epoch, RevokedAt: epoch}
 		got, err := s.Enroll(ctx, mine, secret(1), epoch)
 		s.must(err)
 		want := fleet.Device{ID: "d", Hardware: "board-a", Tags: tags, KeyFingerprint: "k", CreatedAt: kept}
@@ -68,8 +68,9 @@ var deviceTests = []test{
 		s.must(s.RevokeEnrollmentToken(ctx, "revoked", epoch))
 		s.token(fleet.EnrollmentToken{ID: "glob", SecretHash: secret(3), Uses: 1, DeviceGlob: "pump-*"})
 		s.token(fleet.EnrollmentToken{ID: "used", SecretHash: secret(4), Uses: 0})
-		for n, id := range []string{0: "pump-0", 1: "pump-1", 2: "pump-2", 3: "fan-3", 4: "pump-4"} {
-			_, err := s.Enroll(ctx, fleet.Device{ID: id}, secret(n), epoch)
+		s.token(fleet.EnrollmentToken{ID: "board", SecretHash: secret(5), Uses: 1, Hardware: "board-a"})
+		for n, id := range []string{0: "pump-0", 1: "pump-1", 2: "pump-2", 3: "fan-3", 4: "pump-4", 5: "pump-5"} {
+			_, err := s.Enroll(ctx, fleet.Device{ID: id, Hardware: "board-b"}, secret(n), epoch)
 			s.wantErr(err, fleet.ErrDenied)
 			_, err = s.Device(ctx, id)
 			s.wantErr(err, fleet.ErrNotFound)
@@ -78,6 +79,19 @@ var deviceTests = []test{
 		s.must(err)
 		_, err = s.Enroll(ctx, fleet.Device{ID: "pump-1"}, secret(1), epoch.Add(-time.Microsecond))
 		s.must(err)
+		_, err = s.Enroll(ctx, fleet.Device{ID: "pump-5", Hardware: "board-a"}, secret(5), epoch)
+		s.must(err)
+	}},
+	{"without a token nobody learns which ids are taken", func(s *suite) {
+		s.enrolled("here", "gone")
+		s.must(s.RevokeDevice(ctx, "gone", epoch))
+		_, nobody := s.Enroll(ctx, fleet.Device{ID: "nobody", KeyFingerprint: "k"}, secret(9), epoch)
+		s.wantErr(nobody, fleet.ErrDenied)
+		for _, id := range []string{"here", "gone"} {
+			_, err := s.Enroll(ctx, fleet.Device{ID: id, KeyFingerprint: "k"}, secret(9), epoch)
+			s.wantErr(err, fleet.ErrDenied)
+			s.equal("text for "+id, err.Error(), nobody.Error())
+		}
 	}},
 	{"iteration is in order, after an id, and can stop", func(s *suite) {
 		s.enrolled("b", "B", "a", "a-1", "a:1", "c")
