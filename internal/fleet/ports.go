@@ -60,7 +60,8 @@ type TokenStore interface {
 // ShadowStore keeps shadows; name "" is the classic one. The version of a
 // shadow never goes back, not even over a delete.
 type ShadowStore interface {
-	// Shadow returns ErrNotFound when the device or the shadow does not exist.
+	// Shadow returns ErrNotFound when the device does not exist, and NoShadow when
+	// only the shadow does not. So does DeleteShadow.
 	Shadow(ctx context.Context, deviceID, name string) (shadow.Document, error)
 	// UpdateShadow reads, applies shadow.Apply and writes. Errors of
 	// shadow.Apply (*shadow.Error) come back unwrapped and nothing is stored.
@@ -80,14 +81,24 @@ type ReleaseStore interface {
 
 // TrustStore keeps the signed TUF metadata.
 type TrustStore interface {
-	// Metadata returns one version; 0 means the newest.
+	// Metadata returns one version; 0 means the newest. ErrNotFound for what was
+	// never published or is superseded for good, see PublishMetadata.
 	Metadata(ctx context.Context, role Role, version int64) (Metadata, error)
 	// PublishMetadata stores the files in one transaction and marks the releases
 	// SIGNED at now. Each file's version must be the newest stored version of its
 	// role + 1 (1 for the first), else ErrStale and nothing is stored. A release
 	// that is WITHDRAWN or unknown fails it too.
+	//
+	// Of snapshot and timestamp, which are signed anew every few hours for ever,
+	// the newest KeptMetadata versions stay; older ones are dropped in the same
+	// transaction, since a client asks only for the snapshot that a timestamp of
+	// moments ago names. Every root and targets stays. So the stored versions of
+	// a role have no gap; of root and targets they begin with 1.
 	PublishMetadata(ctx context.Context, files []Metadata, signed []ota.ReleaseID, now time.Time) error
 }
+
+// KeptMetadata is how many versions of snapshot and of timestamp a store keeps.
+const KeptMetadata = 16
 
 // RolloutStore keeps rollouts.
 type RolloutStore interface {

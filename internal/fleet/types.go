@@ -25,6 +25,31 @@ var (
 	ErrStale = errors.New("changed meanwhile")
 )
 
+// NoShadow is the ErrNotFound of a device that has no such shadow, in words for
+// people.
+func NoShadow(deviceID, name string) error {
+	if name == "" {
+		return noShadow("device " + deviceID + " has no shadow yet")
+	}
+	return noShadow(fmt.Sprintf("device %s has no shadow named %s yet", deviceID, name))
+}
+
+type noShadow string
+
+func (e noShadow) Error() string { return string(e) }
+
+// Is makes it an ErrNotFound.
+func (noShadow) Is(target error) bool { return target == ErrNotFound }
+
+// Superseded returns the newest version of the role that a store drops when the
+// given one is published; 0: none.
+func Superseded(role Role, published int64) int64 {
+	if role != RoleSnapshot && role != RoleTimestamp {
+		return 0
+	}
+	return max(published-KeptMetadata, 0)
+}
+
 // Device is a managed unit.
 type Device struct {
 	ID             string

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 )
 
@@ -43,9 +44,10 @@ func (s *Store) checkTrust(say func(string, ...any)) {
 		}
 	}
 	for role, versions := range s.metadata {
+		first := fleet.Superseded(role, versions[len(versions)-1].Version) + 1
 		for i, m := range versions {
-			if m.Version != int64(i)+1 {
-				say("%s metadata version %d stands at place %d", role, m.Version, i+1)
+			if m.Version != first+int64(i) {
+				say("%s metadata version %d stands at place %d, %d is the first", role, m.Version, i+1, first)
 			}
 		}
 	}

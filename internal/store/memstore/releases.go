@@ -80,15 +80,14 @@ func (s *Store) Releases(ctx context.Context) ([]ota.Release, error) {
 func (s *Store) Metadata(ctx context.Context, role fleet.Role, version int64) (fleet.Metadata, error) {
 	var m fleet.Metadata
 	err := s.locked(ctx, func() error {
-		versions := s.metadata[role]
-		n := version
-		if n == 0 {
-			n = int64(len(versions))
+		for _, f := range s.metadata[role] {
+			if version == 0 || f.Version == version {
+				m = f // the last one is the newest
+			}
 		}
-		if n < 1 || n > int64(len(versions)) {
+		if m.Version == 0 {
 			return notFound("%s metadata version %d", role, version)
 		}
-		m = versions[n-1]
 		return nil
 	})
 	m.Bytes = bytes.Clone(m.Bytes)
@@ -100,12 +99,16 @@ func (s *Store) PublishMetadata(ctx context.Context, files []fleet.Metadata, sig
 	return s.locked(ctx, func() error {
 		metadata, releases := maps.Clone(s.metadata), maps.Clone(s.releases)
 		for _, f := range files {
-			versions := metadata[f.Role]
-			if f.Version != int64(len(versions))+1 {
-				return fmt.Errorf("%s metadata version %d after %d: %w", f.Role, f.Version, len(versions), fleet.ErrStale)
+			versions, newest := slices.Clone(metadata[f.Role]), int64(0)
+			if len(versions) > 0 {
+				newest = versions[len(versions)-1].Version
+			}
+			if f.Version != newest+1 {
+				return fmt.Errorf("%s metadata version %d after %d: %w", f.Role, f.Version, newest, fleet.ErrStale)
 			}
 			f.Bytes = bytes.Clone(f.Bytes)
-			metadata[f.Role] = append(slices.Clone(versions), f)
+			old := fleet.Superseded(f.Role, f.Version)
+			metadata[f.Role] = slices.DeleteFunc(append(versions, f), func(m fleet.Metadata) bool { return m.Version <= old })
 		}
 		for _, id := range signed {
 			r, ok := releases[id]

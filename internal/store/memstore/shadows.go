@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -66,7 +67,7 @@ func (s *Store) mustExist(deviceID, name string, doc shadow.Document) error {
 		return notFound("device %s", deviceID)
 	}
 	if !doc.Exists() {
-		return notFound("shadow %q of device %s", name, deviceID)
+		return fleet.NoShadow(deviceID, name)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ type Store struct {
 	apiTokens  map[string]fleet.APIToken
 	shadows    map[shadowKey]shadow.Document // tombstones stay, for their version
 	releases   map[ota.ReleaseID]ota.Release
-	metadata   map[fleet.Role][]fleet.Metadata // version n at index n-1
+	metadata   map[fleet.Role][]fleet.Metadata // ascending versions without a gap
 	rollouts   map[string]ota.Rollout
 	executions map[string]map[string][]ota.Execution // rollout, device, attempts in order
 }

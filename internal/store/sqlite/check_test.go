@@ -44,7 +44,9 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"shadow beside", `UPDATE shadows SET version = 9`, "version 9 beside a document of version 1"},
 		{"deleted shadow", `UPDATE shadows SET deleted_at = 1`, "empty exactly when it is deleted"},
 		{"seen", `INSERT INTO device_seen VALUES ('x', 1)`, "last seen belongs to no device"},
-		{"metadata", `INSERT INTO metadata VALUES ('root', 3, 'x')`, "metadata versions"},
+		{"metadata", `INSERT INTO metadata VALUES ('root', 1, 'x'), ('root', 3, 'x')`, "without a gap: root"},
+		{"metadata start", `INSERT INTO metadata VALUES ('targets', 2, 'x')`, "but for superseded ones: targets"},
+		{"metadata kept", `INSERT INTO metadata VALUES ('snapshot', 17, 'x')`, "but for superseded ones: snapshot"},
 		{"tags", `UPDATE devices SET tags = 'x'`, "tags of device a are not JSON"},
 		{"uses", `UPDATE enrollment_tokens SET uses = -1`, "used too often"},
 		{"index", `PRAGMA writable_schema = 1;

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -117,8 +118,11 @@ func publish(t *tx, f fleet.Metadata) error {
 		content = []byte{}
 	}
 	n, err := t.exec(`INSERT INTO metadata (role, version, bytes) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, f.Role, f.Version, content)
-	if err == nil && n == 0 {
-		return stale
+	if err != nil || n == 0 {
+		return cmp.Or(err, stale)
+	}
+	if old := fleet.Superseded(f.Role, f.Version); old > 0 {
+		_, err = t.exec(`DELETE FROM metadata WHERE role = ? AND version <= ?`, f.Role, old)
 	}
 	return err
 }

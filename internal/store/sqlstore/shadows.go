@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -26,10 +27,13 @@ func (s *Store) Shadow(ctx context.Context, deviceID, name string) (shadow.Docum
 	var doc shadow.Document
 	err := s.row(ctx, `SELECT document FROM shadows WHERE device_id = ? AND name = ? AND deleted_at IS NULL`,
 		deviceID, name).Scan(documentInto{&doc})
-	if errors.Is(err, sql.ErrNoRows) {
-		return shadow.Document{}, notFound("shadow %q of device %s", name, deviceID)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return doc, err
 	}
-	return doc, err
+	if _, err := s.Device(ctx, deviceID); err != nil {
+		return shadow.Document{}, err
+	}
+	return shadow.Document{}, fleet.NoShadow(deviceID, name)
 }
 
 // UpdateShadow implements fleet.ShadowStore.
@@ -67,7 +71,7 @@ func (s *Store) DeleteShadow(ctx context.Context, deviceID, name string, now tim
 			return err
 		}
 		if !c.doc.Exists() {
-			return notFound("shadow %q of device %s", name, deviceID)
+			return fleet.NoShadow(deviceID, name)
 		}
 		deleted = c.doc
 		t.change(c, cachedShadow{doc: c.doc.Deleted(), deletedAt: now})

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -113,6 +114,35 @@ var releaseTests = []test{
 		s.must(err)
 		s.equal("state", r.State, ota.ReleaseSigned)
 		s.equal("signed at", r.SignedAt, kept)
+	}},
+	{"superseded snapshots and timestamps are dropped", func(s *suite) {
+		roles := []fleet.Role{fleet.RoleRoot, fleet.RoleTargets, fleet.RoleSnapshot, fleet.RoleTimestamp}
+		const last = fleet.KeptMetadata + 5
+		for v := int64(1); v <= last; v++ {
+			var files []fleet.Metadata
+			for _, role := range roles {
+				files = append(files, fleet.Metadata{Role: role, Version: v, Bytes: []byte(fmt.Sprint(role, v))})
+			}
+			s.must(s.PublishMetadata(ctx, files, nil, epoch))
+		}
+		for i, role := range roles {
+			newest, err := s.Metadata(ctx, role, 0)
+			s.must(err)
+			s.equal("newest", newest.Version, int64(last))
+			var kept []int64
+			for v := int64(1); v <= last; v++ {
+				if m, err := s.Metadata(ctx, role, v); err == nil {
+					s.equal("bytes", string(m.Bytes), fmt.Sprint(role, v))
+					kept = append(kept, v)
+				} else {
+					s.wantErr(err, fleet.ErrNotFound)
+				}
+			}
+			s.equal("oldest "+string(role), kept[0], []int64{1, 1, 6, 6}[i])
+			s.equal("kept "+string(role), len(kept), int(last-kept[0]+1))
+		}
+		err := s.PublishMetadata(ctx, []fleet.Metadata{{Role: fleet.RoleTimestamp, Version: 1}}, nil, epoch)
+		s.wantErr(err, fleet.ErrStale)
 	}},
 	{"of many that publish one version, one wins", func(s *suite) {
 		errs := together(10, func(i int) error {

@@ -137,12 +137,19 @@ var shadowTests = []test{
 			s.must(err)
 			s.equal("reported", doc.Reported, map[string]any{"k": want})
 		}
-		_, err := s.Shadow(ctx, "b", "")
-		s.wantErr(err, fleet.ErrNotFound)
+		for name, want := range map[string]string{"": "device b has no shadow yet", "n": "device b has no shadow named n yet"} {
+			_, err := s.Shadow(ctx, "b", name)
+			s.wantErr(err, fleet.ErrNotFound)
+			s.equal("text", err.Error(), want)
+			_, err = s.DeleteShadow(ctx, "b", name, epoch)
+			s.wantErr(err, fleet.ErrNotFound)
+			s.equal("text", err.Error(), want)
+		}
 	}},
 	{"of unknown devices are not found", func(s *suite) {
 		_, err := s.Shadow(ctx, "nobody", "")
 		s.wantErr(err, fleet.ErrNotFound)
+		s.equal("text", err.Error(), "device nobody: not found")
 		_, err = s.UpdateShadow(ctx, "nobody", "", reported("k", "v"), epoch)
 		s.wantErr(err, fleet.ErrNotFound)
 		_, err = s.DeleteShadow(ctx, "nobody", "", epoch)
