@@ -109,8 +109,8 @@ func (c Config) check() error {
 // other slot (ErrReboot), or until its own disk fails it (any other error). It
 // never ends because of the server. All it started is stopped when it returns.
 // After ErrReboot the boot driver is to be closed and opened again (or the
-// device boots), and a new agent made. An end in the middle of a trial is a
-// failed trial to a boot chain that tries once.
+// device boots), and a new agent made. An end in the middle of a trial costs
+// one of its boots.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	unlock, err := a.open()
 	if err != nil {
@@ -223,8 +223,14 @@ func (a *Agent) resume() error {
 	if next.Reason != "" {
 		rec = rec.because(next.Reason)
 	}
-	if next.Rearm {
+	if next.Used {
 		rec.BootsLeft--
+	}
+	switch next.State {
+	case StateTrial:
+		rec.BootID = facts.BootID
+	case StateArm:
+		rec.Deadline = time.Time{} // each trial after the reboot has its whole time
 	}
 	if next.State == StateRolledBack || next.State == StateFailed && rec.Verdict == "" {
 		rec.Verdict = ota.Failed

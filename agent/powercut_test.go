@@ -26,7 +26,8 @@ func TestPowerCutAnywhere(t *testing.T) {
 	sick := func(context.Context, string) error { return errors.New("sick") }
 	cases := map[string]cutCase{
 		"good update": {healthy, map[disktest.Survival]int{disktest.Lost: 1, disktest.Torn: 2, disktest.Kept: 4}, func(cut bool, v agent.Report, running string) bool {
-			// A cut in the trial is a failed boot to the file driver.
+			// A cut in the trial costs a boot. Only one before the journal says TRIAL
+			// is a failed boot.
 			return v.Status == ota.Succeeded && running == digest(img) ||
 				cut && v.Details[ota.DetailClass] == string(ota.ClassRolledBack) && running == digest(old)
 		}},

@@ -5,8 +5,9 @@ package agent
 type Next struct {
 	State  State
 	Reason string
-	// Rearm: the boot was planned but did not happen; one of the boots is used.
-	Rearm bool
+	// Used: one of the boots that the execution may ask for is used up. Counted
+	// with the record that goes on, so that no cut can make it free.
+	Used bool
 }
 
 // Reasons that Recover gives.
@@ -23,6 +24,7 @@ const (
 func Recover(r Record, f BootFacts) Next {
 	inNew := r.To != "" && f.Active == r.To && f.Slots[r.To].Digest == r.ToDigest
 	armed := r.To != "" && f.OneShot == r.To
+	trial := Next{State: StateTrial, Used: f.BootID != r.BootID}
 	switch r.State {
 	case StateIdle, StateStuck, StatePost, StateDone, StateFailed, StateRolledBack:
 		return Next{State: r.State}
@@ -36,7 +38,7 @@ func Recover(r Record, f BootFacts) Next {
 	case StateArm:
 		switch {
 		case inNew:
-			return Next{State: StateTrial}
+			return trial
 		case armed:
 			return Next{State: StateReboot}
 		}
@@ -44,11 +46,11 @@ func Recover(r Record, f BootFacts) Next {
 	case StateReboot:
 		switch {
 		case inNew:
-			return Next{State: StateTrial}
+			return trial
 		case f.BootID == r.BootID:
 			return Next{State: StateReboot}
 		case armed && r.BootsLeft > 0:
-			return Next{State: StateArm, Rearm: true}
+			return Next{State: StateArm, Used: true}
 		case armed:
 			return Next{State: StateRollback, Reason: reasonNotAttempted}
 		}
@@ -56,16 +58,16 @@ func Recover(r Record, f BootFacts) Next {
 	case StateTrial:
 		switch {
 		case !inNew:
-			return Next{State: StateRolledBack, Reason: reasonBootFailed}
+			return tryAgain(r, f)
 		case f.BootID != r.BootID && r.BootsLeft <= 0:
 			return Next{State: StateRollback, Reason: reasonNoBootsLeft}
 		}
-		return Next{State: StateTrial}
+		return trial
 	case StateCommit:
 		if f.Selected == r.To || inNew {
 			return Next{State: StateCommit}
 		}
-		return Next{State: StateRolledBack, Reason: reasonBootFailed}
+		return tryAgain(r, f)
 	case StateRollback:
 		if f.Active != r.To && f.Selected != r.To && f.OneShot != r.To {
 			return Next{State: StateRolledBack, Reason: r.Reason}
@@ -73,4 +75,16 @@ func Recover(r Record, f BootFacts) Next {
 		return Next{State: StateRollback, Reason: r.Reason}
 	}
 	return Next{State: StateIdle}
+}
+
+// tryAgain follows a trial that was cut and came back in the old slot: a boot
+// chain that tries once can not tell a crash from a power cut. The new slot ran
+// far enough to say TRIAL, so while boots are left it is armed again, untouched.
+func tryAgain(r Record, f BootFacts) Next {
+	to := f.Slots[r.To]
+	kept := to.Bootable && to.Digest == r.ToDigest
+	if r.BootsLeft > 0 && kept && f.Active == r.From && f.Selected == r.From {
+		return Next{State: StateArm}
+	}
+	return Next{State: StateRolledBack, Reason: reasonBootFailed}
 }

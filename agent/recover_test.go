@@ -16,7 +16,7 @@ func TestRecoverTable(t *testing.T) {
 				for _, oneShot := range []string{"", "b"} {
 					for _, boot := range []string{"same", "other"} {
 						for _, left := range []int{0, 2} {
-							for _, content := range []string{newDigest, "other"} {
+							for _, held := range []SlotInfo{{Digest: newDigest, Bootable: true}, {Digest: newDigest}, {Digest: "other", Bootable: true}} {
 								pairs++
 								r := Record{
 									State: state, JobID: "j", From: "a", To: "b", FromDigest: oldDigest, ToDigest: newDigest,
@@ -24,7 +24,7 @@ func TestRecoverTable(t *testing.T) {
 								}
 								f := BootFacts{
 									BootID: boot, Active: active, Selected: selected, OneShot: oneShot,
-									Slots: map[string]SlotInfo{"a": {Digest: oldDigest}, "b": {Digest: content}},
+									Slots: map[string]SlotInfo{"a": {Digest: oldDigest}, "b": held},
 								}
 								checkRecovery(t, r, f, Recover(r, f))
 							}
@@ -69,7 +69,7 @@ func checkRecovery(t *testing.T, r Record, f BootFacts, n Next) {
 		switch {
 		case f.OneShot == "" && n.State != StateRolledBack:
 			fail("the one-shot was used: want ROLLED_BACK")
-		case f.OneShot == r.To && r.BootsLeft > 0 && (n.State != StateArm || !n.Rearm):
+		case f.OneShot == r.To && r.BootsLeft > 0 && (n.State != StateArm || !n.Used):
 			fail("the one-shot was not used: want ARM again")
 		case f.OneShot == r.To && r.BootsLeft == 0 && n.State != StateRollback:
 			fail("no boots left: want ROLLBACK")
@@ -81,8 +81,17 @@ func checkRecovery(t *testing.T, r Record, f BootFacts, n Next) {
 	if r.State == StateTrial && inNew && f.BootID != r.BootID && r.BootsLeft > 0 && n.State != StateTrial {
 		fail("boots are left: the trial goes on")
 	}
-	if r.State == StateTrial && !inNew && n.State != StateRolledBack {
-		fail("came back: want ROLLED_BACK")
+	if n.State == StateTrial && n.Used != (f.BootID != r.BootID) {
+		fail("each boot into a trial counts once")
+	}
+	if r.State == StateTrial && !inNew || r.State == StateCommit && !inNew && f.Selected != r.To {
+		again := r.BootsLeft > 0 && f.Slots[r.To].Bootable && f.Slots[r.To].Digest == r.ToDigest && f.Active == r.From && f.Selected == r.From
+		switch {
+		case again && (n.State != StateArm || n.Used):
+			fail("came back with boots left: want ARM")
+		case !again && n.State != StateRolledBack:
+			fail("came back: want ROLLED_BACK")
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path"
@@ -168,5 +169,74 @@ func TestConfigIsChecked(t *testing.T) {
 		if err := d.life(t.Context()); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestCutTrialsAreTriedAgain: a boot chain that tries once comes back in the old
+// slot after each cut in the trial. While boots are left the same slot is tried
+// again; a firmware that takes the device down each time is rolled back.
+func TestCutTrialsAreTriedAgain(t *testing.T) {
+	const boots = 3
+	for crashes, want := range map[int]ota.Status{0: ota.Succeeded, 1: ota.Succeeded, boots - 1: ota.Succeeded, boots: ota.Failed, 100: ota.Failed} {
+		t.Run(fmt.Sprint(crashes, " crashes"), func(t *testing.T) {
+			r := newRepo(t)
+			old, img := noise(1, 5000), noise(2, 5000)
+			d := newDevice(t, r, old)
+			r.release("1.0", img, nil)
+			r.order("job-1", "1.0", 1)
+			trials := 0
+			var after *disktest.Mem
+			d.health = func(context.Context, string) error {
+				if trials++; trials <= crashes {
+					after = d.fs.(*disktest.Mem).Crash(disktest.Lost, 1)
+					return errors.New("crashed")
+				}
+				return nil
+			}
+			for !d.untilCut(d.fs.(*disktest.Mem), "job-1") {
+				d.fs = after
+			}
+			d.settle()
+			if trials != min(crashes+1, boots) {
+				t.Errorf("%d trials", trials)
+			}
+			verdicts := r.verdicts("job-1", 1)
+			if len(verdicts) != 1 {
+				t.Fatalf("verdicts %v", verdicts)
+			}
+			reason, running := "", img
+			if want == ota.Failed {
+				reason, running = "boot failed", old
+			}
+			expect(t, verdicts[0], want, reason)
+			if got := d.running(); got.Digest != digest(running) || len(r.opened) != 1 {
+				t.Errorf("running %+v, %d downloads", got, len(r.opened))
+			}
+		})
+	}
+}
+
+// TestAgentStoppedInTrial: a restart of the agent alone, asked for in the middle
+// of a trial, costs a boot and not the update.
+func TestAgentStoppedInTrial(t *testing.T) {
+	r := newRepo(t)
+	img := noise(2, 5000)
+	d := newDevice(t, r, noise(1, 5000))
+	r.release("1.0", img, nil)
+	r.order("job-1", "1.0", 1)
+	ctx, stop := context.WithCancel(t.Context())
+	trials := 0
+	d.health = func(ctx context.Context, _ string) error {
+		if trials++; trials == 1 {
+			stop()
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	must(t, d.live(ctx))
+	expect(t, d.until("job-1", 1), ota.Succeeded, "")
+	if got := d.running(); got.Digest != digest(img) || trials != 2 {
+		t.Errorf("running %+v after %d trials", got, trials)
 	}
 }

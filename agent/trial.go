@@ -27,12 +27,8 @@ func (a *Agent) stepTrial(ctx context.Context) (Record, error) {
 		return rec.at(StateRollback).because(err.Error()), nil
 	}
 	now := a.cfg.Now()
-	if rec.BootID != a.facts.BootID || rec.Deadline.IsZero() {
-		if rec.Deadline.IsZero() {
-			rec.Deadline = now.Add(whole)
-		}
-		rec.BootID = a.facts.BootID
-		rec.BootsLeft--
+	if rec.Deadline.IsZero() {
+		rec.Deadline = now.Add(whole)
 		if err := a.store(&rec); err != nil {
 			return rec, err
 		}
