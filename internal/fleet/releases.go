@@ -20,11 +20,17 @@ func indexKey(digest string) string { return "indexes/" + digest }
 
 // UploadImage stores the object of a raw image with this digest. The bytes are
 // not believed: CreateRelease verifies them. ErrConflict when a release stands
-// on the object already, so that an upload can never damage it.
+// on the object already, so that an upload can never damage it; ErrBusy while
+// another upload or CreateRelease works on it.
 func (s *Service) UploadImage(ctx context.Context, digest string, object io.Reader) (int64, error) {
 	if err := ota.ValidateDigest(digest); err != nil {
 		return 0, err
 	}
+	release, err := s.claims.upload(digest)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	if r, err := s.releaseOf(ctx, digest); err == nil {
 		return 0, fmt.Errorf("%w: the image is stored already, release %s uses it", ErrConflict, r.ID())
 	} else if !errors.Is(err, ErrNotFound) {
@@ -80,9 +86,13 @@ func (s *Service) releaseOf(ctx context.Context, imageDigest string) (ota.Releas
 	return ota.Release{}, fmt.Errorf("%w: image %s", ErrNotFound, imageDigest)
 }
 
+// MaxVerifying is how many objects are read back and verified at a time. It
+// takes a processor each; who comes later waits.
+const MaxVerifying = 2
+
 // CreateRelease makes a DRAFT from an uploaded object. The object is read back
 // and every chunk is verified against the index first. ErrConflict when the
-// version exists with other content.
+// version exists with other content, ErrBusy while the object is uploaded.
 func (s *Service) CreateRelease(ctx context.Context, m ota.Manifest, index []byte) (ota.Release, error) {
 	if err := m.Validate(); err != nil {
 		return ota.Release{}, err
@@ -107,6 +117,11 @@ func (s *Service) CreateRelease(ctx context.Context, m ota.Manifest, index []byt
 	} else if !errors.Is(err, ErrNotFound) {
 		return ota.Release{}, err
 	}
+	release, err := s.claims.verify(m.ImageDigest)
+	if err != nil {
+		return ota.Release{}, err
+	}
+	defer release()
 	if err := s.verifyObject(ctx, m, ix); err != nil {
 		return ota.Release{}, err
 	}
@@ -117,6 +132,12 @@ func (s *Service) CreateRelease(ctx context.Context, m ota.Manifest, index []byt
 }
 
 func (s *Service) verifyObject(ctx context.Context, m ota.Manifest, ix *image.Index) error {
+	select {
+	case s.verifying <- struct{}{}:
+		defer func() { <-s.verifying }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	object, err := s.Blobs.Open(ctx, imageKey(m.ImageDigest), 0, -1)
 	if errors.Is(err, blob.ErrNotFound) {
 		return fmt.Errorf("%w: image %s was not uploaded", ErrNotFound, m.ImageDigest)
@@ -165,7 +186,7 @@ func ParseManifest(b []byte) (ota.Manifest, error) {
 	if err := d.Decode(&m); err != nil {
 		return m, fmt.Errorf("%w: manifest: %v", ErrInvalid, err)
 	}
-	if d.More() {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return m, fmt.Errorf("%w: manifest: text after the object", ErrInvalid)
 	}
 	return m, m.Validate()

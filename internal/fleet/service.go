@@ -59,9 +59,11 @@ type Config struct {
 // Service is the set of use cases. Its methods may be called concurrently.
 type Service struct {
 	Config
-	presence *presence
-	signals  *signals
-	wake     chan struct{}
+	presence  *presence
+	signals   *signals
+	claims    *claims
+	verifying chan struct{} // one element for each object that is read back
+	wake      chan struct{}
 }
 
 // New returns a Service; RunEngine must run for rollouts to move.
@@ -69,7 +71,10 @@ func New(c Config) *Service {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Second
 	}
-	return &Service{Config: c, presence: newPresence(), signals: newSignals(), wake: make(chan struct{}, 1)}
+	return &Service{
+		Config: c, presence: newPresence(), signals: newSignals(), claims: newClaims(),
+		verifying: make(chan struct{}, MaxVerifying), wake: make(chan struct{}, 1),
+	}
 }
 
 // newID returns prefix and 60 random bits in lower-case base32.
@@ -87,7 +92,7 @@ func newSecret() (id string, secret [32]byte) {
 }
 
 // Check runs the store's invariants and sees that every image a signed release
-// needs is there. It returns every fault in words.
+// needs is there in full length. It returns every fault in words.
 func (s *Service) Check(ctx context.Context) ([]string, error) {
 	faults, err := s.Store.Check(ctx)
 	if err != nil {
@@ -101,11 +106,15 @@ func (s *Service) Check(ctx context.Context) ([]string, error) {
 		if r.State != ota.ReleaseSigned {
 			continue
 		}
-		for _, key := range []string{imageKey(r.ImageDigest), indexKey(r.IndexDigest)} {
-			if _, err := s.Blobs.Stat(ctx, key); errors.Is(err, blob.ErrNotFound) {
+		for key, size := range map[string]int64{imageKey(r.ImageDigest): r.ObjectSize, indexKey(r.IndexDigest): r.IndexSize} {
+			info, err := s.Blobs.Stat(ctx, key)
+			switch {
+			case errors.Is(err, blob.ErrNotFound):
 				faults = append(faults, fmt.Sprintf("release %s: object %s is missing", r.ID(), key))
-			} else if err != nil {
+			case err != nil:
 				return nil, fmt.Errorf("check release %s: %w", r.ID(), err)
+			case info.Size != size:
+				faults = append(faults, fmt.Sprintf("release %s: object %s has %d bytes, the release says %d", r.ID(), key, info.Size, size))
 			}
 		}
 	}

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -88,6 +87,21 @@ func (s *Service) checkRoot(root []byte) error {
 	return nil
 }
 
+// CheckOnlineKeys fails when there is a trust root that does not name this
+// server's online keys: what they sign, no device would believe.
+func (s *Service) CheckOnlineKeys(ctx context.Context) error {
+	root, err := s.Store.Metadata(ctx, RoleRoot, 0)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := s.checkRoot(root.Bytes); err != nil {
+		return fmt.Errorf("%w; restore the online keys that the root was made for from a backup", err)
+	}
+	return nil
+}
+
 // PublishTargets stores the next targets with its snapshot and timestamp, and
 // returns its version and the releases it signed anew. ErrStale when the
 // version is not the newest plus one: read again and sign again.
@@ -159,9 +173,9 @@ func (s *Service) matchReleases(ctx context.Context, targets []signing.Target) (
 }
 
 func matches(t signing.Target, r ota.Release) error {
-	var m ota.Manifest
-	if err := json.Unmarshal(t.Custom, &m); err != nil {
-		return fmt.Errorf("%w: target %s: custom data: %v", ErrInvalid, t.Path, err)
+	m, err := ParseManifest(t.Custom)
+	if err != nil {
+		return fmt.Errorf("target %s: custom data: %w", t.Path, err)
 	}
 	same := r.SameContent(ota.Release{Manifest: m, IndexDigest: hex.EncodeToString(t.SHA256[:])})
 	if !same || t.Length != r.IndexSize {
