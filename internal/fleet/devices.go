@@ -222,6 +222,7 @@ const (
 	DefaultTokenLife = 24 * time.Hour
 	MaxTokenLife     = 366 * 24 * time.Hour
 	MaxTokenUses     = 1_000_000
+	MaxGlobBytes     = 256
 )
 
 // CreateEnrollmentToken stores a token for t's Uses, DeviceGlob, Hardware, Tags
@@ -252,6 +253,9 @@ func (t EnrollmentToken) validate(now time.Time) error {
 	}
 	if !t.ExpiresAt.After(now) || t.ExpiresAt.After(now.Add(MaxTokenLife)) {
 		return bad("it must expire within %s from now", MaxTokenLife)
+	}
+	if len(t.DeviceGlob) > MaxGlobBytes {
+		return bad("device pattern of %d bytes, at most %d", len(t.DeviceGlob), MaxGlobBytes)
 	}
 	if _, err := path.Match(t.DeviceGlob, "x"); err != nil {
 		return bad("device pattern %q: %v", t.DeviceGlob, err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
 )
@@ -23,7 +25,8 @@ func (s *Service) Wake() {
 // that. It keeps nothing in memory, so it may be killed anywhere, and several
 // replicas may run it.
 func (s *Service) RunEngine(ctx context.Context) error {
-	s.notifyWaiting(ctx)
+	// The crash may have come between a commit and its messages.
+	s.notifyActive(ctx, ExecutionFilter{Active: true})
 	for {
 		next := s.advanceAll(ctx)
 		timer := time.NewTimer(min(max(time.Until(next), 0), s.Poll))
@@ -97,9 +100,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		}
 		s.logStep(r, d.Rollout, len(step.Insert))
 		s.signals.raise("rollout/" + id)
-		for _, e := range step.Insert {
-			s.notifyNext(ctx, e.DeviceID)
-		}
+		s.notifyAll(ctx, devicesOf(step.Insert))
 	}
 }
 
@@ -147,21 +148,46 @@ func queued(r ota.Rollout, deviceID string, stage, attempt int, now time.Time) o
 	}
 }
 
-// notifyWaiting tells every device with work to do, after a start: the crash
-// may have come between a commit and its messages. Telling twice is harmless.
-func (s *Service) notifyWaiting(ctx context.Context) {
+// maxNotifying is how many devices are told at a time: a broker that takes long
+// to answer must not keep the engine from its next step.
+const maxNotifying = 32
+
+func devicesOf(list []ota.Execution) map[string]bool {
 	devices := map[string]bool{}
-	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
+	for _, e := range list {
+		devices[e.DeviceID] = true
+	}
+	return devices
+}
+
+// notifyActive tells every device with work that the filter finds. Telling
+// twice is harmless.
+func (s *Service) notifyActive(ctx context.Context, filter ExecutionFilter) {
+	devices := map[string]bool{}
+	err := s.Store.Executions(ctx, filter, func(e ota.Execution) bool {
 		devices[e.DeviceID] = true
 		return true
 	})
 	if err != nil {
-		s.Log.Error("engine can not read the executions", "error", err)
+		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
 		return
 	}
+	s.notifyAll(ctx, devices)
+}
+
+func (s *Service) notifyAll(ctx context.Context, devices map[string]bool) {
+	var told errgroup.Group
+	told.SetLimit(maxNotifying)
 	for id := range devices {
-		s.notifyNext(ctx, id)
+		if ctx.Err() != nil {
+			break
+		}
+		told.Go(func() error {
+			s.notifyNext(ctx, id)
+			return nil
+		})
 	}
+	_ = told.Wait() // notifyNext logs
 }
 
 // notifyNext tells a device what is next for it. A failure is logged only: the

@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -312,15 +313,15 @@ func TestFailedGatePausesAndRepeatRetries(t *testing.T) {
 		}
 		_, err = w.s.ResumeRollout(w.ctx, v.ID, ota.ResumeRepeat)
 		w.ok(err)
-		retried := 0
+		var retried atomic.Int64
 		v = w.run(v.ID, 1, ids, func(e ota.Execution) ota.Report {
 			if e.Attempt == 2 {
-				retried++
+				retried.Add(1)
 			}
 			return ota.Report{Status: ota.Succeeded}
 		})
-		if v.State != ota.RolloutCompleted || retried != failed || v.Progress.Total().Total() != 10 {
-			t.Fatalf("%s, %d of %d retried, %+v", v.State, retried, failed, v.Progress.Total())
+		if v.State != ota.RolloutCompleted || int(retried.Load()) != failed || v.Progress.Total().Total() != 10 {
+			t.Fatalf("%s, %d of %d retried, %+v", v.State, retried.Load(), failed, v.Progress.Total())
 		}
 	})
 }

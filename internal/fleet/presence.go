@@ -31,7 +31,7 @@ func (s *Service) Presence(deviceID string, connected bool, reason string, at ti
 	} else {
 		delete(s.presence.online, deviceID)
 	}
-	s.presence.seen[deviceID] = at
+	s.presence.saw(deviceID, at)
 	s.Log.Debug("device presence", "device", deviceID, "connected", connected, "reason", reason)
 }
 
@@ -39,7 +39,14 @@ func (s *Service) Presence(deviceID string, connected bool, reason string, at ti
 func (s *Service) Seen(deviceID string, at time.Time) {
 	s.presence.mu.Lock()
 	defer s.presence.mu.Unlock()
-	s.presence.seen[deviceID] = at
+	s.presence.saw(deviceID, at)
+}
+
+// saw raises the time; mu is held.
+func (p *presence) saw(deviceID string, at time.Time) {
+	if at.After(p.seen[deviceID]) {
+		p.seen[deviceID] = at
+	}
 }
 
 // Online reports whether the device is connected, as far as this replica knows.
@@ -90,9 +97,7 @@ func (s *Service) flushSeen(ctx context.Context) error {
 		s.presence.mu.Lock()
 		defer s.presence.mu.Unlock()
 		for id, t := range seen {
-			if t.After(s.presence.seen[id]) {
-				s.presence.seen[id] = t
-			}
+			s.presence.saw(id, t)
 		}
 	}
 	return err

@@ -124,6 +124,9 @@ func (s *Service) previewStages(ctx context.Context, c candidates, p RolloutPrev
 	return p, nil
 }
 
+// MaxSeedBytes is the longest seed of a rollout.
+const MaxSeedBytes = 64
+
 // prepare checks a plan and fills in what the operator left to the server.
 func (s *Service) prepare(ctx context.Context, r ota.Rollout) (ota.Rollout, candidates, error) {
 	if err := r.Validate(); err != nil {
@@ -139,6 +142,9 @@ func (s *Service) prepare(ctx context.Context, r ota.Rollout) (ota.Rollout, cand
 	}
 	if release.State != ota.ReleaseSigned {
 		return r, candidates{}, fmt.Errorf("%w: release %s is %s; sign it first: otactl firmware sign %s", ErrUnsigned, r.Release, release.State, r.Release)
+	}
+	if len(r.Seed) > MaxSeedBytes {
+		return r, candidates{}, fmt.Errorf("%w: seed of %d bytes: at most %d", ErrInvalid, len(r.Seed), MaxSeedBytes)
 	}
 	if r.Seed == "" {
 		r.Seed = newID("")
@@ -210,12 +216,26 @@ func (s *Service) ResumeRollout(ctx context.Context, id string, failed ota.Resum
 }
 
 // AbortRollout cancels what is queued and ends the rollout when what is in
-// flight has finished.
+// flight has finished: at once when nothing is.
 func (s *Service) AbortRollout(ctx context.Context, id, reason string) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
 		r, err := ota.Abort(r, reason, s.Now())
 		return r, true, err
 	})
+}
+
+// follow does what an operator's act asks for besides its record. What fails
+// here the engine does later.
+func (s *Service) follow(ctx context.Context, r ota.Rollout) {
+	defer s.Wake()
+	switch r.State {
+	case ota.RolloutAborting:
+		if _, err := s.advance(ctx, r.ID); err != nil {
+			s.Log.Warn("rollout is aborting, the engine will end it", "rollout", r.ID, "error", err)
+		}
+	case ota.RolloutRunning: // resumed: devices asked in vain while it was paused
+		s.notifyActive(ctx, ExecutionFilter{RolloutID: r.ID, Active: true})
+	}
 }
 
 // operate applies an operator's act, again if the engine was faster.
@@ -238,7 +258,7 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		}
 		s.Log.Info("rollout changed by an operator", "rollout", id, "state", next.State, "reason", next.Reason)
 		s.signals.raise("rollout/" + id)
-		s.Wake()
+		s.follow(ctx, next)
 		return s.Rollout(ctx, id)
 	}
 }
