@@ -75,6 +75,11 @@ func (d *Decoder) Stream(ctx context.Context, object io.Reader, first int, write
 	if readErr := <-ended; err == nil {
 		err = readErr
 	}
+	// The reader may notice the end of ctx before the context derived from it
+	// does, and so call it an error of its own.
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
 	return err
 }
 
