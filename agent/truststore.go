@@ -59,7 +59,7 @@ func openTrust(fsys disk.FS, dir string, factory []byte, notOlder time.Time) (*t
 		if err != nil {
 			return nil, err
 		}
-		if len(bodies) > 0 {
+		if len(bodies) > 0 && len(bodies[0]) > 0 {
 			f.content = bodies[0]
 		}
 	}
@@ -127,13 +127,13 @@ func (s *trustStore) refresh(ctx context.Context, src Source, now time.Time) err
 			return err
 		}
 	}
-	return s.clock.put([]byte(s.trust.ClockFloor().UTC().Format(time.RFC3339)))
+	return s.putClock()
 }
 
 func (s *trustStore) refreshRoot(ctx context.Context, src Source) error {
 	for range maxRootsPerRefresh {
 		name := fmt.Sprintf("%d.root.json", s.trust.RootVersion()+1)
-		err := s.take(ctx, src, name, &s.root, s.trust.UpdateRoot)
+		err := s.take(ctx, src, name, &s.root, s.updateRoot)
 		if errors.Is(err, ErrNoSuchFile) {
 			return nil
 		}
@@ -144,13 +144,35 @@ func (s *trustStore) refreshRoot(ctx context.Context, src Source) error {
 	return refuse("more than %d new roots in one refresh", maxRootsPerRefresh)
 }
 
+// updateRoot takes the next root. What it made the trust forget is off the disk
+// before take stores the root itself: a power cut in between is a root to be
+// fetched again, and never a new root beside a clock floor, or versions, that it
+// was made to get rid of.
+func (s *trustStore) updateRoot(b []byte) error {
+	if err := s.trust.UpdateRoot(b); err != nil {
+		return err
+	}
+	if s.trust.SnapshotVersion() == 0 {
+		if err := errors.Join(s.timestamp.forget(), s.snapshot.forget()); err != nil {
+			return err
+		}
+	}
+	return s.putClock()
+}
+
+func (s *trustStore) putClock() error {
+	return s.clock.put([]byte(s.trust.ClockFloor().UTC().Format(time.RFC3339)))
+}
+
 // take fetches one file, has it verified, and stores it.
 func (s *trustStore) take(ctx context.Context, src Source, name string, f *trustFile, verify func([]byte) error) error {
 	b, err := src.Metadata(ctx, name, f.limit)
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
-	if err := verify(b); err != nil {
+	if err := verify(b); isDisk(err) {
+		return err
+	} else if err != nil {
 		return refuse("%s: %w", name, err)
 	}
 	return f.put(b)
@@ -165,5 +187,19 @@ func (f *trustFile) put(b []byte) error {
 		return diskError{err}
 	}
 	f.content = bytes.Clone(b)
+	return nil
+}
+
+// forget leaves nothing to restore, in either copy.
+func (f *trustFile) forget() error {
+	if f.content == nil {
+		return nil
+	}
+	for range 2 {
+		if err := f.store(nil); err != nil {
+			return diskError{err}
+		}
+	}
+	f.content = nil
 	return nil
 }

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -205,4 +206,54 @@ func TestTrustUnderPowerCut(t *testing.T) {
 		t.Errorf("%d cuts only", points)
 	}
 	t.Logf("%d cuts", points)
+}
+
+// TestPoisonedClockIsForgottenForGood: a thief of the online keys dates metadata
+// far ahead. The root that takes the keys away resets the clock floor, also when
+// the device restarts before it has seen anything newer.
+func TestPoisonedClockIsForgottenForGood(t *testing.T) {
+	for name, rotate := range map[string]func(*signing.Online, signing.OnlineKey){
+		"both keys":        func(o *signing.Online, k signing.OnlineKey) { o.Snapshot, o.Timestamp = k, k },
+		"the snapshot key": func(o *signing.Online, k signing.OnlineKey) { o.Snapshot = k },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepo(t)
+			d := newDevice(t, r, nil)
+			honest := r.now
+			r.now = honest.Add(900 * time.Hour)
+			r.install(t, d, 1)
+			r.now = honest
+			if s := d.status(); s.ClockFloor.Before(honest.Add(899 * time.Hour)) {
+				t.Fatalf("the clock floor was not poisoned: %s", s.ClockFloor)
+			}
+
+			rotate(&r.online, signing.OnlineKey{Signer: newKey(t)})
+			r.rotate()
+			r.set(func() { r.snapshot, r.stamp = nil, nil })
+			r.release("2.0", noise(7, 3000), nil)
+			r.order("job-2", "2.0", 1)
+			d.edit = func(c *agent.Config) { c.Source = rootsOnly{r} }
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- d.live(ctx) }()
+			d.waitStatus(func(s agent.Status) bool { return s.RootVersion == 2 && s.State == agent.StateWait })
+			stop()
+			must(t, <-ended)
+			d.edit = nil
+			expect(t, d.until("job-2", 1), ota.Succeeded, "")
+			if s := d.status(); s.ClockFloor.After(honest.Add(time.Hour)) {
+				t.Errorf("clock floor %s", s.ClockFloor)
+			}
+		})
+	}
+}
+
+// rootsOnly is a server that fails after the roots.
+type rootsOnly struct{ *repo }
+
+func (s rootsOnly) Metadata(ctx context.Context, name string, limit int64) ([]byte, error) {
+	if !strings.HasSuffix(name, ".root.json") {
+		return nil, agent.ErrUnreachable
+	}
+	return s.repo.Metadata(ctx, name, limit)
 }
