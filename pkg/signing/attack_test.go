@@ -577,3 +577,33 @@ func TestRestoredFilesNeedNoSecondFetch(t *testing.T) {
 	}
 	noErr(t, r.refresh(d, day0))
 }
+
+func TestExpiresIsTheEarliestOfTheChain(t *testing.T) {
+	r := newRepo(t)
+	d := must(NewTrust(r.root, time.Time{}))(t)
+	expires := func(what string, want time.Time) {
+		t.Helper()
+		if got := d.Expires(); !got.Equal(want) {
+			t.Errorf("%s: expires %s, want %s", what, got, want)
+		}
+	}
+	expires("no timestamp", time.Time{})
+	noErr(t, d.UpdateTimestamp(r.timestamp, day0))
+	expires("timestamp alone", day0.Add(TimestampLife))
+	noErr(t, r.refresh(d, day0))
+	expires("the timestamp is first", day0.Add(TimestampLife))
+	wantErr(t, "frozen", d.UpdateTimestamp(r.timestamp, day0.Add(25*time.Hour)), ErrExpired)
+	expires("a refused update changes nothing", day0.Add(TimestampLife))
+
+	week := day0.Add(SnapshotLife - time.Hour)
+	r.timestamp = must(r.online.Refresh(r.timestamp, r.snapshot, week))(t)
+	noErr(t, d.UpdateTimestamp(r.timestamp, week))
+	expires("the snapshot is first", day0.Add(SnapshotLife))
+	r.publish(t, day0.Add(year/2-time.Hour))
+	noErr(t, r.refresh(d, day0.Add(year/2-time.Hour)))
+	expires("the targets are first", day0.Add(year/2))
+	r.targets = must(AddTarget(r.targets, target("lamp/3.0.0.idx", indexV2), day0.Add(2*year), r.targetsSigners()...))(t)
+	r.publish(t, day0.Add(year-time.Hour))
+	noErr(t, r.refresh(d, day0.Add(year-time.Hour)))
+	expires("the root is first", day0.Add(year))
+}

@@ -119,8 +119,9 @@ func (t *Trust) Dropped() error { return errors.Join(t.dropped...) }
 // threshold of the trusted root and to its own. Expiry is not looked at here,
 // since a newer root may follow. When the keys of snapshot or timestamp change,
 // what they signed is forgotten with the versions and clock floor it set: the
-// way out of a fast-forward attack. Store ClockFloor before the root's bytes:
-// a floor from before the rotation, given to the next NewTrust, would hold on.
+// way out of a fast-forward attack. SnapshotVersion is 0 then: delete the stored
+// timestamp and snapshot, and store ClockFloor, before the root's bytes. What is
+// from before the rotation, given to the next NewTrust or Restore, would hold on.
 // Fails with ErrTooLarge, ErrFormat, ErrSignature or ErrRollback.
 func (t *Trust) UpdateRoot(b []byte) error {
 	m, err := decode[metadata.RootType](b)
@@ -273,6 +274,30 @@ func (t *Trust) SnapshotCurrent() bool {
 func (t *Trust) TargetsCurrent() bool {
 	return t.SnapshotCurrent() && !t.timestamp.Signed.IsExpired(t.at) && !t.root.Signed.IsExpired(t.at) &&
 		t.targets != nil && t.targets.is(t.snapshot.Signed.Meta[targetsFile]) && !t.targets.Signed.IsExpired(t.at)
+}
+
+// Expires is when the chain is over unless something newer is fetched: the
+// earliest expiry of the root and of the timestamp, snapshot and targets that
+// are held. Zero while no timestamp is. A time that has passed while refreshes
+// fail is the mark of a freeze attack.
+func (t *Trust) Expires() time.Time {
+	if t.timestamp == nil {
+		return time.Time{}
+	}
+	end := t.root.Signed.Expires
+	for _, at := range []time.Time{t.timestamp.Signed.Expires, expiryOf(t.snapshot), expiryOf(t.targets)} {
+		if !at.IsZero() && at.Before(end) {
+			end = at
+		}
+	}
+	return end
+}
+
+func expiryOf[T metadata.Roles](h *held[T]) time.Time {
+	if h == nil {
+		return time.Time{}
+	}
+	return headerOf(h.Metadata).expires
 }
 
 // ClockFloor is the newest date of issue in any verified document, or the floor
