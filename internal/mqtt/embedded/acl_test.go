@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/otad/otad/internal/mqtt"
 )
 
 func TestOwns(t *testing.T) {
@@ -59,16 +61,16 @@ func TestMatches(t *testing.T) {
 		}
 		want := regexp.MustCompile("^"+expr+"$").MatchString(topic) &&
 			strings.HasPrefix(topic, "$") == strings.HasPrefix(filter, "$")
-		if got := matches(filter, topic); got != want {
-			t.Fatalf("matches(%q, %q) = %v", filter, topic, got)
+		if got := mqtt.Matches(filter, topic); got != want {
+			t.Fatalf("mqtt.Matches(%q, %q) = %v", filter, topic, got)
 		}
 	})
 	for _, topic := range []string{"a", "a/b", "", "/"} {
-		if !matches("#", topic) {
+		if !mqtt.Matches("#", topic) {
 			t.Errorf("# does not match %q", topic)
 		}
 	}
-	if matches("#", "$aws/x") || matches("+/x", "$aws/x") {
+	if mqtt.Matches("#", "$aws/x") || mqtt.Matches("+/x", "$aws/x") {
 		t.Error("a leading wildcard matches a topic that starts with $")
 	}
 }

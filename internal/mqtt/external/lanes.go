@@ -212,30 +212,9 @@ func deviceOf(topic string) string {
 func first(filters []string, topic string, subscription int) bool {
 	var matching []int
 	for i, f := range filters {
-		if matches(f, topic) {
+		if mqtt.Matches(f, topic) {
 			matching = append(matching, i+1)
 		}
 	}
 	return len(matching) < 2 || subscription == 0 || subscription == matching[0]
-}
-
-// matches reports whether a topic name matches a filter (MQTT 5, 4.7).
-func matches(filter, topic string) bool {
-	if strings.HasPrefix(topic, "$") != strings.HasPrefix(filter, "$") {
-		return false // 4.7.2: no leading wildcard matches a topic that starts with $
-	}
-	for {
-		f, fRest, fMore := strings.Cut(filter, "/")
-		if f == "#" {
-			return true
-		}
-		t, tRest, tMore := strings.Cut(topic, "/")
-		if f != "+" && f != t {
-			return false
-		}
-		if !fMore || !tMore {
-			return fMore == tMore || fRest == "#" // 4.7.1.2: a/# matches a
-		}
-		filter, topic = fRest, tRest
-	}
 }

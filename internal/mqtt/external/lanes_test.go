@@ -178,7 +178,7 @@ func TestExactlyOneCopyCounts(t *testing.T) {
 		topic := strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b"}), 1, 3).Draw(t, "topic"), "/")
 		matching, counted := 0, 0
 		for i, f := range filters {
-			if !matches(f, topic) {
+			if !mqtt.Matches(f, topic) {
 				continue
 			}
 			matching++
