@@ -86,7 +86,7 @@ func TestFlippedBitAnywhereIsRefused(t *testing.T) {
 	const caseBit = 5 // turns the case of a letter
 	for name, doc := range docs {
 		noErr(t, accept[name](doc))
-		for i := range doc {
+		for i := 0; i < len(doc); i += stride {
 			for bit := range 8 {
 				if name == "root" && bit != i%32 || name == "targets" && bit != i%8 && bit != caseBit {
 					continue
