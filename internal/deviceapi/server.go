@@ -13,11 +13,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/otad/otad/internal/blob"
@@ -30,9 +28,14 @@ const (
 	MaxRequestBytes = 64 << 10
 	// BodyTimeout is how long a device may take to send a request's body.
 	BodyTimeout = 30 * time.Second
+	// WriteTimeout is how long a device may take none of an answer's next
+	// writeBytes. It is long, since a slow line drains large socket buffers.
+	WriteTimeout = 2 * time.Minute
+	writeBytes   = 32 << 10
 	// LinkLife is how long a presigned image URL lives.
 	LinkLife = 15 * time.Minute
-	// EnrollBurst is how many enrollments one address may try in EnrollWindow.
+	// EnrollBurst is how many enrollments one address (of IPv6: one /64) may try
+	// in EnrollWindow.
 	EnrollBurst  = 60
 	EnrollWindow = time.Minute
 	// maxTracked bounds the table of addresses that have tried lately.
@@ -51,14 +54,18 @@ type Server struct {
 // verifies client certificates where they are given.
 func New(f *fleet.Service, blobs blob.Store, log *slog.Logger, now func() time.Time) http.Handler {
 	s := &Server{fleet: f, blobs: blobs, log: log, limiter: &limiter{now: now}}
+	return timed(s.routes(), BodyTimeout, WriteTimeout)
+}
+
+func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /enroll", s.enroll)
 	mux.HandleFunc("POST /renew", s.device(s.renew))
 	mux.HandleFunc("GET /metadata/{file}", s.device(s.metadata))
 	mux.HandleFunc("GET /targets/{name}/{file}", s.device(s.target))
 	mux.HandleFunc("GET /images/{digest}", s.device(s.image))
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		s.fail(w, fmt.Errorf("%w: no such page", fleet.ErrNotFound))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, fmt.Errorf("%w: no such page", fleet.ErrNotFound))
 	})
 	return mux
 }
@@ -72,7 +79,7 @@ func (s *Server) device(next func(http.ResponseWriter, *http.Request, fleet.Devi
 		}
 		d, err := s.fleet.AdmitCertificate(r.Context(), r.TLS.PeerCertificates[0])
 		if err != nil {
-			s.fail(w, err)
+			s.fail(w, r, err)
 			return
 		}
 		next(w, r, d)
@@ -103,19 +110,19 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) {
 	}
 	var req enrollRequest
 	if err := readJSON(w, r, &req); err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	e := fleet.Enrollment{DeviceID: req.DeviceID, Hardware: req.Hardware, CSR: []byte(req.CSR)}
 	secret, err := base64.RawURLEncoding.DecodeString(req.Token)
 	if err != nil || len(secret) != len(e.Secret) {
-		s.fail(w, fmt.Errorf("%w: the token's secret is not 32 bytes in base64url", fleet.ErrInvalid))
+		s.fail(w, r, fmt.Errorf("%w: the token's secret is not 32 bytes in base64url", fleet.ErrInvalid))
 		return
 	}
 	e.Secret = [32]byte(secret)
 	done, err := s.fleet.Enroll(r.Context(), e)
 	if err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	s.json(w, http.StatusOK, enrollResponse{
@@ -129,12 +136,12 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request, d fleet.Device) {
 		CSR string `json:"csr"`
 	}
 	if err := readJSON(w, r, &req); err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	chain, err := s.fleet.Renew(r.Context(), d.ID, []byte(req.CSR))
 	if err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	s.json(w, http.StatusOK, map[string]string{"certificate": string(chain)})
@@ -143,12 +150,12 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request, d fleet.Device) {
 func (s *Server) metadata(w http.ResponseWriter, r *http.Request, _ fleet.Device) {
 	role, version, err := parseMetadataName(r.PathValue("file"))
 	if err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	b, err := s.fleet.MetadataFile(r.Context(), role, version)
 	if err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -174,12 +181,12 @@ func (s *Server) target(w http.ResponseWriter, r *http.Request, _ fleet.Device) 
 	version, ok := strings.CutSuffix(file, ".idx")
 	id := ota.ReleaseID{Name: r.PathValue("name"), Version: version}
 	if !ok || ota.ValidateDigest(digest) != nil || id.Validate() != nil {
-		s.fail(w, fmt.Errorf("%w: target %.200q", fleet.ErrNotFound, r.URL.Path))
+		s.fail(w, r, fmt.Errorf("%w: target %.200q", fleet.ErrNotFound, r.URL.Path))
 		return
 	}
 	index, err := s.fleet.Index(r.Context(), digest)
 	if err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -187,17 +194,17 @@ func (s *Server) target(w http.ResponseWriter, r *http.Request, _ fleet.Device) 
 }
 
 // image sends the object, or the device to where it lies.
-func (s *Server) image(w http.ResponseWriter, r *http.Request, _ fleet.Device) {
+func (s *Server) image(w http.ResponseWriter, r *http.Request, d fleet.Device) {
 	digest := r.PathValue("digest")
 	if err := ota.ValidateDigest(digest); err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	key := "images/" + digest
 	if linker, ok := s.blobs.(blob.Linker); ok {
 		url, err := linker.Link(r.Context(), key, LinkLife)
 		if err != nil {
-			s.fail(w, err)
+			s.fail(w, r, err)
 			return
 		}
 		w.Header().Set("Location", url) // no body: a presigned URL stands in no log or cache of ours
@@ -207,11 +214,16 @@ func (s *Server) image(w http.ResponseWriter, r *http.Request, _ fleet.Device) {
 	}
 	info, err := s.blobs.Stat(r.Context(), key)
 	if err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 		return
 	}
 	content := &blobSeeker{ctx: r.Context(), store: s.blobs, key: key, size: info.Size}
-	defer content.Close()
+	defer func() {
+		content.Close()
+		if content.err != nil && r.Context().Err() == nil {
+			s.log.Error("image was cut off", "digest", digest, "device", d.ID, "error", content.err)
+		}
+	}()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+digest+"-"+strconv.FormatInt(info.Size, 10)+`"`)
 	http.ServeContent(w, r, "", info.Modified, content)
@@ -225,6 +237,7 @@ type blobSeeker struct {
 	size   int64
 	offset int64
 	body   io.ReadCloser
+	err    error // the first fault of the store, which ServeContent keeps to itself
 }
 
 func (b *blobSeeker) Seek(offset int64, whence int) (int64, error) {
@@ -251,13 +264,23 @@ func (b *blobSeeker) Read(p []byte) (int, error) {
 	if b.body == nil {
 		body, err := b.store.Open(b.ctx, b.key, b.offset, -1)
 		if err != nil {
-			return 0, err
+			return 0, b.fault(err)
 		}
 		b.body = body
 	}
 	n, err := b.body.Read(p)
 	b.offset += int64(n)
-	return n, err
+	if errors.Is(err, io.EOF) && b.offset < b.size {
+		err = fmt.Errorf("object of %d bytes ends after %d", b.size, b.offset)
+	}
+	return n, b.fault(err)
+}
+
+func (b *blobSeeker) fault(err error) error {
+	if b.err == nil && !errors.Is(err, io.EOF) {
+		b.err = err
+	}
+	return err
 }
 
 func (b *blobSeeker) Close() {
@@ -268,9 +291,6 @@ func (b *blobSeeker) Close() {
 }
 
 func readJSON(w http.ResponseWriter, r *http.Request, to any) error {
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(BodyTimeout)); err != nil {
-		return fmt.Errorf("limit the time of a request: %w", err)
-	}
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, MaxRequestBytes))
 	if err := d.Decode(to); err != nil {
 		var tooLarge *http.MaxBytesError
@@ -285,7 +305,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, to any) error {
 var errTooLarge = errors.New("request too large")
 
 // fail answers with the code that the error's class has.
-func (s *Server) fail(w http.ResponseWriter, err error) {
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	for _, row := range []struct {
 		class  error
 		status int
@@ -303,7 +323,9 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 			return
 		}
 	}
-	s.log.Error("device request failed", "error", err)
+	if r.Context().Err() == nil { // else the device has gone, which is not our fault
+		s.log.Error("device request failed", "path", r.URL.Path, "error", err)
+	}
 	s.write(w, http.StatusInternalServerError, "internal", "internal error; the server's log has the cause")
 }
 
@@ -325,30 +347,4 @@ func (s *Server) json(w http.ResponseWriter, status int, v any) {
 func (s *Server) send(w http.ResponseWriter, b []byte) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	_, _ = w.Write(b) // the device is gone if this fails
-}
-
-// limiter counts enrollments per address in fixed windows. An address that the
-// full table does not know is turned away: the budget is global too.
-type limiter struct {
-	now    func() time.Time
-	mu     sync.Mutex
-	window time.Time
-	tries  map[string]int
-}
-
-func (l *limiter) allow(remote string) bool {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		host = remote
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if t := l.now(); t.Sub(l.window) >= EnrollWindow || t.Before(l.window) {
-		l.window, l.tries = t, map[string]int{}
-	}
-	if l.tries[host] >= EnrollBurst || len(l.tries) >= maxTracked && l.tries[host] == 0 {
-		return false
-	}
-	l.tries[host]++
-	return true
 }
