@@ -47,24 +47,22 @@ type CA struct {
 // Open loads the CA in dir, or makes a new one when the directory holds none. A
 // directory with some of the files is an error, never repaired.
 func Open(dir string, now time.Time) (*CA, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir = filepath.Clean(dir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	// The intermediate is written last: its presence says that all is there.
-	_, err := os.Stat(filepath.Join(dir, "devices.pem"))
-	if errors.Is(err, os.ErrNotExist) {
+	if len(entries) == 0 {
 		if err := create(dir, now); err != nil {
 			return nil, fmt.Errorf("create CA in %s: %w", dir, err)
 		}
-	} else if err != nil {
-		return nil, err
 	}
 	ca := &CA{}
 	if ca.root, ca.rootKey, err = load(dir, "root"); err != nil {
-		return nil, fmt.Errorf("load CA: %w", err)
+		return nil, fmt.Errorf("load CA: %w; restore %s from a backup, every device trusts this CA alone", err, dir)
 	}
 	if ca.issuer, ca.issuerKey, err = load(dir, "devices"); err != nil {
-		return nil, fmt.Errorf("load CA: %w", err)
+		return nil, fmt.Errorf("load CA: %w; restore %s from a backup, every device trusts this CA alone", err, dir)
 	}
 	if err := ca.issuer.CheckSignatureFrom(ca.root); err != nil {
 		return nil, fmt.Errorf("load CA: devices.pem was not issued by root.pem: %w", err)
@@ -72,7 +70,31 @@ func Open(dir string, now time.Time) (*CA, error) {
 	return ca, nil
 }
 
+// create makes a CA beside dir and moves it there whole: a crash leaves all of
+// it or none.
 func create(dir string, now time.Time) error {
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return err
+	}
+	made, err := os.MkdirTemp(parent, ".new-ca-*") // mode 0700
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(made) }() // finds nothing after the rename
+	if err := fill(made, now); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) { // it is empty
+		return err
+	}
+	if err := os.Rename(made, dir); err != nil {
+		return err
+	}
+	return syncDir(parent)
+}
+
+func fill(dir string, now time.Time) error {
 	rootKey, err := newKey()
 	if err != nil {
 		return err
@@ -168,6 +190,10 @@ func WriteFile(path string, b []byte) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

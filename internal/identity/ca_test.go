@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,6 +127,55 @@ func TestOpenRefusesAMixedDirectory(t *testing.T) {
 	if _, err := identity.Open(dir, start); err == nil || !strings.Contains(err.Error(), "not issued by") {
 		t.Fatalf("mixed CA accepted: %v", err)
 	}
+}
+
+// TestOpenNeverReplacesWhatIsLeft: a new root would lock out every device, and
+// the old key would be gone.
+func TestOpenNeverReplacesWhatIsLeft(t *testing.T) {
+	for _, lost := range []string{"root.pem", "root.key", "devices.pem", "devices.key"} {
+		dir := filepath.Join(t.TempDir(), "ca")
+		open(t, dir)
+		before := files(t, dir)
+		if err := os.Remove(filepath.Join(dir, lost)); err != nil {
+			t.Fatal(err)
+		}
+		delete(before, lost)
+		if _, err := identity.Open(dir, start); err == nil || !strings.Contains(err.Error(), lost) || !strings.Contains(err.Error(), "backup") {
+			t.Errorf("without %s: %v", lost, err)
+		}
+		if after := files(t, dir); !maps.Equal(before, after) {
+			t.Errorf("without %s the rest was touched", lost)
+		}
+	}
+}
+
+func TestOpenLeavesNothingBeside(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data", "ca")
+	open(t, dir)
+	entries, err := os.ReadDir(filepath.Dir(dir))
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Fatalf("%v, %v", info.Mode(), err)
+	}
+}
+
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[e.Name()] = string(b)
+	}
+	return out
 }
 
 func TestServerCertificateIsRenewedAtTwoThirds(t *testing.T) {
