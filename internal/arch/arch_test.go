@@ -50,6 +50,7 @@ var allowed = map[string][]string{
 	"internal/testserver":    {},
 	"internal/arch":          {},
 	"internal/e2e":           {"internal/testserver"},
+	"internal/bench":         {"pkg", "agent"},
 	"proto":                  {"proto"},
 	"cmd":                    {"pkg", "agent", "internal", "proto"},
 }

@@ -1,0 +1,146 @@
+// Command bench measures the figures of docs/benchmarks.md on this machine, with
+// the programs themselves as processes over TLS on loopback, and prints one table.
+//
+// The parties: otad, otagent and otactl as built; as peers, curl and zstd in the
+// same run. scripts/bench.sh prepares what it needs. It judges nothing but its
+// table: a figure short of its target is no failure, since a busy machine is none
+// of the project's faults. It is not a test.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the command line.
+type options struct {
+	bin     string // directory of otad, otactl and otagent
+	kernels string // directory of old and new, two real kernels
+	only    string // sections, separated by commas; empty: all
+	keep    bool
+}
+
+// runner is one run of the benchmark.
+type runner struct {
+	options
+	ctx   context.Context
+	dir   string    // everything that is written
+	log   io.Writer // what goes on, for whoever waits
+	table table
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "`directory` of otad, otactl and otagent")
+	flag.StringVar(&o.kernels, "kernels", ".cache/kernels", "`directory` of two kernels, old and new")
+	flag.StringVar(&o.only, "only", "", "sections to run: "+strings.Join(sectionNames(), ",")+" (default: all)")
+	flag.BoolVar(&o.keep, "keep", false, "leave the directory of the run")
+	flag.Parse()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// sections in the order of the table.
+var sections = []struct {
+	name string
+	run  func(*runner) error
+}{
+	{"encode", (*runner).encode},
+	{"size", (*runner).size},
+	{"idle", (*runner).idle},
+	{"download", (*runner).download},
+	{"stream", (*runner).stream},
+	{"shadow", (*runner).shadows},
+	{"store", (*runner).store},
+}
+
+func sectionNames() []string {
+	var names []string
+	for _, s := range sections {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func run(ctx context.Context, o options) (err error) {
+	if o.bin, err = filepath.Abs(o.bin); err != nil {
+		return err
+	}
+	r := &runner{options: o, ctx: ctx, log: os.Stderr}
+	if r.dir, err = os.MkdirTemp("", "otad-bench-"); err != nil {
+		return err
+	}
+	defer func() {
+		if o.keep {
+			r.say("everything is in %s", r.dir)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(r.dir))
+	}()
+	began, before := time.Now(), loadAverage()
+	for _, s := range sections {
+		if o.only != "" && !strings.Contains(","+o.only+",", ","+s.name+",") {
+			continue
+		}
+		at := time.Now()
+		if err := s.run(r); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		r.say("%s took %s", s.name, time.Since(at).Round(time.Second))
+	}
+	fmt.Printf("%s\nload average before %s, after %s; %s in all\n\n", machine(), before, loadAverage(), time.Since(began).Round(time.Second))
+	return r.table.print(os.Stdout)
+}
+
+func (r *runner) say(format string, args ...any) { fmt.Fprintf(r.log, "bench: "+format+"\n", args...) }
+
+func (r *runner) path(name ...string) string {
+	return filepath.Join(append([]string{r.dir}, name...)...)
+}
+
+// until looks again and again for a condition of another process, at most
+// patience.
+func (r *runner) until(what string, every time.Duration, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(r.ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if done, err := ok(); done || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", what, ctx.Err())
+		}
+	}
+}
+
+const patience = 3 * time.Minute
+
+// settle lets a process come to rest.
+func (r *runner) settle(d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
+}
