@@ -66,36 +66,32 @@ func (a *Agent) stepFetch(ctx context.Context) (Record, error) {
 
 // planFor returns the verified plan of the execution, from this life or anew,
 // however long the server is away. A record in another state comes back when
-// the release must not be fetched any more.
+// the release must not be fetched any more, or can not be verified.
 func (a *Agent) planFor(ctx context.Context) (plan, Record, error) {
 	rec := a.rec
 	for a.checked == nil {
 		p, err := a.verify(ctx, rec)
-		if isRefusal(err) {
-			return p, failed(rec, ota.Failed, err.Error()), nil
-		}
 		if err == nil {
 			a.checked = &p
 			break
 		}
-		if err := a.pause(ctx, err); err != nil {
+		if isDisk(err) || ctx.Err() != nil {
+			return p, rec, errors.Join(ctx.Err(), err)
+		}
+		if rec = rec.tried(err); rec.State != StateFetch {
+			return p, rec, nil
+		}
+		a.note(err)
+		if err := a.retry.wait(ctx); err != nil {
 			return p, rec, err
 		}
 	}
 	a.retry.reset()
+	rec.Waits, rec.Doubts = 0, 0
 	if a.checked.manifest.ImageDigest != rec.ToDigest {
 		return *a.checked, rec.at(StateChecked), nil // signed anew with another image
 	}
 	return *a.checked, rec, nil
-}
-
-// pause waits before the same state is tried again; disk errors end the agent.
-func (a *Agent) pause(ctx context.Context, err error) error {
-	if isDisk(err) || ctx.Err() != nil {
-		return errors.Join(ctx.Err(), err)
-	}
-	a.note(err)
-	return a.retry.wait(ctx)
 }
 
 func (d *download) run(ctx context.Context) (Record, error) {

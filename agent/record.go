@@ -69,7 +69,8 @@ type Record struct {
 	Deadline   time.Time  `json:"deadline,omitzero"`    // of the trial
 	BootsLeft  int        `json:"bootsLeft,omitempty"`
 	Restages   int        `json:"restages,omitempty"` // times the slot did not read back as written
-	Waits      int        `json:"waits,omitempty"`    // failed verifications
+	Waits      int        `json:"waits,omitempty"`    // failed verifications, but for a server that is away
+	Doubts     int        `json:"doubts,omitempty"`   // those that the server's files caused
 	Stores     int        `json:"stores,omitempty"`   // journal writes of this execution
 	Verdict    ota.Status `json:"verdict,omitempty"`  // of a terminal state
 	Class      ota.Class  `json:"class,omitempty"`    // refines a FAILED verdict

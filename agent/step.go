@@ -15,6 +15,7 @@ const (
 	maxBoots    = 3  // boots that an execution may ask for
 	maxRestages = 2  // times a slot may be written again because it did not read back
 	maxWaits    = 20 // failed verifications, other than by an unreachable server
+	maxDoubts   = 5  // of these, by files of the server that do not verify
 )
 
 // step does what the record's state asks for and returns the next record. Every
@@ -141,8 +142,6 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 	rec := a.rec
 	p, err := a.verify(ctx, rec)
 	switch {
-	case isRefusal(err):
-		return failed(rec, ota.Rejected, err.Error()), nil
 	case isDisk(err) || ctx.Err() != nil:
 		return rec, errors.Join(ctx.Err(), err)
 	case err != nil:
@@ -172,7 +171,7 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 	if err := a.putManifest(rec.To, m); err != nil {
 		return rec, err
 	}
-	rec.FloorAfter, rec.Watermark, rec.SpanStart, rec.Waits = m.SecurityVersion, 0, 0, 0
+	rec.FloorAfter, rec.Watermark, rec.SpanStart, rec.Waits, rec.Doubts = m.SecurityVersion, 0, 0, 0, 0
 	a.checked = &p
 	return rec.at(StateFetch).because(""), nil
 }
@@ -181,14 +180,27 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 // for without end, and without a journal write each time; other faults only so
 // often.
 func (a *Agent) deferred(rec Record, err error) Record {
-	if !errors.Is(err, ErrUnreachable) {
-		rec.Waits++
-	}
-	if rec.Waits > maxWaits {
-		return failed(rec, ota.Rejected, err.Error())
+	if rec = rec.tried(err); rec.State == StateFailed {
+		return rec
 	}
 	a.note(err)
 	return rec.at(StateWait).because("deferred: " + err.Error())
+}
+
+// tried counts a verification that failed, and is FAILED once that was too
+// often.
+func (r Record) tried(err error) Record {
+	if errors.Is(err, ErrUnreachable) {
+		return r
+	}
+	r.Waits++
+	if isDoubt(err) {
+		r.Doubts++
+	}
+	if isRefusal(err) || r.Doubts >= maxDoubts || r.Waits > maxWaits {
+		return failed(r, ota.Rejected, err.Error())
+	}
+	return r
 }
 
 func (a *Agent) stepWait(ctx context.Context) (Record, error) {

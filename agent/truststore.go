@@ -106,7 +106,7 @@ func (s *trustStore) loadRoot(factory []byte, floor time.Time) error {
 }
 
 // refresh brings the chain up to date. An error that the server's files cause is
-// a refusal; others are the source's.
+// a doubt; others are the source's or the disk's.
 func (s *trustStore) refresh(ctx context.Context, src Source, now time.Time) error {
 	if err := s.refreshRoot(ctx, src); err != nil {
 		return err
@@ -141,7 +141,7 @@ func (s *trustStore) refreshRoot(ctx context.Context, src Source) error {
 			return err
 		}
 	}
-	return refuse("more than %d new roots in one refresh", maxRootsPerRefresh)
+	return doubtful("more than %d new roots in one refresh", maxRootsPerRefresh)
 }
 
 // updateRoot takes the next root. What it made the trust forget is off the disk
@@ -167,13 +167,16 @@ func (s *trustStore) putClock() error {
 // take fetches one file, has it verified, and stores it.
 func (s *trustStore) take(ctx context.Context, src Source, name string, f *trustFile, verify func([]byte) error) error {
 	b, err := src.Metadata(ctx, name, f.limit)
+	if errors.Is(err, ErrNoSuchFile) {
+		return doubtful("the server lacks signed metadata: %s: %w", name, err)
+	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
 	if err := verify(b); isDisk(err) {
 		return err
 	} else if err != nil {
-		return refuse("%s: %w", name, err)
+		return doubtful("%s: %w", name, err)
 	}
 	return f.put(b)
 }

@@ -22,18 +22,15 @@ type plan struct {
 }
 
 // verify brings trust up to date and returns what is signed about the record's
-// release. It changes no slot. Errors are refusals, disk errors, or worth
-// another try.
+// release. It changes no slot. Errors are refusals, doubts, disk errors, or
+// worth another try.
 func (a *Agent) verify(ctx context.Context, rec Record) (plan, error) {
 	if err := a.trust.refresh(ctx, a.cfg.Source, a.cfg.Now()); err != nil {
-		if errors.Is(err, ErrNoSuchFile) {
-			return plan{}, refuse("the server lacks signed metadata: %w", err)
-		}
 		return plan{}, err
 	}
 	target, err := a.trust.trust.Target(rec.ID().TargetPath())
 	if err != nil {
-		return plan{}, refuse("release %s: %w", rec.ID(), err)
+		return plan{}, doubtful("release %s: %w", rec.ID(), err)
 	}
 	m, err := parseManifest(target.Custom())
 	if err != nil {
@@ -89,14 +86,14 @@ func (a *Agent) index(ctx context.Context, target signing.VerifiedTarget, m ota.
 	}
 	b, err := a.cfg.Source.Target(ctx, target.Path(), target.SHA256(), target.Length())
 	if errors.Is(err, ErrNoSuchFile) {
-		return nil, refuse("the server lacks the index of %s: %w", m.ID(), err)
+		return nil, doubtful("the server lacks the index of %s: %w", m.ID(), err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fetch index of %s: %w", m.ID(), err)
 	}
 	verified, err := target.Check(b)
 	if err != nil {
-		return nil, refuse("index of %s: %w", m.ID(), err)
+		return nil, doubtful("index of %s: %w", m.ID(), err)
 	}
 	ix, err := image.ParseIndex(verified.Bytes())
 	if err != nil {
