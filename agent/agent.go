@@ -54,6 +54,7 @@ type Agent struct {
 	checked *plan // what CHECKED verified in this life, of the execution in rec
 	proc    Process
 	retry   backoff
+	renewAt time.Time // when trust is renewed though no job asks for it
 	lastErr string
 
 	outbox *outbox
@@ -236,6 +237,7 @@ func (a *Agent) resume() error {
 		rec.Verdict = ota.Failed
 	}
 	rec.Floor = max(rec.Floor, a.committedFloor())
+	a.planRenewal()
 	a.shadow.set(a.reported())
 	if err := a.store(&rec); err != nil {
 		return err

@@ -47,7 +47,7 @@ func (a *Agent) reported() map[string]any {
 	info := a.facts.Slots[slot]
 	return map[string]any{
 		"firmware": map[string]any{"name": info.Name, "version": info.Version, "digest": info.Digest, "slot": slot},
-		"agent":    map[string]any{"version": a.cfg.Version},
+		"agent":    map[string]any{"version": a.cfg.Version, "trustExpired": a.trust.expired != ""},
 	}
 }
 

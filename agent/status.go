@@ -25,9 +25,12 @@ type Status struct {
 	LastError   string    `json:"lastError,omitempty"`
 	RootVersion int64     `json:"rootVersion"`
 	TrustAlarm  string    `json:"trustAlarm,omitempty"`
-	ClockFloor  time.Time `json:"clockFloor"`
-	Pending     int       `json:"pendingReports"`
-	Quarantine  []string  `json:"quarantine,omitempty"` // digests of images
+	// TrustExpires is when the verified metadata is over; zero: there is none.
+	// Passed, without an alarm: it is renewed as soon as the server is reached.
+	TrustExpires time.Time `json:"trustExpires,omitzero"`
+	ClockFloor   time.Time `json:"clockFloor"`
+	Pending      int       `json:"pendingReports"`
+	Quarantine   []string  `json:"quarantine,omitempty"` // digests of images
 }
 
 const (
@@ -53,7 +56,7 @@ func (a *Agent) status() Status {
 		Time: a.cfg.Now().UTC(), DeviceID: a.cfg.DeviceID, Hardware: a.cfg.Hardware,
 		State: a.rec.State, Slot: a.facts.Active, Firmware: a.facts.Slots[a.facts.Active], Floor: a.rec.Floor,
 		JobID: a.rec.JobID, Attempt: a.rec.Attempt, Reason: a.rec.Reason, LastError: a.lastErr,
-		RootVersion: a.trust.trust.RootVersion(), TrustAlarm: a.trust.alarm, ClockFloor: a.trust.trust.ClockFloor(),
+		RootVersion: a.trust.trust.RootVersion(), TrustAlarm: a.trust.alarms(), TrustExpires: a.trust.trust.Expires(), ClockFloor: a.trust.trust.ClockFloor(),
 		Pending: a.outbox.len(), Quarantine: a.history.quarantined(),
 	}
 	if a.rec.JobID != "" {

@@ -70,6 +70,9 @@ func (a *Agent) stepIdle(ctx context.Context) (Record, error) {
 		default:
 			a.retry.reset()
 		}
+		if err := a.renewTrust(ctx); err != nil {
+			return a.rec, err
+		}
 		if err := a.sleep(ctx, wait); err != nil {
 			return a.rec, err
 		}

@@ -20,6 +20,8 @@ const maxRootsPerRefresh = 1024
 type trustStore struct {
 	trust *signing.Trust
 	alarm string // why it had to start from an older root, for people
+	// expired: the chain is over and the last refresh failed; says why.
+	expired string
 
 	root, timestamp, snapshot, targets, clock trustFile
 }
@@ -67,6 +69,14 @@ func openTrust(fsys disk.FS, dir string, factory []byte, notOlder time.Time) (*t
 		return nil, err
 	}
 	return s, nil
+}
+
+// alarms is all that a person should look at, empty when there is nothing.
+func (s *trustStore) alarms() string {
+	if s.alarm != "" && s.expired != "" {
+		return s.alarm + "; " + s.expired
+	}
+	return s.alarm + s.expired
 }
 
 func (s *trustStore) loadClock(notOlder time.Time) (time.Time, error) {

@@ -25,7 +25,7 @@ type plan struct {
 // release. It changes no slot. Errors are refusals, doubts, disk errors, or
 // worth another try.
 func (a *Agent) verify(ctx context.Context, rec Record) (plan, error) {
-	if err := a.trust.refresh(ctx, a.cfg.Source, a.cfg.Now()); err != nil {
+	if err := a.refresh(ctx); err != nil {
 		return plan{}, err
 	}
 	target, err := a.trust.trust.Target(rec.ID().TargetPath())
