@@ -468,7 +468,7 @@ func deviceName(i int) string { return fmt.Sprintf("gw-%02d", i) }
 func quoteArgs(args []string) string {
 	words := make([]string, len(args))
 	for i, w := range args {
-		if words[i] = w; strings.ContainsAny(w, " {}$*'\"") || w == "" {
+		if words[i] = w; w == "" || strings.ContainsAny(w, " {}[]()$*?'\"\\`<>|&;!~#") {
 			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
 	}

@@ -42,7 +42,7 @@ Without a targets key, or with --draft, the release stays a DRAFT that
 "otactl firmware sign" signs later, maybe on another machine. A version that
 exists with other content is a conflict: a version never changes.`,
 		Example: `  otactl firmware upload build/gateway.img --name gateway --version 1.4.0 --hardware rpi4,rpi5
-  otactl firmware upload agent --name agent --version 2.0.0 --hardware x86 --installer binary --run --verbose --health health.json`,
+  otactl firmware upload agent --name agent --version 2.0.0 --hardware x86 --installer binary --run '{image}' --run --verbose --health health.json`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.upload(cmd.Context(), args[0], f) },
 	}
 	fl := cmd.Flags()
@@ -50,7 +50,7 @@ exists with other content is a conflict: a version never changes.`,
 	fl.StringVar(&f.version, "version", "", "version of the release (required)")
 	fl.StringSliceVar(&f.hardware, "hardware", nil, "hardware models it is for (required; repeat or separate by commas)")
 	fl.StringVar(&f.installer, "installer", ota.InstallImage, "how a device installs it: "+ota.InstallImage+" or "+ota.InstallBinary)
-	fl.StringArrayVar(&f.run, "run", nil, "argument that an installed binary is run with (repeat)")
+	fl.StringArrayVar(&f.run, "run", nil, "word of the command line that a device runs a binary with; {image} is the binary itself (repeat; default: {image} alone)")
 	fl.StringVar(&f.health, "health", "", "JSON file with the health contract that a device has to meet after installing")
 	fl.Int64Var(&f.securityVersion, "security-version", 0, "devices never go back below the highest one they ran")
 	fl.BoolVar(&f.draft, "draft", false, "do not sign")
