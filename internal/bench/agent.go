@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -17,16 +16,14 @@ import (
 )
 
 const (
-	downloadBytes  = 512 * mib
-	downloadRuns   = 5
-	downloadTarget = 0.65 // of the faster curl
+	streamBytes = 2 * gib
+	streamLevel = 1 // quick to make; the agent's memory does not depend on it
 
-	streamBytes   = 2 * gib
-	streamLevel   = 1 // quick to make; the agent's memory does not depend on it
-	agentMemory   = 25_000_000
-	memoryLook    = 20 * time.Millisecond
-	serverMemory  = 60_000_000
-	idleSettle    = 5 * time.Second
+	agentMemory  = 25_000_000
+	memoryLook   = 20 * time.Millisecond
+	serverMemory = 60_000_000
+	idleSettle   = 5 * time.Second
+
 	bundleName    = "bench"
 	bundleVersion = "1.0.0"
 	createRelease = "otad.v1.FirmwareService/CreateRelease"
@@ -52,30 +49,6 @@ func (r *runner) idle() error {
 	return nil
 }
 
-// download races the agent against curl and zstd for the same object of the
-// same server: an image of downloadBytes, encoded at the default level.
-func (r *runner) download() error {
-	s, err := r.newOperatedSite("download")
-	if err != nil {
-		return err
-	}
-	defer s.stop()
-	r.say("making and uploading an image of %s", showMB(downloadBytes))
-	if err := r.content(r.path("download.img"), downloadBytes); err != nil {
-		return err
-	}
-	digest, share, err := s.upload(r.path("download.img"))
-	if err != nil {
-		return err
-	}
-	race := race{site: s, url: s.at.Device + "/images/" + digest}
-	if err := race.run(); err != nil {
-		return err
-	}
-	race.enter(&r.table, share)
-	return errors.Join(os.Remove(r.path("download.img")), os.RemoveAll(s.dir))
-}
-
 // upload makes a signed release of an image as an operator would.
 func (s *site) upload(path string) (digest string, share float64, err error) {
 	out, err := s.ctl("firmware", "upload", path, "--name", bundleName, "--version", bundleVersion, "--hardware", hardware, "-o", "json", "-q")
@@ -90,87 +63,6 @@ func (s *site) upload(path string) (digest string, share float64, err error) {
 		return "", 0, fmt.Errorf("otactl firmware upload: %w: %s", err, out)
 	}
 	return release.ImageSHA256, float64(release.ObjectSize) / float64(release.ImageSize), nil
-}
-
-// race is the agent against its peers, in turn.
-type race struct {
-	site *site
-	url  string
-
-	agent, readBack []time.Duration
-	peers           [2][]time.Duration // as peerNames
-}
-
-var (
-	peerNames = [2]string{"curl --http1.1", "curl --http2"}
-	peerFlags = [2]string{"--http1.1", "--http2"}
-)
-
-func (c *race) run() error {
-	devices := make([]string, downloadRuns)
-	for i := range devices {
-		devices[i] = fmt.Sprintf("racer-%d", i+1)
-		if err := c.site.enroll(devices[i]); err != nil {
-			return err
-		}
-	}
-	if err := c.site.rollOut(); err != nil {
-		return err
-	}
-	for _, id := range devices {
-		u, err := c.site.update(id)
-		if err != nil {
-			return err
-		}
-		c.agent, c.readBack = append(c.agent, u.fetch), append(c.readBack, u.readBack)
-		for i, flag := range peerFlags {
-			took, err := c.peer(id, flag)
-			if err != nil {
-				return err
-			}
-			c.peers[i] = append(c.peers[i], took)
-		}
-		if err := os.RemoveAll(c.site.path(id)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// peer is the same job by curl, zstd and one fsync at the end; nothing is
-// verified and no power cut survived.
-func (c *race) peer(id, flag string) (time.Duration, error) {
-	const script = `set -o pipefail; curl -sSf "$1" --cert "$2/device.crt" --key "$2/device.key" --cacert "$2/ca.pem" "$3" | zstd -dqf -o "$4" && sync "$4"`
-	out := c.site.path("peer.img")
-	began := time.Now()
-	cmd := exec.CommandContext(c.site.r.ctx, "bash", "-c", script, "bash", flag, c.site.path(id), c.url, out)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("curl and zstd: %w: %s", err, text)
-	}
-	took := time.Since(began)
-	info, err := os.Stat(out)
-	if err == nil && info.Size() != downloadBytes {
-		err = fmt.Errorf("curl and zstd wrote %d bytes", info.Size())
-	}
-	return took, errors.Join(err, os.Remove(out))
-}
-
-func (c *race) enter(t *table, share float64) {
-	fetch := median(c.agent)
-	best, name := median(c.peers[0]), peerNames[0]
-	if other := median(c.peers[1]); other < best {
-		best, name = other, peerNames[1]
-	}
-	ratio := best.Seconds() / fetch.Seconds()
-	t.add(figure{
-		what:     fmt.Sprintf("Agent: download, verify, write %s (object %.0f %%)", showMB(downloadBytes), 100*share),
-		measured: fmt.Sprintf("%s (%s)", showRate(rate(downloadBytes, fetch)), spread(c.agent, showSeconds)),
-		target:   fmt.Sprintf(">= %.2fx curl+zstd", downloadTarget), met: ratio >= downloadTarget,
-		peer: fmt.Sprintf("%.2fx %s | zstd -d, fsync (%s; %s)", ratio, name, showRate(rate(downloadBytes, best)), spread(c.peers[0], showSeconds)),
-	})
-	t.add(figure{
-		what: "Agent: slot read back and hashed", measured: showRate(rate(downloadBytes, median(c.readBack))),
-	})
 }
 
 // rollOut offers the release to every device.

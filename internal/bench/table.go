@@ -41,7 +41,8 @@ func (t table) print(w io.Writer) error {
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
-			width[i] = max(width[i], utf8.RuneCountInString(cell), 3)
+			row[i] = strings.ReplaceAll(cell, "|", `\|`)
+			width[i] = max(width[i], utf8.RuneCountInString(row[i]), 3)
 		}
 	}
 	var b strings.Builder
