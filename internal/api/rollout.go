@@ -114,7 +114,11 @@ func watch(ctx context.Context, changed <-chan struct{}, look func() (bool, erro
 }
 
 func (h rolloutHandler) PauseRollout(ctx context.Context, r *connect.Request[otadv1.PauseRolloutRequest]) (*connect.Response[otadv1.PauseRolloutResponse], error) {
-	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reasonOr(r.Msg.GetReason(), "paused by an operator"))
+	reason, err := reasonOr(r.Msg.GetReason(), "paused by an operator")
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reason)
 	if err != nil {
 		return nil, err
 	}
@@ -130,21 +134,28 @@ func (h rolloutHandler) ResumeRollout(ctx context.Context, r *connect.Request[ot
 }
 
 func (h rolloutHandler) AbortRollout(ctx context.Context, r *connect.Request[otadv1.AbortRolloutRequest]) (*connect.Response[otadv1.AbortRolloutResponse], error) {
-	v, err := h.fleet.AbortRollout(ctx, r.Msg.GetId(), reasonOr(r.Msg.GetReason(), "aborted by an operator"))
+	reason, err := reasonOr(r.Msg.GetReason(), "aborted by an operator")
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.fleet.AbortRollout(ctx, r.Msg.GetId(), reason)
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&otadv1.AbortRolloutResponse{Rollout: encodeRollout(v)}), nil
 }
 
-// maxReason is the longest reason that an operator may give.
-const maxReason = 500
+// MaxReasonBytes is the longest reason that an operator may give.
+const MaxReasonBytes = 500
 
-func reasonOr(reason, otherwise string) string {
-	if reason == "" {
-		return otherwise
+func reasonOr(reason, otherwise string) (string, error) {
+	if len(reason) > MaxReasonBytes {
+		return "", fmt.Errorf("%w: reason of %d bytes: at most %d", fleet.ErrInvalid, len(reason), MaxReasonBytes)
 	}
-	return reason[:min(len(reason), maxReason)]
+	if reason == "" {
+		return otherwise, nil
+	}
+	return reason, nil
 }
 
 func (h rolloutHandler) ListExecutions(ctx context.Context, r *connect.Request[otadv1.ListExecutionsRequest]) (*connect.Response[otadv1.ListExecutionsResponse], error) {

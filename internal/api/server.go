@@ -30,9 +30,13 @@ const MaxRequestBytes = 64 << 20
 // more, behind the same authentication.
 func New(f *fleet.Service, log *slog.Logger, more http.Handler) http.Handler {
 	s := &server{fleet: f, log: log}
+	return timed(s.authenticate(s.routes(more)), StallTimeout)
+}
+
+func (s *server) routes(more http.Handler) http.Handler {
 	options := []connect.HandlerOption{
 		connect.WithReadMaxBytes(MaxRequestBytes),
-		connect.WithInterceptors(errorMapper{log}),
+		connect.WithInterceptors(errorMapper{s.log}),
 	}
 	mux := http.NewServeMux()
 	mux.Handle(otadv1connect.NewTrustServiceHandler(trustHandler{s}, options...))
@@ -42,7 +46,7 @@ func New(f *fleet.Service, log *slog.Logger, more http.Handler) http.Handler {
 	mux.Handle(otadv1connect.NewShadowServiceHandler(shadowHandler{s}, options...))
 	mux.HandleFunc("PUT /v1/images/{digest}", s.upload)
 	mux.Handle("/", more)
-	return s.authenticate(mux)
+	return mux
 }
 
 type server struct {
@@ -54,37 +58,47 @@ type server struct {
 func (s *server) authenticate(next http.Handler) http.Handler {
 	denied := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		_, err := s.fleet.Authenticate(r.Context(), token)
-		if err == nil {
-			next.ServeHTTP(w, r)
-			return
-		}
-		if !errors.Is(err, fleet.ErrDenied) {
-			s.log.Error("authentication failed", "error", err)
+		status, answer := http.StatusUnauthorized, connect.NewError(connect.CodeUnauthenticated, errors.New("unknown or expired API token"))
+		if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+			_, err := s.fleet.Authenticate(r.Context(), token)
+			if err == nil {
+				next.ServeHTTP(w, r)
+				return
+			}
+			if !errors.Is(err, fleet.ErrDenied) { // the token may be good: the client must not throw it away
+				s.log.Error("authentication failed", "error", err)
+				status, answer = http.StatusInternalServerError, connect.NewError(connect.CodeInternal, errInternal)
+			}
 		}
 		if denied.IsSupported(r) {
-			_ = denied.Write(w, r, connect.NewError(connect.CodeUnauthenticated, errors.New("unknown or expired API token")))
+			_ = denied.Write(w, r, answer) // the client is gone if this fails
 			return
 		}
-		fail(w, http.StatusUnauthorized, "unauthenticated", "unknown or expired API token")
+		fail(w, status, answer.Code().String(), answer.Message())
 	})
 }
 
 // upload streams an image object into the blob store.
 func (s *server) upload(w http.ResponseWriter, r *http.Request) {
-	// An upload takes as long as its line needs; the server's read deadline is
-	// for requests that fit into memory.
+	if r.ContentLength > ota.MaxImageBytes { // said before a byte of it is sent
+		fail(w, http.StatusRequestEntityTooLarge, connect.CodeResourceExhausted.String(), fmt.Sprintf("an image object has at most %d bytes, not %d", int64(ota.MaxImageBytes), r.ContentLength))
+		return
+	}
 	size, err := s.fleet.UploadImage(r.Context(), r.PathValue("digest"), r.Body)
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(map[string]int64{"size": size}) // the client is gone if this fails
 		return
 	}
+	if status, code, text, broken := brokenOff(r.Body); broken {
+		s.log.Info("upload broke off", "digest", r.PathValue("digest"), "error", err)
+		fail(w, status, code.String(), text)
+		return
+	}
 	switch code := codeOf(err); code {
 	case connect.CodeInvalidArgument:
 		fail(w, http.StatusBadRequest, code.String(), err.Error())
-	case connect.CodeAlreadyExists:
+	case connect.CodeAlreadyExists, connect.CodeAborted:
 		fail(w, http.StatusConflict, code.String(), err.Error())
 	case connect.CodeResourceExhausted:
 		fail(w, http.StatusRequestEntityTooLarge, code.String(), err.Error())
@@ -112,6 +126,7 @@ var codes = []struct {
 	{ota.ErrState, connect.CodeFailedPrecondition},
 	{fleet.ErrNotFound, connect.CodeNotFound},
 	{fleet.ErrStale, connect.CodeAborted},
+	{fleet.ErrBusy, connect.CodeAborted},
 	{fleet.ErrConflict, connect.CodeAlreadyExists},
 	{fleet.ErrDenied, connect.CodePermissionDenied},
 	{fleet.ErrInvalid, connect.CodeInvalidArgument},
@@ -143,6 +158,9 @@ func codeOf(err error) connect.Code {
 	return connect.CodeInternal
 }
 
+// errInternal is all that a client is told of a fault of ours.
+var errInternal = errors.New("internal error; the server's log has the cause")
+
 // errorMapper turns what a handler returns into a Connect error. The text of an
 // internal fault stays in the log.
 type errorMapper struct{ log *slog.Logger }
@@ -155,7 +173,7 @@ func (m errorMapper) wrap(procedure string, err error) error {
 	code := codeOf(err)
 	if code == connect.CodeInternal {
 		m.log.Error("call failed", "procedure", procedure, "error", err)
-		return connect.NewError(code, errors.New("internal error; the server's log has the cause"))
+		return connect.NewError(code, errInternal)
 	}
 	var syntax *selector.SyntaxError
 	if errors.As(err, &syntax) {
