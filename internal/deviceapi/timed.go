@@ -17,6 +17,7 @@ func timed(next http.Handler, body, write time.Duration) http.Handler {
 			// It holds for a body that no handler reads too: the server reads it
 			// away before it answers.
 			err = t.control.SetReadDeadline(time.Now().Add(body))
+			r = r.WithContext(r.Context()) // the server looks at its own for what is left to read
 			r.Body = &timedBody{r.Body, t.control}
 		}
 		if err != nil { // a connection that can not be timed is not served
