@@ -124,4 +124,3 @@ func (p polls) Next(ctx context.Context) (agent.Job, bool, error) {
 	}
 	return p.repo.Next(ctx)
 }
-

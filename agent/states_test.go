@@ -78,6 +78,7 @@ func TestWaitingWritesNothing(t *testing.T) {
 // TestBinaryOnARealDisk is the whole path with real files and real processes: an
 // application is replaced, and one that dies is rolled back.
 func TestBinaryOnARealDisk(t *testing.T) {
+	t.Parallel() // it waits for processes most of the time
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer l.Close()

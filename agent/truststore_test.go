@@ -197,12 +197,12 @@ func TestTrustUnderPowerCut(t *testing.T) {
 		}
 	})
 	points := 0
-	for _, cut := range cuts {
-		if try(cut, nil) {
+	for i, cut := range cuts {
+		if i%every(1) == 0 && try(cut, nil) {
 			points++
 		}
 	}
-	if points < 15 {
+	if points < 15/every(1) {
 		t.Errorf("%d cuts only", points)
 	}
 	t.Logf("%d cuts", points)

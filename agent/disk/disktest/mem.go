@@ -380,7 +380,7 @@ func (f *file) Sync() error {
 	if cut {
 		return power("sync", f.name)
 	}
-	f.node.durable = append(f.node.durable[:0:0], f.node.data...)
+	f.node.durable = append(f.node.durable[:0], f.node.data...) // nobody else holds it: a crash copies
 	return nil
 }
 
