@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/env/v2"
@@ -14,6 +18,8 @@ import (
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/otad/otad/internal/fleet"
 )
@@ -51,9 +57,9 @@ var secretKeys = []string{"s3-access-key", "s3-secret-key"}
 // configFlags adds the flags and returns the func that reads them all together.
 func configFlags(cmd *cobra.Command) func() (config, error) {
 	f := cmd.Flags()
-	path := f.String("config", "", "YAML `file` with the same names as the flags")
+	f.String("config", "", "YAML `file` with the same names as the flags (or OTAD_CONFIG)")
 	f.String("data", "otad-data", "`directory` of everything otad keeps")
-	f.String("log-format", "json", "json or text")
+	f.String("log-format", "auto", "json, text, or auto: text on a terminal, else json")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String("s3-endpoint", "", "keep images in S3: `URL` of the service (keys in OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY)")
 	f.String("s3-bucket", "", "bucket")
@@ -62,8 +68,8 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 	f.Bool("s3-create-bucket", false, "create the bucket when there is none")
 	return func() (config, error) {
 		k := koanf.New(".")
-		if *path != "" {
-			if err := k.Load(file.Provider(*path), yaml.Parser()); err != nil {
+		if path := configPath(f); path != "" {
+			if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
 				return config{}, fmt.Errorf("config file: %w", err)
 			}
 		}
@@ -85,10 +91,30 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		}
 		var c config
 		if err := k.Unmarshal("", &c); err != nil {
-			return config{}, err
+			return config{}, usageError{fmt.Errorf("settings: %w", err)}
 		}
+		c.Hosts = slices.DeleteFunc(c.Hosts, func(h string) bool { return h == "" })
 		return c, c.validate()
 	}
+}
+
+// configPath is the file to read: the flag's, else the environment's.
+func configPath(f *pflag.FlagSet) string {
+	if path := f.Lookup("config"); path.Changed {
+		return path.Value.String()
+	}
+	return os.Getenv("OTAD_CONFIG")
+}
+
+// logFormat is what "auto" comes to when the log goes to w.
+func (c config) logFormat(w io.Writer) string {
+	if c.LogFormat != "auto" {
+		return c.LogFormat
+	}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return "text"
+	}
+	return "json"
 }
 
 // knownKeys refuses what no flag stands for, since a misspelt setting that is
@@ -135,11 +161,20 @@ func (c config) validate() error {
 }
 
 // defaultHosts are the names that the server certificate is made for when none
-// are given: this machine as itself and as its network knows it.
-func defaultHosts() []string {
+// are given: this machine as its network knows it, and as itself. A name that
+// this machine itself can not look up leads nobody here: it comes last then.
+func defaultHosts(ctx context.Context) []string {
 	hosts := []string{"localhost", "127.0.0.1"}
-	if name, err := os.Hostname(); err == nil && name != "localhost" {
-		hosts = append([]string{name}, hosts...)
+	name, err := os.Hostname()
+	if err != nil || name == "localhost" {
+		return hosts
 	}
-	return hosts
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	if _, err := net.DefaultResolver.LookupHost(ctx, name); err != nil {
+		return append(hosts, name)
+	}
+	return append([]string{name}, hosts...)
 }
+
+const lookupTimeout = 2 * time.Second

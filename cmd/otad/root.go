@@ -44,34 +44,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func newCheckCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Check the invariants of a stopped server's store; exit status 1 when one is broken",
-		Args:  noArgs,
-	}
-	load := configFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := load()
-		if err != nil {
-			return err
-		}
-		faults, err := check(cmd.Context(), c)
-		if err != nil {
-			return err
-		}
-		for _, f := range faults {
-			fmt.Fprintln(cmd.OutOrStdout(), f)
-		}
-		if len(faults) > 0 {
-			return fmt.Errorf("%d broken invariants", len(faults))
-		}
-		fmt.Fprintln(cmd.OutOrStdout(), "ok")
-		return nil
-	}
-	return cmd
-}
-
 func newBrokerCmd() *cobra.Command {
 	broker := &cobra.Command{Use: "broker", Short: "Help to run an external MQTT broker"}
 	var hosts []string

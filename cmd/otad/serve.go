@@ -9,22 +9,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/otad/otad/internal/api"
 	"github.com/otad/otad/internal/blob"
 	"github.com/otad/otad/internal/blob/dir"
 	"github.com/otad/otad/internal/blob/s3"
-	"github.com/otad/otad/internal/deviceapi"
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/identity"
 	"github.com/otad/otad/internal/mqtt"
@@ -67,7 +64,7 @@ func newServeCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		log, err := observability.NewLogger(cmd.ErrOrStderr(), c.LogFormat, c.LogLevel)
+		log, err := observability.NewLogger(cmd.ErrOrStderr(), c.logFormat(cmd.ErrOrStderr()), c.LogLevel)
 		if err != nil {
 			return usageError{err}
 		}
@@ -100,13 +97,16 @@ type addresses struct {
 
 func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) (err error) {
 	if len(c.Hosts) == 0 {
-		c.Hosts = defaultHosts()
+		c.Hosts = defaultHosts(ctx)
 	}
 	s := &server{config: c, log: log, metrics: observability.NewMetrics(version)}
-	if err := s.openStores(ctx); err != nil {
+	if err := s.openStore(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.store.Close()) }()
+	if err := s.openFiles(ctx); err != nil {
+		return err
+	}
 	apiListener, err := listen(ctx, c.APIListen)
 	if err != nil {
 		return err
@@ -122,6 +122,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) 
 	if err := s.openFleet(); err != nil {
 		return err
 	}
+	if err := s.fleet.CheckOnlineKeys(ctx); err != nil {
+		return fmt.Errorf("keys in %s: %w", s.config.path("keys"), err)
+	}
 	if err := s.openBroker(ctx); err != nil {
 		return err
 	}
@@ -129,7 +132,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) 
 	if err := s.bootstrap(ctx); err != nil {
 		return err
 	}
-	s.announce(cmd)
+	if err := s.announce(ctx, cmd.OutOrStdout()); err != nil {
+		return err
+	}
 	return s.run(ctx, apiListener, deviceListener)
 }
 
@@ -154,17 +159,21 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-func (s *server) openStores(ctx context.Context) (err error) {
+// openStore comes before everything else that is kept in the directory: it
+// locks out another otad.
+func (s *server) openStore(ctx context.Context) (err error) {
 	if err := os.MkdirAll(s.config.Data, 0o700); err != nil {
 		return err
 	}
+	s.store, err = sqlite.Open(ctx, s.config.path("otad.db"))
+	return err
+}
+
+func (s *server) openFiles(ctx context.Context) (err error) {
 	if s.ca, err = identity.Open(s.config.path("ca"), time.Now()); err != nil {
 		return err
 	}
-	if s.blobs, err = openBlobs(ctx, s.config); err != nil {
-		return err
-	}
-	s.store, err = sqlite.Open(ctx, s.config.path("otad.db"))
+	s.blobs, err = openBlobs(ctx, s.config)
 	return err
 }
 
@@ -342,93 +351,25 @@ func (s *server) bootstrap(ctx context.Context) error {
 	return identity.WriteFile(s.config.path("addresses.json"), append(b, '\n'))
 }
 
-// announce tells a person at a terminal what to do next.
-func (s *server) announce(cmd *cobra.Command) {
+// announce tells a person at a terminal where everything is and what to do next.
+func (s *server) announce(ctx context.Context, w io.Writer) error {
+	trust, err := s.fleet.Trust(ctx)
+	if err != nil {
+		return err
+	}
 	sum := s.ca.RootSHA256()
-	fmt.Fprintf(cmd.OutOrStdout(), `otad %s is ready
+	fmt.Fprintf(w, `otad %s is ready
   operator API    %s
   devices         %s
   MQTT            %s
   CA              %s (sha256 %s)
   admin token     %s
+next
+  otactl login --server %[2]s --token-file %[7]s --ca-file %[5]s
 `, version, s.addresses.API, s.addresses.Device, s.addresses.MQTT, s.config.path("ca.pem"), hex.EncodeToString(sum[:]), s.config.path("admin.token"))
+	if trust.Root == nil {
+		fmt.Fprintln(w, "  otactl key init     makes the keys that sign firmware; no device can enroll before")
+	}
 	s.log.Info("ready", "api", s.addresses.API, "device", s.addresses.Device, "mqtt", s.addresses.MQTT)
-}
-
-// ShutdownTimeout is how long a graceful stop waits for requests in flight.
-const ShutdownTimeout = 15 * time.Second
-
-// run serves until ctx ends, then stops from the outside in: no new requests,
-// handlers finish, the engine and the writers stop.
-func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listener) error {
-	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopBackground()
-	work, background := errgroup.WithContext(background)
-	work.Go(func() error { return s.fleet.RunEngine(background) })
-	work.Go(func() error { return s.fleet.RunTrust(background) })
-	work.Go(func() error { return s.fleet.RunPresence(background) })
-
-	// Streams of the API end with their requests' context, which Shutdown alone
-	// would wait for.
-	requests, endRequests := context.WithCancel(background)
-	defer endRequests()
-	base := func(net.Listener) context.Context { return requests }
-	servers := []*http.Server{
-		s.httpServer("api", s.operatorPlane(), s.tlsConfig(tls.NoClientCert), base),
-		s.httpServer("device", deviceapi.New(s.fleet, s.blobs, s.log, time.Now), s.tlsConfig(tls.VerifyClientCertIfGiven), base),
-	}
-	failed := make(chan error, len(servers))
-	for i, l := range []net.Listener{apiListener, deviceListener} {
-		go func() { failed <- servers[i].ServeTLS(l, "", "") }()
-	}
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	case <-background.Done():
-		err = errors.New("a background task ended")
-	}
-	s.log.Info("stopping")
-	endRequests()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), ShutdownTimeout)
-	defer cancel()
-	for _, server := range servers {
-		err = errors.Join(err, server.Shutdown(stop))
-	}
-	stopBackground()
-	return errors.Join(err, work.Wait())
-}
-
-func (s *server) operatorPlane() http.Handler {
-	mux := http.NewServeMux()
-	observability.Health(mux, map[string]func(context.Context) error{"store": s.store.Ping})
-	guarded := http.NewServeMux()
-	guarded.Handle("GET /metrics", s.metrics.Handler())
-	mux.Handle("/", api.New(s.fleet, s.log, guarded))
-	return mux
-}
-
-func (s *server) httpServer(plane string, h http.Handler, t *tls.Config, base func(net.Listener) context.Context) *http.Server {
-	return &http.Server{
-		Handler: s.metrics.HTTP(plane, h), TLSConfig: t, BaseContext: base,
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes that fail are the clients' news
-	}
-}
-
-func check(ctx context.Context, c config) ([]string, error) {
-	if _, err := os.Stat(c.path("otad.db")); err != nil {
-		return nil, fmt.Errorf("no store in %s: %w", c.Data, err)
-	}
-	blobs, err := openBlobs(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	store, err := sqlite.Open(ctx, c.path("otad.db"))
-	if err != nil {
-		return nil, err
-	}
-	f := fleet.New(fleet.Config{Store: store, Blobs: blobs, Now: time.Now})
-	faults, err := f.Check(ctx)
-	return faults, errors.Join(err, store.Close())
+	return nil
 }

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// loadWith reads the configuration of serve from a file (none when empty) and
+// arguments; the environment is the test's.
+func loadWith(t *testing.T, file string, args ...string) (config, error) {
+	t.Helper()
+	if file != "" {
+		args = append(args, "--config", write(t, file))
+	}
+	cmd := newServeFlags()
+	load := configFlags(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		return config{}, err
+	}
+	return load()
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "otad.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
+	file := "data: of-file\napi-listen: 127.0.0.1:1\ndevice-listen: 127.0.0.1:1\nhosts: [of-file, two]\nmqtt-shared: true\ns3-secret-key: of-file\n"
+	t.Setenv("OTAD_API_LISTEN", "127.0.0.1:2")
+	t.Setenv("OTAD_DEVICE_LISTEN", "127.0.0.1:2")
+	t.Setenv("OTAD_HOSTS", "of-env,,three")
+	t.Setenv("OTAD_S3_ACCESS_KEY", "of-env")
+	c, err := loadWith(t, file, "--device-listen", "127.0.0.1:3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config{
+		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", Hosts: []string{"of-env", "three"},
+		MQTTShared: true, MQTTClientID: "otad", S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
+		LogFormat: "auto", LogLevel: "info",
+	}
+	if d := cmp.Diff(want, c); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	if c, err := loadWith(t, file, "--hosts", "x,y"); err != nil || strings.Join(c.Hosts, " ") != "x y" {
+		t.Errorf("%v, %v", c.Hosts, err)
+	}
+}
+
+func TestTheFileMayBeNamedInTheEnvironment(t *testing.T) {
+	t.Setenv("OTAD_CONFIG", write(t, "data: of-env-file\n"))
+	if c, err := loadWith(t, ""); err != nil || c.Data != "of-env-file" {
+		t.Errorf("%q, %v", c.Data, err)
+	}
+	if c, err := loadWith(t, "data: of-flag-file\n"); err != nil || c.Data != "of-flag-file" {
+		t.Errorf("%q, %v", c.Data, err)
+	}
+	t.Setenv("OTAD_CONFIG", filepath.Join(t.TempDir(), "none"))
+	if _, err := loadWith(t, ""); err == nil || !strings.Contains(err.Error(), "config file") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+func TestSettingsThatAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		file  string
+		env   []string
+		args  []string
+		words string
+	}{
+		"unknown in the file":        {file: "api-listn: x\n", words: `"api-listn"`},
+		"nested in the file":         {file: "mqtt:\n  listen: x\n", words: `"mqtt.listen"`},
+		"unknown in the environment": {env: []string{"OTAD_MQTT_PLAN", "x"}, words: "OTAD_MQTT_PLAN"},
+		"unknown flag":               {args: []string{"--mqtt-plan", "x"}, words: "mqtt-plan"},
+		"no YAML":                    {file: "{", words: "config file"},
+		"no number of the kind":      {file: "mqtt-shared: maybe\n", words: "mqtt-shared"},
+		"no data":                    {args: []string{"--data", ""}, words: "--data"},
+		"plain for everybody":        {args: []string{"--mqtt-plain", ":1883"}, words: "loopback"},
+		"plain for all addresses":    {args: []string{"--mqtt-plain", "0.0.0.0:1883"}, words: "loopback"},
+		"plain for a network":        {args: []string{"--mqtt-plain", "192.0.2.1:1883"}, words: "loopback"},
+		"plain for a name":           {args: []string{"--mqtt-plain", "localhost:1883"}, words: "loopback"},
+		"plain from the environment": {env: []string{"OTAD_MQTT_PLAIN", "0.0.0.0:1883"}, words: "loopback"},
+		"a device's client id":       {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "gw-1"}, words: "otad-NAME"},
+		"almost a reserved id":       {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otadx"}, words: "otad-NAME"},
+		"S3 without keys":            {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
+		"access key as a flag":       {args: []string{"--s3-access-key", "x"}, words: "unknown flag"},
+		"secret key as a flag":       {args: []string{"--s3-secret-key=x"}, words: "unknown flag"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.env != nil {
+				t.Setenv(c.env[0], c.env[1])
+			}
+			if _, err := loadWith(t, c.file, c.args...); err == nil || !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%v, want %q", err, c.words)
+			}
+		})
+	}
+	for _, good := range [][]string{
+		{"--mqtt-plain", "127.0.0.1:1883"}, {"--mqtt-plain", "[::1]:1883"}, {"--mqtt-client-id", "gw-1"},
+		{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otad-2"},
+	} {
+		if _, err := loadWith(t, "", good...); err != nil {
+			t.Errorf("%v: %v", good, err)
+		}
+	}
+}
+
+// run runs otad in this process.
+func run(ctx context.Context, args ...string) (out string, err error) {
+	var b bytes.Buffer
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(&b)
+	root.SetErr(&b)
+	err = root.ExecuteContext(ctx)
+	return b.String(), err
+}
+
+func TestUsageFaultsHaveStatusTwo(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	for _, args := range [][]string{
+		{"serve", "--data", data, "x"}, {"serve", "--data", data, "--unknown"}, {"serve", "--data", data, "--log-format", "xml"},
+		{"serve", "--data", data, "--log-level", "loud"}, {"serve", "--data", data, "--mqtt-plain", ":1"}, {"broker", "cert"}, {"check", "x"},
+		{"serve", "--data", data, "--s3-secret-key", "x"},
+	} {
+		if _, err := run(t.Context(), args...); err == nil || exitCode(err) != 2 {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	if _, err := os.Stat(data); err == nil {
+		t.Error("a refused command line left a data directory")
+	}
+}
+
+func TestLogFormatOfWhatIsNoTerminal(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got := (config{LogFormat: "auto"}).logFormat(f); got != "json" {
+		t.Errorf("a file: %s", got)
+	}
+	if got := (config{LogFormat: "auto"}).logFormat(&bytes.Buffer{}); got != "json" {
+		t.Errorf("a buffer: %s", got)
+	}
+	if got := (config{LogFormat: "text"}).logFormat(f); got != "text" {
+		t.Errorf("as told: %s", got)
+	}
+	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return // a system without it
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	if got := (config{LogFormat: "auto"}).logFormat(tty); got != "text" {
+		t.Errorf("a terminal: %s", got)
+	}
+}
