@@ -1,0 +1,144 @@
+package observability_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/observability"
+)
+
+func get(t *testing.T, h http.Handler, method, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestLoggerRefusesWhatItDoesNotKnow(t *testing.T) {
+	var b bytes.Buffer
+	log, err := observability.NewLogger(&b, "json", "warn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("quiet")
+	log.Warn("loud")
+	if s := b.String(); strings.Contains(s, "quiet") || !strings.Contains(s, `"msg":"loud"`) {
+		t.Errorf("%s", s)
+	}
+	for _, bad := range [][2]string{{"xml", "info"}, {"", "info"}, {"text", "loud"}} {
+		if _, err := observability.NewLogger(&b, bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), "want") {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
+// TestClientsDoNotMakeLabels: each would be a series for ever.
+func TestClientsDoNotMakeLabels(t *testing.T) {
+	m := observability.NewMetrics("1.2.3")
+	h := m.HTTP("api", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	for _, method := range []string{"GET", "BREW", "PROPFIND"} {
+		get(t, h, method, "/one-of-many/"+method)
+	}
+	m.Gauge("otad_answer", "Test.", func() float64 { return 42 })
+	_, text := get(t, m.Handler(), "GET", "/metrics")
+	for _, want := range []string{
+		`otad_http_request_seconds_count{method="GET",plane="api",status="418"} 1`, `otad_http_request_seconds_count{method="other",plane="api",status="418"} 2`,
+		`otad_build_info{version="1.2.3"} 1`, "otad_answer 42",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if strings.Contains(text, "BREW") || strings.Contains(text, "one-of-many") {
+		t.Error("a label that a client made up")
+	}
+}
+
+// TestStreamsAndDeadlinesGoThrough the counting writer, over a real connection.
+func TestStreamsAndDeadlinesGoThrough(t *testing.T) {
+	m := observability.NewMetrics("")
+	seen := make(chan struct{})
+	s := httptest.NewServer(m.HTTP("api", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(w, "first")
+		w.(http.Flusher).Flush()
+		select {
+		case <-seen:
+		case <-r.Context().Done():
+		}
+	})))
+	defer s.Close()
+	res, err := s.Client().Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.ReadFull(res.Body, make([]byte, len("first"))); err != nil {
+		t.Error(err)
+	}
+	close(seen)
+}
+
+type broker struct {
+	err          error
+	disconnected string
+}
+
+func (b *broker) Subscribe(ctx context.Context, _ []string, h mqtt.Handler) error {
+	return h(ctx, mqtt.Message{})
+}
+func (b *broker) Publish(context.Context, mqtt.Message) error { return b.err }
+func (b *broker) Close() error                                { return nil }
+func (b *broker) Disconnect(id, _ string)                     { b.disconnected = id }
+
+func TestBrokerIsCountedAndPassedThrough(t *testing.T) {
+	m, inner := observability.NewMetrics(""), &broker{}
+	b := m.Broker(inner)
+	for _, err := range []error{nil, context.Canceled, errors.New("x")} {
+		inner.err = err
+		if got := b.Publish(t.Context(), mqtt.Message{}); !errors.Is(got, err) {
+			t.Errorf("publish: %v, want %v", got, err)
+		}
+		if got := b.Subscribe(t.Context(), nil, func(context.Context, mqtt.Message) error { return err }); !errors.Is(got, err) {
+			t.Errorf("handle: %v, want %v", got, err)
+		}
+	}
+	b.(interface{ Disconnect(id, reason string) }).Disconnect("gw-1", "revoked")
+	if inner.disconnected != "gw-1" {
+		t.Error("a revoked device keeps its session")
+	}
+	_, text := get(t, m.Handler(), "GET", "/metrics")
+	for _, result := range []string{"ok", "canceled", "error"} {
+		for _, want := range []string{`otad_mqtt_published_total{result="` + result + `"} 1`, `otad_mqtt_handle_seconds_count{result="` + result + `"} 1`} {
+			if !strings.Contains(text, want) {
+				t.Errorf("no %s", want)
+			}
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	var fault error
+	mux := http.NewServeMux()
+	observability.Health(mux, map[string]func(context.Context) error{"store": func(context.Context) error { return fault }})
+	if code, _ := get(t, mux, "GET", "/readyz"); code != http.StatusOK {
+		t.Errorf("ready: %d", code)
+	}
+	fault = errors.New("secret path /var/lib/otad")
+	if code, text := get(t, mux, "GET", "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "store") || strings.Contains(text, "secret") {
+		t.Errorf("not ready: %d %s", code, text)
+	}
+	if code, _ := get(t, mux, "GET", "/healthz"); code != http.StatusOK {
+		t.Errorf("alive: %d", code)
+	}
+}
