@@ -127,7 +127,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 		t.Run(end.String(), func(t *testing.T) {
 			data := withDevice(t)
 			o := start(t, data)
-			const writers, enough = 8, 300
+			const writers, enough = 8, 100
 			acknowledged := make([]int64, writers)
 			var total atomic.Int64
 			var load sync.WaitGroup
