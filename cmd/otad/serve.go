@@ -254,7 +254,13 @@ func (s *server) openBroker(ctx context.Context) error {
 	s.publisher.Broker = s.broker
 	s.fleet.MQTTURL = s.addresses.MQTT
 	endpoint := mqtt.NewEndpoint(s.broker, s.fleet, s.log, time.Now)
-	if err := endpoint.Serve(context.WithoutCancel(ctx)); err != nil { // Close ends it, after the listeners
+	// The subscription outlives ctx, as Close ends it after the listeners; but
+	// waiting for a broker that is away has to end when ctx does.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	started := context.AfterFunc(ctx, end)
+	err = endpoint.Serve(life)
+	if !started() || err != nil {
+		end()
 		return errors.Join(err, b.Close())
 	}
 	return nil
@@ -287,25 +293,20 @@ func (s *server) authenticate(certs []*x509.Certificate, _ string, _ []byte, _ n
 }
 
 func (s *server) connectBroker() (mqtt.Broker, error) {
-	cert, err := s.ca.Client(s.config.MQTTClientID, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(s.ca.RootPEM())
 	s.addresses.MQTT = s.config.MQTTBroker
 	if s.config.MQTTDeviceURL != "" {
 		s.addresses.MQTT = s.config.MQTTDeviceURL
 	}
 	group := ""
 	if s.config.MQTTShared {
+		var err error
 		if group, err = s.brokerGroup(); err != nil {
 			return nil, err
 		}
 	}
 	return external.New(external.Config{
 		URL: s.config.MQTTBroker, Group: group, ClientID: s.config.MQTTClientID, Logger: s.log,
-		TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		TLS: s.ca.Client(s.config.MQTTClientID, time.Now),
 	})
 }
 

@@ -239,30 +239,45 @@ func (ca *CA) Devices() *x509.CertPool {
 // certificate is made in memory and made anew at two thirds of its life; the
 // chain holds the root, so that an enrolling device can compare it with its pin.
 func (ca *CA) Server(hosts []string, now func() time.Time) *tls.Config {
-	var mu sync.Mutex
-	var cert tls.Certificate
-	var made time.Time
+	current := ca.renewed("otad", hosts, x509.ExtKeyUsageServerAuth, now)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, // what older device stacks can do; 1.3 where both can
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if t := now(); made.IsZero() || t.Sub(made) > ServerLife*2/3 {
-				fresh, err := ca.endpoint("otad", hosts, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, t)
-				if err != nil {
-					return nil, err
-				}
-				cert, made = fresh, t
-			}
-			return &cert, nil
-		},
+		MinVersion:     tls.VersionTLS12, // what older device stacks can do; 1.3 where both can
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current() },
 	}
 }
 
-// Client makes a certificate with which otad itself connects to an external
-// broker, under a name that no device may have.
-func (ca *CA) Client(name string, now time.Time) (tls.Certificate, error) {
-	return ca.endpoint(name, nil, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, now)
+// Client returns the TLS configuration with which otad itself connects to an
+// external broker that has a certificate of this CA, under a name that no device
+// may have. Its certificate is made anew as Server's is.
+func (ca *CA) Client(name string, now func() time.Time) *tls.Config {
+	current := ca.renewed(name, nil, x509.ExtKeyUsageClientAuth, now)
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.root)
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS12,
+		RootCAs:              roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return current() },
+	}
+}
+
+// renewed returns a func that gives a certificate in at most two thirds of its
+// life.
+func (ca *CA) renewed(name string, hosts []string, usage x509.ExtKeyUsage, now func() time.Time) func() (*tls.Certificate, error) {
+	var mu sync.Mutex
+	var cert tls.Certificate
+	var made time.Time
+	return func() (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if t := now(); made.IsZero() || t.Sub(made) > ServerLife*2/3 {
+			fresh, err := ca.endpoint(name, hosts, []x509.ExtKeyUsage{usage}, t)
+			if err != nil {
+				return nil, err
+			}
+			cert, made = fresh, t
+		}
+		return &cert, nil
+	}
 }
 
 func (ca *CA) endpoint(name string, hosts []string, usage []x509.ExtKeyUsage, now time.Time) (tls.Certificate, error) {

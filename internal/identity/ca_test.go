@@ -178,29 +178,36 @@ func files(t *testing.T, dir string) map[string]string {
 	return out
 }
 
-func TestServerCertificateIsRenewedAtTwoThirds(t *testing.T) {
+func TestOwnCertificatesAreRenewedAtTwoThirds(t *testing.T) {
 	ca := open(t, t.TempDir())
 	now := start
-	config := ca.Server([]string{"localhost", "127.0.0.1"}, func() time.Time { return now })
-	get := func() *x509.Certificate {
-		c, err := config.GetCertificate(&tls.ClientHelloInfo{})
-		if err != nil {
-			t.Fatal(err)
+	clock := func() time.Time { return now }
+	server, client := ca.Server([]string{"localhost", "127.0.0.1"}, clock), ca.Client("otad-2", clock)
+	for name, current := range map[string]func() (*tls.Certificate, error){
+		"otad":   func() (*tls.Certificate, error) { return server.GetCertificate(&tls.ClientHelloInfo{}) },
+		"otad-2": func() (*tls.Certificate, error) { return client.GetClientCertificate(&tls.CertificateRequestInfo{}) },
+	} {
+		get := func() *x509.Certificate {
+			c, err := current()
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaf, err := x509.ParseCertificate(c.Certificate[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return leaf
 		}
-		leaf, err := x509.ParseCertificate(c.Certificate[0])
-		if err != nil {
-			t.Fatal(err)
+		now = start
+		first := get()
+		if first.Subject.CommonName != name || name == "otad" && first.VerifyHostname("127.0.0.1") != nil {
+			t.Fatalf("%s: certificate of %q for %v %v", name, first.Subject.CommonName, first.DNSNames, first.IPAddresses)
 		}
-		return leaf
-	}
-	first := get()
-	if err := first.VerifyHostname("127.0.0.1"); err != nil {
-		t.Fatal(err)
-	}
-	if now = start.Add(identity.ServerLife / 2); !get().Equal(first) {
-		t.Fatal("renewed too early")
-	}
-	if now = start.Add(identity.ServerLife * 3 / 4); get().Equal(first) {
-		t.Fatal("not renewed before it expires")
+		if now = start.Add(identity.ServerLife / 2); !get().Equal(first) {
+			t.Errorf("%s: renewed too early", name)
+		}
+		if now = start.Add(identity.ServerLife * 3 / 4); get().Equal(first) {
+			t.Errorf("%s: not renewed before it expires", name)
+		}
 	}
 }
