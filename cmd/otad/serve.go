@@ -243,7 +243,9 @@ func (s *server) openBroker(ctx context.Context) error {
 	var b mqtt.Broker
 	var err error
 	if s.config.MQTTBroker != "" {
-		b, err = s.connectBroker()
+		if b, err = s.connectBroker(); err == nil {
+			b = mqtt.Admitted(b, s.fleet, s.log)
+		}
 	} else {
 		b, err = s.startBroker()
 	}

@@ -132,6 +132,20 @@ func startMosquitto(t *testing.T, dir, addr string) {
 	start(t, "mosquitto", filepath.Join(dir, "log"), nil, program, "-c", filepath.Join(dir, "mosquitto.conf"))
 }
 
+// TestStopWhileTheBrokerIsAway: a server that can not reach its broker yet still
+// ends when it is asked to.
+func TestStopWhileTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
+	s := prepareSite(t, nil)
+	p := start(t, "otad", s.path("otad.log"), nil, bin+"/otad", "serve", "--data", s.path("server"), "--hosts", "localhost",
+		"--api-listen", s.ports[0], "--device-listen", s.ports[1], "--mqtt-broker", "mqtts://"+s.ports[2])
+	until(t, "otad to come as far as the broker", func() bool {
+		_, err := os.Stat(s.path("server", "keys", "timestamp.key"))
+		return err == nil
+	})
+	p.stop()
+}
+
 // TestBadInput is what an operator can get wrong: a clear text, the right
 // status, and nothing changed.
 func TestBadInput(t *testing.T) {

@@ -100,6 +100,24 @@ func (s *Service) Renew(ctx context.Context, deviceID string, csrPEM []byte) ([]
 // Admit says whether a device with this certificate key may come in now.
 // ErrDenied for an unknown or revoked device or another key.
 func (s *Service) Admit(ctx context.Context, deviceID, fingerprint string) (Device, error) {
+	d, err := s.known(ctx, deviceID)
+	if err != nil {
+		return Device{}, err
+	}
+	if subtle.ConstantTimeCompare([]byte(d.KeyFingerprint), []byte(fingerprint)) != 1 {
+		return Device{}, fmt.Errorf("%w: device %s has another key", ErrDenied, deviceID)
+	}
+	return d, nil
+}
+
+// Known is Admit where somebody else has compared the key: ErrDenied for an
+// unknown or revoked device.
+func (s *Service) Known(ctx context.Context, deviceID string) error {
+	_, err := s.known(ctx, deviceID)
+	return err
+}
+
+func (s *Service) known(ctx context.Context, deviceID string) (Device, error) {
 	d, err := s.Store.Device(ctx, deviceID)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -108,8 +126,6 @@ func (s *Service) Admit(ctx context.Context, deviceID, fingerprint string) (Devi
 		return Device{}, err
 	case d.Revoked():
 		return Device{}, fmt.Errorf("%w: device %s is revoked", ErrDenied, deviceID)
-	case subtle.ConstantTimeCompare([]byte(d.KeyFingerprint), []byte(fingerprint)) != 1:
-		return Device{}, fmt.Errorf("%w: device %s has another key", ErrDenied, deviceID)
 	}
 	return d, nil
 }

@@ -208,6 +208,43 @@ func TestForeignTopicsAreDropped(t *testing.T) {
 	}
 }
 
+// fromDevices is a broker that hands over what a test sends.
+type fromDevices struct {
+	outgoing
+	handle mqtt.Handler
+}
+
+func (b *fromDevices) Subscribe(_ context.Context, _ []string, h mqtt.Handler) error {
+	b.handle = h
+	return nil
+}
+
+// An external broker lets a revoked device in for as long as its certificate
+// lives; its messages must change nothing all the same.
+func TestAdmittedDropsRevokedAndUnknownDevices(t *testing.T) {
+	f := newFixture(t)
+	log := slog.New(slog.DiscardHandler)
+	s := fleet.New(fleet.Config{Store: f.store, Publisher: &mqtt.Publisher{Broker: f.out, Now: time.Now}, Now: time.Now, Log: log})
+	broker := &fromDevices{}
+	handled := 0
+	f.ok(mqtt.Admitted(broker, s, log).Subscribe(t.Context(), nil, func(context.Context, mqtt.Message) error { handled++; return nil }))
+	send := func(topic string, want int) {
+		t.Helper()
+		handled = 0
+		f.ok(broker.handle(t.Context(), mqtt.Message{Topic: topic}))
+		if handled != want {
+			t.Errorf("%s: handled %d times, want %d", topic, handled, want)
+		}
+	}
+	send("$aws/things/gw-1/shadow/update", 1)
+	send("$aws/things/nobody/shadow/update", 0)
+	f.ok(f.store.RevokeDevice(t.Context(), "gw-1", now))
+	for _, topic := range []string{"$aws/things/gw-1/shadow/update", "$aws/things/gw-1/jobs/$next/get", "ota/gw-1/presence"} {
+		send(topic, 0)
+	}
+	send("$aws/things/gw-2/shadow/update", 1)
+}
+
 func FuzzHandle(f *testing.F) {
 	for _, op := range []string{"shadow/update", "shadow/get", "shadow/delete", "jobs/r-1/update", "jobs/$next/get", "jobs/start-next", "jobs/get"} {
 		f.Add(op, []byte(`{"status":"FAILED","state":{"desired":{"a":[1,{"b":null}]}},"expectedVersion":"1"}`))
