@@ -1,9 +1,9 @@
 // Package external is mqtt.Broker over a broker that runs elsewhere: Mosquitto,
-// EMQX, HiveMQ or any other that speaks MQTT 5 with shared subscriptions.
+// EMQX, HiveMQ or any other that speaks MQTT 5.
 //
 // That broker authenticates the devices and keeps them apart; this package
-// trusts the topic of a message to name its sender. Replicas of otad share the
-// messages through one $share group. A message is acknowledged to the broker
+// trusts the topic of a message to name its sender. Replicas of otad can share
+// the messages through one $share group. A message is acknowledged to the broker
 // after the handler returned nil; until then the broker keeps it, also for a
 // replica that crashed. A device's own PUBACK therefore means that the broker
 // has the message.
