@@ -10,6 +10,7 @@ import (
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/otad/otad/agent"
 	"github.com/otad/otad/agent/boot/file"
@@ -231,11 +232,11 @@ func TestAgentStoppedInTrial(t *testing.T) {
 		if trials++; trials == 1 {
 			stop()
 			<-ctx.Done()
-			return ctx.Err()
 		}
-		return nil
+		return ctx.Err()
 	}
 	must(t, d.live(ctx))
+	r.now = r.now.Add(time.Hour) // the next trial has its whole time all the same
 	expect(t, d.until("job-1", 1), ota.Succeeded, "")
 	if got := d.running(); got.Digest != digest(img) || trials != 2 {
 		t.Errorf("running %+v after %d trials", got, trials)
