@@ -182,6 +182,7 @@ func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, er
 		return DeviceRecord{}, err
 	}
 	s.Publisher.Disconnect(id, "revoked")
+	s.Wake() // a stage may have waited for it
 	return s.Device(ctx, id)
 }
 

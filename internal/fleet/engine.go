@@ -126,7 +126,7 @@ func (s *Service) open(ctx context.Context, r ota.Rollout, o ota.Opening, p ota.
 	var insert []ota.Execution
 	err = s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Latest: true}, func(e ota.Execution) bool {
 		c.has[e.DeviceID] = true
-		if o.Retry && e.Stage == o.Stage && e.Status.Terminal() && e.Status != ota.Succeeded {
+		if o.Retry && e.Stage == o.Stage && e.Status.Terminal() && e.Status != ota.Succeeded && e.Status != ota.Removed {
 			insert = append(insert, queued(r, e.DeviceID, o.Stage, e.Attempt+1, now))
 		}
 		return true

@@ -326,6 +326,29 @@ func TestFailedGatePausesAndRepeatRetries(t *testing.T) {
 	})
 }
 
+func TestRevokingADeviceLetsItsRolloutGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.release("1.0")
+		ids := w.enroll(4, "rpi4")
+		dead := ids[3]
+		stages, err := ota.ParseStages("100%", ota.Gate{Success: 0.9}, 0)
+		w.ok(err)
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: stages})
+		w.ok(err)
+		go func() {
+			<-time.After(time.Hour) // virtual: the operator gives it up
+			if _, err := w.s.RevokeDevice(w.ctx, dead); err != nil {
+				t.Error(err)
+			}
+		}()
+		v = w.run(v.ID, 1, ids[:3], succeed)
+		if v.State != ota.RolloutCompleted || v.Progress.Total().Finished[ota.ClassNone] != 1 || v.EndedAt.Sub(v.CreatedAt) < time.Hour {
+			t.Fatalf("%s after %s: %+v", v.State, v.EndedAt.Sub(v.CreatedAt), v.Progress.Total())
+		}
+	})
+}
+
 func TestPauseAndAbortHoldBackWhatIsQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -42,7 +42,8 @@ type DeviceStore interface {
 	// one ("" for all), until f returns false. f must not call the store. Memory
 	// stays flat however many there are.
 	Devices(ctx context.Context, after string, f func(DeviceView) bool) error
-	// RevokeDevice marks it; again is not an error.
+	// RevokeDevice marks it, and ota.Remove ends its unfinished executions, so
+	// that no rollout waits for it; again is not an error.
 	RevokeDevice(ctx context.Context, id string, now time.Time) error
 	// SeenDevices raises LastSeen; unknown ids and older times are passed over.
 	SeenDevices(ctx context.Context, seen map[string]time.Time) error

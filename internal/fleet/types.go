@@ -64,6 +64,9 @@ type Device struct {
 // Revoked reports whether the device is no longer let in.
 func (d Device) Revoked() bool { return !d.RevokedAt.IsZero() }
 
+// RevokedReason is what a revoked device's executions end with.
+const RevokedReason = "the device was revoked"
+
 // Limits of a device record.
 const (
 	MaxTags          = 100

@@ -170,6 +170,19 @@ func Cancel(e Execution, reason string, now time.Time) (Execution, bool) {
 	return e, true
 }
 
+// Remove returns the execution of a device that is locked out: whatever is not
+// finished is REMOVED, without a verdict.
+func Remove(e Execution, reason string, now time.Time) (Execution, bool) {
+	if e.Status.Terminal() {
+		return e, false
+	}
+	e.Status, e.Class = Removed, ClassNone
+	e.Details = map[string]string{DetailReason: reason}
+	e.Version++
+	e.UpdatedAt, e.FinishedAt = now, now
+	return e, true
+}
+
 func classOf(e Execution) Class {
 	switch e.Status {
 	case Succeeded:

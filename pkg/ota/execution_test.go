@@ -131,3 +131,12 @@ func TestCancelTouchesQueuedOnly(t *testing.T) {
 		}
 	}
 }
+
+func TestRemoveEndsWhatIsNotFinished(t *testing.T) {
+	for _, s := range Statuses {
+		e, changed := Remove(Execution{Status: s, Version: 1}, "why", t0)
+		if changed == s.Terminal() || changed && (e.Status != Removed || e.Class != ClassNone || e.Version != 2 || e.FinishedAt.IsZero()) {
+			t.Errorf("%s: changed %v to %+v", s, changed, e)
+		}
+	}
+}

@@ -96,7 +96,7 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 	if e.Status.Terminal() == e.FinishedAt.IsZero() {
 		say("%s is %s, finished at %s", name, e.Status, e.FinishedAt)
 	}
-	if unstarted := e.Status == ota.Queued || e.Status == ota.Canceled; !unstarted && e.StartedAt.IsZero() ||
+	if unstarted := e.Status == ota.Queued || e.Status == ota.Canceled || e.Status == ota.Removed; !unstarted && e.StartedAt.IsZero() ||
 		e.Status == ota.Queued && !e.StartedAt.IsZero() {
 		say("%s is %s, started at %s", name, e.Status, e.StartedAt)
 	}

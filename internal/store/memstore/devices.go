@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
 )
 
 // Enroll implements fleet.DeviceStore.
@@ -100,6 +101,16 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 		if !d.Revoked() {
 			d.RevokedAt = stored(now)
 			s.devices[id] = d
+		}
+		for _, byDevice := range s.executions {
+			attempts := byDevice[id]
+			if len(attempts) == 0 {
+				continue
+			}
+			last := len(attempts) - 1
+			if e, changed := ota.Remove(attempts[last], fleet.RevokedReason, stored(now)); changed {
+				byDevice[id] = append(slices.Clone(attempts[:last]), e)
+			}
 		}
 		return nil
 	})

@@ -30,9 +30,9 @@ var invariants = []invariant{
 	{"execution has a version below 1", executionName + ` WHERE e.version < 1`},
 	{"finished_at is set exactly when an execution is finished",
 		executionName + ` WHERE (e.finished_at IS NULL) <> (e.status IN ('QUEUED', 'IN_PROGRESS'))`},
-	{"started_at is set from IN_PROGRESS on, unless cancelled",
+	{"started_at is set from IN_PROGRESS on, unless cancelled or removed",
 		executionName + ` WHERE (e.status = 'QUEUED' AND e.started_at IS NOT NULL)
-		OR (e.status NOT IN ('QUEUED', 'CANCELED') AND e.started_at IS NULL)`},
+		OR (e.status NOT IN ('QUEUED', 'CANCELED', 'REMOVED') AND e.started_at IS NULL)`},
 	{"class is set exactly when an execution has a verdict", executionName + ` WHERE
 		(e.class = '') <> (e.status IN ('QUEUED', 'IN_PROGRESS', 'CANCELED', 'REMOVED'))
 		OR (e.class = 'succeeded') <> (e.status = 'SUCCEEDED')`},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -154,6 +155,9 @@ func (s documentInto) Scan(v any) error {
 	return fmt.Errorf("shadow of type %T", v)
 }
 
+const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?
+	WHERE device_id = ? AND latest = 1 AND status IN ('QUEUED', 'IN_PROGRESS')`
+
 // RevokeDevice implements fleet.DeviceStore.
 func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return s.writer.do(ctx, func(t *tx) error {
@@ -161,6 +165,15 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 		if err == nil && n == 0 {
 			return notFound("device %s", id)
 		}
+		if err != nil {
+			return err
+		}
+		e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, now)
+		details, err := mapText(e.Details)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec(removeActive, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id)
 		return err
 	})
 }

@@ -12,6 +12,7 @@ func HotQueries() map[string]string {
 		"newest attempt":          selectNewest,
 		"progress":                selectProgress,
 		"cancel queued":           updateQueued,
+		"remove of a device":      removeActive,
 		"busy device":             selectBusy,
 		"device history":          history,
 		"executions of a rollout": rollout,

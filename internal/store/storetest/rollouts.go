@@ -130,6 +130,23 @@ var rolloutTests = []test{
 		s.equal("done", s.execution("r", "c"), done)
 		s.equal("of another rollout", s.execution(other.ID, "d").Status, ota.Queued)
 	}},
+	{"revoking a device ends what it has not finished", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.open(s.rollout("r", 3), epoch, queued(0, 1, "a", "b", "c")...)
+		s.report("r", "b", ota.InProgress, epoch)
+		done := s.report("r", "c", ota.Succeeded, epoch)
+		for _, device := range []string{"a", "b", "c"} {
+			s.must(s.RevokeDevice(ctx, device, epoch.Add(time.Second)))
+		}
+		for i, device := range []string{"a", "b"} {
+			e := s.execution("r", device)
+			s.equal("status", e.Status, ota.Removed)
+			s.equal("reason", e.Reason(), fleet.RevokedReason)
+			s.equal("version", e.Version, int64(2+i))
+			s.equal("finished at", e.FinishedAt, kept.Add(time.Second))
+		}
+		s.equal("done", s.execution("r", "c"), done)
+	}},
 	{"progress counts the newest attempt only", func(s *suite) {
 		s.enrolled("a", "b", "c", "d", "e", "f")
 		r := s.open(s.rollout("r", 6), epoch, queued(0, 1, "a", "b", "c", "d")...)
