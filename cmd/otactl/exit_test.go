@@ -108,6 +108,8 @@ func TestUploadAnswers(t *testing.T) {
 		text   string
 	}{
 		{http.StatusConflict, `{"code":"already_exists","message":"other bytes"}`, exitConflict, "other bytes"},
+		{http.StatusConflict, `{"code":"unauthenticated","message":"the finer word"}`, exitDenied, "the finer word"},
+		{http.StatusRequestTimeout, "", exitUnreachable, "Request Timeout"},
 		{http.StatusBadRequest, `{"error":{"code":"invalid","message":"bad chunk"}}`, exitUsage, "bad chunk"},
 		{http.StatusUnauthorized, "", exitDenied, "Unauthorized"},
 		{http.StatusForbidden, "no", exitDenied, "no"},

@@ -342,6 +342,7 @@ var statusCodes = map[int]connect.Code{
 	http.StatusForbidden:             connect.CodePermissionDenied,
 	http.StatusNotFound:              connect.CodeNotFound,
 	http.StatusConflict:              connect.CodeAlreadyExists,
+	http.StatusRequestTimeout:        connect.CodeDeadlineExceeded,
 	http.StatusRequestEntityTooLarge: connect.CodeResourceExhausted,
 	http.StatusTooManyRequests:       connect.CodeResourceExhausted,
 	http.StatusInsufficientStorage:   connect.CodeResourceExhausted,
@@ -359,12 +360,14 @@ func httpError(status int, body []byte, readErr error) error {
 		code = connect.CodeUnknown
 	}
 	var doc struct {
+		Code    string `json:"code"`
 		Message string `json:"message"`
 		Error   struct {
 			Message string `json:"message"`
 		} `json:"error"`
 	}
-	_ = json.Unmarshal(body, &doc) // text is no error: it is shown as it is
+	_ = json.Unmarshal(body, &doc)           // text is no error: it is shown as it is
+	_ = code.UnmarshalText([]byte(doc.Code)) // the server's own word is finer; without one the status stands
 	text := first(doc.Message, doc.Error.Message, strings.TrimSpace(string(body)), http.StatusText(status))
 	return connect.NewError(code, errors.Join(errors.New(text), readErr))
 }
