@@ -56,7 +56,8 @@ func appendFile(w io.Writer, path string, left *int64) error {
 	return err
 }
 
-// sources lists the files, large ones first to come.
+// sources lists the files in the order of the image. What is missing beside the
+// kernels makes it repeat sooner.
 func (r *runner) sources() ([]string, error) {
 	out, err := exec.CommandContext(r.ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
