@@ -1,6 +1,7 @@
 package deviceapi_test
 
 import (
+	"crypto/tls"
 	"net/http"
 	"strings"
 	"testing"
@@ -41,9 +42,9 @@ func TestForeignCertificatesAreRefused(t *testing.T) {
 		t.Errorf("a certificate of another CA: %d", res.StatusCode)
 	}
 	// otad's own identity at an external broker is not a device's.
-	own, err := p.ca.Client("gw-1", time.Now())
+	own, err := p.ca.Client("gw-1", time.Now).GetClientCertificate(&tls.CertificateRequestInfo{})
 	p.ok(err)
-	if res, err := p.client(own).Get(p.url + "/metadata/timestamp.json"); err == nil {
+	if res, err := p.client(*own).Get(p.url + "/metadata/timestamp.json"); err == nil {
 		res.Body.Close()
 		t.Errorf("a certificate of the root itself: %d", res.StatusCode)
 	}
