@@ -173,14 +173,25 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	return s.Rollout(ctx, r.ID)
 }
 
-// Rollout returns one rollout.
+// Rollout returns one rollout, with counts of the same moment: had it moved
+// between the two readings, it would seem to have outrun its stages.
 func (s *Service) Rollout(ctx context.Context, id string) (RolloutView, error) {
 	r, err := s.Store.Rollout(ctx, id)
-	if err != nil {
-		return RolloutView{}, err
+	for err == nil {
+		var p ota.Progress
+		if p, err = s.Store.Progress(ctx, r); err != nil {
+			break
+		}
+		var again ota.Rollout
+		if again, err = s.Store.Rollout(ctx, id); err != nil {
+			break
+		}
+		if again.Revision == r.Revision {
+			return RolloutView{Rollout: r, Progress: p}, nil
+		}
+		r = again
 	}
-	p, err := s.Store.Progress(ctx, r)
-	return RolloutView{Rollout: r, Progress: p}, err
+	return RolloutView{}, err
 }
 
 // Rollouts returns all, newest first.
@@ -191,10 +202,9 @@ func (s *Service) Rollouts(ctx context.Context) ([]RolloutView, error) {
 	}
 	views := make([]RolloutView, len(all))
 	for i, r := range all {
-		if views[i].Progress, err = s.Store.Progress(ctx, r); err != nil {
+		if views[i], err = s.Rollout(ctx, r.ID); err != nil {
 			return nil, err
 		}
-		views[i].Rollout = r
 	}
 	return views, nil
 }
