@@ -17,16 +17,16 @@ test: test-tools ## every test, with the race detector and real servers
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
 check: tools ## formatting, vet, staticcheck, generated code, import rules, known vulnerabilities
-	scripts/check.sh
+	@scripts/check.sh
 
 demo: ## the main job: real firmware rolled out to 20 agents, then a bad release stopped
-	scripts/demo.sh $(DEMOFLAGS)
+	@scripts/demo.sh $(DEMOFLAGS)
 
 bench: build test-tools ## the table of docs/benchmarks.md
-	scripts/bench.sh
+	@scripts/bench.sh
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
-	scripts/fuzz.sh
+	@scripts/fuzz.sh
 
 generate: tools ## Go code from proto/
 	PATH=$(TOOLS):$$PATH buf generate
@@ -36,7 +36,7 @@ tools: ## developer tools, pinned by tools/go.mod
 	@cd tools && GOFLAGS=-modcacherw $(GO) build -o $(TOOLS)/ tool
 
 test-tools: ## real servers that the tests start: mosquitto (Debian), versitygw (Go)
-	scripts/test-tools.sh
+	@scripts/test-tools.sh
 
 clean:
 	rm -rf bin .cache
