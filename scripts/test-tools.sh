@@ -9,6 +9,7 @@ command -v gcc >/dev/null || need+=(gcc libc6-dev) # the race detector needs cgo
 command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need+=(mosquitto)
 command -v zstd >/dev/null || need+=(zstd)
 command -v curl >/dev/null || need+=(curl)
+command -v pgrep >/dev/null || need+=(procps)
 if [ ${#need[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ]; then
     echo "missing Debian packages: run 'apt-get install ${need[*]}' as root" >&2
