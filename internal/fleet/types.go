@@ -169,3 +169,21 @@ type Advance struct {
 	CancelQueued bool
 	Now          time.Time
 }
+
+// ValidInsert reports an execution that may not be inserted by a step of the
+// rollout, whatever the store holds. It is one of the rules of Advance.
+func ValidInsert(r ota.Rollout, e ota.Execution) error {
+	switch {
+	case e.RolloutID != "" && e.RolloutID != r.ID:
+		return fmt.Errorf("%w: execution of rollout %s in a step of %s", ErrInvalid, e.RolloutID, r.ID)
+	case e.Release != (ota.ReleaseID{}) && e.Release != r.Release:
+		return fmt.Errorf("%w: execution of release %s in a rollout of %s", ErrInvalid, e.Release, r.Release)
+	case e.Status != ota.Queued:
+		return fmt.Errorf("%w: new execution on device %s is %s, not QUEUED", ErrInvalid, e.DeviceID, e.Status)
+	case e.Stage < 0 || e.Stage >= len(r.Stages):
+		return fmt.Errorf("%w: stage index %d of rollout %s with %d stages", ErrInvalid, e.Stage, r.ID, len(r.Stages))
+	case e.Attempt < 1:
+		return fmt.Errorf("%w: attempt %d on device %s: counted from 1", ErrInvalid, e.Attempt, e.DeviceID)
+	}
+	return nil
+}

@@ -69,7 +69,7 @@ func writeRollout(t *tx, r ota.Rollout, stages, abort string) error {
 
 func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Advance) error {
 	for _, e := range insert {
-		if err := validInsert(r, e); err != nil {
+		if err := fleet.ValidInsert(r, e); err != nil {
 			return err
 		}
 	}
@@ -94,22 +94,6 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 		if err := insertRetry(t, r, e, a); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func validInsert(r ota.Rollout, e ota.Execution) error {
-	switch {
-	case e.RolloutID != "" && e.RolloutID != r.ID:
-		return fmt.Errorf("%w: execution of rollout %s in a step of %s", fleet.ErrInvalid, e.RolloutID, r.ID)
-	case e.Release != (ota.ReleaseID{}) && e.Release != r.Release:
-		return fmt.Errorf("%w: execution of release %s in a rollout of %s", fleet.ErrInvalid, e.Release, r.Release)
-	case e.Status != ota.Queued:
-		return fmt.Errorf("%w: new execution on device %s is %s, not QUEUED", fleet.ErrInvalid, e.DeviceID, e.Status)
-	case e.Stage < 0 || e.Stage >= len(r.Stages):
-		return fmt.Errorf("%w: stage index %d of rollout %s with %d stages", fleet.ErrInvalid, e.Stage, r.ID, len(r.Stages))
-	case e.Attempt < 1:
-		return fmt.Errorf("%w: attempt %d on device %s: counted from 1", fleet.ErrInvalid, e.Attempt, e.DeviceID)
 	}
 	return nil
 }
