@@ -124,3 +124,10 @@ func (p *Endpoint) answer(ctx context.Context, m Message, topic string, payload 
 	defer cancel()
 	return p.broker.Publish(ctx, Message{Topic: topic, Payload: payload, QoS: m.QoS, CorrelationData: m.CorrelationData})
 }
+
+// reply is answer to the requester alone, as the jobs protocol has it.
+func (p *Endpoint) reply(ctx context.Context, m Message, topic string, payload []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return p.broker.Reply(ctx, m, Message{Topic: topic, Payload: payload, QoS: m.QoS, CorrelationData: m.CorrelationData})
+}

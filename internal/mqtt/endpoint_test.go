@@ -26,6 +26,9 @@ func (o *outgoing) Publish(_ context.Context, m mqtt.Message) error {
 	o.sent = append(o.sent, m)
 	return nil
 }
+func (o *outgoing) Reply(ctx context.Context, _, answer mqtt.Message) error {
+	return o.Publish(ctx, answer)
+}
 func (o *outgoing) Close() error { return nil }
 
 type fixture struct {

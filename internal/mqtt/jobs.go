@@ -241,7 +241,7 @@ func (p *Endpoint) answerJob(ctx context.Context, m Message, suffix string, a jo
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	return p.answer(ctx, m, m.Topic+suffix, b)
+	return p.reply(ctx, m, m.Topic+suffix, b)
 }
 
 // answerTimeout bounds one answer, so that a stuck broker does not hold a

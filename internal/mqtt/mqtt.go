@@ -16,6 +16,10 @@ type Message struct {
 	Topic   string
 	Payload []byte
 	QoS     byte // 0 or 1
+	// Sender is who the broker knows the message to be from, as its credentials
+	// say: a device id, or an enrollment token's id of a device that is yet to be
+	// provisioned. Empty where the broker does not tell, and on the way out.
+	Sender string
 	// ResponseTopic and CorrelationData are those of MQTT 5, empty for 3.1.1.
 	ResponseTopic   string
 	CorrelationData []byte
@@ -32,6 +36,24 @@ type Handler func(ctx context.Context, m Message) error
 // PresenceHandler hears that a device came or went. reason is empty on connect.
 type PresenceHandler func(deviceID string, connected bool, reason string, at time.Time)
 
+// Identity is who a connection belongs to, as its credentials say.
+type Identity struct {
+	// Name is a device id or, for a device that is yet to be provisioned, an
+	// enrollment token's id. Messages carry it as Sender.
+	Name string
+	// Device: Name is a device id, the client id must be the same, and presence is
+	// told. Otherwise any client id goes, in a space of its own.
+	Device bool
+	Access Access
+}
+
+// Access says which topics one connection may use; everything else is denied.
+// Its methods are pure and quick, as they are asked for every message.
+type Access interface {
+	MayPublish(topic string) bool    // wills and retained messages included
+	MaySubscribe(filter string) bool // of a shared subscription: the filter behind $share/NAME/
+}
+
 // Broker is the port.
 type Broker interface {
 	// Subscribe hands every message that matches one of the filters to h until
@@ -42,6 +64,11 @@ type Broker interface {
 	// Publish sends m; for QoS 1 it returns after the broker took it over.
 	// Publishing is allowed from within a Handler.
 	Publish(ctx context.Context, m Message) error
+	// Reply sends answer to whoever sent request, and to nobody else where the
+	// broker can do that, even without a subscription; otherwise it is Publish.
+	// request is a Message as the Handler got it. Nobody there any more is not
+	// an error: the answer has no other taker.
+	Reply(ctx context.Context, request, answer Message) error
 	// Close ends the connections and waits for running handlers. Idempotent.
 	Close() error
 }

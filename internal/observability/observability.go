@@ -139,6 +139,12 @@ func (b measuredBroker) Publish(ctx context.Context, msg mqtt.Message) error {
 	return err
 }
 
+func (b measuredBroker) Reply(ctx context.Context, request, answer mqtt.Message) error {
+	err := b.Broker.Reply(ctx, request, answer)
+	b.m.sent.WithLabelValues(result(err)).Inc()
+	return err
+}
+
 func (b measuredBroker) Disconnect(deviceID, reason string) {
 	if d, ok := b.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
 		d.Disconnect(deviceID, reason)

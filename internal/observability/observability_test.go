@@ -97,9 +97,10 @@ type broker struct {
 func (b *broker) Subscribe(ctx context.Context, _ []string, h mqtt.Handler) error {
 	return h(ctx, mqtt.Message{})
 }
-func (b *broker) Publish(context.Context, mqtt.Message) error { return b.err }
-func (b *broker) Close() error                                { return nil }
-func (b *broker) Disconnect(id, _ string)                     { b.disconnected = id }
+func (b *broker) Publish(context.Context, mqtt.Message) error             { return b.err }
+func (b *broker) Reply(context.Context, mqtt.Message, mqtt.Message) error { return b.err }
+func (b *broker) Close() error                                            { return nil }
+func (b *broker) Disconnect(id, _ string)                                 { b.disconnected = id }
 
 func TestBrokerIsCountedAndPassedThrough(t *testing.T) {
 	m, inner := observability.NewMetrics(""), &broker{}

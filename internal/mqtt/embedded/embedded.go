@@ -260,6 +260,11 @@ func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
 	return nil
 }
 
+// Reply implements mqtt.Broker. The engine has no way to one connection.
+func (b *Broker) Reply(ctx context.Context, _, answer mqtt.Message) error {
+	return b.Publish(ctx, answer)
+}
+
 func (b *Broker) check(m mqtt.Message) error {
 	switch {
 	case m.Topic == "" || !mochi.IsValidFilter(m.Topic, true):

@@ -298,6 +298,11 @@ func check(m mqtt.Message) error {
 	return nil
 }
 
+// Reply implements mqtt.Broker: an external broker knows topics only.
+func (b *Broker) Reply(ctx context.Context, _, answer mqtt.Message) error {
+	return b.Publish(ctx, answer)
+}
+
 // Subscribe implements mqtt.Broker. Messages that the broker kept for this
 // replica come first.
 func (b *Broker) Subscribe(ctx context.Context, filters []string, h mqtt.Handler) error {
