@@ -52,6 +52,11 @@ type Identity struct {
 type Access interface {
 	MayPublish(topic string) bool    // wills and retained messages included
 	MaySubscribe(filter string) bool // of a shared subscription: the filter behind $share/NAME/
+	// MayReceive is asked of the topic before a message goes out because of a
+	// subscription, live, queued or retained. A filter with wildcards that was
+	// accepted may reach further than the connection may hear: such a message is
+	// passed over as if it did not match. Not asked for Reply.
+	MayReceive(topic string) bool
 }
 
 // Broker is the port.
