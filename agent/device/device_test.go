@@ -3,6 +3,11 @@ package device
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,6 +71,52 @@ func TestEnroll(t *testing.T) {
 	}
 	if len(o.keys) != 1 {
 		t.Errorf("the server was asked %d times", len(o.keys))
+	}
+}
+
+// A device may need a P-256 key, for another TLS stack. Once it is there it stays,
+// whatever kind is asked for later.
+func TestKeyType(t *testing.T) {
+	o := newOffice(t)
+	path := filepath.Join(t.TempDir(), "agent")
+	c := o.config(path)
+	c.KeyType = "rsa"
+	if err := Enroll(t.Context(), c); err == nil || !strings.Contains(err.Error(), KeyP256) {
+		t.Errorf("an unknown kind: %v", err)
+	}
+	c.KeyType = KeyP256
+	must(t, Enroll(t.Context(), c))
+	id, err := dir(path).identity()
+	must(t, err)
+	first, ok := id.key.Public().(*ecdsa.PublicKey)
+	if !ok || first.Curve != elliptic.P256() {
+		t.Fatalf("the key is %T", id.key.Public())
+	}
+	must(t, os.Remove(filepath.Join(path, settingsName)))
+	c.KeyType = KeyEd25519
+	must(t, Enroll(t.Context(), c))
+	id, err = dir(path).identity()
+	must(t, err)
+	if !first.Equal(id.key.Public()) {
+		t.Error("the key changed")
+	}
+}
+
+// A key that the server would refuse is named before it is asked.
+func TestKeyOfAnotherCurve(t *testing.T) {
+	o := newOffice(t)
+	path := filepath.Join(t.TempDir(), "agent")
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	must(t, os.Mkdir(path, 0o700))
+	must(t, os.WriteFile(filepath.Join(path, keyName), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	if err := Enroll(t.Context(), o.config(path)); err == nil || !strings.Contains(err.Error(), "P-256") {
+		t.Errorf("%v", err)
+	}
+	if len(o.keys) != 0 {
+		t.Error("the server was asked")
 	}
 }
 

@@ -31,6 +31,7 @@ type EnrollConfig struct {
 	Token     string // text of an enroll.Token
 	DeviceID  string
 	Hardware  string
+	KeyType   string        // of a key that has to be made: KeyEd25519 (also "") or KeyP256
 	Factory   *FactoryImage // nil: the slots stay empty
 }
 
@@ -57,7 +58,7 @@ func Enroll(ctx context.Context, c EnrollConfig) (err error) {
 	case !errors.Is(err, ErrNotEnrolled):
 		return err
 	}
-	key, err := d.key()
+	key, err := d.key(c.KeyType)
 	if err != nil {
 		return err
 	}

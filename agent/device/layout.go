@@ -3,7 +3,9 @@ package device
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -121,9 +123,15 @@ func (d dir) settings() (Settings, error) {
 	return s, nil
 }
 
+// The kinds of keys that a device may have.
+const (
+	KeyEd25519 = "ed25519"
+	KeyP256    = "p256" // for TLS stacks without ed25519, such as that of the AWS SDK v2
+)
+
 // key reads the device's key, or makes it: on the disk before anybody hears of
-// it.
-func (d dir) key() (ed25519.PrivateKey, error) {
+// it. A key that is there stays, whatever its kind.
+func (d dir) key(kind string) (crypto.Signer, error) {
 	b, err := d.read(keyName)
 	if err == nil {
 		return parseKey(b)
@@ -131,7 +139,7 @@ func (d dir) key() (ed25519.PrivateKey, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	key, err := newKey(kind)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +150,18 @@ func (d dir) key() (ed25519.PrivateKey, error) {
 	return key, d.write(keyName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-func parseKey(b []byte) (ed25519.PrivateKey, error) {
+func newKey(kind string) (crypto.Signer, error) {
+	switch kind {
+	case "", KeyEd25519:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	case KeyP256:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	return nil, fmt.Errorf("key type %q: want %s or %s", kind, KeyEd25519, KeyP256)
+}
+
+func parseKey(b []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "PRIVATE KEY" {
 		return nil, fmt.Errorf("%s: not a PEM private key", keyName)
@@ -151,17 +170,21 @@ func parseKey(b []byte) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", keyName, err)
 	}
-	key, ok := k.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: a key of type %T, want ed25519", keyName, k)
+	switch key := k.(type) {
+	case ed25519.PrivateKey:
+		return key, nil
+	case *ecdsa.PrivateKey:
+		if key.Curve == elliptic.P256() {
+			return key, nil
+		}
 	}
-	return key, nil
+	return nil, fmt.Errorf("%s: a key of type %T, want ed25519 or ECDSA P-256", keyName, k)
 }
 
 // identity is everything that enrollment left in the directory.
 type identity struct {
 	Settings
-	key  ed25519.PrivateKey
+	key  crypto.Signer
 	cert *tls.Certificate
 	ca   *x509.Certificate
 	root []byte

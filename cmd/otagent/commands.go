@@ -22,6 +22,7 @@ import (
 const usageText = `otagent keeps the firmware of this device up to date from an otad server.
 
   otagent enroll --server URL --id ID --hardware MODEL (--token T | --token-file FILE) [--dir DIR]
+                 [--key-type ed25519|p256]
                  [--factory FILE --factory-name NAME --factory-version V [-- ARG...]]
   otagent run    [--dir DIR] [--log-format text|json] [--log-level LEVEL]
   otagent status [--dir DIR] [-o table|json]
@@ -122,6 +123,7 @@ func (p program) enroll(ctx context.Context, args []string) error {
 	f.StringVar(&c.ServerURL, "server", p.env("OTAGENT_SERVER"), "")
 	f.StringVar(&c.DeviceID, "id", "", "")
 	f.StringVar(&c.Hardware, "hardware", "", "")
+	f.StringVar(&c.KeyType, "key-type", device.KeyEd25519, "")
 	token := f.String("token", "", "")
 	tokenFile := f.String("token-file", "", "")
 	f.StringVar(&factory.Path, "factory", "", "")
@@ -141,6 +143,9 @@ func (p program) enroll(ctx context.Context, args []string) error {
 		if need.value == "" {
 			return usage("enroll needs %s", need.flag)
 		}
+	}
+	if c.KeyType != device.KeyEd25519 && c.KeyType != device.KeyP256 {
+		return usage("--key-type %q: want %s, or %s for TLS stacks without it", c.KeyType, device.KeyEd25519, device.KeyP256)
 	}
 	var err error
 	if c.Token, err = p.token(*token, *tokenFile); err != nil {

@@ -46,6 +46,7 @@ func TestCommandLine(t *testing.T) {
 		{"two tokens", enrollTo("--token", token, "--token-file", tokenFile), nil, device.ExitUsage, "not both"},
 		{"bad token", enrollTo("--token", "otat_x"), nil, device.ExitUsage, "hint: make one with"},
 		{"no token file", enrollTo("--token-file", dir+"/none"), nil, device.ExitFailed, "token file"},
+		{"bad key type", enrollTo("--token", token, "--key-type", "rsa"), nil, device.ExitUsage, "p256"},
 		{"bad id", enrollTo("--token", token, "--id", "a/b"), nil, device.ExitUsage, "a/b"},
 		{"plain server", enrollTo("--token", token, "--server", "http://x"), nil, device.ExitFailed, "want https://"},
 		{"arguments without an image", enrollTo("--token", token, "--", "x"), nil, device.ExitUsage, "without --factory"},
