@@ -75,13 +75,19 @@ type proc struct {
 
 func start(t *testing.T, name, log string, env []string, argv ...string) *proc {
 	t.Helper()
+	return startIn(t, "", name, log, env, argv...)
+}
+
+// startIn is start in a directory.
+func startIn(t *testing.T, dir, name, log string, env []string, argv ...string) *proc {
+	t.Helper()
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
 	p := &proc{t: t, name: name, log: log, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = f, f
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, f, f
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
@@ -96,6 +102,12 @@ func start(t *testing.T, name, log string, env []string, argv ...string) *proc {
 		}
 	})
 	return p
+}
+
+// text is what the program has written so far.
+func (p *proc) text() string {
+	raw, _ := os.ReadFile(p.log) // made at the start
+	return string(raw)
 }
 
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
@@ -218,9 +230,9 @@ func (s *site) get(to any, args ...string) {
 }
 
 // enroll makes a device; it is not started.
-func (s *site) enroll(id string) {
+func (s *site) enroll(id string, more ...string) {
 	s.t.Helper()
-	cmd := exec.Command(bin+"/otagent", "enroll", "--server", s.at.Device, "--id", id, "--hardware", hardware, "--dir", s.path(id))
+	cmd := exec.Command(bin+"/otagent", append([]string{"enroll", "--server", s.at.Device, "--id", id, "--hardware", hardware, "--dir", s.path(id)}, more...)...)
 	cmd.Env = append(os.Environ(), "OTAGENT_TOKEN="+s.token)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("enroll %s: %v\n%s", id, err, out)

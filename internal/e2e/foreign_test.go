@@ -1,0 +1,36 @@
+package e2e
+
+import "testing"
+
+// TestForeignClients runs the unmodified clients of other houses against one
+// server, all at a time, each with devices of its own.
+func TestForeignClients(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil)
+	s.release("1.0.0", 1000, true)
+	t.Run("of", func(t *testing.T) {
+		for _, c := range []struct {
+			name string
+			run  func(*testing.T, *site)
+		}{
+			{"AWS SDK v2, MQTT 3.1.1", func(t *testing.T, s *site) { sdk2(t, s, "3.1.1", "sdk2-v3") }},
+			{"AWS SDK v2, MQTT 5", func(t *testing.T, s *site) { sdk2(t, s, "5", "sdk2-v5") }},
+			{"mosquitto's clients", mosquittoClients},
+			{"paho in Python", func(t *testing.T, s *site) { guideSensor(t, s, "paho-1", "sensor.py", s.at.MQTT, python) }},
+			{"MQTT.js", func(t *testing.T, s *site) { guideSensor(t, s, "mqttjs-1", "sensor.js", s.at.MQTT, "node") }},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				c.run(t, s.of(t))
+			})
+		}
+	})
+	s.check()
+}
+
+// of is the site as a subtest sees it, which fails by itself.
+func (s *site) of(t *testing.T) *site {
+	mine := *s
+	mine.t = t
+	return &mine
+}
