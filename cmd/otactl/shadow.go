@@ -286,8 +286,8 @@ func (a *app) wantedState(s shadowSet) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if raw, _ := json.Marshal(wanted); len(raw) > shadow.MaxStateBytes && s.file != "" || len(raw) > shadow.MaxUpdateBytes {
-		return nil, hint(usage("desired state of %d bytes: at most %d", len(raw), shadow.MaxStateBytes),
+	if raw, _ := json.Marshal(wanted); len(raw) > shadow.StateBytesCeiling && s.file != "" || len(raw) > shadow.MaxUpdateBytes {
+		return nil, hint(usage("desired state of %d bytes: at most %d", len(raw), shadow.StateBytesCeiling),
 			"keep documents out of the shadow, or spread them over named shadows (--name)")
 	}
 	return wanted, nil

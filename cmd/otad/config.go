@@ -22,6 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/shadow"
 )
 
 // config is everything that can be set: by flag, by OTAD_* in the environment
@@ -37,6 +38,7 @@ type config struct {
 	MQTTShared     bool     `koanf:"mqtt-shared"`
 	MQTTDeviceURL  string   `koanf:"mqtt-device-url"`
 	MQTTClientID   string   `koanf:"mqtt-client-id"`
+	ShadowBytes    int      `koanf:"shadow-bytes"`
 	S3Endpoint     string   `koanf:"s3-endpoint"`
 	S3Bucket       string   `koanf:"s3-bucket"`
 	S3Prefix       string   `koanf:"s3-prefix"`
@@ -154,11 +156,17 @@ func (c config) validate() error {
 	if c.MQTTBroker != "" && !fleet.Reserved(c.MQTTClientID) {
 		return usageError{fmt.Errorf("--mqtt-client-id %q: want %s or %s-NAME, which no device can have", c.MQTTClientID, fleet.ReservedDeviceID, fleet.ReservedDeviceID)}
 	}
+	if n := c.ShadowBytes; n != 0 && (n < minShadowBytes || n > shadow.StateBytesCeiling) {
+		return usageError{fmt.Errorf("--shadow-bytes %d: want %d to %d", c.ShadowBytes, minShadowBytes, shadow.StateBytesCeiling)}
+	}
 	if c.S3Endpoint != "" && (c.S3Bucket == "" || c.S3AccessKey == "" || c.S3SecretKey == "") {
 		return usageError{errors.New("--s3-endpoint needs --s3-bucket, OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY")}
 	}
 	return nil
 }
+
+// minShadowBytes keeps room for what the agent itself reports.
+const minShadowBytes = 1 << 10
 
 // defaultHosts are the names that the server certificate is made for when none
 // are given: this machine as its network knows it, and as itself. A name that

@@ -48,7 +48,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	}
 	want := config{
 		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", Hosts: []string{"of-env", "three"},
-		MQTTShared: true, MQTTClientID: "otad", S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
+		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
 	if d := cmp.Diff(want, c); d != "" {
@@ -94,6 +94,8 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"plain from the environment": {env: []string{"OTAD_MQTT_PLAIN", "0.0.0.0:1883"}, words: "loopback"},
 		"a device's client id":       {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "gw-1"}, words: "otad-NAME"},
 		"almost a reserved id":       {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otadx"}, words: "otad-NAME"},
+		"a shadow too small":         {args: []string{"--shadow-bytes", "1023"}, words: "1024 to 30720"},
+		"a shadow too large":         {args: []string{"--shadow-bytes", "30721"}, words: "1024 to 30720"},
 		"S3 without keys":            {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
 		"access key as a flag":       {args: []string{"--s3-access-key", "x"}, words: "unknown flag"},
 		"secret key as a flag":       {args: []string{"--s3-secret-key=x"}, words: "unknown flag"},
@@ -109,6 +111,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}
 	for _, good := range [][]string{
 		{"--mqtt-plain", "127.0.0.1:1883"}, {"--mqtt-plain", "[::1]:1883"}, {"--mqtt-client-id", "gw-1"},
+		{"--shadow-bytes", "30720"}, {"--shadow-bytes", "1024"},
 		{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otad-2"},
 	} {
 		if _, err := loadWith(t, "", good...); err != nil {

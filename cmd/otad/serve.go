@@ -29,6 +29,7 @@ import (
 	"github.com/otad/otad/internal/mqtt/external"
 	"github.com/otad/otad/internal/observability"
 	"github.com/otad/otad/internal/store/sqlite"
+	"github.com/otad/otad/pkg/shadow"
 	"github.com/otad/otad/pkg/signing"
 )
 
@@ -53,6 +54,7 @@ func newServeFlags() *cobra.Command {
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
+	f.Int("shadow-bytes", shadow.MaxStateBytes, fmt.Sprintf("`bytes` that desired and reported of one shadow may take together, at most %d", shadow.StateBytesCeiling))
 	return cmd
 }
 
@@ -200,6 +202,7 @@ func (s *server) openFleet() error {
 	s.fleet = fleet.New(fleet.Config{
 		Store: s.store, Blobs: s.blobs, Publisher: s.publisher, CA: s.ca, OnlineKeys: online,
 		Now: time.Now, Log: s.log, DeviceURL: s.addresses.Device,
+		MaxShadowBytes: s.config.ShadowBytes,
 	})
 	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
 	return nil

@@ -23,7 +23,8 @@ import (
 type Publisher interface {
 	// NotifyNext tells the device what it shall work on next; nil: nothing.
 	NotifyNext(ctx context.Context, deviceID string, next *ota.Execution) error
-	// ShadowUpdated sends accepted, delta and documents of an update.
+	// ShadowUpdated sends accepted, delta and documents of an update to those
+	// that listen.
 	ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error
 	// Disconnect drops the device's live session, if the broker is ours.
 	Disconnect(deviceID, reason string)
@@ -40,7 +41,7 @@ type CA interface {
 	RootSHA256() [32]byte
 }
 
-// Config is what a Service needs; all fields but Poll are required.
+// Config is what a Service needs; all fields but Poll and MaxShadowBytes are required.
 type Config struct {
 	Store      Store
 	Blobs      blob.Store
@@ -54,6 +55,9 @@ type Config struct {
 	// Poll is how often the engine looks without being woken, for what another
 	// replica changed. 0: 5 s.
 	Poll time.Duration
+	// MaxShadowBytes is how much desired and reported of one shadow may take
+	// together. 0: shadow.MaxStateBytes.
+	MaxShadowBytes int
 }
 
 // Service is the set of use cases. Its methods may be called concurrently.

@@ -20,6 +20,9 @@ func (s *Service) UpdateShadow(ctx context.Context, deviceID, name string, u sha
 	if err := shadow.ValidateName(name); err != nil {
 		return shadow.Result{}, err
 	}
+	if u.MaxBytes == 0 {
+		u.MaxBytes = s.MaxShadowBytes
+	}
 	r, err := s.Store.UpdateShadow(ctx, deviceID, name, u, s.Now())
 	if err != nil {
 		return shadow.Result{}, err

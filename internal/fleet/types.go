@@ -25,7 +25,10 @@ var (
 	ErrStale = errors.New("changed meanwhile")
 )
 
-// NoShadow is the ErrNotFound of a device that has no such shadow, in words for
+// ErrNoShadow is the ErrNotFound of a device that is there without the shadow.
+var ErrNoShadow = fmt.Errorf("shadow %w", ErrNotFound)
+
+// NoShadow is the ErrNoShadow of a device that has no such shadow, in words for
 // people.
 func NoShadow(deviceID, name string) error {
 	if name == "" {
@@ -38,8 +41,8 @@ type noShadow string
 
 func (e noShadow) Error() string { return string(e) }
 
-// Is makes it an ErrNotFound.
-func (noShadow) Is(target error) bool { return target == ErrNotFound }
+// Is makes it an ErrNoShadow, which is an ErrNotFound.
+func (noShadow) Is(target error) bool { return target == ErrNotFound || target == ErrNoShadow }
 
 // Superseded returns the newest version of the role that a store drops when the
 // given one is published; 0: none.

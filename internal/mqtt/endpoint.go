@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -22,6 +20,8 @@ type Endpoint struct {
 	fleet  *fleet.Service
 	log    *slog.Logger
 	now    func() time.Time
+
+	flights flights
 }
 
 // NewEndpoint returns an Endpoint; Serve starts it.
@@ -35,7 +35,7 @@ func (p *Endpoint) Serve(ctx context.Context) error {
 }
 
 // Handle answers one message. An error is a fault of ours: the message stays
-// unacknowledged and comes again.
+// unacknowledged and comes again. One of QoS 0 does not, so its sender is told.
 func (p *Endpoint) Handle(ctx context.Context, m Message) error {
 	r, ok := parseTopic(m.Topic)
 	if !ok || ota.ValidateDeviceID(r.device) != nil {
@@ -47,18 +47,40 @@ func (p *Endpoint) Handle(ctx context.Context, m Message) error {
 		p.presence(r.device, m.Payload, now)
 		return nil
 	}
-	p.fleet.Seen(r.device, now)
-	var err error
-	if r.kind == kindShadow {
-		err = p.shadow(ctx, r, m)
-	} else {
-		err = p.job(ctx, r, m)
+	if !p.flights.begin(r.device) {
+		return p.refuse(ctx, r, m, shadow.ErrThrottled)
 	}
-	if err != nil && ctx.Err() == nil {
-		p.log.Error("device message failed", "topic", m.Topic, "error", err)
+	defer p.flights.end(r.device)
+	p.fleet.Seen(r.device, now)
+	err := p.request(ctx, r, m)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	p.log.Error("device message failed", "topic", m.Topic, "error", err)
+	if m.QoS == 0 {
+		return p.refuse(ctx, r, m, shadow.ErrInternal)
 	}
 	return err
 }
+
+func (p *Endpoint) request(ctx context.Context, r request, m Message) error {
+	if r.kind == kindShadow {
+		return p.shadow(ctx, r, m)
+	}
+	return p.job(ctx, r, m)
+}
+
+// refuse rejects a request, whatever it is about, for what is no fault of its
+// content.
+func (p *Endpoint) refuse(ctx context.Context, r request, m Message, why *shadow.Error) error {
+	if r.kind == kindShadow {
+		return p.answer(ctx, m, m.Topic+"/rejected", why.Payload(shadow.ClientToken(m.Payload), p.now()))
+	}
+	return p.reject(ctx, m, jobAnswer{Code: refusals[why], Message: why.Message, ClientToken: shadow.ClientToken(m.Payload)})
+}
+
+// refusals are the codes of refuse in the words of the jobs protocol.
+var refusals = map[*shadow.Error]string{shadow.ErrThrottled: "RequestThrottled", shadow.ErrInternal: "InternalError"}
 
 func (p *Endpoint) presence(device string, payload []byte, now time.Time) {
 	var body struct {
@@ -73,49 +95,73 @@ func (p *Endpoint) presence(device string, payload []byte, now time.Time) {
 }
 
 func (p *Endpoint) shadow(ctx context.Context, r request, m Message) error {
-	if !strings.HasPrefix(m.Topic, shadowPrefix(r.device, r.name)) {
-		return fmt.Errorf("topic %q does not belong to its parts", m.Topic)
+	var reply []byte
+	var err error
+	switch r.op {
+	case "update":
+		err = p.shadowUpdate(ctx, r, m.Payload)
+	case "get":
+		reply, err = p.shadowGet(ctx, r, m.Payload)
+	default:
+		reply, err = p.shadowDelete(ctx, r, m.Payload)
 	}
-	token := shadow.ClientToken(m.Payload)
-	reply, err := p.shadowReply(ctx, r, m.Payload, token)
 	if err == nil {
 		if reply == nil {
 			return nil // UpdateShadow has published accepted, as for every update
 		}
 		return p.answer(ctx, m, m.Topic+"/accepted", reply)
 	}
+	fault, ok := shadowFault(err, r)
+	if !ok {
+		return err
+	}
+	return p.answer(ctx, m, m.Topic+"/rejected", fault.Payload(shadow.ClientToken(m.Payload), p.now()))
+}
+
+// shadowFault is an error in the protocol's words; false for a fault of ours.
+func shadowFault(err error, r request) (*shadow.Error, bool) {
 	var fault *shadow.Error
 	switch {
 	case errors.As(err, &fault):
+		return fault, true
+	case errors.Is(err, fleet.ErrNoShadow) && r.name == "":
+		return shadow.NotFound(r.device), true
+	case errors.Is(err, fleet.ErrNoShadow):
+		return shadow.NotFound(r.name), true
 	case errors.Is(err, fleet.ErrNotFound):
-		fault = shadow.NotFound(r.name)
-	default:
-		return err
+		return shadow.ErrDeviceNotFound, true
 	}
-	return p.answer(ctx, m, m.Topic+"/rejected", fault.Payload(token, p.now()))
+	return nil, false
 }
 
-func (p *Endpoint) shadowReply(ctx context.Context, r request, payload []byte, token string) ([]byte, error) {
-	switch r.op {
-	case "get":
-		d, err := p.fleet.Shadow(ctx, r.device, r.name)
-		if err != nil {
-			return nil, err
-		}
-		return d.GetAccepted(token, p.now()), nil
-	case "delete":
-		d, err := p.fleet.DeleteShadow(ctx, r.device, r.name)
-		if err != nil {
-			return nil, err
-		}
-		return shadow.DeleteAccepted(d, token, p.now()), nil
-	}
+func (p *Endpoint) shadowUpdate(ctx context.Context, r request, payload []byte) error {
 	u, err := shadow.ParseUpdate(payload)
+	if err != nil {
+		return err
+	}
+	_, err = p.fleet.UpdateShadow(ctx, r.device, r.name, u)
+	return err
+}
+
+func (p *Endpoint) shadowGet(ctx context.Context, r request, payload []byte) ([]byte, error) {
+	token, err := shadow.ParseGet(payload)
 	if err != nil {
 		return nil, err
 	}
-	_, err = p.fleet.UpdateShadow(ctx, r.device, r.name, u)
-	return nil, err
+	d, err := p.fleet.Shadow(ctx, r.device, r.name)
+	if err != nil {
+		return nil, err
+	}
+	return d.GetAccepted(token, p.now()), nil
+}
+
+// shadowDelete takes any body: only its client token counts.
+func (p *Endpoint) shadowDelete(ctx context.Context, r request, payload []byte) ([]byte, error) {
+	d, err := p.fleet.DeleteShadow(ctx, r.device, r.name)
+	if err != nil {
+		return nil, err
+	}
+	return shadow.DeleteAccepted(d, shadow.ClientToken(payload), p.now()), nil
 }
 
 // answer publishes with the QoS and the correlation data of the request.

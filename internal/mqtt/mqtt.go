@@ -36,6 +36,16 @@ type Handler func(ctx context.Context, m Message) error
 // PresenceHandler hears that a device came or went. reason is empty on connect.
 type PresenceHandler func(deviceID string, connected bool, reason string, at time.Time)
 
+// Listener is what a Broker may be besides: one that knows its subscriptions.
+// What nobody listens to is then not even made.
+type Listener interface {
+	// Listening reports whether a message on topic has anybody to go to: a
+	// session, connected or kept for one that comes back, with a filter that
+	// matches. A subscription that is acknowledged is seen. It is asked for every
+	// message, so it is quick.
+	Listening(topic string) bool
+}
+
 // Identity is who a connection belongs to, as its credentials say.
 type Identity struct {
 	// Name is a device id or, for a device that is yet to be provisioned, an

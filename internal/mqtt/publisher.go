@@ -37,23 +37,35 @@ func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.E
 const notifyExpiry = time.Hour
 
 // ShadowUpdated publishes update/accepted, then documents, then delta if there
-// is one.
+// is one. Nothing is made of what nobody listens to.
 func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error {
-	prefix := shadowPrefix(deviceID, name)
-	out := []Message{
-		{Topic: prefix + "update/accepted", Payload: r.Accepted},
-		{Topic: prefix + "update/documents", Payload: r.DocumentsPayload()},
-	}
-	if r.Delta != nil {
-		out = append(out, Message{Topic: prefix + "update/delta", Payload: r.Delta})
-	}
-	for _, m := range out {
-		m.QoS = 1
-		if err := p.Broker.Publish(ctx, m); err != nil {
+	prefix := shadowPrefix(deviceID, name) + "update/"
+	for _, part := range []struct {
+		topic   string
+		payload func() []byte // nil: there is none
+	}{
+		{prefix + "accepted", r.AcceptedPayload},
+		{prefix + "documents", r.DocumentsPayload},
+		{prefix + "delta", r.DeltaPayload},
+	} {
+		if !p.listening(part.topic) {
+			continue
+		}
+		b := part.payload()
+		if b == nil {
+			continue
+		}
+		if err := p.Broker.Publish(ctx, Message{Topic: part.topic, Payload: b, QoS: 1}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// listening is true as well for a broker that can not tell.
+func (p *Publisher) listening(topic string) bool {
+	l, ok := p.Broker.(Listener)
+	return !ok || l.Listening(topic)
 }
 
 // Disconnect drops the device's session where the broker is ours.

@@ -145,6 +145,12 @@ func (b measuredBroker) Reply(ctx context.Context, request, answer mqtt.Message)
 	return err
 }
 
+// Listening implements mqtt.Listener, with yes for a broker that can not tell.
+func (b measuredBroker) Listening(topic string) bool {
+	l, ok := b.Broker.(mqtt.Listener)
+	return !ok || l.Listening(topic)
+}
+
 func (b measuredBroker) Disconnect(deviceID, reason string) {
 	if d, ok := b.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
 		d.Disconnect(deviceID, reason)

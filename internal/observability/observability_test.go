@@ -92,6 +92,7 @@ func TestStreamsAndDeadlinesGoThrough(t *testing.T) {
 type broker struct {
 	err          error
 	disconnected string
+	asked        bool
 }
 
 func (b *broker) Subscribe(ctx context.Context, _ []string, h mqtt.Handler) error {
@@ -100,6 +101,7 @@ func (b *broker) Subscribe(ctx context.Context, _ []string, h mqtt.Handler) erro
 func (b *broker) Publish(context.Context, mqtt.Message) error             { return b.err }
 func (b *broker) Reply(context.Context, mqtt.Message, mqtt.Message) error { return b.err }
 func (b *broker) Close() error                                            { return nil }
+func (b *broker) Listening(string) bool                                   { b.asked = true; return true }
 func (b *broker) Disconnect(id, _ string)                                 { b.disconnected = id }
 
 func TestBrokerIsCountedAndPassedThrough(t *testing.T) {
@@ -117,6 +119,12 @@ func TestBrokerIsCountedAndPassedThrough(t *testing.T) {
 	b.(interface{ Disconnect(id, reason string) }).Disconnect("gw-1", "revoked")
 	if inner.disconnected != "gw-1" {
 		t.Error("a revoked device keeps its session")
+	}
+	if l := b.(mqtt.Listener); !l.Listening("any") || !inner.asked {
+		t.Error("the broker was not asked who listens, or its answer was lost")
+	}
+	if l := m.Broker(mqtt.Admitted(inner, nil, nil)).(mqtt.Listener); !l.Listening("any") {
+		t.Error("a broker that can not tell counts as one with listeners")
 	}
 	_, text := get(t, m.Handler(), "GET", "/metrics")
 	for _, result := range []string{"ok", "canceled", "error"} {

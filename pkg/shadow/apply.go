@@ -2,22 +2,17 @@ package shadow
 
 import "time"
 
-// Result is an accepted update.
+// Result is an accepted update. Its payloads are made when they are asked for,
+// outside of the transaction that stored it, and only where somebody listens.
 type Result struct {
 	// Document is what to store.
 	Document Document
-	// Accepted is the payload for update/accepted.
-	Accepted []byte
-	// Delta is the payload for update/delta, nil when desired and reported
-	// agree. There is one after every update that leaves a difference, also
-	// when the update did not touch it.
-	Delta []byte
 	// Changed is false when every value stayed as it was; the version and
 	// the timestamps have moved on all the same.
 	Changed bool
 
 	previous Document
-	token    string
+	update   Update
 	now      int64
 }
 
@@ -27,7 +22,7 @@ type Result struct {
 //
 //   - 409 when u.Version is not the version of doc, but 400 for any version
 //     other than 1 when doc never existed;
-//   - 413 when desired and reported together would exceed MaxStateBytes;
+//   - 413 when desired and reported together would exceed u.MaxBytes;
 //   - 400 or 415 for values that ParseUpdate rejects, in an update built by hand.
 func Apply(doc Document, u Update, now time.Time) (Result, error) {
 	if len(u.ClientToken) > MaxClientTokenBytes {
@@ -47,21 +42,17 @@ func Apply(doc Document, u Update, now time.Time) (Result, error) {
 	next := Document{Version: doc.Version + 1, UpdatedAt: now.UTC().Truncate(time.Millisecond)}
 	next.Desired, next.DesiredMeta = m.section(doc.Desired, doc.DesiredMeta, u.Desired)
 	next.Reported, next.ReportedMeta = m.section(doc.Reported, doc.ReportedMeta, u.Reported)
-	if stateSize(next) > MaxStateBytes {
+	if stateSize(next) > u.maxBytes() {
 		return Result{}, ErrTooLarge
 	}
-	r := Result{
-		Document: next,
-		Changed:  m.changed || !doc.Exists(),
-		previous: doc,
-		token:    u.ClientToken,
-		now:      now.Unix(),
+	return Result{Document: next, Changed: m.changed || !doc.Exists(), previous: doc, update: u, now: now.Unix()}, nil
+}
+
+func (u Update) maxBytes() int {
+	if u.MaxBytes == 0 {
+		return MaxStateBytes
 	}
-	r.Accepted = acceptedPayload(u, next.Version, r.now)
-	if delta := next.Delta(); len(delta) > 0 {
-		r.Delta = deltaPayload(delta, next, u.ClientToken, r.now)
-	}
-	return r, nil
+	return min(u.MaxBytes, StateBytesCeiling)
 }
 
 // checkVersion holds the version of a request against doc. A client that

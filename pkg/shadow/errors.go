@@ -5,7 +5,8 @@ import "fmt"
 // Limits of a shadow and of a request. They are those of AWS IoT, save
 // MaxUpdateBytes.
 const (
-	MaxStateBytes       = 8 << 10  // desired and reported in compact JSON, without metadata
+	MaxStateBytes       = 8 << 10  // desired and reported in compact JSON, without metadata, unless Update.MaxBytes says more
+	StateBytesCeiling   = 30 << 10 // the most that Update.MaxBytes may say
 	MaxUpdateBytes      = 64 << 10 // payload of one update, white space and escapes included
 	MaxDepth            = 6        // levels of objects and arrays below a section
 	MaxClientTokenBytes = 64
@@ -19,8 +20,11 @@ var (
 	ErrInvalid         = &Error{Code: 400, Message: "Invalid request"}
 	ErrNotFound        = &Error{Code: 404, Message: "No shadow exists"}
 	ErrVersionConflict = &Error{Code: 409, Message: "Version conflict"}
+	ErrDeviceNotFound  = &Error{Code: 404, Message: "Thing not found"}
 	ErrTooLarge        = &Error{Code: 413, Message: "The payload exceeds the maximum size allowed"}
 	ErrEncoding        = &Error{Code: 415, Message: "Unsupported documented encoding; supported encoding is UTF-8"}
+	ErrThrottled       = &Error{Code: 429, Message: "Too many requests in flight; wait for the answers"}
+	ErrInternal        = &Error{Code: 500, Message: "Internal service failure"}
 )
 
 // Error is a rejected request, with the code and text of the rejected payload.

@@ -37,20 +37,21 @@ func (e *encoder) open(name string) {
 
 func (e *encoder) close() { e.buf = append(e.buf, '}') }
 
-// acceptedPayload answers an update with the fields of the request, nulls
-// included, and their timestamps.
-func acceptedPayload(u Update, version, now int64) []byte {
+// AcceptedPayload returns the payload for update/accepted: the fields of the
+// request, nulls included, and their timestamps.
+func (r Result) AcceptedPayload() []byte {
+	u := r.update
 	e := payload(3 * (sizeOf(u.Desired.Object) + sizeOf(u.Reported.Object)))
 	e.open("state")
 	e.patch("desired", u.Desired)
 	e.patch("reported", u.Reported)
 	e.close()
 	e.open("metadata")
-	e.patchStamps("desired", u.Desired, now)
-	e.patchStamps("reported", u.Reported, now)
+	e.patchStamps("desired", u.Desired, r.now)
+	e.patchStamps("reported", u.Reported, r.now)
 	e.close()
-	e.int("version", version)
-	return e.finish(u.ClientToken, now)
+	e.int("version", r.Document.Version)
+	return e.finish(u.ClientToken, r.now)
 }
 
 func (e *encoder) patch(name string, p Patch) {
@@ -156,15 +157,22 @@ func (e *encoder) metaSection(name string, meta map[string]any) {
 	}
 }
 
-// deltaPayload carries the bare delta and desired's metadata of it.
-func deltaPayload(delta map[string]any, d Document, token string, now int64) []byte {
+// DeltaPayload returns the payload for update/delta, the bare delta and
+// desired's metadata of it; nil when desired and reported agree. There is one
+// after every update that leaves a difference, also when the update did not
+// touch it.
+func (r Result) DeltaPayload() []byte {
+	delta := r.Document.Delta()
+	if len(delta) == 0 {
+		return nil
+	}
 	e := payload(3 * sizeOf(delta))
-	e.int("version", d.Version)
+	e.int("version", r.Document.Version)
 	e.member("state")
 	e.object(delta)
 	e.member("metadata")
-	e.metaOf(delta, d.DesiredMeta)
-	return e.finish(token, now)
+	e.metaOf(delta, r.Document.DesiredMeta)
+	return e.finish(r.update.ClientToken, r.now)
 }
 
 // DocumentsPayload returns the payload for update/documents: the document
@@ -179,7 +187,7 @@ func (r Result) DocumentsPayload() []byte {
 	}
 	e.member("current")
 	e.document(r.Document)
-	return e.finish(r.token, r.now)
+	return e.finish(r.update.ClientToken, r.now)
 }
 
 func (e *encoder) document(d Document) {

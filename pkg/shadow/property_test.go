@@ -130,13 +130,13 @@ func checkResult(t *rapid.T, before Document, u Update, r Result) {
 	if diff := cmp.Diff(d, back); diff != "" {
 		t.Fatalf("stored form:\n%s", diff)
 	}
-	for _, p := range [][]byte{r.Accepted, r.DocumentsPayload(), d.GetAccepted("x", t0)} {
+	for _, p := range [][]byte{r.AcceptedPayload(), r.DocumentsPayload(), d.GetAccepted("x", t0)} {
 		if !json.Valid(p) {
 			t.Fatalf("not JSON: %s", p)
 		}
 	}
-	if r.Delta == nil != (d.Delta() == nil) || r.Delta != nil && !json.Valid(r.Delta) {
-		t.Fatalf("delta payload %s of %s", r.Delta, text(d.Delta()))
+	if r.DeltaPayload() == nil != (d.Delta() == nil) || r.DeltaPayload() != nil && !json.Valid(r.DeltaPayload()) {
+		t.Fatalf("delta payload %s of %s", r.DeltaPayload(), text(d.Delta()))
 	}
 }
 
@@ -281,7 +281,7 @@ func FuzzUpdate(f *testing.F) {
 			if rest := Delta(r.Document.Desired, Merge(r.Document.Reported, r.Document.Delta())); rest != nil {
 				t.Fatalf("step %d: the delta leaves %s", i, text(rest))
 			}
-			for _, p := range [][]byte{r.Accepted, r.DocumentsPayload(), r.Document.GetAccepted(u.ClientToken, t1)} {
+			for _, p := range [][]byte{r.AcceptedPayload(), r.DocumentsPayload(), r.Document.GetAccepted(u.ClientToken, t1)} {
 				if !json.Valid(p) {
 					t.Fatalf("not JSON: %s", p)
 				}

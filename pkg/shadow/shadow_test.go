@@ -131,7 +131,7 @@ func TestDelta(t *testing.T) {
 
 func TestPayloads(t *testing.T) {
 	r := apply(t, Document{}, t0, `{"state":{"desired":{"led":"on","net":{"dns":["a","b"]}},"reported":{"led":"off"}},"clientToken":"c1","version":1,"thingName":"x"}`)
-	wantJSON(t, "accepted", r.Accepted, `{"state":{"desired":{"led":"on","net":{"dns":["a","b"]}},"reported":{"led":"off"}},
+	wantJSON(t, "accepted", r.AcceptedPayload(), `{"state":{"desired":{"led":"on","net":{"dns":["a","b"]}},"reported":{"led":"off"}},
 		"metadata":{"desired":{"led":{"timestamp":1772366400},"net":{"dns":[{"timestamp":1772366400},{"timestamp":1772366400}]}},"reported":{"led":{"timestamp":1772366400}}},
 		"version":1,"timestamp":1772366400,"clientToken":"c1"}`)
 	wantJSON(t, "documents on create", r.DocumentsPayload(), `{"previous":null,"current":{"state":{"desired":{"led":"on","net":{"dns":["a","b"]}},"reported":{"led":"off"}},
@@ -140,9 +140,9 @@ func TestPayloads(t *testing.T) {
 
 	// The delta repeats what an update did not touch, with desired's old stamps.
 	r = apply(t, r.Document, t1, `{"state":{"reported":{"led":null,"up":true}},"clientToken":"c2"}`)
-	wantJSON(t, "accepted keeps nulls", r.Accepted, `{"state":{"reported":{"led":null,"up":true}},
+	wantJSON(t, "accepted keeps nulls", r.AcceptedPayload(), `{"state":{"reported":{"led":null,"up":true}},
 		"metadata":{"reported":{"led":{"timestamp":1772366500},"up":{"timestamp":1772366500}}},"version":2,"timestamp":1772366500,"clientToken":"c2"}`)
-	wantJSON(t, "delta", r.Delta, `{"version":2,"state":{"led":"on","net":{"dns":["a","b"]}},
+	wantJSON(t, "delta", r.DeltaPayload(), `{"version":2,"state":{"led":"on","net":{"dns":["a","b"]}},
 		"metadata":{"led":{"timestamp":1772366400},"net":{"dns":[{"timestamp":1772366400},{"timestamp":1772366400}]}},"timestamp":1772366500,"clientToken":"c2"}`)
 	wantJSON(t, "get", r.Document.GetAccepted("g", t1), `{"state":{"desired":{"led":"on","net":{"dns":["a","b"]}},"reported":{"up":true},"delta":{"led":"on","net":{"dns":["a","b"]}}},
 		"metadata":{"desired":{"led":{"timestamp":1772366400},"net":{"dns":[{"timestamp":1772366400},{"timestamp":1772366400}]}},"reported":{"up":{"timestamp":1772366500}}},
@@ -150,22 +150,22 @@ func TestPayloads(t *testing.T) {
 
 	// Only the differing leaf of an object, with only its stamp.
 	r = apply(t, r.Document, t1, `{"state":{"desired":{"led":null,"net":{"mtu":1500}},"reported":{"net":{"dns":["a","b"]}}}}`)
-	wantJSON(t, "delta of a leaf", r.Delta, `{"version":3,"state":{"net":{"mtu":1500}},"metadata":{"net":{"mtu":{"timestamp":1772366500}}},"timestamp":1772366500}`)
+	wantJSON(t, "delta of a leaf", r.DeltaPayload(), `{"version":3,"state":{"net":{"mtu":1500}},"metadata":{"net":{"mtu":{"timestamp":1772366500}}},"timestamp":1772366500}`)
 
 	r = apply(t, r.Document, t1, `{"state":{"desired":null}}`)
-	if r.Delta != nil || r.Document.Desired != nil || r.Document.DesiredMeta != nil {
-		t.Errorf("after desired:null: delta %s, desired %v %v", r.Delta, r.Document.Desired, r.Document.DesiredMeta)
+	if r.DeltaPayload() != nil || r.Document.Desired != nil || r.Document.DesiredMeta != nil {
+		t.Errorf("after desired:null: delta %s, desired %v %v", r.DeltaPayload(), r.Document.Desired, r.Document.DesiredMeta)
 	}
-	wantJSON(t, "accepted of a dropped section", r.Accepted, `{"state":{"desired":null},"metadata":{},"version":4,"timestamp":1772366500}`)
+	wantJSON(t, "accepted of a dropped section", r.AcceptedPayload(), `{"state":{"desired":null},"metadata":{},"version":4,"timestamp":1772366500}`)
 	wantJSON(t, "deleted", DeleteAccepted(r.Document, "d", t1), `{"version":4,"timestamp":1772366500,"clientToken":"d"}`)
 	wantJSON(t, "rejected", ErrVersionConflict.Payload("x\"y", t1), `{"code":409,"message":"Version conflict","timestamp":1772366500,"clientToken":"x\"y"}`)
 }
 
 func TestUserTimestampIsNoStamp(t *testing.T) {
 	r := apply(t, Document{}, t0, `{"state":{"desired":{"a":{"timestamp":1}}}}`)
-	wantJSON(t, "delta", r.Delta, `{"version":1,"state":{"a":{"timestamp":1}},"metadata":{"a":{"timestamp":{"timestamp":1772366400}}},"timestamp":1772366400}`)
+	wantJSON(t, "delta", r.DeltaPayload(), `{"version":1,"state":{"a":{"timestamp":1}},"metadata":{"a":{"timestamp":{"timestamp":1772366400}}},"timestamp":1772366400}`)
 	r = apply(t, restored(t, r.Document), t1, `{"state":{"desired":{"a":{"b":2}}}}`)
-	wantJSON(t, "delta", r.Delta, `{"version":2,"state":{"a":{"b":2,"timestamp":1}},"metadata":{"a":{"b":{"timestamp":1772366500},"timestamp":{"timestamp":1772366400}}},"timestamp":1772366500}`)
+	wantJSON(t, "delta", r.DeltaPayload(), `{"version":2,"state":{"a":{"b":2,"timestamp":1}},"metadata":{"a":{"b":{"timestamp":1772366500},"timestamp":{"timestamp":1772366400}}},"timestamp":1772366500}`)
 }
 
 // restored takes d through its stored form.

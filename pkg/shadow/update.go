@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"unicode/utf8"
@@ -24,6 +25,9 @@ type Update struct {
 	Version *int64
 	// ClientToken comes back in every answer; at most MaxClientTokenBytes.
 	ClientToken string
+	// MaxBytes is how much desired and reported together may take afterwards, in
+	// compact JSON; 0: MaxStateBytes, and never more than StateBytesCeiling.
+	MaxBytes int
 }
 
 // ParseUpdate reads the payload of an update request:
@@ -34,20 +38,9 @@ type Update struct {
 // beside it are passed over, and of a repeated key the last one counts. Every
 // error is an *Error with the code and text of the AWS service.
 func ParseUpdate(payload []byte) (Update, error) {
-	if len(payload) > MaxUpdateBytes {
-		return Update{}, ErrTooLarge
-	}
-	if !utf8.Valid(payload) {
-		return Update{}, ErrEncoding
-	}
-	p := parser{s: string(payload), clone: true}
-	v, err := p.document()
-	if err == errNesting {
-		return Update{}, tooDeep()
-	}
-	top, ok := v.(map[string]any)
-	if err != nil || !ok {
-		return Update{}, invalid("Invalid JSON")
+	top, err := parseTop(payload)
+	if err != nil {
+		return Update{}, err
 	}
 	var u Update
 	if u.Version, err = versionOf(top["version"]); err != nil {
@@ -192,16 +185,52 @@ func hasNull(v any) bool {
 	return false
 }
 
-// ClientToken returns the clientToken of a get, delete or update request, and
-// "" when there is none or the payload is not well formed. It serves the
-// answers to requests that ParseUpdate rejects.
-func ClientToken(payload []byte) string {
-	if len(payload) == 0 || len(payload) > MaxUpdateBytes || !utf8.Valid(payload) {
-		return ""
+// ParseGet reads the payload of a get request, which is empty or an object with
+// a clientToken at most, and returns the token. Unknown members are passed over.
+// Every error is an *Error.
+func ParseGet(payload []byte) (clientToken string, err error) {
+	if blank(payload) {
+		return "", nil
+	}
+	top, err := parseTop(payload)
+	if err != nil {
+		return "", err
+	}
+	return tokenOf(top["clientToken"])
+}
+
+// blank reports whether there is nothing but white space.
+func blank(payload []byte) bool { return len(bytes.TrimSpace(payload)) == 0 }
+
+// parseTop reads the object that a request is.
+func parseTop(payload []byte) (map[string]any, error) {
+	if len(payload) > MaxUpdateBytes {
+		return nil, ErrTooLarge
+	}
+	if !utf8.Valid(payload) {
+		return nil, ErrEncoding
 	}
 	p := parser{s: string(payload), clone: true}
-	v, _ := p.document()
-	top, _ := v.(map[string]any)
+	v, err := p.document()
+	if err == errNesting {
+		return nil, tooDeep()
+	}
+	top, ok := v.(map[string]any)
+	if err != nil || !ok {
+		return nil, invalid("Invalid JSON")
+	}
+	return top, nil
+}
+
+// ClientToken returns the clientToken of a request of any kind, and "" when
+// there is none or the payload is not well formed. It serves the answers to
+// requests that are rejected before they are understood, and delete, whose body
+// says nothing else.
+func ClientToken(payload []byte) string {
+	top, err := parseTop(payload)
+	if err != nil {
+		return ""
+	}
 	token, _ := tokenOf(top["clientToken"])
 	return token
 }

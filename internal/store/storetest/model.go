@@ -125,7 +125,7 @@ func (w *walk) update(t *rapid.T) {
 	now := w.time(t)
 	w.same("update", func(s fleet.Store) (any, error) {
 		r, err := s.UpdateShadow(ctx, id, name, u, now)
-		return fmt.Sprintf("%s %s %s %v", documentText(r.Document), r.Accepted, r.Delta, r.Changed), err
+		return fmt.Sprintf("%s %s %s %v", documentText(r.Document), r.AcceptedPayload(), r.DeltaPayload(), r.Changed), err
 	})
 }
 

@@ -81,7 +81,7 @@ var shadowTests = []test{
 		u := shadow.NewUpdate(map[string]any{"mode": "on", "deep": map[string]any{"x": "<&>"}}, map[string]any{"mode": "off"})
 		r, err := s.UpdateShadow(ctx, "a", "", u, epoch)
 		s.must(err)
-		if r.Accepted == nil || r.Delta == nil {
+		if r.AcceptedPayload() == nil || r.DeltaPayload() == nil {
 			s.Fatalf("result without payloads: %+v", r)
 		}
 		doc, err := s.Shadow(ctx, "a", "")
