@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/internal/blob"
+	"github.com/otad/otad/internal/rawimage"
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/shadow"
 	"github.com/otad/otad/pkg/signing"
@@ -67,6 +68,8 @@ type Service struct {
 	signals   *signals
 	claims    *claims
 	verifying chan struct{} // one element for each object that is read back
+	streaming chan struct{} // one element for each read of a stream's file
+	images    *rawimage.Reader
 	wake      chan struct{}
 }
 
@@ -77,7 +80,8 @@ func New(c Config) *Service {
 	}
 	return &Service{
 		Config: c, presence: newPresence(), signals: newSignals(), claims: newClaims(),
-		verifying: make(chan struct{}, MaxVerifying), wake: make(chan struct{}, 1),
+		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
+		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1),
 	}
 }
 

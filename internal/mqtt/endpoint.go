@@ -22,6 +22,7 @@ type Endpoint struct {
 	now    func() time.Time
 
 	flights flights
+	turns   turns // of requests for blocks of streams
 }
 
 // NewEndpoint returns an Endpoint; Serve starts it.
@@ -64,8 +65,11 @@ func (p *Endpoint) Handle(ctx context.Context, m Message) error {
 }
 
 func (p *Endpoint) request(ctx context.Context, r request, m Message) error {
-	if r.kind == kindShadow {
+	switch r.kind {
+	case kindShadow:
 		return p.shadow(ctx, r, m)
+	case kindStream:
+		return p.stream(ctx, r, m)
 	}
 	return p.job(ctx, r, m)
 }
@@ -73,8 +77,11 @@ func (p *Endpoint) request(ctx context.Context, r request, m Message) error {
 // refuse rejects a request, whatever it is about, for what is no fault of its
 // content.
 func (p *Endpoint) refuse(ctx context.Context, r request, m Message, why *shadow.Error) error {
-	if r.kind == kindShadow {
+	switch r.kind {
+	case kindShadow:
 		return p.answer(ctx, m, m.Topic+"/rejected", why.Payload(shadow.ClientToken(m.Payload), p.now()))
+	case kindStream: // that protocol has no word for too many
+		return p.rejectStream(ctx, r, m, "", streamFaultf(streamInternal, "%s", why.Message))
 	}
 	return p.reject(ctx, m, jobAnswer{Code: refusals[why], Message: why.Message, ClientToken: shadow.ClientToken(m.Payload)})
 }

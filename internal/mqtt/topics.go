@@ -9,12 +9,17 @@ var Filters = []string{
 	"$aws/things/+/shadow/name/+/get", "$aws/things/+/shadow/name/+/update", "$aws/things/+/shadow/name/+/delete",
 	"$aws/things/+/jobs/get", "$aws/things/+/jobs/start-next",
 	"$aws/things/+/jobs/+/get", "$aws/things/+/jobs/+/update",
+	"$aws/things/+/streams/+/describe/+", "$aws/things/+/streams/+/get/+",
 	"ota/+/presence",
 }
 
 const thingsPrefix = "$aws/things/"
 
 func jobsPrefix(deviceID string) string { return thingsPrefix + deviceID + "/jobs/" }
+
+func streamPrefix(deviceID, stream string) string {
+	return thingsPrefix + deviceID + "/streams/" + stream + "/"
+}
 
 func shadowPrefix(deviceID, name string) string {
 	if name == "" {
@@ -27,8 +32,9 @@ func shadowPrefix(deviceID, name string) string {
 type request struct {
 	device string
 	kind   kind
-	op     string // get, update, delete, start-next; "" for presence
-	name   string // shadow name or job id
+	op     string // get, update, delete, start-next, describe; "" for presence
+	name   string // shadow name, job id or stream id
+	format string // of a stream: json or cbor
 }
 
 type kind int
@@ -38,6 +44,7 @@ const (
 	kindJobs        // of the device: get, start-next
 	kindJob         // one job: get, update
 	kindPresence
+	kindStream
 )
 
 // parseTopic reads a topic that matched one of the Filters.
@@ -52,6 +59,9 @@ func parseTopic(topic string) (request, bool) {
 		return request{device: l[2], kind: kindShadow, op: l[4]}, shadowOps[l[4]]
 	case len(l) == 7 && l[3] == "shadow" && l[4] == "name":
 		return request{device: l[2], kind: kindShadow, name: l[5], op: l[6]}, shadowOps[l[6]] && l[5] != ""
+	case len(l) == 7 && l[3] == "streams":
+		return request{device: l[2], kind: kindStream, name: l[4], op: l[5], format: l[6]},
+			(l[5] == "describe" || l[5] == "get") && streamFormats[l[6]].name != ""
 	case len(l) == 5 && l[3] == "jobs":
 		return request{device: l[2], kind: kindJobs, op: l[4]}, l[4] == "get" || l[4] == "start-next"
 	case len(l) == 6 && l[3] == "jobs":
