@@ -1,6 +1,11 @@
 // Package brokertest is the conformance suite of mqtt.Broker: what otad relies
 // on, and that no device gets at another one through the broker. Every adapter
 // runs it, the external one together with a real broker.
+//
+// Its second part, RunProbes, is what any client may expect of a broker, in raw
+// packets over TCP: order, flow control, nothing lost, time, malformed input. The
+// embedded broker is judged by it, and a real Mosquitto runs it too, so that a
+// probe that asks for too much is found out.
 package brokertest
 
 import (

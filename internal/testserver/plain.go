@@ -1,0 +1,111 @@
+package testserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// PlainBroker is a running Mosquitto that lets everybody in, over TCP and
+// WebSocket, with all topics. It keeps what it stores over a Restart.
+type PlainBroker struct {
+	Addr      string // host:port
+	WebSocket string // host:port
+
+	t    testing.TB
+	bin  string
+	conf string
+	proc *process
+}
+
+// PlainMosquitto starts Debian's Mosquitto without credentials until the test
+// ends. extra lines are appended to its configuration.
+func PlainMosquitto(t testing.TB, extra ...string) *PlainBroker {
+	t.Helper()
+	bin, err := mosquittoBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &PlainBroker{t: t, bin: bin}
+	dir := t.TempDir()
+	retry(t, func() error {
+		if err := b.configure(dir, extra); err != nil {
+			return err
+		}
+		return b.start()
+	})
+	t.Cleanup(func() { b.proc.kill() })
+	return b
+}
+
+// Kill ends the broker as a crash does.
+func (b *PlainBroker) Kill() { b.proc.kill() }
+
+// Start starts it again, on the same ports and with what it had stored.
+func (b *PlainBroker) Start() error { return b.start() }
+
+// Resident is its memory in bytes.
+func (b *PlainBroker) Resident() (int64, error) { return Resident(b.proc.cmd.Process.Pid) }
+
+// Resident is the memory of a process in bytes, as Linux tells it.
+func Resident(pid int) (int64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no memory: it is ending", pid)
+}
+
+func (b *PlainBroker) configure(dir string, extra []string) error {
+	var err error
+	if b.Addr, err = freeAddr(); err != nil {
+		return err
+	}
+	if b.WebSocket, err = freeAddr(); err != nil {
+		return err
+	}
+	lines := []string{
+		"log_dest none",
+		"set_tcp_nodelay true",
+		"allow_anonymous true",
+		"max_packet_size 262144",
+		"max_inflight_messages 1000",
+		"max_queued_messages 0",
+		"max_queued_bytes 0",
+		"persistence_location " + dir + "/",
+	}
+	if os.Geteuid() == 0 {
+		lines = append(lines, "user root")
+	}
+	lines = append(lines, extra...)
+	for _, addr := range []string{b.Addr, b.WebSocket} {
+		host, port, _ := strings.Cut(addr, ":")
+		lines = append(lines, fmt.Sprintf("listener %s %s", port, host))
+	}
+	lines = append(lines, "protocol websockets")
+	b.conf = filepath.Join(dir, "mosquitto.conf")
+	return os.WriteFile(b.conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
+}
+
+func (b *PlainBroker) start() error {
+	p, err := start(exec.Command(b.bin, "-c", b.conf), func(ctx context.Context) error {
+		return errors.Join(dial(ctx, b.Addr), dial(ctx, b.WebSocket))
+	})
+	if err != nil {
+		return err
+	}
+	b.proc = p
+	return nil
+}
