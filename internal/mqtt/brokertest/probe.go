@@ -96,6 +96,13 @@ func RunProbes(t *testing.T, open func(t *testing.T) ProbeTarget) {
 	runSets(t, open, flowProbes, timeProbes, featureProbes, malformedProbes, abuseProbes)
 }
 
+// RunMalformedProbes runs T12 alone: where Resident is given, they watch the
+// memory of the broker.
+func RunMalformedProbes(t *testing.T, open func(t *testing.T) ProbeTarget) {
+	t.Helper()
+	runSets(t, open, malformedProbes)
+}
+
 // RunDurableProbes runs T13, for which the target needs Restart.
 func RunDurableProbes(t *testing.T, open func(t *testing.T) ProbeTarget) {
 	t.Helper()

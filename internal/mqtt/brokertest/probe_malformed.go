@@ -503,9 +503,13 @@ func (p *probe) lengths() {
 	}
 	w.check("lengths")
 	w.end()
-	for _, c := range open {
-		if p.target.PacketLimit > 0 {
-			p.refused(c, "a length over the limit", 0x95)
+	for i, c := range open {
+		switch {
+		case p.target.PacketLimit == 0:
+		case i%2 == 0:
+			p.refused(c, "PUBLISH with a length over the limit", 0x95)
+		default:
+			c.ended("CONNECT with a length over the limit") // its version is not known yet
 		}
 		c.close()
 	}
