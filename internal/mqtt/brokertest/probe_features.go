@@ -276,7 +276,7 @@ func (p *probe) takeOver() {
 	}
 	pub.mustPub(out{topic: "to", payload: "2", qos: 1})
 	second.wants("2")
-	second.settled() // so that the acknowledgement is there
+	second.settled()    // so that the acknowledgement is there
 	old := p.dial(v311) // another version of the protocol takes over too
 	if ack := old.mustConnect(hello{id: "same", resume: true}); !ack.present {
 		p.errorf("no session present on take-over by MQTT 3.1.1")
