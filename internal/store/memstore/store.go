@@ -28,6 +28,7 @@ type Store struct {
 	metadata   map[fleet.Role][]fleet.Metadata // ascending versions without a gap
 	rollouts   map[string]ota.Rollout
 	executions map[string]map[string][]ota.Execution // rollout, device, attempts in order
+	state      map[string][]byte                     // of the embedded broker
 }
 
 var _ fleet.Store = (*Store)(nil)
@@ -43,6 +44,7 @@ func New() *Store {
 		metadata:   map[fleet.Role][]fleet.Metadata{},
 		rollouts:   map[string]ota.Rollout{},
 		executions: map[string]map[string][]ota.Execution{},
+		state:      map[string][]byte{},
 	}
 }
 

@@ -59,7 +59,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "otad.db")
 			populate(t, path)
 			tamper(t, path, c.sql)
-			s, err := open(context.Background(), path)
+			s, err := Open(context.Background(), path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +79,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 // nothing broken.
 func populate(t *testing.T, path string) {
 	t.Helper()
-	s, err := open(context.Background(), path)
+	s, err := Open(context.Background(), path)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 // TestHotQueriesUseTheirIndex keeps a query from turning into a scan unnoticed.
 func TestHotQueriesUseTheirIndex(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "otad.db")
-	s, err := open(context.Background(), path)
+	s, err := Open(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,25 +11,20 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/pressly/goose/v3/database"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
-	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/store/sqlstore"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
 
 // minReaders is how many reading connections there are at least.
 const minReaders = 4
@@ -47,15 +42,7 @@ var (
 
 // Open opens the store in the file at path and creates it, readable by its
 // owner only, when it does not exist. It fails when another process has it open.
-func Open(ctx context.Context, path string) (fleet.Store, error) {
-	s, err := open(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-func open(ctx context.Context, path string) (_ *sqlstore.Store, err error) {
+func Open(ctx context.Context, path string) (_ *sqlstore.Store, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
@@ -140,29 +127,40 @@ func checkpoint(db *sql.DB) error {
 	return nil
 }
 
+// rowChunks are how many rows one statement writes: prepared once each.
+var rowChunks = []int{500, 1}
+
 func dialect() sqlstore.Dialect {
 	return sqlstore.Dialect{
-		Goose:      database.DialectSQLite3,
-		Migrations: migrationFiles(),
-		Begin:      "BEGIN IMMEDIATE",
-		Rebind:     func(query string) string { return query },
-		ForUpdate:  func(string) string { return "" },
-		ForeignKey: foreignKey,
-		Integrity:  integrity,
+		Goose:     database.DialectSQLite3,
+		Words:     sqlstore.Words{Text: "TEXT", Int: "INTEGER", Bytes: "BLOB", WithoutRowID: "WITHOUT ROWID"},
+		Begin:     "BEGIN IMMEDIATE",
+		Rebind:    func(query string) string { return query },
+		Rows:      rows,
+		Chunks:    rowChunks,
+		ForUpdate: func(string) string { return "" },
+		Fault:     fault,
+		Integrity: integrity,
 	}
 }
 
-func migrationFiles() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
+// rows is a table of placeholders. SQLite calls the columns of VALUES column1
+// and so on.
+func rows(columns []sqlstore.Column, n int) string {
+	names, marks := make([]string, len(columns)), make([]string, len(columns))
+	for i, c := range columns {
+		names[i], marks[i] = fmt.Sprintf("column%d AS %s", i+1, c.Name), "?"
 	}
-	return sub
+	row := "(" + strings.Join(marks, ", ") + ")"
+	return fmt.Sprintf("(SELECT %s FROM (VALUES %s)) AS v", strings.Join(names, ", "), row+strings.Repeat(", "+row, n-1))
 }
 
-func foreignKey(err error) bool {
+func fault(err error) sqlstore.Fault {
 	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+	if errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY {
+		return sqlstore.FaultReference
+	}
+	return sqlstore.FaultOther
 }
 
 // integrity asks SQLite about its own file.

@@ -13,8 +13,8 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-// insertRows is how many executions one statement inserts.
-const insertRows = 500
+// insertRows is how many executions are handed to the database at a time.
+const insertRows = 10_000
 
 // Advance implements fleet.RolloutStore. Executions are inserted first and
 // cancelled then, so CancelQueued leaves none.
@@ -78,16 +78,8 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 		first = i
 	}
 	for chunk := range slices.Chunk(insert[:first], insertRows) {
-		if len(chunk) == insertRows {
-			if err := insertChunk(t, r, chunk, a); err != nil {
-				return err
-			}
-			continue
-		}
-		for i := range chunk {
-			if err := insertChunk(t, r, chunk[i:i+1], a); err != nil {
-				return err
-			}
+		if err := insertChunk(t, r, chunk, a); err != nil {
+			return err
 		}
 	}
 	for _, e := range insert[first:] {
@@ -98,33 +90,18 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 	return nil
 }
 
-// insertHead is completed by one (?, ?, ?) of device, stage and attempt for each
-// row. What all rows share is given once.
-const insertHead = `INSERT INTO executions
+// insertQueued gives what all rows share once. The WHERE is what SQLite's
+// grammar wants before ON CONFLICT.
+const insertQueued = `INSERT INTO executions
 	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details)
-	SELECT CAST(? AS TEXT), CAST(v.column1 AS TEXT), CAST(v.column3 AS BIGINT), 1, CAST(v.column2 AS BIGINT),
-	CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}' FROM (VALUES `
+	SELECT CAST(? AS TEXT), v.device, v.attempt, 1, v.stage, CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}'
+	FROM {rows} WHERE 1 = 1 ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
-// insertTail has the WHERE that SQLite's grammar wants before ON CONFLICT.
-const insertTail = `) AS v WHERE 1 = 1 ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
-
-var (
-	insertOne  = insertHead + `(?, ?, ?)` + insertTail
-	insertMany = insertHead + strings.Repeat(`(?, ?, ?), `, insertRows-1) + `(?, ?, ?)` + insertTail
-)
-
-// insertChunk inserts one execution, or insertRows of them.
 func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) error {
-	args := make([]any, 0, 4+3*len(chunk))
-	args = append(args, r.ID, ota.Queued, micros(a.Now), micros(a.Now))
-	for _, e := range chunk {
-		args = append(args, e.DeviceID, e.Stage, e.Attempt)
-	}
-	query := insertOne
-	if len(chunk) > 1 {
-		query = insertMany
-	}
-	_, err := t.exec(query, args...)
+	_, err := t.bulk(t.exec, insertQueued, len(chunk), []any{r.ID, ota.Queued, micros(a.Now), micros(a.Now)},
+		texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })),
+		integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
+		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })))
 	if errors.Is(err, errForeignKey) {
 		return notFound("device %s, or one after it in the step", chunk[0].DeviceID)
 	}
@@ -149,8 +126,10 @@ func insertRetry(t *tx, r ota.Rollout, e ota.Execution, a fleet.Advance) error {
 	return insertChunk(t, r, []ota.Execution{e}, a)
 }
 
+// updateQueued looks at the status of the row itself too: another process may
+// have started it since the index was read.
 const updateQueued = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?
-	WHERE (rollout_id, device_id, attempt) IN
+	WHERE status = 'QUEUED' AND (rollout_id, device_id, attempt) IN
 	(SELECT rollout_id, device_id, attempt FROM executions WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1)`
 
 // cancelQueued does to every QUEUED row what ota.Cancel does to one.

@@ -68,7 +68,7 @@ const (
 
 // Check implements fleet.Store. It reads one moment of the database.
 func (s *Store) Check(ctx context.Context) ([]string, error) {
-	t, err := s.config.Reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	t, err := s.config.Reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: s.config.Dialect.Snapshot})
 	if err != nil {
 		return nil, fmt.Errorf("check store: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -178,20 +179,21 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 	})
 }
 
-const raiseSeen = `INSERT INTO device_seen (device_id, seen_at) SELECT id, CAST(? AS BIGINT) FROM devices WHERE id = ?
+const raiseSeen = `INSERT INTO device_seen (device_id, seen_at) SELECT d.id, v.at FROM {rows} JOIN devices d ON d.id = v.device WHERE 1 = 1
 	ON CONFLICT (device_id) DO UPDATE SET seen_at = excluded.seen_at WHERE device_seen.seen_at < excluded.seen_at`
 
 // SeenDevices implements fleet.DeviceStore.
 func (s *Store) SeenDevices(ctx context.Context, seen map[string]time.Time) error {
-	return s.writer.do(ctx, func(t *tx) error {
-		for id, at := range seen {
-			if at.IsZero() {
-				continue
-			}
-			if _, err := t.exec(raiseSeen, micros(at), id); err != nil {
-				return err
-			}
+	ids := make([]string, 0, len(seen))
+	for id, at := range seen {
+		if !at.IsZero() {
+			ids = append(ids, id)
 		}
-		return nil
+	}
+	slices.Sort(ids) // two processes that lock rows in one order do not wait for each other
+	return s.writer.do(ctx, func(t *tx) error {
+		_, err := t.bulk(t.exec, raiseSeen, len(ids), nil,
+			texts("device", ids), integers("at", list(ids, func(id string) int64 { return seen[id].UnixMicro() })))
+		return err
 	})
 }

@@ -4,48 +4,66 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"io/fs"
+	"time"
 
-	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 )
 
 // Dialect is what the databases do not share.
 type Dialect struct {
-	Goose      database.Dialect
-	Migrations fs.FS // NNNNN_name.sql at its root
-	Begin      string
+	Goose database.Dialect
+	Words Words
+	// Lock keeps other processes from migrating until unlock is called. Nil: no
+	// other process has the database open.
+	Lock  func(ctx context.Context, db *sql.DB) (unlock func() error, err error)
+	Begin string
 	// Rebind turns the ? of a query into the database's placeholders.
 	Rebind func(query string) string
+	// Rows is n rows as a table v with the given columns, as it stands after FROM.
+	// Chunks are the numbers of rows it takes at a time, the largest first, ending
+	// with 1; nil: any number, as one array for each column.
+	Rows   func(columns []Column, n int) string
+	Chunks []int
 	// ForUpdate is appended to a SELECT of rows of the given table or alias
 	// that the transaction is about to change.
 	ForUpdate func(table string) string
-	// ForeignKey reports whether the statement failed for a row that refers to
-	// none.
-	ForeignKey func(error) bool
+	// Fault says what an error of the database means.
+	Fault func(error) Fault
+	// Timeout bounds each statement of the writer, so that a peer that has gone
+	// silent does not stop it for good. 0: a statement always ends.
+	Timeout time.Duration
+	// Outcome tells what became of a COMMIT that was not answered. Nil: a COMMIT
+	// that fails has not happened.
+	Outcome *Outcome
+	// Snapshot is the isolation level of a reader that wants one moment.
+	Snapshot sql.IsolationLevel
 	// Integrity says in words what is wrong with the database's own structures.
 	Integrity func(ctx context.Context, tx *sql.Tx) ([]string, error)
 }
 
-// migrate brings the tables to the newest version this program knows.
-func (d Dialect) migrate(ctx context.Context, db *sql.DB) error {
-	p, err := goose.NewProvider(d.Goose, db, d.Migrations, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	current, target, err := p.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
-	}
-	if current > target {
-		return fmt.Errorf("the database has schema version %d, this otad knows up to %d: run the otad that wrote it, or a newer one", current, target)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrate database: %w", err)
-	}
-	return nil
+// Outcome is how to learn whether a transaction was committed.
+type Outcome struct {
+	Name string // a query for the name of the running transaction
+	// Committed answers for a transaction that has ended or will soon.
+	Committed func(ctx context.Context, db *sql.DB, name string) (bool, error)
 }
+
+// Fault is a kind of error of a database.
+type Fault int
+
+// The kinds of errors that the store tells apart.
+const (
+	FaultOther Fault = iota
+	// FaultReference: a row refers to none.
+	FaultReference
+	// FaultValue: the database can not hold the value.
+	FaultValue
+	// FaultConflict: another process did something at the same time. Trying the
+	// whole transaction again helps.
+	FaultConflict
+	// FaultLost: the connection, or the database, has gone.
+	FaultLost
+)
 
 // errForeignKey stands for a row that would refer to none.
 var errForeignKey = errors.New("refers to nothing")

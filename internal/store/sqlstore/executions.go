@@ -61,16 +61,26 @@ func (s *Store) StartNext(ctx context.Context, deviceID string, details map[stri
 }
 
 // lockNext is NextExecution with the device held, so that two can not start two
-// executions on it.
+// executions on it. The execution that stood first when it was read may have
+// been cancelled before it was locked: then there is no row, and another one may
+// stand first now.
 func (t *tx) lockNext(deviceID string) (ota.Execution, error) {
 	if err := t.lockDevice(deviceID); err != nil {
 		return ota.Execution{}, err
 	}
-	e, err := scanExecution(t.row(selectNext+t.forUpdate("e"), deviceID))
-	if errors.Is(err, sql.ErrNoRows) {
-		return ota.Execution{}, notFound("next execution of device %s", deviceID)
+	for {
+		e, err := scanExecution(t.row(selectNext+t.forUpdate("e"), deviceID))
+		if !errors.Is(err, sql.ErrNoRows) {
+			return e, err
+		}
+		_, err = scanExecution(t.row(selectNext, deviceID))
+		if errors.Is(err, sql.ErrNoRows) {
+			return ota.Execution{}, notFound("next execution of device %s", deviceID)
+		}
+		if err != nil {
+			return ota.Execution{}, err
+		}
 	}
-	return e, err
 }
 
 func (t *tx) lockDevice(id string) error {
@@ -104,12 +114,15 @@ func answersState(err error) bool {
 }
 
 func (t *tx) report(r ota.Report, now time.Time) (ota.Execution, error) {
-	e, err := scanExecution(t.row(selectNewest+t.forUpdate("e"), r.RolloutID, r.DeviceID))
-	if errors.Is(err, sql.ErrNoRows) {
-		return ota.Execution{}, notFound("execution of rollout %s on device %s", r.RolloutID, r.DeviceID)
+	// Whoever starts an execution holds the device first, here as in lockNext.
+	if r.Status == ota.InProgress {
+		if err := t.lockDevice(r.DeviceID); err != nil {
+			return ota.Execution{}, noExecution(err, r.RolloutID, r.DeviceID)
+		}
 	}
+	e, err := scanExecution(t.row(selectNewest+t.forUpdate("e"), r.RolloutID, r.DeviceID))
 	if err != nil {
-		return ota.Execution{}, err
+		return ota.Execution{}, noExecution(err, r.RolloutID, r.DeviceID)
 	}
 	next, err := ota.Apply(e, r, now)
 	if err != nil {
@@ -121,6 +134,14 @@ func (t *tx) report(r ota.Report, now time.Time) (ota.Execution, error) {
 		}
 	}
 	return next, t.putExecution(next)
+}
+
+// noExecution says what is not there.
+func noExecution(err error, rolloutID, deviceID string) error {
+	if errors.Is(err, sql.ErrNoRows) || errors.Is(err, fleet.ErrNotFound) {
+		return notFound("execution of rollout %s on device %s", rolloutID, deviceID)
+	}
+	return err
 }
 
 const selectBusy = `SELECT rollout_id FROM executions WHERE device_id = ? AND status = 'IN_PROGRESS'`
@@ -177,10 +198,10 @@ func own(e ota.Execution) ota.Execution {
 // Execution implements fleet.ExecutionStore.
 func (s *Store) Execution(ctx context.Context, rolloutID, deviceID string) (ota.Execution, error) {
 	e, err := scanExecution(s.row(ctx, selectNewest, rolloutID, deviceID))
-	if errors.Is(err, sql.ErrNoRows) {
-		return ota.Execution{}, notFound("execution of rollout %s on device %s", rolloutID, deviceID)
+	if err != nil {
+		return ota.Execution{}, noExecution(err, rolloutID, deviceID)
 	}
-	return e, err
+	return e, nil
 }
 
 // Executions implements fleet.ExecutionStore.

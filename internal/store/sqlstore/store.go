@@ -84,26 +84,44 @@ func (s *Store) row(ctx context.Context, query string, args ...any) row {
 	if err != nil {
 		return failedRow{err}
 	}
+	first := st.QueryRowContext(ctx, args...)
+	if !s.lost(ctx, first.Err()) {
+		return first
+	}
 	return st.QueryRowContext(ctx, args...)
 }
 
 // rows calls f for each row, with what it scans from.
 func (s *Store) rows(ctx context.Context, f func(row) error, query string, args ...any) error {
+	n, err := s.rowsOnce(ctx, f, query, args)
+	if n == 0 && s.lost(ctx, err) {
+		_, err = s.rowsOnce(ctx, f, query, args)
+	}
+	return err
+}
+
+// lost reports whether a read failed for its connection, and may be tried on
+// another one.
+func (s *Store) lost(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && s.config.Dialect.Fault(err) == FaultLost
+}
+
+func (s *Store) rowsOnce(ctx context.Context, f func(row) error, query string, args []any) (n int, err error) {
 	st, err := s.reader(ctx, query)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	rows, err := st.QueryContext(ctx, args...)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for ; rows.Next(); n++ {
 		if err := f(rows); err != nil {
-			return err
+			return n + 1, err
 		}
 	}
-	return rows.Err()
+	return n, rows.Err()
 }
 
 // failedRow is a row that could not be asked for.

@@ -1,9 +1,12 @@
 package sqlstore
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+
+	"github.com/otad/otad/internal/fleet"
 )
 
 // tx is the transaction of one batch, as its operations see it.
@@ -15,6 +18,9 @@ type tx struct {
 	// on shadows write nothing else, so an operation that fails leaves none.
 	shadows map[shadowKey]*cachedShadow
 	dirty   []*cachedShadow
+	// state is what the batch is going to store for the broker, written once at
+	// its end too; nil deletes the key.
+	state map[string][]byte
 }
 
 // run runs one operation; if it fails, what it wrote is taken back.
@@ -37,8 +43,18 @@ func (t *tx) control(query string) {
 	}
 }
 
+// flush writes what the batch gathered.
+func (t *tx) flush() error {
+	if err := t.flushShadows(); err != nil {
+		return err
+	}
+	return t.flushState()
+}
+
 // exec writes, behind the operation's savepoint, and returns how many rows it
-// changed. It fails with errForeignKey when a row would refer to none.
+// changed. It fails with errForeignKey when a row would refer to none, and with
+// fleet.ErrInvalid when the database can not hold a value; the operation has to
+// end then.
 func (t *tx) exec(query string, args ...any) (int64, error) {
 	if !t.saved {
 		t.control("SAVEPOINT operation")
@@ -55,12 +71,17 @@ func (t *tx) write(query string, args ...any) (int64, error) {
 	if err != nil {
 		return 0, t.fail(err)
 	}
-	result, err := st.Exec(args...)
-	switch {
-	case err == nil:
+	ctx, cancel := t.w.statement()
+	defer cancel()
+	result, err := st.ExecContext(ctx, args...)
+	if err == nil {
 		return result.RowsAffected()
-	case t.w.dialect.ForeignKey(err):
+	}
+	switch t.w.dialect.Fault(err) {
+	case FaultReference:
 		return 0, errForeignKey
+	case FaultValue:
+		return 0, fmt.Errorf("%w: the database can not store it: %w", fleet.ErrInvalid, err)
 	}
 	return 0, t.fail(err)
 }
@@ -74,21 +95,51 @@ func (t *tx) row(query string, args ...any) row {
 	if err != nil {
 		return failedRow{t.fail(err)}
 	}
-	return txRow{t, st.QueryRow(args...)}
+	ctx, cancel := t.w.statement()
+	return txRow{t, st.QueryRowContext(ctx, args...), cancel}
 }
 
 // txRow notes a database that fails under a read.
 type txRow struct {
-	t *tx
-	r *sql.Row
+	t   *tx
+	r   *sql.Row
+	end context.CancelFunc
 }
 
 func (r txRow) Scan(dest ...any) error {
+	defer r.end()
 	err := r.r.Scan(dest...)
 	if err == nil || errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
 	return r.t.fail(err)
+}
+
+// rows calls f for each row.
+func (t *tx) rows(f func(row) error, query string, args ...any) error {
+	if t.broken != nil {
+		return t.broken
+	}
+	st, err := t.w.prepare(query)
+	if err != nil {
+		return t.fail(err)
+	}
+	ctx, cancel := t.w.statement()
+	defer cancel()
+	rows, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return t.fail(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return t.fail(err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return t.fail(err)
+	}
+	return nil
 }
 
 func (t *tx) fail(err error) error {

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -19,9 +20,21 @@ const (
 	// waits unless the batch before had company.
 	maxLinger = 5 * time.Millisecond
 	maxGap    = time.Millisecond
+	// maxTries is how often a transaction is begun that other processes keep
+	// getting in the way of, maxPause the longest pause before another try.
+	maxTries = 8
+	maxPause = 64 * time.Millisecond
+	// maxDoubt bounds the search for what became of a COMMIT without an answer.
+	maxDoubt = 30 * time.Second
 )
 
-var errClosed = errors.New("the store is closed")
+var (
+	errClosed = errors.New("the store is closed")
+	// errUnreachable and errDoubt concern the whole batch: trying its operations
+	// one by one would not help, or be wrong.
+	errUnreachable = errors.New("the database is not reachable")
+	errDoubt       = errors.New("the database went away during a commit: whether this was stored is not known, look before trying again")
+)
 
 // writer runs operations one after the other and commits them together.
 type writer struct {
@@ -29,6 +42,7 @@ type writer struct {
 	db      *sql.DB
 	conn    *sql.Conn            // nil until the first batch and after a fault
 	stmts   map[string]*sql.Stmt // of conn
+	over    map[overKey]string   // statements with their rows written out
 	queue   chan *operation
 	closing chan struct{}
 	stopped chan struct{}
@@ -40,6 +54,7 @@ type writer struct {
 type operation struct {
 	ctx   context.Context
 	run   func(*tx) error
+	reads *shadowKey // a shadow that run will read, nil for none
 	state atomic.Int32
 	done  chan error
 }
@@ -66,10 +81,20 @@ func startWriter(d Dialect, db *sql.DB) *writer {
 // do runs f within a transaction and returns when that is durable, or when it
 // is certain that it never happened.
 func (w *writer) do(ctx context.Context, f func(*tx) error) error {
+	return w.queued(&operation{ctx: ctx, run: f, done: make(chan error, 1)})
+}
+
+// doShadow is do for an f that begins by reading the shadow. The shadows of a
+// batch are read together.
+func (w *writer) doShadow(ctx context.Context, key shadowKey, f func(*tx) error) error {
+	return w.queued(&operation{ctx: ctx, run: f, reads: &key, done: make(chan error, 1)})
+}
+
+func (w *writer) queued(o *operation) error {
+	ctx := o.ctx
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	o := &operation{ctx: ctx, run: f, done: make(chan error, 1)}
 	select {
 	case <-w.closing:
 		return errClosed
@@ -169,8 +194,8 @@ func (w *writer) commit(batch []*operation) {
 	if len(batch) == 0 {
 		return
 	}
-	errs, err := w.try(batch)
-	if err != nil && len(batch) > 1 {
+	errs, err := w.attempt(batch)
+	if err != nil && len(batch) > 1 && !errors.Is(err, errUnreachable) && !errors.Is(err, errDoubt) {
 		for _, o := range batch {
 			w.commitOne(o)
 		}
@@ -186,11 +211,45 @@ func (w *writer) commit(batch []*operation) {
 }
 
 func (w *writer) commitOne(o *operation) {
-	errs, err := w.try([]*operation{o})
+	errs, err := w.attempt([]*operation{o})
 	if err == nil {
 		err = errs[0]
 	}
 	o.done <- err
+}
+
+// attempt runs the batch until no other process gets in its way, and once more
+// when the connection was lost under it. The error says that nothing of it
+// happened, unless it is errDoubt; errs are those of the operations.
+func (w *writer) attempt(batch []*operation) (errs []error, err error) {
+	lost := 0
+	for n := range maxTries {
+		if errs, err = w.try(batch); err == nil {
+			return errs, nil
+		}
+		switch fault := w.dialect.Fault(err); {
+		case errors.Is(err, errUnreachable), errors.Is(err, errDoubt):
+			return nil, err
+		case fault == FaultConflict, errors.Is(err, errRaced):
+			w.pause(n)
+		case fault == FaultLost && lost == 0:
+			lost++
+		default:
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// pause lets others finish, for a random while that grows with each try.
+func (w *writer) pause(tries int) {
+	longest := min(time.Millisecond<<tries, maxPause)
+	t := time.NewTimer(rand.N(longest))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-w.closing:
+	}
 }
 
 // take leaves out the operations whose callers have gone.
@@ -209,22 +268,24 @@ func take(batch []*operation) []*operation {
 	return kept
 }
 
-// try runs the batch in one transaction. The error says that nothing of it
-// happened; errs are those of the operations.
+// try runs the batch in one transaction.
 func (w *writer) try(batch []*operation) (errs []error, err error) {
 	if err := w.connect(); err != nil {
-		return nil, fmt.Errorf("connect to database: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	if err := w.control(w.dialect.Begin); err != nil {
 		w.disconnect()
 		return nil, fmt.Errorf("begin transaction: %w", err)
 	}
 	defer func() {
-		if err != nil && w.control("ROLLBACK") != nil {
+		if err != nil && w.conn != nil && w.control("ROLLBACK") != nil {
 			w.disconnect()
 		}
 	}()
 	t := &tx{w: w}
+	if err := t.prefetch(batch); err != nil {
+		return nil, err
+	}
 	for _, o := range batch {
 		errs = append(errs, t.run(o.run))
 		if t.broken != nil {
@@ -234,19 +295,55 @@ func (w *writer) try(batch []*operation) (errs []error, err error) {
 	if err := t.flush(); err != nil {
 		return nil, err
 	}
-	if err := w.control("COMMIT"); err != nil {
+	if err := w.end(t); err != nil {
 		return nil, fmt.Errorf("commit transaction: %w", err)
 	}
 	return errs, nil
 }
 
-// connect takes the one connection, unless it is held already. It does not take
-// a caller's context: the batch belongs to many.
+// end commits. When the connection is lost under it, the database is asked what
+// became of the transaction.
+func (w *writer) end(t *tx) error {
+	outcome, name := w.dialect.Outcome, ""
+	if outcome != nil {
+		if err := t.row(outcome.Name).Scan(&name); err != nil {
+			return err
+		}
+	}
+	err := w.control("COMMIT")
+	if err == nil || outcome == nil || w.dialect.Fault(err) != FaultLost {
+		return err
+	}
+	w.disconnect()
+	ctx, cancel := context.WithTimeout(context.Background(), maxDoubt)
+	defer cancel()
+	committed, unknown := outcome.Committed(ctx, w.db, name)
+	switch {
+	case unknown != nil:
+		return fmt.Errorf("%w: %w: %w", errDoubt, err, unknown)
+	case committed:
+		return nil
+	}
+	return err
+}
+
+// statement is the context of one statement. It does not come from a caller:
+// the batch belongs to many.
+func (w *writer) statement() (context.Context, context.CancelFunc) {
+	if w.dialect.Timeout == 0 {
+		return context.Background(), func() {}
+	}
+	return context.WithTimeout(context.Background(), w.dialect.Timeout)
+}
+
+// connect takes the one connection, unless it is held already.
 func (w *writer) connect() error {
 	if w.conn != nil {
 		return nil
 	}
-	conn, err := w.db.Conn(context.Background())
+	ctx, cancel := w.statement()
+	defer cancel()
+	conn, err := w.db.Conn(ctx)
 	if err != nil {
 		return err
 	}
@@ -273,7 +370,9 @@ func (w *writer) control(query string) error {
 	if err != nil {
 		return err
 	}
-	_, err = st.Exec()
+	ctx, cancel := w.statement()
+	defer cancel()
+	_, err = st.ExecContext(ctx)
 	return err
 }
 
@@ -281,7 +380,9 @@ func (w *writer) prepare(query string) (*sql.Stmt, error) {
 	if st, ok := w.stmts[query]; ok {
 		return st, nil
 	}
-	st, err := w.conn.PrepareContext(context.Background(), w.dialect.Rebind(query))
+	ctx, cancel := w.statement()
+	defer cancel()
+	st, err := w.conn.PrepareContext(ctx, w.dialect.Rebind(query))
 	if err != nil {
 		return nil, fmt.Errorf("prepare %q: %w", query, err)
 	}

@@ -32,7 +32,7 @@ func testWriter(t *testing.T) (*writer, *sql.DB) {
 	}
 	return &writer{
 		dialect: Dialect{
-			Begin: "BEGIN IMMEDIATE", Rebind: func(q string) string { return q }, ForeignKey: func(error) bool { return false },
+			Begin: "BEGIN IMMEDIATE", Rebind: func(q string) string { return q }, Chunks: []int{1}, Fault: func(error) Fault { return FaultOther },
 		},
 		db: db, queue: make(chan *operation, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}, other

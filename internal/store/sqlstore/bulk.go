@@ -1,0 +1,105 @@
+package sqlstore
+
+import (
+	"strings"
+	"time"
+)
+
+// Column is one column of rows that are written together.
+type Column struct {
+	Name string
+	Type string          // in PostgreSQL's words
+	list any             // all values, a slice
+	at   func(i int) any // one value
+}
+
+func texts(name string, list []string) Column {
+	return Column{name, "text", list, func(i int) any { return list[i] }}
+}
+
+func integers(name string, list []int64) Column {
+	return Column{name, "bigint", list, func(i int) any { return list[i] }}
+}
+
+func blobs(name string, list [][]byte) Column {
+	return Column{name, "bytea", list, func(i int) any { return list[i] }}
+}
+
+// times keeps what micros keeps.
+func times(name string, list []time.Time) Column {
+	kept := make([]*int64, len(list))
+	for i, t := range list {
+		if !t.IsZero() {
+			n := t.UnixMicro()
+			kept[i] = &n
+		}
+	}
+	return Column{name, "bigint", kept, func(i int) any { return micros(list[i]) }}
+}
+
+// rowsHere stands in a statement where a FROM names its rows.
+const rowsHere = "{rows}"
+
+// bulk runs a statement over n rows, {rows} in it, in as few steps as the
+// database can, and returns how many rows were changed. args are those of the
+// placeholders before the rows. run is t.exec or t.write.
+func (t *tx) bulk(run func(string, ...any) (int64, error), statement string, n int, args []any, columns ...Column) (changed int64, err error) {
+	if n == 0 {
+		return 0, nil
+	}
+	d := t.w.dialect
+	if d.Chunks == nil {
+		for _, c := range columns {
+			args = append(args, c.list)
+		}
+		return run(t.w.overRows(statement, columns, n), args...)
+	}
+	shared := len(args)
+	for done := 0; done < n; {
+		size := chunkOf(d.Chunks, n-done)
+		args = args[:shared]
+		for i := done; i < done+size; i++ {
+			for _, c := range columns {
+				args = append(args, c.at(i))
+			}
+		}
+		k, err := run(t.w.overRows(statement, columns, size), args...)
+		if err != nil {
+			return 0, err
+		}
+		changed, done = changed+k, done+size
+	}
+	return changed, nil
+}
+
+// chunkOf is the largest chunk that left rows fill.
+func chunkOf(chunks []int, left int) int {
+	for _, size := range chunks {
+		if size <= left {
+			return size
+		}
+	}
+	return 1
+}
+
+// overRows returns the statement with its rows written out, made once.
+func (w *writer) overRows(statement string, columns []Column, n int) string {
+	if w.dialect.Chunks == nil {
+		n = 0 // the same text for any number
+	}
+	key := overKey{statement, n}
+	text, ok := w.over[key]
+	if !ok {
+		text = strings.Replace(statement, rowsHere, w.dialect.Rows(columns, n), 1)
+		if w.over == nil {
+			w.over = map[overKey]string{}
+		}
+		w.over[key] = text
+	}
+	return text
+}
+
+type overKey struct {
+	statement string
+	rows      int
+}

@@ -1,0 +1,214 @@
+package sqlstore
+
+import (
+	"cmp"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// shadow reads a shadow, once in a batch.
+func (t *tx) shadow(key shadowKey) (*cachedShadow, error) {
+	if c, ok := t.shadows[key]; ok {
+		return c, nil
+	}
+	c, err := t.readShadow(key)
+	if err != nil {
+		return nil, err
+	}
+	t.keep(c)
+	return c, nil
+}
+
+func (t *tx) keep(c *cachedShadow) {
+	if t.shadows == nil {
+		t.shadows = map[shadowKey]*cachedShadow{}
+	}
+	t.shadows[c.key] = c
+}
+
+const selectShadow = `SELECT version, deleted_at, document FROM shadows WHERE device_id = ? AND name = ?`
+
+func (t *tx) readShadow(key shadowKey) (*cachedShadow, error) {
+	c := &cachedShadow{key: key}
+	err := c.scan(t.row(selectShadow+t.forUpdate("shadows"), key.device, key.name))
+	if errors.Is(err, sql.ErrNoRows) {
+		return c, t.deviceExists(key.device)
+	}
+	return c, err
+}
+
+// scan reads what selectShadow selects, after the given other columns.
+func (c *cachedShadow) scan(r row, before ...any) error {
+	var version int64
+	var text string
+	if err := r.Scan(append(before, &version, timeInto{&c.deletedAt}, &text)...); err != nil {
+		return err
+	}
+	c.known = true
+	if len(text) == 0 {
+		c.doc = shadow.Document{Version: version}
+		return nil
+	}
+	if err := c.doc.UnmarshalJSON([]byte(text)); err != nil {
+		return fmt.Errorf("shadow %q of device %s: %w", c.key.name, c.key.device, err)
+	}
+	return nil
+}
+
+const prefetchShadows = `SELECT s.device_id, s.name, s.version, s.deleted_at, s.document
+	FROM {rows} JOIN shadows s ON s.device_id = v.device AND s.name = v.name ORDER BY s.device_id, s.name`
+
+const prefetchDevices = `SELECT d.id FROM {rows} JOIN devices d ON d.id = v.device`
+
+// prefetch reads the shadows that the batch begins with in one query, where
+// each query costs a way there and back. They are locked in order, so that two
+// processes do not wait for each other. What a batch finds missing is left out:
+// the operation reads it by itself and says so.
+func (t *tx) prefetch(batch []*operation) error {
+	if t.w.dialect.Chunks != nil {
+		return nil
+	}
+	keys := wanted(batch)
+	if len(keys) < 2 {
+		return nil
+	}
+	columns := []Column{
+		texts("device", list(keys, func(k shadowKey) string { return k.device })),
+		texts("name", list(keys, func(k shadowKey) string { return k.name })),
+	}
+	err := t.rows(func(r row) error {
+		c := &cachedShadow{}
+		if err := c.scan(r, &c.key.device, &c.key.name); err != nil {
+			return err
+		}
+		t.keep(c)
+		return nil
+	}, t.w.overRows(prefetchShadows, columns, len(keys))+t.forUpdate("s"), columns[0].list, columns[1].list)
+	if err != nil {
+		return err
+	}
+	return t.prefetchNew(keys)
+}
+
+// prefetchNew notes the shadows that are still to be made, of devices that
+// exist.
+func (t *tx) prefetchNew(keys []shadowKey) error {
+	missing := map[string][]shadowKey{}
+	for _, k := range keys {
+		if _, ok := t.shadows[k]; !ok {
+			missing[k.device] = append(missing[k.device], k)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	var devices []string
+	for d := range missing {
+		devices = append(devices, d)
+	}
+	column := texts("device", devices)
+	return t.rows(func(r row) error {
+		var device string
+		if err := r.Scan(&device); err != nil {
+			return err
+		}
+		for _, k := range missing[device] {
+			t.keep(&cachedShadow{key: k})
+		}
+		return nil
+	}, t.w.overRows(prefetchDevices, []Column{column}, len(devices)), column.list)
+}
+
+// wanted returns the shadows that the batch begins with, each once.
+func wanted(batch []*operation) []shadowKey {
+	var keys []shadowKey
+	for _, o := range batch {
+		if o.reads != nil {
+			keys = append(keys, *o.reads)
+		}
+	}
+	slices.SortFunc(keys, shadowKey.compare)
+	return slices.Compact(keys)
+}
+
+func (k shadowKey) compare(other shadowKey) int {
+	return cmp.Or(strings.Compare(k.device, other.device), strings.Compare(k.name, other.name))
+}
+
+func list[T, V any](from []T, of func(T) V) []V {
+	out := make([]V, len(from))
+	for i, v := range from {
+		out[i] = of(v)
+	}
+	return out
+}
+
+func (t *tx) deviceExists(id string) error {
+	var one int
+	err := t.row(`SELECT 1 FROM devices WHERE id = ?`, id).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return notFound("device %s", id)
+	}
+	return err
+}
+
+// change sets what c is to be when the batch is committed.
+func (t *tx) change(c *cachedShadow, to cachedShadow) {
+	if !c.changed {
+		t.dirty = append(t.dirty, c)
+	}
+	c.doc, c.text, c.deletedAt, c.changed = to.doc, to.text, to.deletedAt, true
+}
+
+const insertShadows = `INSERT INTO shadows (device_id, name, version, deleted_at, document)
+	SELECT v.device, v.name, v.version, v.deleted, v.document FROM {rows} WHERE 1 = 1 ON CONFLICT (device_id, name) `
+
+const (
+	writeShadows = insertShadows + `DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at, document = excluded.document`
+	// newShadows leaves alone what another process made meanwhile, whose content
+	// this one has not seen.
+	newShadows = insertShadows + `DO NOTHING`
+)
+
+// errRaced stands for a row that another process wrote after it was read.
+var errRaced = errors.New("another otad wrote the same at the same time")
+
+// flushShadows writes the shadows that the batch changed.
+func (t *tx) flushShadows() error {
+	var known, fresh []*cachedShadow
+	for _, c := range t.dirty {
+		if c.known {
+			known = append(known, c)
+		} else {
+			fresh = append(fresh, c)
+		}
+	}
+	if _, err := t.putShadows(writeShadows, known); err != nil {
+		return err
+	}
+	slices.SortFunc(fresh, func(a, b *cachedShadow) int { return a.key.compare(b.key) })
+	n, err := t.putShadows(newShadows, fresh)
+	if err == nil && n < int64(len(fresh)) {
+		err = errRaced
+	}
+	return err
+}
+
+func (t *tx) putShadows(statement string, dirty []*cachedShadow) (int64, error) {
+	n, err := t.bulk(t.write, statement, len(dirty), nil,
+		texts("device", list(dirty, func(c *cachedShadow) string { return c.key.device })),
+		texts("name", list(dirty, func(c *cachedShadow) string { return c.key.name })),
+		integers("version", list(dirty, func(c *cachedShadow) int64 { return c.doc.Version })),
+		times("deleted", list(dirty, func(c *cachedShadow) time.Time { return c.deletedAt })),
+		texts("document", list(dirty, func(c *cachedShadow) string { return c.text })))
+	if err != nil {
+		return 0, fmt.Errorf("write %d shadows: %w", len(dirty), err)
+	}
+	return n, nil
+}
