@@ -35,7 +35,7 @@ tools: ## developer tools, pinned by tools/go.mod
 	@mkdir -p $(TOOLS)
 	@cd tools && GOFLAGS=-modcacherw $(GO) build -o $(TOOLS)/ tool
 
-test-tools: ## real servers that the tests start: mosquitto (Debian), versitygw (Go)
+test-tools: ## real servers that the tests start: mosquitto and PostgreSQL (Debian), versitygw (Go)
 	@scripts/test-tools.sh
 
 clean:

@@ -10,13 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/otad/otad/internal/fleet"
-	"github.com/otad/otad/internal/store/sqlite"
 )
 
 func newCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check the invariants of a stopped server's store; exit status 1 when one is broken",
+		Short: "Check the invariants of the store, of a stopped server if it is a file; exit status 1 when one is broken",
 		Args:  noArgs,
 	}
 	load := configFlags(cmd)
@@ -42,14 +41,16 @@ func newCheckCmd() *cobra.Command {
 }
 
 func check(ctx context.Context, c config) ([]string, error) {
-	if _, err := os.Stat(c.path("otad.db")); err != nil {
-		return nil, fmt.Errorf("no store in %s: %w", c.Data, err)
+	if c.Database == "" {
+		if _, err := os.Stat(c.path("otad.db")); err != nil {
+			return nil, fmt.Errorf("no store in %s: %w", c.Data, err)
+		}
 	}
 	blobs, err := openBlobs(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	store, err := sqlite.Open(ctx, c.path("otad.db"))
+	store, err := openStore(ctx, c)
 	if err != nil {
 		return nil, err
 	}

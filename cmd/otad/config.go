@@ -22,6 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/store/postgres"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -46,6 +47,8 @@ type config struct {
 	S3CreateBucket bool     `koanf:"s3-create-bucket"`
 	S3AccessKey    string   `koanf:"s3-access-key"`
 	S3SecretKey    string   `koanf:"s3-secret-key"`
+	Database       string   `koanf:"database"`
+	DatabaseSecret string   `koanf:"database-password-file"`
 	LogFormat      string   `koanf:"log-format"`
 	LogLevel       string   `koanf:"log-level"`
 }
@@ -61,6 +64,8 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 	f := cmd.Flags()
 	f.String("config", "", "YAML `file` with the same names as the flags (or OTAD_CONFIG)")
 	f.String("data", "otad-data", "`directory` of everything otad keeps")
+	f.String("database", "", "keep everything but images, CA and keys in PostgreSQL: `URL` without the password, which may stand in OTAD_DATABASE or the file")
+	f.String("database-password-file", "", "`file` that holds nothing but the database's password")
 	f.String("log-format", "auto", "json, text, or auto: text on a terminal, else json")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String("s3-endpoint", "", "keep images in S3: `URL` of the service (keys in OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY)")
@@ -94,6 +99,9 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		var c config
 		if err := k.Unmarshal("", &c); err != nil {
 			return config{}, usageError{fmt.Errorf("settings: %w", err)}
+		}
+		if flag := f.Lookup("database"); flag.Changed && postgres.HasPassword(flag.Value.String()) {
+			return config{}, usageError{errors.New("--database holds a password, and every user of this machine can read a command line: put the URL into OTAD_DATABASE or the config file, or the password into a file for --database-password-file")}
 		}
 		c.Hosts = slices.DeleteFunc(c.Hosts, func(h string) bool { return h == "" })
 		return c, c.validate()
@@ -145,6 +153,13 @@ func knownKeys(k *koanf.Koanf, cmd *cobra.Command) error {
 func (c config) validate() error {
 	if c.Data == "" {
 		return usageError{errors.New("--data must name a directory")}
+	}
+	if c.Database != "" {
+		if err := postgres.Validate(c.Database); err != nil {
+			return usageError{fmt.Errorf("--%w", err)}
+		}
+	} else if c.DatabaseSecret != "" {
+		return usageError{errors.New("--database-password-file needs --database")}
 	}
 	if c.MQTTPlain != "" {
 		host, _, err := net.SplitHostPort(c.MQTTPlain)

@@ -54,6 +54,10 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	if d := cmp.Diff(want, c); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
+	t.Setenv("OTAD_DATABASE", "postgres://u:secret@h/d")
+	if c, err := loadWith(t, file); err != nil || c.Database != "postgres://u:secret@h/d" {
+		t.Errorf("%q, %v", c.Database, err)
+	}
 	if c, err := loadWith(t, file, "--hosts", "x,y"); err != nil || strings.Join(c.Hosts, " ") != "x y" {
 		t.Errorf("%v, %v", c.Hosts, err)
 	}
@@ -80,25 +84,29 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		args  []string
 		words string
 	}{
-		"unknown in the file":        {file: "api-listn: x\n", words: `"api-listn"`},
-		"nested in the file":         {file: "mqtt:\n  listen: x\n", words: `"mqtt.listen"`},
-		"unknown in the environment": {env: []string{"OTAD_MQTT_PLAN", "x"}, words: "OTAD_MQTT_PLAN"},
-		"unknown flag":               {args: []string{"--mqtt-plan", "x"}, words: "mqtt-plan"},
-		"no YAML":                    {file: "{", words: "config file"},
-		"no number of the kind":      {file: "mqtt-shared: maybe\n", words: "mqtt-shared"},
-		"no data":                    {args: []string{"--data", ""}, words: "--data"},
-		"plain for everybody":        {args: []string{"--mqtt-plain", ":1883"}, words: "loopback"},
-		"plain for all addresses":    {args: []string{"--mqtt-plain", "0.0.0.0:1883"}, words: "loopback"},
-		"plain for a network":        {args: []string{"--mqtt-plain", "192.0.2.1:1883"}, words: "loopback"},
-		"plain for a name":           {args: []string{"--mqtt-plain", "localhost:1883"}, words: "loopback"},
-		"plain from the environment": {env: []string{"OTAD_MQTT_PLAIN", "0.0.0.0:1883"}, words: "loopback"},
-		"a device's client id":       {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "gw-1"}, words: "otad-NAME"},
-		"almost a reserved id":       {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otadx"}, words: "otad-NAME"},
-		"a shadow too small":         {args: []string{"--shadow-bytes", "1023"}, words: "1024 to 30720"},
-		"a shadow too large":         {args: []string{"--shadow-bytes", "30721"}, words: "1024 to 30720"},
-		"S3 without keys":            {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
-		"access key as a flag":       {args: []string{"--s3-access-key", "x"}, words: "unknown flag"},
-		"secret key as a flag":       {args: []string{"--s3-secret-key=x"}, words: "unknown flag"},
+		"unknown in the file":          {file: "api-listn: x\n", words: `"api-listn"`},
+		"nested in the file":           {file: "mqtt:\n  listen: x\n", words: `"mqtt.listen"`},
+		"unknown in the environment":   {env: []string{"OTAD_MQTT_PLAN", "x"}, words: "OTAD_MQTT_PLAN"},
+		"unknown flag":                 {args: []string{"--mqtt-plan", "x"}, words: "mqtt-plan"},
+		"no YAML":                      {file: "{", words: "config file"},
+		"no number of the kind":        {file: "mqtt-shared: maybe\n", words: "mqtt-shared"},
+		"no data":                      {args: []string{"--data", ""}, words: "--data"},
+		"plain for everybody":          {args: []string{"--mqtt-plain", ":1883"}, words: "loopback"},
+		"plain for all addresses":      {args: []string{"--mqtt-plain", "0.0.0.0:1883"}, words: "loopback"},
+		"plain for a network":          {args: []string{"--mqtt-plain", "192.0.2.1:1883"}, words: "loopback"},
+		"plain for a name":             {args: []string{"--mqtt-plain", "localhost:1883"}, words: "loopback"},
+		"plain from the environment":   {env: []string{"OTAD_MQTT_PLAIN", "0.0.0.0:1883"}, words: "loopback"},
+		"a device's client id":         {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "gw-1"}, words: "otad-NAME"},
+		"almost a reserved id":         {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otadx"}, words: "otad-NAME"},
+		"a shadow too small":           {args: []string{"--shadow-bytes", "1023"}, words: "1024 to 30720"},
+		"a shadow too large":           {args: []string{"--shadow-bytes", "30721"}, words: "1024 to 30720"},
+		"S3 without keys":              {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
+		"access key as a flag":         {args: []string{"--s3-access-key", "x"}, words: "unknown flag"},
+		"secret key as a flag":         {args: []string{"--s3-secret-key=x"}, words: "unknown flag"},
+		"database password as a flag":  {args: []string{"--database", "postgres://u:p@h/d"}, words: "OTAD_DATABASE"},
+		"database password in a query": {args: []string{"--database=postgres://u@h/d?password=p"}, words: "OTAD_DATABASE"},
+		"another database":             {env: []string{"OTAD_DATABASE", "mysql://u:p@h/d"}, words: "postgres://"},
+		"password file alone":          {args: []string{"--database-password-file", "x"}, words: "needs --database"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.env != nil {
@@ -113,6 +121,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		{"--mqtt-plain", "127.0.0.1:1883"}, {"--mqtt-plain", "[::1]:1883"}, {"--mqtt-client-id", "gw-1"},
 		{"--shadow-bytes", "30720"}, {"--shadow-bytes", "1024"},
 		{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otad-2"},
+		{"--database", "postgres://u@h/d?sslmode=verify-full"},
 	} {
 		if _, err := loadWith(t, "", good...); err != nil {
 			t.Errorf("%v: %v", good, err)

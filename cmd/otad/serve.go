@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,9 @@ import (
 	"github.com/otad/otad/internal/mqtt/embedded"
 	"github.com/otad/otad/internal/mqtt/external"
 	"github.com/otad/otad/internal/observability"
+	"github.com/otad/otad/internal/store/postgres"
 	"github.com/otad/otad/internal/store/sqlite"
+	"github.com/otad/otad/internal/store/sqlstore"
 	"github.com/otad/otad/pkg/shadow"
 	"github.com/otad/otad/pkg/signing"
 )
@@ -81,7 +84,7 @@ type server struct {
 	log       *slog.Logger
 	metrics   *observability.Metrics
 	ca        *identity.CA
-	store     fleet.Store
+	store     *sqlstore.Store
 	blobs     blob.Store
 	publisher *mqtt.Publisher
 	fleet     *fleet.Service
@@ -167,8 +170,25 @@ func (s *server) openStore(ctx context.Context) (err error) {
 	if err := os.MkdirAll(s.config.Data, 0o700); err != nil {
 		return err
 	}
-	s.store, err = sqlite.Open(ctx, s.config.path("otad.db"))
+	s.store, err = openStore(ctx, s.config)
 	return err
+}
+
+// openStore opens PostgreSQL when it is asked for, else the file in the data
+// directory.
+func openStore(ctx context.Context, c config) (*sqlstore.Store, error) {
+	if c.Database == "" {
+		return sqlite.Open(ctx, c.path("otad.db"))
+	}
+	var password string
+	if c.DatabaseSecret != "" {
+		b, err := os.ReadFile(c.DatabaseSecret)
+		if err != nil {
+			return nil, fmt.Errorf("database password: %w", err)
+		}
+		password = strings.TrimRight(string(b), "\r\n")
+	}
+	return postgres.Open(ctx, postgres.Config{URL: c.Database, Password: password})
 }
 
 func (s *server) openFiles(ctx context.Context) (err error) {

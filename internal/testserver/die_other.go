@@ -2,7 +2,13 @@
 
 package testserver
 
-import "syscall"
+import (
+	"os/exec"
+	"syscall"
+)
 
 // dieWithParent has no equivalent here; cleanup of the test ends the server.
 func dieWithParent() *syscall.SysProcAttr { return nil }
+
+// become does nothing: where there is no root, there is nobody else to be.
+func become(*exec.Cmd, *credential) {}

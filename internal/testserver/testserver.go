@@ -1,7 +1,7 @@
 // Package testserver starts the real servers that tests talk to: Mosquitto as
-// the external MQTT broker and versitygw as the S3 store. Both listen on a free
-// loopback port, keep everything in a temporary directory and are killed, by
-// process, when the test ends.
+// the external MQTT broker, versitygw as the S3 store and PostgreSQL as the
+// database. They listen on a free loopback port, keep everything in a temporary
+// directory and are ended, by process, when the test or its package ends.
 //
 // It is for tests only and no part of any product binary.
 package testserver
@@ -37,7 +37,9 @@ type process struct {
 func start(cmd *exec.Cmd, ready func(context.Context) error) (*process, error) {
 	p := &process{cmd: cmd, exited: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.out
-	cmd.SysProcAttr = dieWithParent()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = dieWithParent()
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

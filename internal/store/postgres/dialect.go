@@ -1,0 +1,176 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pressly/goose/v3/database"
+
+	"github.com/otad/otad/internal/store/sqlstore"
+)
+
+const (
+	// migrationLock is the advisory lock of whoever migrates: "otad" in ASCII.
+	migrationLock = 0x6f746164
+	// statementTimeout is far above what a statement takes; a stage of a million
+	// executions takes seconds.
+	statementTimeout = 2 * time.Minute
+	// outcomeEvery is how often a transaction that is not known to have ended is
+	// looked at again.
+	outcomeEvery = 50 * time.Millisecond
+)
+
+func dialect() sqlstore.Dialect {
+	return sqlstore.Dialect{
+		Goose:     database.DialectPostgres,
+		Words:     sqlstore.Words{Text: `TEXT COLLATE "C"`, Int: "BIGINT", Bytes: "BYTEA", Postgres: true},
+		Lock:      lock,
+		Begin:     "BEGIN",
+		Rebind:    rebind,
+		Rows:      rows,
+		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
+		Fault:     fault,
+		Timeout:   statementTimeout,
+		Outcome: &sqlstore.Outcome{
+			Name:      `SELECT COALESCE(CAST(pg_current_xact_id_if_assigned() AS TEXT), '')`,
+			Committed: committed,
+		},
+		Snapshot:  sql.LevelRepeatableRead,
+		Integrity: integrity,
+	}
+}
+
+// lock holds an advisory lock on a connection of its own, which waits for
+// whoever has it.
+func lock(ctx context.Context, db *sql.DB) (unlock func() error, err error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(migrationLock)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return func() error {
+		_, err := conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrationLock))
+		return errors.Join(err, conn.Close())
+	}, nil
+}
+
+// rebind numbers the placeholders. No statement has a ? in a literal.
+func rebind(query string) string {
+	var b strings.Builder
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteString("$" + strconv.Itoa(n))
+		query = after
+	}
+}
+
+// rows are arrays, one for each column.
+func rows(columns []sqlstore.Column, _ int) string {
+	names, arrays := make([]string, len(columns)), make([]string, len(columns))
+	for i, c := range columns {
+		names[i], arrays[i] = c.Name, "CAST(? AS "+c.Type+"[])"
+	}
+	return fmt.Sprintf("unnest(%s) AS v(%s)", strings.Join(arrays, ", "), strings.Join(names, ", "))
+}
+
+// fault reads the SQLSTATE, of which the first two characters are the class.
+func fault(err error) sqlstore.Fault {
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
+		if lost(err) {
+			return sqlstore.FaultLost
+		}
+		return sqlstore.FaultOther
+	}
+	switch {
+	case e.Code == "23503": // foreign_key_violation
+		return sqlstore.FaultReference
+	case e.Code == "23505": // unique_violation: another process was first
+		return sqlstore.FaultConflict
+	case e.Code[:2] == "22", e.Code == "54000": // data exception, such as a zero byte in text; program limit
+		return sqlstore.FaultValue
+	case e.Code[:2] == "40", e.Code == "55P03": // serialization failure, deadlock; lock not available
+		return sqlstore.FaultConflict
+	case e.Code[:2] == "08", e.Code[:3] == "57P", e.Code == "25P03", e.Code == "53300":
+		// connection exception; shutdown or crash; idle in transaction; too many connections
+		return sqlstore.FaultLost
+	}
+	return sqlstore.FaultOther
+}
+
+// lost reports whether the error is about the connection. A statement that ran
+// into its deadline has closed it.
+func lost(err error) bool {
+	for _, gone := range []error{
+		io.EOF, io.ErrUnexpectedEOF, driver.ErrBadConn, sql.ErrConnDone, pgconn.ErrConnClosed, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	var network net.Error
+	var connecting *pgconn.ConnectError
+	return errors.As(err, &network) || errors.As(err, &connecting) || pgconn.SafeToRetry(err) || pgconn.Timeout(err)
+}
+
+// committed asks what became of a transaction by its id. It waits for the
+// database to come back and for the transaction to end.
+func committed(ctx context.Context, db *sql.DB, id string) (bool, error) {
+	if id == "" {
+		return true, nil // it wrote nothing
+	}
+	tick := time.NewTicker(outcomeEvery)
+	defer tick.Stop()
+	for {
+		var status sql.NullString
+		err := db.QueryRowContext(ctx, "SELECT pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8))", id).Scan(&status)
+		switch {
+		case err == nil && status.String == "committed":
+			return true, nil
+		case err == nil && status.String == "aborted":
+			return false, nil
+		case err == nil && !status.Valid:
+			return false, fmt.Errorf("transaction %s is too old to be known", id)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false, errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// integrity names indexes that a failed build left without use. PostgreSQL
+// checks its pages when it reads them, if it was set up with checksums.
+func integrity(ctx context.Context, tx *sql.Tx) ([]string, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+		JOIN pg_class t ON t.oid = i.indrelid WHERE NOT i.indisvalid AND t.relnamespace = current_schema()::regnamespace`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var faults []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		faults = append(faults, "index is not valid: "+name)
+	}
+	return faults, rows.Err()
+}
