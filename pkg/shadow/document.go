@@ -13,9 +13,11 @@ type Document struct {
 	// empty object outside an array. A nil map means the section is absent;
 	// a section without keys is absent too.
 	Desired, Reported map[string]any
-	// DesiredMeta and ReportedMeta mirror the sections with a Stamp in place
-	// of every leaf; an array has a []any of the same.
-	DesiredMeta, ReportedMeta map[string]any
+	// DesiredMeta and ReportedMeta say when the leaves of the sections were last
+	// written: nil for an absent section, a Stamp when all leaves of a value
+	// were written at once, and else a map[string]any of the same for its
+	// members. An array is always written as a whole.
+	DesiredMeta, ReportedMeta any
 	// Version is 0 when the shadow never existed, and rises by one with every
 	// accepted update. It survives deletion: the store keeps a document with
 	// only Version set, see Deleted.
@@ -46,17 +48,18 @@ func (d Document) Delta() map[string]any { return Delta(d.Desired, d.Reported) }
 //	 "desiredMeta":{..},"reportedMeta":{..},"updatedAt":1700000000000,"version":7}
 //
 // Absent sections are left out, as is updatedAt (milliseconds since the Unix
-// epoch) when d does not exist. A Stamp is a bare number. Keys are in order of
+// epoch) when d does not exist. A Stamp is a bare number, which stands for all
+// leaves below it; most devices report everything at once. Keys are in order of
 // their bytes, there is no white space and numbers keep their text, so equal
 // documents have equal bytes and unmarshalling and marshalling again changes
 // nothing. It fails on values of types that Document does not list.
 func (d Document) MarshalJSON() ([]byte, error) {
-	e := newEncoder(storedGuess + 2*stateSize(d))
+	e := newEncoder(storedGuess)
 	e.buf = append(e.buf, '{')
 	e.section("desired", d.Desired)
 	e.section("reported", d.Reported)
-	e.section("desiredMeta", d.DesiredMeta)
-	e.section("reportedMeta", d.ReportedMeta)
+	e.stored("desiredMeta", d.DesiredMeta)
+	e.stored("reportedMeta", d.ReportedMeta)
 	if d.Exists() {
 		e.member("updatedAt")
 		e.buf = strconv.AppendInt(e.buf, d.UpdatedAt.UnixMilli(), 10)
@@ -70,9 +73,17 @@ func (d Document) MarshalJSON() ([]byte, error) {
 	return e.buf, nil
 }
 
-// storedGuess is a first guess of the bytes of a stored document besides its
-// state.
-const storedGuess = 128
+// storedGuess is a first guess of the bytes of a stored document. Measuring it
+// first costs more than growing does.
+const storedGuess = 1536
+
+// stored writes a member of metadata, unless there is none.
+func (e *encoder) stored(name string, meta any) {
+	if meta != nil {
+		e.member(name)
+		e.value(meta)
+	}
+}
 
 // UnmarshalJSON reads the stored form; it keeps no reference to b.
 // Unknown members are passed over.
@@ -138,33 +149,56 @@ func (r *storedReader) state(name string) map[string]any {
 	return m
 }
 
-func (r *storedReader) meta(name string) map[string]any {
-	m := r.object(name)
-	for k, v := range m {
-		m[k] = r.stamps(name, v)
+func (r *storedReader) meta(name string) any {
+	v, ok := r.top[name]
+	if !ok {
+		return nil
 	}
-	return m
+	if m, ok := v.(map[string]any); ok && len(m) == 0 {
+		return nil
+	}
+	return r.stamps(name, v)
 }
 
-// stamps turns the numbers of v into Stamps, in place.
+// stamps turns the numbers of v into Stamps, in place, and what was written at
+// once into one of them. An array of stamps is read too; an empty one tells
+// nothing.
 func (r *storedReader) stamps(name string, v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for k, c := range v {
 			v[k] = r.stamps(name, c)
 		}
-		return v
+		return folded(v)
 	case []any:
-		for i, c := range v {
-			v[i] = r.stamps(name, c)
+		newest := Stamp(0)
+		for _, c := range v {
+			if s, ok := r.stamps(name, c).(Stamp); ok {
+				newest = max(newest, s)
+			}
 		}
-		return v
+		return newest
 	}
 	n, ok := integer(v)
 	if !ok {
 		r.fail(name, "whole seconds at every leaf")
 	}
 	return Stamp(n)
+}
+
+// folded is the one Stamp that all members have, or the members.
+func folded(members map[string]any) any {
+	var all any
+	for _, v := range members {
+		if _, ok := v.(Stamp); !ok || all != nil && v != all {
+			return members
+		}
+		all = v
+	}
+	if all == nil {
+		return members
+	}
+	return all
 }
 
 func (r *storedReader) int(name string) int64 {

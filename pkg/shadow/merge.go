@@ -12,7 +12,7 @@ import (
 // when nothing is left.
 func Merge(base, patch map[string]any) map[string]any {
 	var m merger
-	out, _ := m.object(base, nil, patch)
+	out, _ := m.object(base, Stamp(0), patch)
 	return out
 }
 
@@ -23,8 +23,16 @@ type merger struct {
 	changed bool
 }
 
+// now is the metadata of a value that was written just now.
+func (m *merger) now() any {
+	if m.boxed == nil {
+		m.boxed = m.stamp
+	}
+	return m.boxed
+}
+
 // section applies p to a section and its metadata.
-func (m *merger) section(base, meta map[string]any, p Patch) (state, stamps map[string]any) {
+func (m *merger) section(base map[string]any, meta any, p Patch) (state map[string]any, stamps any) {
 	if !p.Set {
 		return base, meta
 	}
@@ -35,29 +43,67 @@ func (m *merger) section(base, meta map[string]any, p Patch) (state, stamps map[
 	return m.object(base, meta, p.Object)
 }
 
-// object copies base and meta and merges patch into the copies.
-func (m *merger) object(base, meta, patch map[string]any) (state, stamps map[string]any) {
+// object copies base and merges patch into the copy, and says what the metadata
+// is then.
+func (m *merger) object(base map[string]any, meta any, patch map[string]any) (state map[string]any, stamps any) {
 	if len(patch) == 0 {
 		return base, meta
 	}
-	state, stamps = clone(base, len(patch)), clone(meta, len(patch))
+	state = clone(base, len(patch))
+	written := 0             // keys of patch that are in state
+	var older map[string]any // of those, the ones that were not wholly written now
 	for k, p := range patch {
 		v, vm := m.value(base, meta, k, p)
 		if v == nil {
 			delete(state, k)
-			delete(stamps, k)
 			continue
 		}
-		state[k], stamps[k] = v, vm
+		state[k] = v
+		written++
+		if vm != m.now() {
+			if older == nil {
+				older = map[string]any{}
+			}
+			older[k] = vm
+		}
 	}
-	if len(state) == 0 {
+	switch {
+	case len(state) == 0:
 		return nil, nil
+	case written == len(state) && older == nil:
+		return state, m.now()
 	}
-	return state, stamps
+	return state, m.mixed(state, meta, patch, older)
+}
+
+// mixed is the metadata of an object of which patch wrote some keys, though
+// those in older not wholly.
+func (m *merger) mixed(state map[string]any, meta any, patch, older map[string]any) any {
+	stamps := make(map[string]any, len(state))
+	for k := range state {
+		vm, partly := older[k]
+		if _, touched := patch[k]; !touched {
+			vm = metaBelow(meta, k)
+		} else if !partly {
+			vm = m.now()
+		}
+		if vm != nil {
+			stamps[k] = vm
+		}
+	}
+	return folded(stamps)
+}
+
+// metaBelow is the metadata of the member k of a value with the given one.
+func metaBelow(meta any, k string) any {
+	if m, ok := meta.(map[string]any); ok {
+		return m[k]
+	}
+	return meta
 }
 
 // value merges p into the value of k, and returns nil when k goes away.
-func (m *merger) value(base, meta map[string]any, k string, p any) (v, vm any) {
+func (m *merger) value(base map[string]any, meta any, k string, p any) (v, vm any) {
 	old, had := base[k]
 	switch p := p.(type) {
 	case nil:
@@ -65,8 +111,7 @@ func (m *merger) value(base, meta map[string]any, k string, p any) (v, vm any) {
 		return nil, nil
 	case map[string]any:
 		oldMap, wasMap := old.(map[string]any)
-		oldMeta, _ := meta[k].(map[string]any)
-		o, om := m.object(oldMap, oldMeta, p)
+		o, om := m.object(oldMap, metaBelow(meta, k), p)
 		m.changed = m.changed || had && !wasMap
 		if len(o) == 0 {
 			return nil, nil
@@ -74,29 +119,7 @@ func (m *merger) value(base, meta map[string]any, k string, p any) (v, vm any) {
 		return o, om
 	}
 	m.changed = m.changed || !had || !equal(old, p)
-	return p, m.mirror(p)
-}
-
-// mirror returns the metadata of a value that was written just now.
-func (m *merger) mirror(v any) any {
-	switch v := v.(type) {
-	case []any:
-		out := make([]any, len(v))
-		for i, c := range v {
-			out[i] = m.mirror(c)
-		}
-		return out
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k, c := range v {
-			out[k] = m.mirror(c)
-		}
-		return out
-	}
-	if m.boxed == nil {
-		m.boxed = m.stamp
-	}
-	return m.boxed
+	return p, m.now()
 }
 
 func clone(m map[string]any, n int) map[string]any {

@@ -69,12 +69,12 @@ func (e *encoder) patch(name string, p Patch) {
 func (e *encoder) patchStamps(name string, p Patch, now int64) {
 	if p.Set && p.Object != nil {
 		e.member(name)
-		e.mirror(p.Object, now)
+		e.mirror(p.Object, Stamp(now))
 	}
 }
 
-// mirror writes v with the timestamp now in place of every leaf.
-func (e *encoder) mirror(v any, now int64) {
+// mirror writes v with the timestamp at in place of every leaf.
+func (e *encoder) mirror(v any, at Stamp) {
 	switch v := v.(type) {
 	case map[string]any:
 		e.buf = append(e.buf, '{')
@@ -82,7 +82,7 @@ func (e *encoder) mirror(v any, now int64) {
 		for i := start; i < end; i++ {
 			k := e.keys[i]
 			e.member(k)
-			e.mirror(v[k], now)
+			e.mirror(v[k], at)
 		}
 		e.pop(start)
 		e.buf = append(e.buf, '}')
@@ -92,11 +92,11 @@ func (e *encoder) mirror(v any, now int64) {
 			if i > 0 {
 				e.buf = append(e.buf, ',')
 			}
-			e.mirror(c, now)
+			e.mirror(c, at)
 		}
 		e.buf = append(e.buf, ']')
 	default:
-		e.stamp(Stamp(now))
+		e.stamp(at)
 	}
 }
 
@@ -106,54 +106,38 @@ func (e *encoder) stamp(s Stamp) {
 	e.buf = append(e.buf, '}')
 }
 
-// meta writes metadata as clients see it.
-func (e *encoder) meta(v any) {
-	switch v := v.(type) {
+// meta writes the metadata of v as clients see it: of all that is in v, though
+// meta may know more.
+func (e *encoder) meta(v, meta any) {
+	switch meta := meta.(type) {
 	case Stamp:
-		e.stamp(v)
+		e.mirror(v, meta)
 	case map[string]any:
-		e.metaOf(v, v)
-	case []any:
-		e.buf = append(e.buf, '[')
-		for i, c := range v {
-			if i > 0 {
-				e.buf = append(e.buf, ',')
-			}
-			e.meta(c)
-		}
-		e.buf = append(e.buf, ']')
+		state, _ := v.(map[string]any)
+		e.metaOf(state, meta)
 	default:
 		e.buf = append(e.buf, "{}"...)
 	}
 }
 
-// metaOf writes what meta has for the keys of state.
 func (e *encoder) metaOf(state, meta map[string]any) {
 	e.buf = append(e.buf, '{')
 	start, end := e.sorted(state)
 	for i := start; i < end; i++ {
 		k := e.keys[i]
-		m, ok := meta[k]
-		if !ok {
-			continue
-		}
-		e.member(k)
-		s, below := state[k].(map[string]any)
-		mm, both := m.(map[string]any)
-		if below && both {
-			e.metaOf(s, mm)
-		} else {
-			e.meta(m)
+		if m, ok := meta[k]; ok {
+			e.member(k)
+			e.meta(state[k], m)
 		}
 	}
 	e.pop(start)
 	e.buf = append(e.buf, '}')
 }
 
-func (e *encoder) metaSection(name string, meta map[string]any) {
-	if len(meta) > 0 {
+func (e *encoder) metaSection(name string, state map[string]any, meta any) {
+	if len(state) > 0 && meta != nil {
 		e.member(name)
-		e.metaOf(meta, meta)
+		e.meta(state, meta)
 	}
 }
 
@@ -171,7 +155,7 @@ func (r Result) DeltaPayload() []byte {
 	e.member("state")
 	e.object(delta)
 	e.member("metadata")
-	e.metaOf(delta, r.Document.DesiredMeta)
+	e.meta(delta, r.Document.DesiredMeta)
 	return e.finish(r.update.ClientToken, r.now)
 }
 
@@ -203,8 +187,8 @@ func (e *encoder) document(d Document) {
 
 func (e *encoder) metadata(d Document) {
 	e.open("metadata")
-	e.metaSection("desired", d.DesiredMeta)
-	e.metaSection("reported", d.ReportedMeta)
+	e.metaSection("desired", d.Desired, d.DesiredMeta)
+	e.metaSection("reported", d.Reported, d.ReportedMeta)
 	e.close()
 }
 

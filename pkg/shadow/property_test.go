@@ -93,6 +93,7 @@ func TestApplySequence(t *testing.T) {
 				t.Fatal("apply changed its arguments")
 			}
 			checkResult(t, d, u, r)
+			checkTimes(t, d, r.Document, u.Reported, Stamp(now.Unix()))
 			d = r.Document
 		}
 	})
@@ -140,6 +141,33 @@ func checkResult(t *rapid.T, before Document, u Update, r Result) {
 	}
 }
 
+// leafTimes is when each leaf was written, by its path.
+func leafTimes(state map[string]any, meta any, path string, into map[string]Stamp) map[string]Stamp {
+	for k, v := range state {
+		at := path + "\x00" + k
+		if m, ok := v.(map[string]any); ok {
+			leafTimes(m, metaBelow(meta, k), at, into)
+			continue
+		}
+		into[at], _ = metaBelow(meta, k).(Stamp)
+	}
+	return into
+}
+
+// checkTimes fails unless exactly the leaves that the patch wrote are new.
+func checkTimes(t *rapid.T, before, after Document, p Patch, now Stamp) {
+	got := leafTimes(after.Reported, after.ReportedMeta, "", map[string]Stamp{})
+	want := leafTimes(before.Reported, before.ReportedMeta, "", map[string]Stamp{})
+	for path := range leafTimes(p.Object, nil, "", map[string]Stamp{}) {
+		want[path] = now
+	}
+	for path, at := range got {
+		if at != want[path] {
+			t.Fatalf("%q was written at %d, metadata says %d", path, want[path], at)
+		}
+	}
+}
+
 func stateSizeByText(d Document) int {
 	n := 0
 	for _, m := range []map[string]any{d.Desired, d.Reported} {
@@ -150,29 +178,29 @@ func stateSizeByText(d Document) int {
 	return n
 }
 
-// checkMirror fails unless meta has the shape of state, and state neither
-// nulls nor empty objects.
-func checkMirror(t *rapid.T, state, meta map[string]any) {
-	if len(state) != len(meta) || state != nil && len(state) == 0 {
-		t.Fatalf("state %s, metadata %s", text(state), text(meta))
+// checkMirror fails unless meta tells of every leaf of state and of nothing
+// else, as shortly as it can, and state has neither nulls nor empty objects.
+func checkMirror(t *rapid.T, state map[string]any, meta any) {
+	if (state == nil) != (meta == nil) || state != nil && len(state) == 0 {
+		t.Fatalf("state %s, metadata %v", text(state), meta)
+	}
+	if m, ok := meta.(map[string]any); ok {
+		if _, short := folded(m).(map[string]any); !short || len(m) != len(state) {
+			t.Fatalf("state %s, metadata %v", text(state), meta)
+		}
 	}
 	for k, v := range state {
 		switch v := v.(type) {
 		case nil:
 			t.Fatalf("null at %q", k)
 		case map[string]any:
-			m, _ := meta[k].(map[string]any)
 			if len(v) == 0 {
 				t.Fatalf("empty object at %q", k)
 			}
-			checkMirror(t, v, m)
-		case []any:
-			if m, ok := meta[k].([]any); !ok || len(m) != len(v) {
-				t.Fatalf("metadata of array %q: %v", k, meta[k])
-			}
+			checkMirror(t, v, metaBelow(meta, k))
 		default:
-			if _, ok := meta[k].(Stamp); !ok {
-				t.Fatalf("metadata of %q: %T", k, meta[k])
+			if _, ok := metaBelow(meta, k).(Stamp); !ok {
+				t.Fatalf("metadata of %q: %T", k, metaBelow(meta, k))
 			}
 		}
 	}
