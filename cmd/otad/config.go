@@ -34,6 +34,7 @@ type config struct {
 	DeviceListen   string   `koanf:"device-listen"`
 	MQTTListen     string   `koanf:"mqtt-listen"`
 	MQTTPlain      string   `koanf:"mqtt-plain"`
+	MQTTPlainAuth  string   `koanf:"mqtt-plain-auth"`
 	Hosts          []string `koanf:"hosts"`
 	MQTTBroker     string   `koanf:"mqtt-broker"`
 	MQTTShared     bool     `koanf:"mqtt-shared"`
@@ -52,6 +53,12 @@ type config struct {
 	LogFormat      string   `koanf:"log-format"`
 	LogLevel       string   `koanf:"log-level"`
 }
+
+// Who is let in on the listener without TLS.
+const (
+	plainAuthCredentials = "credentials"
+	plainAuthNone        = "none"
+)
 
 func (c config) path(name string) string { return filepath.Join(c.Data, name) }
 
@@ -167,6 +174,12 @@ func (c config) validate() error {
 		if err != nil || ip == nil || !ip.IsLoopback() {
 			return usageError{fmt.Errorf("--mqtt-plain %q: plain MQTT listens on a loopback address only, such as 127.0.0.1:1883", c.MQTTPlain)}
 		}
+	}
+	if !slices.Contains([]string{"", plainAuthCredentials, plainAuthNone}, c.MQTTPlainAuth) { // empty: not serve
+		return usageError{fmt.Errorf("--mqtt-plain-auth %q: want %s or %s", c.MQTTPlainAuth, plainAuthCredentials, plainAuthNone)}
+	}
+	if c.MQTTPlainAuth == plainAuthNone && c.MQTTPlain == "" {
+		return usageError{errors.New("--mqtt-plain-auth none is about the listener of --mqtt-plain 127.0.0.1:PORT; give that too")}
 	}
 	if c.MQTTBroker != "" && !fleet.Reserved(c.MQTTClientID) {
 		return usageError{fmt.Errorf("--mqtt-client-id %q: want %s or %s-NAME, which no device can have", c.MQTTClientID, fleet.ReservedDeviceID, fleet.ReservedDeviceID)}

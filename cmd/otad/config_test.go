@@ -47,7 +47,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", Hosts: []string{"of-env", "three"},
+		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", Hosts: []string{"of-env", "three"},
 		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
@@ -92,6 +92,9 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"no number of the kind":        {file: "mqtt-shared: maybe\n", words: "mqtt-shared"},
 		"no data":                      {args: []string{"--data", ""}, words: "--data"},
 		"plain for everybody":          {args: []string{"--mqtt-plain", ":1883"}, words: "loopback"},
+		"open without a listener":      {args: []string{"--mqtt-plain-auth", "none"}, words: "--mqtt-plain 127.0.0.1:PORT"},
+		"open for all addresses":       {args: []string{"--mqtt-plain", "0.0.0.0:1883", "--mqtt-plain-auth", "none"}, words: "loopback"},
+		"unknown plain auth":           {args: []string{"--mqtt-plain", "127.0.0.1:1883", "--mqtt-plain-auth", "maybe"}, words: "want credentials or none"},
 		"plain for all addresses":      {args: []string{"--mqtt-plain", "0.0.0.0:1883"}, words: "loopback"},
 		"plain for a network":          {args: []string{"--mqtt-plain", "192.0.2.1:1883"}, words: "loopback"},
 		"plain for a name":             {args: []string{"--mqtt-plain", "localhost:1883"}, words: "loopback"},

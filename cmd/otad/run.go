@@ -40,7 +40,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	base := func(net.Listener) context.Context { return requests }
 	servers := []*http.Server{
 		s.httpServer("api", s.operatorPlane(), s.tlsConfig(tls.NoClientCert), base),
-		s.httpServer("device", deviceapi.New(s.fleet, s.blobs, s.log, time.Now), s.tlsConfig(tls.VerifyClientCertIfGiven), base),
+		s.httpServer("device", s.devicePlane(), s.tlsConfig(tls.VerifyClientCertIfGiven), base),
 	}
 	failed := make(chan error, len(servers))
 	for i, l := range []net.Listener{apiListener, deviceListener} {
@@ -73,6 +73,16 @@ func (s *server) operatorPlane() http.Handler {
 	guarded := http.NewServeMux()
 	guarded.Handle("GET /metrics", s.metrics.Handler())
 	mux.Handle("/", api.New(s.fleet, s.log, guarded))
+	return mux
+}
+
+// devicePlane has the embedded broker's WebSocket beside it.
+func (s *server) devicePlane() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", deviceapi.New(s.fleet, s.blobs, s.log, time.Now))
+	if s.webSocket != nil {
+		mux.Handle("GET /mqtt", s.webSocket)
+	}
 	return mux
 }
 

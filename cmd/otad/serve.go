@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -26,7 +26,7 @@ import (
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/identity"
 	"github.com/otad/otad/internal/mqtt"
-	"github.com/otad/otad/internal/mqtt/embedded"
+	"github.com/otad/otad/internal/mqtt/broker"
 	"github.com/otad/otad/internal/mqtt/external"
 	"github.com/otad/otad/internal/observability"
 	"github.com/otad/otad/internal/store/postgres"
@@ -51,7 +51,8 @@ func newServeFlags() *cobra.Command {
 	f.String("api-listen", "127.0.0.1:8443", "`address` of the operator API (HTTPS)")
 	f.String("device-listen", ":8444", "`address` of the device HTTPS plane")
 	f.String("mqtt-listen", ":8883", "`address` of the embedded broker (TLS)")
-	f.String("mqtt-plain", "", "loopback `address` for plain MQTT, off by default; no device is let in without a certificate")
+	f.String("mqtt-plain", "", "loopback `address` for plain MQTT, off by default")
+	f.String("mqtt-plain-auth", plainAuthCredentials, "who is let in there: credentials, or none: everybody, on all topics but $aws/, $SYS/ and ota/ (for tools and test suites)")
 	f.StringSlice("hosts", nil, "`names` and addresses devices and operators reach this server by; the first stands in URLs (default: this host, localhost)")
 	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
@@ -89,6 +90,7 @@ type server struct {
 	publisher *mqtt.Publisher
 	fleet     *fleet.Service
 	broker    mqtt.Broker
+	webSocket http.Handler // the embedded broker's, nil with an external one
 	addresses addresses
 }
 
@@ -270,7 +272,7 @@ func (s *server) openBroker(ctx context.Context) error {
 			b = mqtt.Admitted(b, s.fleet, s.log)
 		}
 	} else {
-		b, err = s.startBroker()
+		b, err = s.startBroker(ctx)
 	}
 	if err != nil {
 		return err
@@ -291,14 +293,16 @@ func (s *server) openBroker(ctx context.Context) error {
 	return nil
 }
 
-func (s *server) startBroker() (mqtt.Broker, error) {
-	b, err := embedded.New(embedded.Config{
-		TLSAddr: s.config.MQTTListen, TLS: s.tlsConfig(tls.RequireAndVerifyClientCert), PlainAddr: s.config.MQTTPlain,
+func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
+	b, err := broker.New(ctx, broker.Config{
+		TLSAddr: s.config.MQTTListen, TLS: s.tlsConfig(tls.VerifyClientCertIfGiven), PlainAddr: s.config.MQTTPlain,
 		Authenticate: s.authenticate, Presence: s.fleet.Presence, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.webSocket = b
+	s.brokerMetrics(b)
 	s.addresses.MQTT = s.url("mqtts", b.Addr(), s.config.Hosts)
 	if s.config.MQTTPlain != "" {
 		s.addresses.Plain = "mqtt://" + b.PlainAddr()
@@ -306,15 +310,41 @@ func (s *server) startBroker() (mqtt.Broker, error) {
 	return b, nil
 }
 
-// authenticate lets a connection in as the device of its certificate.
-func (s *server) authenticate(certs []*x509.Certificate, _ string, _ []byte, _ net.Addr) (string, error) {
-	if len(certs) == 0 {
-		return "", fmt.Errorf("%w: a device certificate is needed", fleet.ErrDenied)
+func (s *server) brokerMetrics(b *broker.Broker) {
+	for _, g := range []struct {
+		name, help string
+		value      func(broker.Stats) int
+	}{
+		{"otad_mqtt_connections", "MQTT clients connected.", func(s broker.Stats) int { return s.Connections }},
+		{"otad_mqtt_sessions", "MQTT sessions, with and without a connection.", func(s broker.Stats) int { return s.Sessions }},
+		{"otad_mqtt_subscriptions", "Topic filters of all sessions.", func(s broker.Stats) int { return s.Subscriptions }},
+		{"otad_mqtt_queued_messages", "Messages that wait for clients or are in flight.", func(s broker.Stats) int { return s.Queued }},
+		{"otad_mqtt_retained_messages", "Retained messages.", func(s broker.Stats) int { return s.Retained }},
+		{"otad_mqtt_received_packets", "Packets received since the start.", func(s broker.Stats) int { return int(s.Received) }},
+		{"otad_mqtt_sent_messages", "Messages sent since the start.", func(s broker.Stats) int { return int(s.Sent) }},
+		{"otad_mqtt_dropped_messages", "Messages of QoS 0 dropped for want of room since the start.", func(s broker.Stats) int { return int(s.Dropped) }},
+		{"otad_mqtt_refused_connections", "Connections refused since the start.", func(s broker.Stats) int { return int(s.Refused) }},
+	} {
+		s.metrics.Gauge(g.name, g.help, func() float64 { return float64(g.value(b.Stats())) })
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	d, err := s.fleet.AdmitCertificate(ctx, certs[0])
-	return d.ID, err
+}
+
+// openIdentity is who everybody is on the listener without credentials.
+const openIdentity = "open"
+
+// authenticate lets a connection in as the device of its certificate.
+func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.Identity, error) {
+	if c.Plain && s.config.MQTTPlainAuth == plainAuthNone {
+		return mqtt.Identity{Name: openIdentity, Access: mqtt.OpenAccess()}, nil
+	}
+	if len(c.Certificates) == 0 {
+		return mqtt.Identity{}, fmt.Errorf("%w: a device certificate is needed", fleet.ErrDenied)
+	}
+	d, err := s.fleet.AdmitCertificate(ctx, c.Certificates[0])
+	if err != nil {
+		return mqtt.Identity{}, err
+	}
+	return mqtt.Identity{Name: d.ID, Device: true, Access: mqtt.DeviceAccess(d.ID, nil)}, nil
 }
 
 func (s *server) connectBroker() (mqtt.Broker, error) {

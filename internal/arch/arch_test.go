@@ -43,7 +43,8 @@ var allowed = map[string][]string{
 	"internal/store":         {"pkg", "internal/fleet", "internal/store"},
 	"internal/identity":      {},
 	"internal/mqtt":          {"pkg", "internal/fleet", "internal/mqtt"},
-	"internal/mqtt/embedded": {"pkg/ota", "internal/mqtt"},
+	"internal/mqtt/packet":   {},
+	"internal/mqtt/broker":   {"pkg/ota", "internal/mqtt"},
 	"internal/mqtt/external": {"pkg/ota", "internal/mqtt"},
 	"internal/deviceapi":     {"pkg", "internal/fleet", "internal/blob"},
 	"internal/api":           {"pkg", "internal/fleet", "internal/blob", "proto"},
@@ -59,7 +60,7 @@ var allowed = map[string][]string{
 // agentNever are modules too large for the device binary, or with no place in it.
 var agentNever = []string{
 	"go.einride.tech/", "modernc.org/", "github.com/spf13/", "github.com/minio/", "connectrpc.com/",
-	"github.com/prometheus/", "github.com/mochi-mqtt/",
+	"github.com/prometheus/", "github.com/coder/",
 }
 
 type listed struct {

@@ -1,5 +1,5 @@
 // Package mqtt is otad's side of MQTT: one small port to a broker, with the
-// adapters embedded and external (both pass brokertest), and Endpoint, which
+// adapters broker (embedded) and external (both pass brokertest), and Endpoint, which
 // turns the device topics into calls of fleet and its answers into publishes.
 //
 // The broker is not a queue for us: the database is. A message that is lost is
@@ -20,6 +20,8 @@ type Message struct {
 	// say: a device id, or an enrollment token's id of a device that is yet to be
 	// provisioned. Empty where the broker does not tell, and on the way out.
 	Sender string
+	// Origin is the broker's own, for Reply.
+	Origin any
 	// ResponseTopic and CorrelationData are those of MQTT 5, empty for 3.1.1.
 	ResponseTopic   string
 	CorrelationData []byte

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +29,7 @@ import (
 	"github.com/otad/otad/internal/blob/s3"
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/mqtt"
-	"github.com/otad/otad/internal/mqtt/embedded"
+	"github.com/otad/otad/internal/mqtt/broker"
 	"github.com/otad/otad/internal/store/memstore"
 	"github.com/otad/otad/internal/testserver"
 	"github.com/otad/otad/pkg/image"
@@ -414,16 +412,17 @@ func firmware(t *testing.T) []byte {
 func TestWholeFirmwareByMQTTWithLosses(t *testing.T) {
 	pki := testserver.NewPKI(t)
 	s := newSite(t, directory(t), firmware(t), "gw-1")
-	broker, err := embedded.New(embedded.Config{
+	b, err := broker.New(t.Context(), broker.Config{
 		TLS: pki.ServerTLS(), TLSAddr: "127.0.0.1:0",
-		Authenticate: func(certs []*x509.Certificate, _ string, _ []byte, _ net.Addr) (string, error) {
-			return certs[0].Subject.CommonName, nil
+		Authenticate: func(_ context.Context, c broker.Credentials) (mqtt.Identity, error) {
+			id := c.Certificates[0].Subject.CommonName
+			return mqtt.Identity{Name: id, Device: true, Access: mqtt.DeviceAccess(id, nil)}, nil
 		},
 	})
 	s.ok(err)
-	defer func() { _ = broker.Close() }()
-	s.ok(s.endpoint(broker).Serve(t.Context()))
-	nc, err := tls.Dial("tcp", broker.Addr(), pki.ClientTLS("gw-1"))
+	defer func() { _ = b.Close() }()
+	s.ok(s.endpoint(b).Serve(t.Context()))
+	nc, err := tls.Dial("tcp", b.Addr(), pki.ClientTLS("gw-1"))
 	s.ok(err)
 	got := make(chan *paho.Publish, mqtt.MaxBlocksInFlight)
 	cli := paho.NewClient(paho.ClientConfig{

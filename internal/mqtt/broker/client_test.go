@@ -1,4 +1,4 @@
-package embedded
+package broker
 
 import (
 	"bufio"
@@ -58,8 +58,8 @@ func join(parts ...[]byte) []byte {
 	return b
 }
 
-// packet frames a body.
-func packet(head byte, body []byte) []byte {
+// framed puts a header before a body.
+func framed(head byte, body []byte) []byte {
 	return join([]byte{head}, binary.AppendUvarint(nil, uint64(len(body))), body)
 }
 
@@ -130,7 +130,7 @@ func (w *wire) connect(h hello) (code byte, props []byte) {
 		flags |= 0x80 | 0x40
 		tail = join(tail, str(h.user), str("password of "+h.user))
 	}
-	w.send(packet(0x10, join(str("MQTT"), []byte{version, flags}, binary.BigEndian.AppendUint16(nil, h.keepAlive), head, tail)))
+	w.send(framed(0x10, join(str("MQTT"), []byte{version, flags}, binary.BigEndian.AppendUint16(nil, h.keepAlive), head, tail)))
 	body := w.expect(connack)
 	return body[1], body[2:]
 }
@@ -147,7 +147,7 @@ func (w *wire) publish(topic string, id uint16, flags byte, payload string) {
 	if w.v5 {
 		body = append(body, 0)
 	}
-	w.send(packet(0x30|flags, append(body, payload...)))
+	w.send(framed(0x30|flags, append(body, payload...)))
 }
 
 // subscribe returns the reason codes.
@@ -160,7 +160,7 @@ func (w *wire) subscribe(filters ...string) []byte {
 	for _, f := range filters {
 		body = join(body, str(f), []byte{1})
 	}
-	w.send(packet(0x82, body))
+	w.send(framed(0x82, body))
 	answer := w.expect(suback)
 	return answer[len(answer)-len(filters):]
 }

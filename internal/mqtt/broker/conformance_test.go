@@ -1,14 +1,15 @@
-package embedded
+package broker
 
 import (
+	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/brokertest"
 	"github.com/otad/otad/internal/testserver"
 )
@@ -16,11 +17,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // byCertificate is how otad knows devices: by the common name.
-func byCertificate(certs []*x509.Certificate, _ string, _ []byte, _ net.Addr) (string, error) {
-	if len(certs) == 0 {
-		return "", errors.New("no certificate")
+func byCertificate(_ context.Context, c Credentials) (mqtt.Identity, error) {
+	if len(c.Certificates) == 0 {
+		return mqtt.Identity{}, errors.New("no certificate")
 	}
-	return certs[0].Subject.CommonName, nil
+	return device(c.Certificates[0].Subject.CommonName), nil
+}
+
+func device(id string) mqtt.Identity {
+	return mqtt.Identity{Name: id, Device: true, Access: mqtt.DeviceAccess(id, nil)}
 }
 
 // open starts a broker; Close is the caller's.
@@ -30,7 +35,7 @@ func open(t *testing.T, pki *testserver.PKI, change func(*Config)) *Broker {
 	if change != nil {
 		change(&c)
 	}
-	b, err := New(c)
+	b, err := New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +52,7 @@ func TestConformance(t *testing.T) {
 				return tls.Dial("tcp", b.Addr(), pki.ClientTLS(cn))
 			},
 			AcksForHandler: true,
+			Retains:        true,
 		}
 	})
 }

@@ -1,10 +1,12 @@
-package embedded
+package broker
 
 import (
 	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,13 +29,11 @@ func TestLimitsAreAnnounced(t *testing.T) {
 			t.Fatalf("code 0x%02x", code)
 		}
 		for name, want := range map[string][]byte{
-			"session expiry":       uint32Property(17, 7*24*60*60),
-			"server keep alive":    {19, 1200 >> 8, 1200 & 0xff},
-			"receive maximum":      {33, 0, 20},
-			"maximum QoS":          {36, 1},
-			"no retained messages": {37, 0},
-			"maximum packet size":  uint32Property(39, 256<<10),
-			"no shared":            {42, 0},
+			"session expiry":      uint32Property(17, 7*24*60*60),
+			"server keep alive":   {19, 1200 >> 8, 1200 & 0xff},
+			"receive maximum":     {33, 0, 20},
+			"topic alias maximum": {34, 0, 16},
+			"maximum packet size": uint32Property(39, 256<<10),
 		} {
 			if !bytes.Contains(props, want) {
 				t.Errorf("%s: CONNACK % x lacks % x", name, props, want)
@@ -49,20 +49,19 @@ func TestForbiddenPublishesEndTheConnection(t *testing.T) {
 		t.Errorf("the handler got %q", m.Topic)
 		return nil
 	}, nil)
-	alias := join(str("ota/dev/x"), []byte{0, 1, 3, 35, 0, 1})
+	alias := join(str("ota/dev/x"), []byte{0, 1, 3, 35, 0, 17})
 	for _, c := range []struct {
 		name   string
 		packet []byte
 		reason byte
 	}{
-		{"QoS 2", packet(0x34, join(str("ota/dev/x"), []byte{0, 1, 0})), 0x9b},
-		{"retained", packet(0x31, join(str("ota/dev/x"), []byte{0})), 0x9a},
-		{"retained QoS 1", packet(0x33, join(str("ota/dev/x"), []byte{0, 1, 0})), 0x9a},
-		{"topic alias", packet(0x32, alias), 0x94},
-		{"wildcard", packet(0x32, join(str("ota/dev/+"), []byte{0, 1, 0})), 0x90},
-		{"$SYS", packet(0x32, join(str("$SYS/x"), []byte{0, 1, 0})), 0x90},
-		{"no topic", packet(0x32, join(str(""), []byte{0, 1, 0})), 0x82},
-		{"second CONNECT", packet(0x10, join(str("MQTT"), []byte{5, 2, 0, 30, 0}, str("dev"))), 0x82},
+		{"topic alias", framed(0x32, alias), 0x94},
+		{"topic alias of nothing", framed(0x32, join(str(""), []byte{0, 1, 3, 35, 0, 1})), 0x82},
+		{"levels", framed(0x32, join(str("ota/dev/3/4/5/6/7/8/9"), []byte{0, 1, 0})), 0x90},
+		{"topic of 481 bytes", framed(0x32, join(str("ota/dev/"+strings.Repeat("x", 473)), []byte{0, 1, 0})), 0x90},
+		{"wildcard", framed(0x32, join(str("ota/dev/+"), []byte{0, 1, 0})), 0x90},
+		{"no topic", framed(0x32, join(str(""), []byte{0, 1, 0})), 0x82},
+		{"second CONNECT", framed(0x10, join(str("MQTT"), []byte{5, 2, 0, 30, 0}, str("dev"))), 0x82},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := dialTLS(t, b, pki, "dev")
@@ -82,7 +81,7 @@ func TestTopicsOutsideOwnAreRefused(t *testing.T) {
 		t.Errorf("the handler got %q", m.Topic)
 		return nil
 	}, nil)
-	foreign := []string{"ota/victim/x", "ota/dev", "ota", "$aws/things/dev", "x", "$aws/things/dev/1/2/3/4/5/6"}
+	foreign := []string{"ota/victim/x", "ota/dev", "ota", "$aws/things/dev", "x", "$SYS/x"}
 	for _, topic := range foreign {
 		w := dialTLS(t, b, pki, "dev")
 		w.v5 = true
@@ -91,7 +90,7 @@ func TestTopicsOutsideOwnAreRefused(t *testing.T) {
 		if ack := w.expect(puback); ack[2] != 0x87 {
 			t.Errorf("%s: PUBACK % x", topic, ack)
 		}
-		if codes := w.subscribe(topic, "ota/+/x", "#", "$share/g/ota/dev/x", "ota/dev/#"); !bytes.Equal(codes, []byte{0x87, 0x87, 0x87, 0x87, 1}) {
+		if codes := w.subscribe(topic, "ota/+/x", "#", "$share/g/ota/dev/x", "ota/dev/#"); !bytes.Equal(codes, []byte{0x87, 0x87, 0x87, 1, 1}) {
 			t.Errorf("%s: SUBACK % x", topic, codes)
 		}
 		old := dialTLS(t, b, pki, "old")
@@ -109,7 +108,7 @@ func TestTopicsOutsideOwnAreRefused(t *testing.T) {
 	w.v5 = true
 	w.mustConnect("dev")
 	props := append([]byte{8}, str("ota/victim/cmd")...)
-	w.send(packet(0x32, join(str("ota/dev/x"), []byte{0, 1, byte(len(props))}, props)))
+	w.send(framed(0x32, join(str("ota/dev/x"), []byte{0, 1, byte(len(props))}, props)))
 	if ack := w.expect(puback); ack[2] != 0x87 {
 		t.Errorf("foreign response topic: PUBACK % x", ack)
 	}
@@ -121,10 +120,10 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 	w := dialTLS(t, b, pki, "dev")
 	w.v5 = true
 	w.mustConnect("dev")
-	if codes := w.subscribe("ota/dev/1", "ota/dev/2", "ota/dev/3", "ota/dev/4"); !bytes.Equal(codes, []byte{1, 1, 1, 0x8f}) {
+	if codes := w.subscribe("ota/dev/1", "ota/dev/2", "ota/dev/3", "ota/dev/4"); !bytes.Equal(codes, []byte{1, 1, 1, 0x97}) {
 		t.Errorf("SUBACK % x", codes)
 	}
-	if codes := w.subscribe("ota/dev/1", "ota/dev/5"); !bytes.Equal(codes, []byte{1, 0x8f}) {
+	if codes := w.subscribe("ota/dev/1", "ota/dev/5"); !bytes.Equal(codes, []byte{1, 0x97}) {
 		t.Errorf("SUBACK % x", codes)
 	}
 }
@@ -149,8 +148,12 @@ func TestSilentClientIsDropped(t *testing.T) {
 		c.Presence = p.heard
 	})
 	w := dialTLS(t, b, pki, "dev")
+	w.v5 = true // which can be told of the shorter keep alive
 	w.mustConnect("dev")
 	take(t, p.ch)
+	if body := w.expect(disconnect); body[0] != 0x8d {
+		t.Errorf("DISCONNECT % x", body)
+	}
 	if kind, _ := w.read(); kind != 0 {
 		t.Errorf("packet %d", kind)
 	}
@@ -160,12 +163,14 @@ func TestSilentClientIsDropped(t *testing.T) {
 }
 
 func TestDefaultLimits(t *testing.T) {
-	got := Limits{KeepAlive: 100 * time.Hour}.withDefaults()
-	want := Limits{
-		PacketBytes: DefaultPacketBytes, ReceiveMaximum: DefaultReceiveMaximum, SessionExpiry: DefaultSessionExpiry,
-		KeepAlive: 12 * time.Hour, Connections: DefaultConnections, Subscriptions: DefaultSubscriptions,
+	got := Limits{KeepAlive: 100 * time.Hour, Queued: 70_000, TopicBytes: 1000, ClientIDBytes: 1000}.withDefaults()
+	if got.KeepAlive != 12*time.Hour || got.Queued != maxQueued || got.TopicBytes != DefaultTopicBytes || got.ClientIDBytes != DefaultClientIDBytes {
+		t.Errorf("not capped: %+v", got)
 	}
-	if got != want {
-		t.Errorf("%+v, want %+v", got, want)
+	v := reflect.ValueOf(Limits{}.withDefaults())
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Errorf("%s has no default", v.Type().Field(i).Name)
+		}
 	}
 }

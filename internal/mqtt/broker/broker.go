@@ -1,0 +1,309 @@
+// Package broker is the MQTT broker inside otad: mqtt.Broker over MQTT 5, 3.1.1
+// and 3.1, by TCP, TLS and WebSocket, without a second process.
+//
+// Its promise: what it acknowledged is not lost. A publish is acknowledged when
+// otad's handler has taken it and everything that has to outlive the process is
+// in the store, which a journal writes in batches. A subscriber that does not keep
+// up slows its publishers down; one that stands still is dropped; a session
+// nobody reads refuses publishes when its queue is full. Only QoS 0 may be lost.
+//
+// A client is who its credentials say, never who its client id claims, and uses
+// the topics that its mqtt.Access allows; everything else is denied.
+//
+// Messages of otad itself (Publish, Reply) do not outlive the process: the
+// database is its queue, and a device that comes back asks.
+//
+// The parts: listen.go and connect.go bring a connection to its session;
+// receive.go reads its packets, publish.go and subscribe.go handle them; index.go
+// and retained.go know the topics; session.go holds what waits for a client and
+// conn.go writes it; journal.go and persist.go keep what must not be forgotten.
+//
+// Clause numbers are those of MQTT 5.0 (OASIS, 7 March 2019).
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+var (
+	// ErrClosed: the broker is closed.
+	ErrClosed = errors.New("broker is closed")
+	// ErrSubscribed: Subscribe was called before.
+	ErrSubscribed = errors.New("broker has a subscriber already")
+	// ErrInvalidMessage: the message could not be sent to anybody.
+	ErrInvalidMessage = errors.New("invalid message")
+	// ErrQueueFull: too much waits already for a client that the message is for.
+	ErrQueueFull = errors.New("queue of the client is full")
+
+	errStored = errors.New("stored state can not be read")
+)
+
+// Credentials are what a client shows when it connects.
+type Credentials struct {
+	Certificates []*x509.Certificate // chain that TLS verified, leaf first; nil: none
+	ClientID     string
+	Username     string
+	Password     []byte // nil: none
+	Remote       net.Addr
+	Plain        bool // came by the listener without TLS
+}
+
+// Config says how clients reach the broker and who they are.
+type Config struct {
+	// TLS is the server side of TLSAddr. Client certificates reach Authenticate
+	// as TLS verified them, so it asks for and verifies them itself.
+	TLS *tls.Config
+	// TLSAddr is host:port to listen on with TLS; port 0 picks one. Empty: none.
+	TLSAddr string
+	// PlainAddr is host:port to listen on without TLS. Only a loopback address
+	// is accepted. Empty: none.
+	PlainAddr string
+	// Authenticate says who is behind a connection. Its error is logged, and the
+	// client is told no more than "not authorized". It is called concurrently.
+	Authenticate func(ctx context.Context, c Credentials) (mqtt.Identity, error)
+	// Presence hears of devices that came or went, in order per device, and may
+	// publish. Nil: nobody.
+	Presence mqtt.PresenceHandler
+	// Store keeps sessions, their messages and retained messages. Nil: they end
+	// with the process.
+	Store Store
+	// Logger hears of refused connections and failed handlers. Nil: nobody.
+	Logger *slog.Logger
+	Limits Limits
+}
+
+// Broker implements mqtt.Broker.
+type Broker struct {
+	conf     Config
+	lim      Limits
+	log      *slog.Logger
+	journal  *journal
+	index    *index
+	retained *retained
+	stats    counters
+	tls      net.Listener // nil: none
+	plain    net.Listener // nil: none
+	lastID   atomic.Uint64
+	handler  atomic.Pointer[handler]
+
+	wg     sync.WaitGroup // accept loops, connections, timers
+	quit   chan struct{}  // closed when Close begins
+	closed chan struct{}  // closed when Close has finished
+
+	mu       sync.Mutex
+	closing  bool
+	sessions map[string]*session
+	conns    map[net.Conn]*conn // nil value: not connected yet
+}
+
+var _ mqtt.Broker = (*Broker)(nil)
+
+type handler struct {
+	ctx    context.Context // of the one Subscribe this is
+	handle mqtt.Handler
+}
+
+// New loads what the store has, opens the listeners and serves them. Until
+// Subscribe is called, publishes of devices are answered with "server busy".
+func New(ctx context.Context, c Config) (*Broker, error) {
+	if c.Authenticate == nil {
+		return nil, errors.New("embedded broker: no Authenticate")
+	}
+	b := &Broker{
+		conf: c, lim: c.Limits.withDefaults(), log: c.Logger, index: newIndex(), retained: newRetained(),
+		quit: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{}, conns: map[net.Conn]*conn{},
+	}
+	b.journal = newJournal(c.Store, b.quit)
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if err := b.load(ctx); err != nil {
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	if err := b.listen(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded broker: %w", err), b.Close())
+	}
+	return b, nil
+}
+
+// Subscribe implements mqtt.Broker. When ctx has ended, publishes of devices
+// are refused again.
+func (b *Broker) Subscribe(ctx context.Context, filters []string, h mqtt.Handler) error {
+	for _, f := range filters {
+		if !packet.ValidFilter(f) || strings.HasPrefix(f, "$share/") {
+			return fmt.Errorf("subscribe: invalid filter %q", f)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		return ErrClosed
+	}
+	if !b.handler.CompareAndSwap(nil, &handler{ctx, h}) {
+		return ErrSubscribed
+	}
+	for _, f := range filters {
+		b.index.add(&subscription{filter: f})
+	}
+	return ctx.Err()
+}
+
+// Publish implements mqtt.Broker. The message goes to the clients that are
+// connected now, or have a session, and are subscribed. It does not wait for
+// them: ErrQueueFull when one of them has too much to read already.
+func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	msg, err := b.message(m)
+	if err != nil {
+		return err
+	}
+	var r recipients
+	b.match(msg, &r)
+	crowded := false
+	for _, d := range r.deliveries {
+		if v := d.session.offer(msg, d, true); v == refused || v == full {
+			crowded = true
+		}
+	}
+	if crowded {
+		return fmt.Errorf("publish to %s: %w", m.Topic, ErrQueueFull)
+	}
+	return nil
+}
+
+// Reply implements mqtt.Broker: to the connection that request came by.
+func (b *Broker) Reply(ctx context.Context, request, answer mqtt.Message) error {
+	c, ok := request.Origin.(*conn)
+	if !ok {
+		return b.Publish(ctx, answer)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	msg, err := b.message(answer)
+	if err != nil {
+		return err
+	}
+	if v := c.session.offerTo(c, msg); v == full || v == refused {
+		return fmt.Errorf("reply on %s: %w", answer.Topic, ErrQueueFull)
+	}
+	return nil
+}
+
+// message makes a message of otad's own.
+func (b *Broker) message(m mqtt.Message) (*message, error) {
+	switch {
+	case b.isClosing():
+		return nil, ErrClosed
+	case !packet.ValidTopicName(m.Topic):
+		return nil, fmt.Errorf("%w: topic %q", ErrInvalidMessage, m.Topic)
+	case m.QoS > 1:
+		return nil, fmt.Errorf("%w: QoS %d; use 0 or 1", ErrInvalidMessage, m.QoS)
+	case len(m.Payload) > b.lim.PacketBytes:
+		return nil, fmt.Errorf("%w: payload of %d bytes; at most %d", ErrInvalidMessage, len(m.Payload), b.lim.PacketBytes)
+	}
+	msg := &message{topic: m.Topic, payload: m.Payload, qos: m.QoS}
+	msg.props = packet.AppendAttributes(nil, packet.Attributes{ResponseTopic: m.ResponseTopic, CorrelationData: m.CorrelationData})
+	if m.Expiry > 0 {
+		msg.expires = time.Now().Add(m.Expiry)
+	}
+	return msg, nil
+}
+
+// Listening reports whether anybody would get a message of that topic.
+func (b *Broker) Listening(topic string) bool {
+	found := false
+	b.index.match(topic, func(e *entry) {
+		for _, s := range e.subs {
+			found = found || s.session != nil
+		}
+		found = found || len(e.groups) > 0
+	})
+	return found
+}
+
+// Disconnect ends the device's connection, if there is one, and tells an MQTT 5
+// client the reason. The device may come back; to keep it out, let Authenticate
+// refuse it first.
+func (b *Broker) Disconnect(deviceID, reason string) {
+	b.mu.Lock()
+	s := b.sessions[deviceKey(deviceID)]
+	b.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	c := s.conn
+	s.mu.Unlock()
+	if c != nil {
+		c.close(packet.AdministrativeAction, reason)
+	}
+}
+
+func (b *Broker) isClosing() bool {
+	select {
+	case <-b.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close implements mqtt.Broker. Handlers are waited for, not interrupted: their
+// context is that of Subscribe.
+func (b *Broker) Close() error {
+	b.mu.Lock()
+	if b.closing {
+		b.mu.Unlock()
+		<-b.closed
+		return nil
+	}
+	b.closing = true
+	close(b.quit)
+	for nc, c := range b.conns {
+		if c == nil {
+			_ = nc.Close()
+			continue
+		}
+		c.close(packet.ServerShuttingDown, "server shutting down")
+	}
+	b.mu.Unlock()
+
+	var err error
+	for _, l := range []net.Listener{b.tls, b.plain} {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}
+	b.wg.Wait()
+	b.stopTimers()
+	b.journal.flush()
+	close(b.closed)
+	return err
+}
+
+// stopTimers ends the waiting of sessions without a connection.
+func (b *Broker) stopTimers() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.sessions {
+		s.mu.Lock()
+		s.stopTimer()
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,318 @@
+package broker
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+// conn is one network connection. What is not said to be guarded belongs to the
+// goroutine that reads from it.
+type conn struct {
+	b     *Broker
+	nc    net.Conn
+	plain bool
+
+	frames  frames
+	version byte
+	session *session // set once, before anybody else knows of the connection
+	aliases map[uint16]string
+	deadline
+	clean bool // the client said goodbye: no will
+
+	dirty      bool       // the packet at hand changed what is in the store
+	complaints int        // in the log about this connection
+	to         recipients // of the message at hand
+
+	window    int           // publishes in flight to the client
+	maxPacket int           // bytes of a packet to it, 0: any
+	terse     bool          // no reason strings but in CONNACK and DISCONNECT
+	closing   chan struct{} // closed when this side or the network has ended it
+	done      chan struct{} // closed when the session is free again
+	once      sync.Once
+	cause     closeCause // set before closing is closed
+
+	// Guarded by session.mu.
+	control  []byte    // packets that go before publishes
+	acks     []*answer // not sent yet, in the order their requests came
+	owed     int       // publishes of the client without PUBACK or PUBCOMP
+	writing  bool      // somebody writes, or is about to
+	dead     bool      // nothing goes out any more but the farewell
+	farewell []byte
+	drained  chan struct{} // somebody waits for control to be written
+}
+
+type closeCause struct {
+	code   packet.Code
+	reason string
+}
+
+// answer is an acknowledgement that may have to wait for the store.
+type answer struct {
+	bytes []byte
+	ready bool
+	owed  int // publishes that it settles
+}
+
+// writeChunk is how much one write takes at most, unless one packet is larger.
+const writeChunk = 16 << 10
+
+// controlMax is how many bytes of answers may wait for a client that sends
+// requests without reading the answers, before no more requests are read.
+const controlMax = 16 << 10
+
+var chunks = sync.Pool{New: func() any { b := make([]byte, 0, writeChunk+1024); return &b }}
+
+// kick makes sure that somebody writes what there is. session.mu is held.
+func (s *session) kick() {
+	if c := s.conn; c != nil && !c.writing && !c.dead {
+		c.writing = true
+		c.b.wg.Go(c.write)
+	}
+}
+
+// flush writes what there is, on the goroutine of the reader, unless somebody
+// does already. While the client does not take its answers, it waits.
+func (c *conn) flush() {
+	s := c.session
+	s.mu.Lock()
+	if !c.writing && !c.dead && (len(c.control) > 0 || s.sendable(c)) {
+		c.writing = true
+		s.mu.Unlock()
+		if c.writeSome() {
+			c.b.wg.Go(c.write) // the reader has to go on reading
+		}
+		return
+	}
+	var wait chan struct{}
+	if c.writing && len(c.control) > controlMax {
+		if c.drained == nil {
+			c.drained = make(chan struct{})
+		}
+		wait = c.drained
+	}
+	s.mu.Unlock()
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-c.closing:
+		}
+	}
+}
+
+// write sends until there is nothing to send. The caller has set writing.
+func (c *conn) write() {
+	for c.writeSome() {
+	}
+}
+
+// writeSome sends a chunk and reports whether there may be more; if not, writing
+// is not set any more.
+func (c *conn) writeSome() (more bool) {
+	chunk := chunks.Get().(*[]byte)
+	defer chunks.Put(chunk)
+	s := c.session
+	s.mu.Lock()
+	buf := c.collect((*chunk)[:0])
+	dead := c.dead
+	if dead {
+		buf = append(buf, c.farewell...)
+	}
+	if len(buf) == 0 && !dead {
+		c.writing = false
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.Unlock()
+	err := c.send(buf, dead)
+	if cap(buf) <= 2*writeChunk {
+		*chunk = buf[:0]
+	}
+	if dead {
+		c.hangUp()
+		return false // and writing stays set: there is nothing more to do
+	}
+	if err != nil {
+		c.lose(err)
+		return true
+	}
+	return c.moreToWrite()
+}
+
+// moreToWrite gives up writing when there is nothing left.
+func (c *conn) moreToWrite() bool {
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.writing = c.dead || len(c.control) > 0 || s.conn == c && s.sendable(c)
+	return c.writing
+}
+
+func (c *conn) send(buf []byte, farewell bool) error {
+	timeout := c.b.lim.WriteTimeout
+	if farewell {
+		timeout = farewellTimeout
+	}
+	_ = c.nc.SetWriteDeadline(time.Now().Add(timeout))
+	n, err := c.nc.Write(buf)
+	c.b.stats.bytesOut.Add(uint64(n))
+	return err
+}
+
+// collect appends what shall go out next: answers, then publishes.
+func (c *conn) collect(buf []byte) []byte {
+	s := c.session
+	if len(c.control) > 0 {
+		buf = append(buf, c.control...)
+		c.control = c.control[:0]
+		if cap(c.control) > 256 {
+			c.control = nil
+		}
+		if c.drained != nil {
+			close(c.drained)
+			c.drained = nil
+		}
+	}
+	if c.dead || s.conn != c {
+		return buf
+	}
+	var now time.Time
+	for len(buf) < writeChunk && s.head < len(s.queue) {
+		if now.IsZero() {
+			now = time.Now()
+		}
+		o := s.next(c, now)
+		if o == nil {
+			break
+		}
+		buf = packet.AppendPublish(buf, c.version, o.publishOut(now))
+		c.b.stats.sent.Add(1)
+		if o.qos > 0 {
+			o.state = sent
+			s.inflight = append(s.inflight, o)
+		}
+	}
+	return buf
+}
+
+// tooLarge reports whether the client would not take o (3.1.2.11.4).
+func (c *conn) tooLarge(o *outgoing) bool {
+	if c.maxPacket == 0 || o.msg.size()+64+5*len(o.subIDs) < c.maxPacket {
+		return false
+	}
+	return packet.PublishSize(c.version, o.publishOut(time.Now())) > c.maxPacket
+}
+
+// answerNow sends b after the answers that are still to come. settled is how many
+// publishes it acknowledges.
+func (c *conn) answerNow(b []byte, settled int) {
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(c.acks) == 0 {
+		c.control = append(c.control, b...)
+		c.owed -= settled
+		return
+	}
+	c.acks = append(c.acks, &answer{append([]byte(nil), b...), true, settled})
+}
+
+// answerDurable sends b when everything that was put into the journal up to now
+// is durable. If it can not be, the connection ends, so that the client comes
+// again.
+func (c *conn) answerDurable(b []byte, settled int) {
+	s := c.session
+	a := &answer{bytes: b, owed: settled}
+	s.mu.Lock()
+	c.acks = append(c.acks, a)
+	s.mu.Unlock()
+	c.b.journal.then(func(err error) {
+		if err != nil {
+			c.b.log.Error("session not stored", "client", s.clientID, "error", err)
+			c.close(packet.ImplementationSpecific, "could not be stored")
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		a.ready = true
+		c.settle()
+		if len(c.control) > 0 {
+			s.kick()
+		}
+	})
+}
+
+// settle moves the answers that are ready to control, in order (4.6).
+func (c *conn) settle() {
+	for len(c.acks) > 0 && c.acks[0].ready {
+		c.control = append(c.control, c.acks[0].bytes...)
+		c.owed -= c.acks[0].owed
+		c.acks = c.acks[1:]
+	}
+	if len(c.acks) == 0 {
+		c.acks = nil
+	}
+}
+
+// close ends the connection from this side, with a word to an MQTT 5 client.
+// Only the first reason counts. It does not wait.
+func (c *conn) close(code packet.Code, reason string) {
+	c.end(closeCause{code, reason}, func() {
+		if c.version == packet.V5 {
+			c.farewell = packet.AppendDisconnect(nil, code, reason)
+		}
+	})
+}
+
+// lose ends a connection that is broken.
+func (c *conn) lose(err error) { c.end(closeCause{reason: reasonOf(err)}, func() {}) }
+
+func (c *conn) end(cause closeCause, farewell func()) {
+	c.once.Do(func() {
+		c.cause = cause
+		close(c.closing)
+		s := c.session
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		farewell()
+		c.dead = true
+		if !c.writing {
+			c.writing = true
+			c.b.wg.Go(c.write)
+			return
+		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(farewellTimeout)) // whoever writes now is not to take longer
+	})
+}
+
+// hangUp closes the network connection. TLS says goodbye first, for a second at
+// most.
+func (c *conn) hangUp() {
+	t, ok := c.nc.(*tls.Conn)
+	if !ok {
+		_ = c.nc.Close()
+		return
+	}
+	timer := time.AfterFunc(farewellTimeout, func() { _ = t.NetConn().Close() })
+	defer timer.Stop()
+	_ = t.Close()
+}
+
+const keepAliveReason = "keep alive timeout"
+
+// reasonOf says in words why reading or writing ended.
+func reasonOf(err error) string {
+	var fault *packet.Error
+	switch {
+	case errors.As(err, &fault):
+		return fault.Text
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return keepAliveReason
+	}
+	return "connection lost"
+}

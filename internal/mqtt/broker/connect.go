@@ -1,0 +1,323 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// serve runs one network connection to its end.
+func (b *Broker) serve(nc net.Conn, plain bool) {
+	defer b.unregister(nc)
+	c := &conn{b: b, nc: nc, plain: plain, closing: make(chan struct{}), done: make(chan struct{})}
+	if err := b.connect(c); err != nil {
+		b.stats.refused.Add(1)
+		b.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "error", err)
+		c.hangUp()
+		return
+	}
+	s := c.session
+	b.presence(s, true, "")
+	c.receive()
+	b.detach(c)
+}
+
+// refusal is a connection that is not let in: what the client is told, and why.
+type refusal struct {
+	code packet.Code
+	err  error
+}
+
+func (r refusal) Error() string { return r.err.Error() }
+
+func refuse(code packet.Code, format string, args ...any) error {
+	return refusal{code, fmt.Errorf(format, args...)}
+}
+
+// connect takes the connection up to its CONNACK. On an error the client has been
+// told.
+func (b *Broker) connect(c *conn) error {
+	deadline := time.Now().Add(b.lim.ConnectTimeout)
+	_ = c.nc.SetDeadline(deadline)
+	if t, ok := c.nc.(*tls.Conn); ok {
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		defer cancel()
+		if err := t.HandshakeContext(ctx); err != nil {
+			return err
+		}
+	}
+	p, err := c.firstPacket()
+	if err == nil {
+		err = b.admit(c, p)
+	}
+	if err == nil {
+		return nil
+	}
+	if code := codeOf(err); code != 0 && p.Version != 0 {
+		_, werr := c.nc.Write(packet.AppendConnack(nil, p.Version, packet.Connack{Code: code}))
+		return errors.Join(err, werr)
+	}
+	return err
+}
+
+func codeOf(err error) packet.Code {
+	var r refusal
+	var fault *packet.Error
+	switch {
+	case errors.As(err, &r):
+		return r.code
+	case errors.As(err, &fault):
+		return fault.Code
+	}
+	return 0
+}
+
+// firstPacket reads the CONNECT. Its Version is set when an answer can be made.
+func (c *conn) firstPacket() (packet.Connect, error) {
+	for {
+		h, body, ok, err := c.frames.next(c.b.lim.PacketBytes)
+		if err != nil {
+			return packet.Connect{}, err
+		}
+		if !ok {
+			if h.Type != 0 && h.Type != packet.CONNECT {
+				return packet.Connect{}, fmt.Errorf("packet %d before CONNECT", h.Type) // 3.1.0-1
+			}
+			if err := c.frames.fill(c.nc); err != nil {
+				return packet.Connect{}, err
+			}
+			continue
+		}
+		if h.Type != packet.CONNECT {
+			return packet.Connect{}, fmt.Errorf("packet %d before CONNECT", h.Type)
+		}
+		p, err := packet.DecodeConnect(body)
+		if p.Version != packet.V31 && p.Version != packet.V311 {
+			p.Version = packet.V5 // of unknown versions the newest may understand us
+		}
+		return p, err
+	}
+}
+
+// admit decides about a CONNECT and, if it is let in, gives it its session and
+// sends the CONNACK.
+func (b *Broker) admit(c *conn, p packet.Connect) error {
+	c.version = p.Version
+	if b.isClosing() {
+		return refuse(packet.ServerUnavailable, "%w", ErrClosed)
+	}
+	if b.full() {
+		return refuse(packet.ServerBusy, "%d connections; raise the limit or add a replica", b.lim.Connections)
+	}
+	if p.AuthMethod != "" {
+		return refuse(packet.BadAuthenticationMethod, "enhanced authentication %.40q is not offered", p.AuthMethod)
+	}
+	id, err := b.identify(c, p)
+	if err != nil {
+		return err
+	}
+	clientID, err := b.clientID(p, id)
+	if err != nil {
+		return err
+	}
+	if err := b.checkWill(p.Will, id); err != nil {
+		return err
+	}
+	ack := b.settings(c, p)
+	if p.ClientID == "" {
+		ack.AssignedID = clientID
+	}
+	return b.attach(c, p, id, clientID, ack)
+}
+
+func (b *Broker) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns) > b.lim.Connections
+}
+
+func (b *Broker) identify(c *conn, p packet.Connect) (mqtt.Identity, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), b.lim.ConnectTimeout)
+	defer cancel()
+	creds := Credentials{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Remote: c.nc.RemoteAddr(), Plain: c.plain}
+	state := tlsState(c.nc)
+	if state != nil && len(state.VerifiedChains) > 0 {
+		creds.Certificates = state.PeerCertificates
+	}
+	id, err := b.conf.Authenticate(ctx, creds)
+	if err != nil {
+		return id, refuse(packet.NotAuthorized, "authenticate: %w", err)
+	}
+	if id.Name == "" || id.Access == nil {
+		return id, refuse(packet.NotAuthorized, "authenticate: nobody")
+	}
+	if id.Device {
+		if err := ota.ValidateDeviceID(id.Name); err != nil {
+			return id, refuse(packet.NotAuthorized, "%w", err)
+		}
+	}
+	return id, nil
+}
+
+func tlsState(nc net.Conn) *tls.ConnectionState {
+	switch t := nc.(type) {
+	case *tls.Conn:
+		s := t.ConnectionState()
+		return &s
+	case *webSocket:
+		return t.request.TLS
+	}
+	return nil
+}
+
+// clientID is the client id that the session goes by (3.1.3.1).
+func (b *Broker) clientID(p packet.Connect, id mqtt.Identity) (string, error) {
+	switch {
+	case p.ClientID == "" && p.Version != packet.V5 && !p.CleanStart:
+		return "", refuse(packet.ClientIDNotValid, "empty client id without a clean session") // MQTT 3.1.1, 3.1.3-8
+	case id.Device && p.ClientID != "" && p.ClientID != id.Name:
+		return "", refuse(packet.ClientIDNotValid, "device %s claims the client id %.140q", id.Name, p.ClientID)
+	case id.Device:
+		return id.Name, nil
+	case p.ClientID == "":
+		return "auto-" + uuid.NewString(), nil
+	case len(p.ClientID) > b.lim.ClientIDBytes:
+		return "", refuse(packet.ClientIDNotValid, "client id of %d bytes; at most %d", len(p.ClientID), b.lim.ClientIDBytes)
+	}
+	return p.ClientID, nil
+}
+
+func (b *Broker) checkWill(w *packet.Will, id mqtt.Identity) error {
+	if w == nil {
+		return nil
+	}
+	if err := b.checkTopic(w.Topic); err != nil {
+		return refuse(packet.TopicNameInvalid, "will: %w", err)
+	}
+	if !id.Access.MayPublish(w.Topic) {
+		return refuse(packet.NotAuthorized, "%s: will for the topic %.140q", id.Name, w.Topic)
+	}
+	return nil
+}
+
+// settings takes over what the client asks for and says what it gets instead.
+func (b *Broker) settings(c *conn, p packet.Connect) packet.Connack {
+	c.window = min(int(p.ReceiveMaximum), b.lim.Inflight)
+	c.maxPacket, c.terse = int(p.MaximumPacket), p.NoProblemInfo
+	ack := packet.Connack{
+		ReceiveMaximum: b.lim.ReceiveMaximum, MaximumPacket: uint32(b.lim.PacketBytes), AliasMaximum: b.lim.TopicAliases,
+	}
+	keepAlive := time.Duration(p.KeepAlive) * time.Second
+	if p.Version == packet.V5 && (keepAlive == 0 || keepAlive > b.lim.KeepAlive) {
+		keepAlive = b.lim.KeepAlive
+		seconds := uint16(max(keepAlive/time.Second, 1))
+		ack.ServerKeepAlive = &seconds
+	}
+	c.idle = keepAlive * 3 / 2
+	expiry := b.expiry(p.SessionExpiry)
+	if seconds := uint32(expiry / time.Second); p.Version == packet.V5 && seconds != p.SessionExpiry {
+		ack.SessionExpiry = &seconds
+	}
+	return ack
+}
+
+// expiry is the session expiry that a client gets for what it asked.
+func (b *Broker) expiry(seconds uint32) time.Duration {
+	return min(time.Duration(seconds)*time.Second, b.lim.SessionExpiry)
+}
+
+func (b *Broker) checkTopic(topic string) error {
+	if len(topic) > b.lim.TopicBytes {
+		return fmt.Errorf("topic of %d bytes; at most %d", len(topic), b.lim.TopicBytes)
+	}
+	levels := 1
+	for i := range len(topic) {
+		if topic[i] == '/' {
+			levels++
+		}
+	}
+	if levels > b.lim.TopicLevels {
+		return fmt.Errorf("topic of %d levels; at most %d", levels, b.lim.TopicLevels)
+	}
+	return nil
+}
+
+func deviceKey(id string) string { return "d/" + id }
+
+// sessionKey keeps devices apart from clients that choose their own ids, and
+// those of different identities from each other.
+func sessionKey(id mqtt.Identity, clientID string) string {
+	if id.Device {
+		return deviceKey(id.Name)
+	}
+	return "c/" + id.Name + "/" + clientID
+}
+
+// attach makes c the connection of its session, once the one before has left, and
+// sends CONNACK, what was in flight, and what waits.
+func (b *Broker) attach(c *conn, p packet.Connect, id mqtt.Identity, clientID string, ack packet.Connack) error {
+	timer := time.NewTimer(b.lim.ConnectTimeout)
+	defer timer.Stop()
+	for {
+		before, ended, err := b.claim(c, p, id, clientID, ack)
+		if ended != nil {
+			b.bury(ended)
+		}
+		if err != nil || before == nil {
+			return err
+		}
+		before.close(packet.SessionTakenOver, "taken over")
+		select {
+		case <-before.done:
+		case <-timer.C:
+			return refuse(packet.ServerBusy, "the former connection is still busy")
+		case <-b.quit:
+			return refuse(packet.ServerUnavailable, "%w", ErrClosed)
+		}
+	}
+}
+
+// claim gives c its session unless before still holds it. ended is a session that
+// made room for a new one.
+func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID string, ack packet.Connack) (before *conn, ended *session, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		return nil, nil, refuse(packet.ServerUnavailable, "%w", ErrClosed)
+	}
+	key := sessionKey(id, clientID)
+	s := b.sessions[key]
+	if s != nil {
+		over := false
+		s.mu.Lock()
+		if before = s.conn; before == nil {
+			if over = p.CleanStart || s.over(time.Now()); over {
+				s.end()
+			}
+		}
+		s.mu.Unlock()
+		if before != nil {
+			return before, nil, nil
+		}
+		if over {
+			s, ended = nil, s
+		}
+	}
+	ack.SessionPresent = s != nil && c.version != packet.V31 // which has no such flag
+	if s == nil {
+		s = &session{b: b, key: key, clientID: clientID, subs: map[string]*subscription{}}
+		b.sessions[key] = s
+	}
+	b.conns[c.nc] = c
+	s.begin(c, p, id, ack)
+	return nil, ended, nil
+}

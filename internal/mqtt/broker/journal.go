@@ -1,0 +1,165 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Store keeps what a broker must not forget when it is killed. Keys have at most
+// 1 KiB, values at most a packet and a little more.
+type Store interface {
+	// SaveState writes all of set in one transaction; nil deletes the key. When it
+	// returns nil all of it is durable, on an error nothing happened.
+	SaveState(ctx context.Context, set map[string][]byte) error
+	// LoadState calls f for every key in ascending order of bytes; its error ends it.
+	LoadState(ctx context.Context, f func(key string, value []byte) error) error
+}
+
+// journal writes changes to the store in batches: what comes in while one batch
+// is being written makes the next one. What is put and removed again meanwhile is
+// never written.
+type journal struct {
+	store Store           // nil: nothing outlives the process
+	quit  <-chan struct{} // closed: no more waiting between tries
+
+	mu      sync.Mutex
+	changes map[string]change
+	waiting []func(error)
+	running bool
+	idle    sync.Cond // on mu; signalled when running ends
+}
+
+type change struct {
+	value []byte
+	fresh bool // the store does not have the key
+}
+
+// retryDelay is how long a failed write waits for the next try.
+const retryDelay = time.Second
+
+func newJournal(s Store, quit <-chan struct{}) *journal {
+	j := &journal{store: s, quit: quit, changes: map[string]change{}}
+	j.idle.L = &j.mu
+	return j
+}
+
+// add puts a key that the store does not have.
+func (j *journal) add(key string, value []byte) { j.set(key, change{value, true}) }
+
+// put sets a key.
+func (j *journal) put(key string, value []byte) { j.set(key, change{value, false}) }
+
+func (j *journal) set(key string, c change) {
+	if j.store == nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if old, ok := j.changes[key]; ok {
+		c.fresh = old.fresh
+	}
+	j.changes[key] = c
+	j.start()
+}
+
+// remove deletes a key.
+func (j *journal) remove(key string) {
+	if j.store == nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if old, ok := j.changes[key]; ok && old.fresh {
+		delete(j.changes, key)
+		return
+	}
+	j.changes[key] = change{}
+	j.start()
+}
+
+// then calls f once all changes up to now are durable, or can not be made so. f
+// must not block.
+func (j *journal) then(f func(error)) {
+	if j.store == nil {
+		f(nil)
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.waiting = append(j.waiting, f)
+	j.start()
+}
+
+// start runs the writer, with mu held. It ends by itself.
+func (j *journal) start() {
+	if !j.running {
+		j.running = true
+		go j.write()
+	}
+}
+
+func (j *journal) write() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for failed := false; len(j.changes) > 0 || len(j.waiting) > 0; {
+		changes, waiting := j.changes, j.waiting
+		j.changes, j.waiting = map[string]change{}, nil
+		j.mu.Unlock()
+		err := j.save(changes)
+		for _, f := range waiting {
+			f(err)
+		}
+		if err != nil && !failed {
+			j.pause()
+		}
+		j.mu.Lock()
+		if err != nil {
+			j.restore(changes)
+			if failed { // the next change tries again; a full disk must not spin
+				break
+			}
+		}
+		failed = err != nil
+	}
+	j.running = false
+	j.idle.Broadcast()
+}
+
+func (j *journal) pause() {
+	timer := time.NewTimer(retryDelay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-j.quit:
+	}
+}
+
+func (j *journal) save(changes map[string]change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	set := make(map[string][]byte, len(changes))
+	for k, c := range changes {
+		set[k] = c.value
+	}
+	return j.store.SaveState(context.Background(), set)
+}
+
+// restore puts back what could not be written, below what has come since.
+func (j *journal) restore(old map[string]change) {
+	for k, c := range old {
+		if _, ok := j.changes[k]; !ok {
+			j.changes[k] = c
+		}
+	}
+}
+
+// flush waits until everything is written.
+func (j *journal) flush() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.running {
+		j.idle.Wait()
+	}
+}

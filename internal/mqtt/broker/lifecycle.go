@@ -1,0 +1,229 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+// will is what is to be published when a client is lost (3.1.2.5).
+type will struct {
+	msg    *message
+	expiry time.Duration // of the message, once it is published; 0: none
+	delay  time.Duration
+	due    time.Time // zero while the client is connected
+}
+
+func newWill(w *packet.Will, sender string) *will {
+	if w == nil {
+		return nil
+	}
+	out := &will{
+		msg:   &message{topic: w.Topic, payload: w.Payload, props: w.Props, qos: w.QoS, retain: w.Retain, sender: sender},
+		delay: time.Duration(w.Delay) * time.Second,
+	}
+	if w.HasExpiry {
+		out.expiry = max(time.Duration(w.Expiry)*time.Second, time.Nanosecond)
+	}
+	return out
+}
+
+// begin makes c the connection of s. Broker.mu is held.
+func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.Connack) {
+	_ = c.nc.SetDeadline(time.Time{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.session = s
+	s.stopTimer()
+	s.conn, s.identity = c, id
+	s.expiry, s.since = s.b.expiry(p.SessionExpiry), time.Time{}
+	s.will = newWill(p.Will, id.Name)
+	s.up.Store(true)
+	s.rewind()
+	s.dropForeign()
+	c.control = packet.AppendConnack(c.control, c.version, ack)
+	for _, o := range s.inflight { // what is left is released
+		c.control = packet.AppendAck(c.control, c.version, packet.PUBREL, packet.Ack{ID: o.id}, "")
+	}
+	s.save()
+	s.kick()
+}
+
+// dropForeign removes what the identity may not have, or not any more.
+func (s *session) dropForeign() {
+	for key, sub := range s.subs {
+		if !s.identity.Access.MaySubscribe(sub.filter) {
+			s.b.index.remove(sub)
+			delete(s.subs, key)
+		}
+	}
+	s.keepOnly(func(o *outgoing) bool { return s.mayReceive(o.msg.topic) })
+}
+
+// over reports whether the time of s without a connection has run out.
+func (s *session) over(now time.Time) bool {
+	return s.conn == nil && !s.since.IsZero() && !now.Before(s.since.Add(s.expiry))
+}
+
+// detach takes c off its session, with all that follows, and lets the next
+// connection have it.
+func (b *Broker) detach(c *conn) {
+	s := c.session
+	c.lose(errGone) // if nobody has
+	reason := c.cause.reason
+	now := time.Now()
+	b.mu.Lock()
+	s.mu.Lock()
+	s.conn, s.since = nil, now
+	s.up.Store(false)
+	s.wakeIfGone()
+	due := s.lost(c, now, b.closing)
+	ended := s.expiry == 0
+	if ended {
+		s.end()
+		delete(b.sessions, s.key)
+	} else {
+		s.save()
+		s.schedule(now)
+	}
+	s.mu.Unlock()
+	b.mu.Unlock()
+	if due != nil {
+		b.publishWill(due)
+	}
+	if ended {
+		b.bury(s)
+	}
+	b.presence(s, false, reason)
+	close(c.done)
+}
+
+// lost decides what becomes of the will now that the connection is gone: it is
+// returned when it is due at once.
+func (s *session) lost(c *conn, now time.Time, closing bool) *will {
+	w := s.will
+	switch {
+	case w == nil:
+		return nil
+	case c.clean, closing: // a server that stops has not lost its clients
+		s.will = nil
+		return nil
+	case w.delay == 0:
+		s.will = nil
+		return w
+	}
+	w.due = now.Add(w.delay)
+	return nil
+}
+
+// schedule sets the timer for will and expiry.
+func (s *session) schedule(now time.Time) {
+	next := s.since.Add(s.expiry)
+	if s.will != nil && s.will.due.Before(next) {
+		next = s.will.due
+	}
+	s.timer = time.AfterFunc(max(next.Sub(now), 0), func() { s.b.timeUp(s) })
+}
+
+func (s *session) stopTimer() {
+	if s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+	}
+}
+
+// timeUp publishes the will of s or ends s, whichever is due.
+func (b *Broker) timeUp(s *session) {
+	now := time.Now()
+	b.mu.Lock()
+	s.mu.Lock()
+	if b.closing || s.conn != nil || s.ended {
+		s.mu.Unlock()
+		b.mu.Unlock()
+		return
+	}
+	b.wg.Add(1)
+	defer b.wg.Done()
+	var due *will
+	if s.will != nil && !now.Before(s.will.due) {
+		due, s.will = s.will, nil
+		s.save()
+	}
+	over := s.over(now)
+	if over {
+		s.end()
+		delete(b.sessions, s.key)
+	} else {
+		s.schedule(now)
+	}
+	s.mu.Unlock()
+	b.mu.Unlock()
+	if due != nil {
+		b.publishWill(due)
+	}
+	if over {
+		b.bury(s)
+	}
+}
+
+// end makes s be no more: nothing matches it, nothing of it is kept. Broker.mu
+// and s.mu are held; bury does the rest.
+func (s *session) end() {
+	s.ended = true
+	s.stopTimer()
+	s.wakeIfGone()
+	for _, sub := range s.subs {
+		s.b.index.remove(sub)
+	}
+	s.erase()
+}
+
+// bury publishes the will of an ended session (3.1.2.5) and gives what was meant
+// for any member of a shared subscription to another one (4.8.2).
+func (b *Broker) bury(s *session) {
+	s.mu.Lock()
+	w := s.will
+	s.will = nil
+	left := append(s.inflight, s.queue[s.head:]...)
+	s.inflight, s.queue, s.head = nil, nil, 0
+	s.mu.Unlock()
+	if w != nil {
+		b.publishWill(w)
+	}
+	for _, o := range left {
+		if o.group == nil || o.qos == 0 || o.state == released {
+			continue
+		}
+		b.passOn(o)
+	}
+}
+
+func (b *Broker) passOn(o *outgoing) {
+	b.index.mu.RLock()
+	to := o.group.pick()
+	b.index.mu.RUnlock()
+	if to == nil {
+		return
+	}
+	m := o.msg.copy()
+	m.refs.Store(1)
+	to.session.offer(m, delivery{session: to.session, qos: to.qos, group: o.group}, false)
+	b.unref(m)
+}
+
+func (b *Broker) publishWill(w *will) {
+	if w.expiry > 0 {
+		w.msg.expires = time.Now().Add(w.expiry)
+	}
+	var to recipients
+	if err := b.distribute(w.msg, nil, &to); err != nil {
+		b.log.Warn("will not taken by all", "client", w.msg.sender, "topic", w.msg.topic, "error", err)
+	}
+}
+
+func (b *Broker) presence(s *session, connected bool, reason string) {
+	if b.conf.Presence != nil && s.identity.Device {
+		b.conf.Presence(s.identity.Name, connected, reason, time.Now())
+	}
+}

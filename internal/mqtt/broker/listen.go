@@ -1,0 +1,162 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+func (b *Broker) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	if b.conf.TLSAddr != "" {
+		if b.conf.TLS == nil {
+			return errors.New("TLSAddr without TLS configuration")
+		}
+		l, err := lc.Listen(ctx, "tcp", b.conf.TLSAddr)
+		if err != nil {
+			return err
+		}
+		b.tls = tls.NewListener(l, withMQTTProtocols(b.conf.TLS))
+		b.wg.Go(func() { b.accept(b.tls, false) })
+	}
+	if b.conf.PlainAddr != "" {
+		if err := requireLoopback(b.conf.PlainAddr); err != nil {
+			return err
+		}
+		l, err := lc.Listen(ctx, "tcp", b.conf.PlainAddr)
+		if err != nil {
+			return err
+		}
+		b.plain = l
+		b.wg.Go(func() { b.accept(b.plain, true) })
+	}
+	return nil
+}
+
+// withMQTTProtocols offers the protocol names that device SDKs ask for. A client
+// that names others only would be turned away otherwise.
+func withMQTTProtocols(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.NextProtos = []string{"x-amzn-mqtt-ca", "mqtt"}
+	return c
+}
+
+func requireLoopback(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("PlainAddr %s: without TLS only a loopback address such as 127.0.0.1 is allowed; use TLSAddr", addr)
+	}
+	return nil
+}
+
+// Addr is the address of the TLS listener, empty without one.
+func (b *Broker) Addr() string { return addrOf(b.tls) }
+
+// PlainAddr is the address of the listener without TLS, empty without one.
+func (b *Broker) PlainAddr() string { return addrOf(b.plain) }
+
+func addrOf(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// accept serves connections until l is closed.
+func (b *Broker) accept(l net.Listener, plain bool) {
+	for {
+		nc, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			b.log.Error("accept", "error", err)
+			if !b.pause(time.Second) { // out of file descriptors, most likely
+				return
+			}
+			continue
+		}
+		if !b.register(nc) {
+			_ = nc.Close()
+			return
+		}
+		go b.serve(nc, plain)
+	}
+}
+
+// pause waits for d; false when the broker is closed in the meantime.
+func (b *Broker) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-b.quit:
+		return false
+	}
+}
+
+// register counts nc among what Close ends and waits for.
+func (b *Broker) register(nc net.Conn) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		return false
+	}
+	b.conns[nc] = nil
+	b.wg.Add(1)
+	return true
+}
+
+func (b *Broker) unregister(nc net.Conn) {
+	b.mu.Lock()
+	delete(b.conns, nc)
+	b.mu.Unlock()
+	b.wg.Done()
+}
+
+// ServeHTTP takes MQTT over WebSocket (6). The caller mounts it, as a rule at
+// /mqtt of a TLS server. It returns when the connection has ended.
+func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"mqtt", "mqttv3.1"}})
+	if err != nil {
+		return // Accept has answered
+	}
+	if ws.Subprotocol() == "" {
+		_ = ws.Close(websocket.StatusPolicyViolation, "the subprotocol mqtt is required") // 6.0.0-3
+		return
+	}
+	ws.SetReadLimit(int64(b.lim.PacketBytes) + 64)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	nc := &webSocket{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), request: r}
+	if !b.register(nc) {
+		_ = ws.Close(websocket.StatusGoingAway, "server shutting down")
+		return
+	}
+	b.serve(nc, r.TLS == nil)
+}
+
+// webSocket is a connection that knows the request it came by.
+type webSocket struct {
+	net.Conn
+	request *http.Request
+}
+
+// RemoteAddr is that of the network connection below.
+func (w *webSocket) RemoteAddr() net.Addr {
+	a, err := net.ResolveTCPAddr("tcp", w.request.RemoteAddr)
+	if err != nil {
+		return w.Conn.RemoteAddr()
+	}
+	return a
+}

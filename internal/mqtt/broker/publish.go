@@ -1,0 +1,300 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+// rejected is a publish that is refused: what the client is told, and why.
+type rejected struct {
+	code packet.Code
+	err  error
+}
+
+func (r *rejected) Error() string { return r.err.Error() }
+
+func reject(code packet.Code, format string, args ...any) error {
+	return &rejected{code, fmt.Errorf(format, args...)}
+}
+
+// maxComplaints is how often one connection gets into the log for what it sends.
+const maxComplaints = 10
+
+// publish handles a PUBLISH of the client (3.3, 4.3).
+func (c *conn) publish(flags byte, body []byte) error {
+	p, err := packet.DecodePublish(flags, body, c.version)
+	if err != nil {
+		return err
+	}
+	topic, err := c.topic(p)
+	if err != nil {
+		return err
+	}
+	if p.QoS > 0 {
+		known, err := c.owe(p)
+		if err != nil || known {
+			return err
+		}
+	}
+	m := c.message(p, topic)
+	err = c.take(m)
+	if err != nil && c.complaints < maxComplaints {
+		c.complaints++
+		c.b.log.Warn("message not taken", "client", c.session.clientID, "topic", topic, "error", err)
+	}
+	return c.settlePublish(p, err)
+}
+
+// topic resolves the alias (3.3.2.3.4) and checks the name.
+func (c *conn) topic(p packet.Publish) (string, error) {
+	topic := string(p.Topic)
+	if p.HasAlias {
+		if p.Alias == 0 || p.Alias > c.b.lim.TopicAliases {
+			return "", &packet.Error{Code: packet.TopicAliasInvalid, Text: fmt.Sprintf("topic alias %d; at most %d", p.Alias, c.b.lim.TopicAliases)}
+		}
+		if topic == "" {
+			if topic = c.aliases[p.Alias]; topic == "" {
+				return "", &packet.Error{Code: packet.ProtocolError, Text: fmt.Sprintf("protocol error: topic alias %d stands for nothing", p.Alias)}
+			}
+			return topic, nil
+		}
+	}
+	if !packet.ValidTopicName(topic) {
+		return "", &packet.Error{Code: packet.TopicNameInvalid, Text: "topic name with a wildcard, or empty"} // 3.3.2-2
+	}
+	if err := c.b.checkTopic(topic); err != nil {
+		return "", &packet.Error{Code: packet.TopicNameInvalid, Text: err.Error()}
+	}
+	if p.HasAlias {
+		if c.aliases == nil {
+			c.aliases = map[uint16]string{}
+		}
+		c.aliases[p.Alias] = topic
+	}
+	return topic, nil
+}
+
+// owe counts a publish that has to be acknowledged. known is one of QoS 2 that is
+// here already: it is answered and nothing else.
+func (c *conn) owe(p packet.Publish) (known bool, err error) {
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.received[p.ID]; known && p.QoS == 2 {
+		c.control = packet.AppendAck(c.control, c.version, packet.PUBREC, packet.Ack{ID: p.ID}, "")
+		return true, nil
+	}
+	for c.owed >= int(c.b.lim.ReceiveMaximum) {
+		if c.version == packet.V5 {
+			return false, &packet.Error{Code: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("receive maximum of %d exceeded", c.b.lim.ReceiveMaximum)}
+		}
+		if len(c.acks) == 0 { // all that is owed waits for PUBREL, so waiting would be for ever
+			break
+		}
+		if !c.awaitDrain() { // older clients know no such limit
+			return false, errGone
+		}
+	}
+	c.owed++
+	return false, nil
+}
+
+// awaitDrain gives up session.mu until answers have gone out.
+func (c *conn) awaitDrain() bool {
+	if c.drained == nil {
+		c.drained = make(chan struct{})
+	}
+	wait := c.drained
+	c.session.mu.Unlock()
+	defer c.session.mu.Lock()
+	select {
+	case <-wait:
+		return true
+	case <-c.closing:
+		return false
+	}
+}
+
+func (c *conn) message(p packet.Publish, topic string) *message {
+	raw := make([]byte, len(p.Payload)+len(p.Props))
+	n := copy(raw, p.Payload)
+	copy(raw[n:], p.Props)
+	m := &message{
+		topic: topic, payload: raw[:n:n], props: raw[n:], qos: p.QoS, retain: p.Retain, sender: c.session.identity.Name, from: c.session,
+	}
+	if p.HasExpiry {
+		m.expires = time.Now().Add(time.Duration(p.Expiry) * time.Second)
+	}
+	return m
+}
+
+// take does what a publish asks for.
+func (c *conn) take(m *message) error {
+	id := c.session.identity
+	if !id.Access.MayPublish(m.topic) {
+		return reject(packet.NotAuthorized, "not %s's to publish to", id.Name)
+	}
+	if id.Device && c.b.handler.Load() == nil { // its topics are not known yet
+		return reject(packet.ServerBusy, "otad is not ready")
+	}
+	return c.b.distribute(m, c, &c.to)
+}
+
+// settlePublish acknowledges p, or tells the client that it was not taken: one of
+// MQTT 5 by a reason code, an older one by the end of the connection, so that it
+// sends the message again before others.
+func (c *conn) settlePublish(p packet.Publish, err error) error {
+	code := packet.Success
+	reason := ""
+	var r *rejected
+	if errors.As(err, &r) {
+		code, reason = r.code, r.Error()
+	} else if err != nil {
+		code, reason = packet.ImplementationSpecific, "not taken; send it again"
+	}
+	if err != nil && c.version != packet.V5 && p.QoS > 0 {
+		return &packet.Error{Code: code, Text: "message not taken"}
+	}
+	if p.QoS == 0 {
+		return nil
+	}
+	if c.terse {
+		reason = ""
+	}
+	if p.QoS == 1 {
+		c.acknowledge(packet.PUBACK, packet.Ack{ID: p.ID, Code: code}, reason, 1)
+		return nil
+	}
+	if err != nil {
+		c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID, Code: code}, reason, 1)
+		return nil
+	}
+	c.keepReceived(p.ID)
+	c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID}, "", 0)
+	return nil
+}
+
+// acknowledge sends an acknowledgement once what it stands for is durable.
+func (c *conn) acknowledge(t packet.Type, a packet.Ack, reason string, settled int) {
+	var b [64]byte
+	ack := packet.AppendAck(b[:0], c.version, t, a, reason)
+	if c.dirty {
+		c.dirty = false
+		c.answerDurable(append([]byte(nil), ack...), settled)
+		return
+	}
+	c.answerNow(ack, settled)
+}
+
+// distribute gives m to otad's handler first, if it is one of its topics, so that
+// a refused message goes nowhere; then keeps it if it is to be retained; then gives
+// it to all who are subscribed. It waits for those who are slow to read, c's own
+// session excepted. On an error some may have it: it comes again, which QoS 1
+// allows. c is where it came from, nil for a will; to is memory to work with.
+func (b *Broker) distribute(m *message, c *conn, to *recipients) error {
+	b.match(m, to)
+	if to.own {
+		if err := b.handle(m, c); err != nil {
+			return err
+		}
+	}
+	if m.retain {
+		if err := b.retain(m, c); err != nil {
+			return err
+		}
+	}
+	if len(to.deliveries) == 0 {
+		return nil
+	}
+	m.refs.Store(1)
+	var failed error
+	for _, d := range to.deliveries {
+		if err := b.deliver(m, d, c); err != nil {
+			failed = err
+		}
+	}
+	if m.id != 0 && c != nil {
+		c.dirty = true
+	}
+	b.unref(m)
+	to.clear()
+	return failed
+}
+
+// handle gives m to otad.
+func (b *Broker) handle(m *message, c *conn) error {
+	h := b.handler.Load()
+	if h.ctx.Err() != nil {
+		return reject(packet.ServerBusy, "otad takes no more")
+	}
+	out := mqtt.Message{Topic: m.topic, Payload: m.payload, QoS: min(m.qos, 1), Sender: m.sender}
+	if c != nil {
+		out.Origin = c
+	}
+	if len(m.props) > 0 {
+		a := packet.ParseAttributes(m.props)
+		out.ResponseTopic, out.CorrelationData = a.ResponseTopic, a.CorrelationData
+		if a.ResponseTopic != "" && c != nil && !c.session.identity.Access.MaySubscribe(a.ResponseTopic) {
+			return reject(packet.NotAuthorized, "response topic %.140q belongs to someone else", a.ResponseTopic)
+		}
+	}
+	if !m.expires.IsZero() {
+		out.Expiry = max(time.Until(m.expires), time.Second)
+	}
+	return h.handle(h.ctx, out)
+}
+
+func (b *Broker) deliver(m *message, d delivery, c *conn) error {
+	var stall *time.Timer
+	for {
+		v := d.session.offer(m, d, false)
+		switch {
+		case v == taken, v == dropped:
+			return nil
+		case v == refused, c == nil, d.session == c.session:
+			return reject(packet.QuotaExceeded, "queue of client %s is full", d.session.clientID)
+		}
+		if stall == nil {
+			stall = time.NewTimer(b.lim.StallTimeout)
+			defer stall.Stop()
+		}
+		select {
+		case <-d.session.room():
+		case <-stall.C:
+			d.session.expel(c)
+		case <-c.closing:
+			return errGone
+		}
+	}
+}
+
+// expel drops the connection of s, which does not make room for c's message.
+func (s *session) expel(c *conn) {
+	s.mu.Lock()
+	slow := s.conn
+	s.mu.Unlock()
+	if slow == nil {
+		return
+	}
+	slow.close(packet.QuotaExceeded, "does not read or acknowledge its messages")
+	select {
+	case <-slow.done:
+	case <-c.closing:
+	}
+}
+
+// retain keeps m for those who subscribe later.
+func (b *Broker) retain(m *message, c *conn) error {
+	if !b.retained.set(m, b.lim) {
+		return reject(packet.QuotaExceeded, "too many retained messages; at most %d of one client and %d of all", b.lim.RetainedPerClient, b.lim.Retained)
+	}
+	b.saveRetained(m)
+	if c != nil && b.journal.store != nil {
+		c.dirty = true
+	}
+	return nil
+}

@@ -1,0 +1,301 @@
+package broker
+
+import (
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+// session is what the broker keeps of one client between its connections
+// (4.1): subscriptions, what waits for it, what is in flight.
+type session struct {
+	b        *Broker
+	key      string // its place among all sessions and in the store
+	clientID string
+	identity mqtt.Identity // of the last connection; Access is nil before the first one
+	up       atomic.Bool   // connected
+
+	mu     sync.Mutex
+	conn   *conn // nil: none
+	ended  bool  // it is no more
+	subs   map[string]*subscription
+	expiry time.Duration // how long it outlives its connection, 0: not at all
+	since  time.Time     // when it was last connected, zero while it is
+	will   *will         // pending
+	timer  *time.Timer   // of will and expiry, while there is no connection
+
+	queue    []*outgoing // in order, from head
+	head     int
+	bytes    int
+	inflight []*outgoing // sent and not complete, in the order they were sent
+	ids      map[uint16]struct{}
+	lastID   uint16
+	seq      uint64
+	space    chan struct{} // somebody waits for room in the queue
+
+	recorded bool                // the store may know of it
+	received map[uint16]struct{} // QoS 2 packet identifiers between PUBLISH and PUBREL
+}
+
+func (s *session) online() bool { return s.up.Load() }
+
+// mayReceive lets everything through until the access of the client is known, as
+// it is asked again when the client is back.
+func (s *session) mayReceive(topic string) bool {
+	return s.identity.Access == nil || s.identity.Access.MayReceive(topic)
+}
+
+// persistent reports whether it outlives the connection, and so a restart.
+func (s *session) persistent() bool { return s.expiry > 0 }
+
+// verdict says what became of a message offered to a session.
+type verdict int
+
+const (
+	taken   verdict = iota
+	full            // no room; waiting may help
+	refused         // no room and nobody connected who could make some
+	dropped         // QoS 0, which may be lost
+)
+
+// delivery is what a matching subscription asks of a message.
+type delivery struct {
+	session *session
+	qos     byte
+	retain  bool
+	subIDs  []uint32
+	group   *group
+}
+
+// offer puts m into the queue of d's session. A volatile message does not outlive
+// the process. One of QoS 2 that does is held back until it is durable.
+func (s *session) offer(m *message, d delivery, volatile bool) verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mayReceive(m.topic) {
+		return dropped
+	}
+	return s.enqueue(m, d, volatile)
+}
+
+// offerTo is offer for a message to one connection, whatever is subscribed.
+func (s *session) offerTo(c *conn, m *message) verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != c {
+		return dropped
+	}
+	return s.enqueue(m, delivery{qos: m.qos}, true)
+}
+
+func (s *session) enqueue(m *message, d delivery, volatile bool) verdict {
+	o := &outgoing{msg: m, qos: min(m.qos, d.qos), retain: d.retain, subIDs: d.subIDs, group: d.group}
+	if s.ended || s.conn == nil && o.qos == 0 {
+		return dropped
+	}
+	if s.crowded(m) {
+		switch {
+		case o.qos == 0:
+			s.b.stats.dropped.Add(1)
+			return dropped
+		case s.conn == nil:
+			return refused
+		}
+		return full
+	}
+	if o.qos > 0 {
+		o.id = s.newID()
+		s.ids[o.id] = struct{}{}
+	}
+	s.seq++
+	o.seq = s.seq
+	if o.qos > 0 && s.persistent() && !volatile && s.b.journal.store != nil {
+		o.stored, o.held = true, o.qos == 2
+		s.keep(o)
+	}
+	s.push(o)
+	s.kick()
+	return taken
+}
+
+// crowded reports whether the queue has no room for m. What has expired makes
+// room first.
+func (s *session) crowded(m *message) bool {
+	lim := &s.b.lim
+	tight := func() bool {
+		n := len(s.queue) - s.head
+		return n >= lim.Queued || n > 0 && s.bytes+m.size() > lim.QueuedBytes
+	}
+	if !tight() {
+		return false
+	}
+	s.dropExpired(time.Now())
+	return tight()
+}
+
+func (s *session) dropExpired(now time.Time) {
+	s.keepOnly(func(o *outgoing) bool { return !o.msg.expired(now) })
+}
+
+// keepOnly discards what waits and is not wanted.
+func (s *session) keepOnly(wanted func(*outgoing) bool) {
+	kept := s.queue[:0]
+	for _, o := range s.queue[s.head:] {
+		if !wanted(o) {
+			s.bytes -= o.msg.size()
+			s.discard(o)
+			continue
+		}
+		kept = append(kept, o)
+	}
+	clear(s.queue[len(kept):])
+	s.queue, s.head = kept, 0
+}
+
+func (s *session) push(o *outgoing) {
+	if s.head > 32 && s.head > len(s.queue)/2 {
+		n := copy(s.queue, s.queue[s.head:])
+		clear(s.queue[n:])
+		s.queue, s.head = s.queue[:n], 0
+	}
+	s.queue = append(s.queue, o)
+	s.bytes += o.msg.size()
+}
+
+// newID returns a packet identifier that is not in use (2.2.1). The limits of
+// the queue keep most of them free.
+func (s *session) newID() uint16 {
+	if s.ids == nil {
+		s.ids = map[uint16]struct{}{}
+	}
+	for {
+		s.lastID++
+		if _, used := s.ids[s.lastID]; !used && s.lastID != 0 {
+			return s.lastID
+		}
+	}
+}
+
+// sendable reports whether next may find something.
+func (s *session) sendable(c *conn) bool {
+	if s.head == len(s.queue) {
+		return false
+	}
+	o := s.queue[s.head]
+	return !o.held && (o.qos == 0 || len(s.inflight) < c.window)
+}
+
+// next takes the next message to send to c out of the queue; nil: none, or none
+// may be sent now.
+func (s *session) next(c *conn, now time.Time) *outgoing {
+	for s.head < len(s.queue) {
+		o := s.queue[s.head]
+		if !s.sendable(c) {
+			return nil
+		}
+		s.queue[s.head] = nil
+		s.head++
+		s.bytes -= o.msg.size()
+		s.wakePublishers()
+		if o.msg.expired(now) || c.tooLarge(o) {
+			s.discard(o)
+			continue
+		}
+		if s.head == len(s.queue) {
+			s.queue, s.head = s.queue[:0], 0
+			if cap(s.queue) > 64 { // an idle session keeps little
+				s.queue = nil
+			}
+		}
+		return o
+	}
+	return nil
+}
+
+// wakePublishers lets those go on who wait for room, once there is some of it.
+func (s *session) wakePublishers() {
+	if s.space != nil && len(s.queue)-s.head <= s.b.lim.Queued/2 {
+		close(s.space)
+		s.space = nil
+	}
+}
+
+// room returns a channel that is closed when it is worth trying again.
+func (s *session) room() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.space == nil {
+		s.space = make(chan struct{})
+		s.wakeIfGone()
+	}
+	return s.space
+}
+
+func (s *session) wakeIfGone() {
+	if s.space != nil && (s.conn == nil || len(s.queue)-s.head <= s.b.lim.Queued/2) {
+		close(s.space)
+		s.space = nil
+	}
+}
+
+// discard forgets o, which is in neither queue nor inflight any more.
+func (s *session) discard(o *outgoing) {
+	if o.qos > 0 {
+		delete(s.ids, o.id)
+	}
+	s.forget(o)
+}
+
+// flying returns the place of id in inflight, or -1.
+func (s *session) flying(id uint16) int {
+	for i, o := range s.inflight {
+		if o.id == id {
+			return i
+		}
+	}
+	return -1
+}
+
+// complete ends the flight of inflight[i].
+func (s *session) complete(i int) {
+	o := s.inflight[i]
+	s.inflight = append(s.inflight[:i], s.inflight[i+1:]...)
+	s.discard(o)
+}
+
+// rewind puts what was in flight back to the front of the queue, to be sent again
+// in the order it was sent first (4.4, 4.6).
+func (s *session) rewind() {
+	if len(s.inflight) == 0 {
+		return
+	}
+	sort.Slice(s.inflight, func(i, j int) bool { return s.inflight[i].seq < s.inflight[j].seq })
+	again := make([]*outgoing, 0, len(s.inflight)+len(s.queue)-s.head)
+	var rel []*outgoing
+	for _, o := range s.inflight {
+		if o.state == released {
+			rel = append(rel, o)
+			continue
+		}
+		o.state, o.dup = waiting, true
+		s.bytes += o.msg.size()
+		again = append(again, o)
+	}
+	s.queue, s.head = append(again, s.queue[s.head:]...), 0
+	s.inflight = rel
+}
+
+// publishOut is o as it goes out now.
+func (o *outgoing) publishOut(now time.Time) packet.Delivery {
+	d := packet.Delivery{
+		Topic: o.msg.topic, Payload: o.msg.payload, Props: o.msg.props, QoS: o.qos, Dup: o.dup, Retain: o.retain, ID: o.id, SubIDs: o.subIDs,
+	}
+	if !o.msg.expires.IsZero() {
+		d.HasExpiry, d.Expiry = true, uint32(max(o.msg.expires.Sub(now)+time.Second-1, 0)/time.Second)
+	}
+	return d
+}

@@ -1,0 +1,513 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+// memory is a Store whose writes can be held up or fail.
+type memory struct {
+	mu    sync.Mutex
+	state map[string][]byte
+	gate  chan struct{} // nil: open
+	fail  error
+	saves int
+}
+
+func (m *memory) SaveState(_ context.Context, set map[string][]byte) error {
+	m.mu.Lock()
+	gate := m.gate
+	m.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.saves++
+	if m.fail != nil {
+		return m.fail
+	}
+	for k, v := range set {
+		if v == nil {
+			delete(m.state, k)
+			continue
+		}
+		m.state[k] = slices.Clone(v)
+	}
+	return nil
+}
+
+func (m *memory) LoadState(_ context.Context, f func(string, []byte) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, k := range slices.Sorted(maps.Keys(m.state)) {
+		if err := f(k, m.state[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killed is what a new process would find if this one died now.
+func (m *memory) killed() *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &memory{state: maps.Clone(m.state)}
+}
+
+func (m *memory) keys(prefix string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for k := range m.state {
+		if strings.HasPrefix(k, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// openPlain starts a broker that lets everybody in.
+func openPlain(t *testing.T, s Store, change func(*Config)) *Broker {
+	t.Helper()
+	c := Config{PlainAddr: "127.0.0.1:0", Store: s, Authenticate: func(context.Context, Credentials) (mqtt.Identity, error) {
+		return mqtt.Identity{Name: "open", Access: mqtt.OpenAccess()}, nil
+	}}
+	if change != nil {
+		change(&c)
+	}
+	b, err := New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+func dialPlain(t *testing.T, b *Broker) *wire {
+	t.Helper()
+	nc, err := net.Dial("tcp", b.PlainAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWire(t, nc)
+	w.v5 = true
+	return w
+}
+
+var forAnHour = uint32Property(17, 3600)
+
+// join5 connects with a session that lasts.
+func join5(t *testing.T, b *Broker, id string) *wire {
+	t.Helper()
+	w := dialPlain(t, b)
+	if code, _ := w.connect(hello{id: id, keepAlive: 60, persist: true, props: forAnHour}); code != 0 {
+		t.Fatalf("connect %s: 0x%02x", id, code)
+	}
+	return w
+}
+
+func (w *wire) drop() { _ = w.nc.Close() }
+
+// offline waits until the broker has noticed that n connections are left.
+func offline(t *testing.T, b *Broker, n int) {
+	t.Helper()
+	if err := waitFor(func() bool { return b.Stats().Connections == n }); err != nil {
+		t.Fatalf("%d connections: %v", b.Stats().Connections, err)
+	}
+}
+
+type incoming struct {
+	packet.Publish
+	topic, payload string
+}
+
+func (w *wire) receive() incoming {
+	w.t.Helper()
+	h, body := w.readAll()
+	if h.Type != packet.PUBLISH {
+		w.t.Fatalf("packet %d (% x), want PUBLISH", h.Type, body)
+	}
+	version := byte(packet.V311)
+	if w.v5 {
+		version = packet.V5
+	}
+	p, err := packet.DecodePublish(h.Flags, body, version)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return incoming{p, string(p.Topic), string(p.Payload)}
+}
+
+// readAll is read with the flags.
+func (w *wire) readAll() (packet.Header, []byte) {
+	w.t.Helper()
+	head, err := w.r.Peek(1)
+	if err != nil {
+		return packet.Header{}, nil
+	}
+	flags := head[0] & 15
+	kind, body := w.read()
+	return packet.Header{Type: packet.Type(kind), Flags: flags, Size: len(body)}, body
+}
+
+func (w *wire) ack(t packet.Type, id uint16) {
+	w.send(packet.AppendAck(nil, packet.V5, t, packet.Ack{ID: id}, ""))
+}
+
+func (w *wire) mustPublish(topic string, id uint16, payload string) {
+	w.t.Helper()
+	w.publish(topic, id, qos1, payload)
+	if ack := w.expect(puback); len(ack) > 2 {
+		w.t.Fatalf("PUBACK % x", ack)
+	}
+}
+
+// What was acknowledged is there after the process was killed: subscriptions,
+// queued messages in order with what was in flight first, retained messages.
+func TestKilledAndStartedAgain(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, nil)
+	sub := join5(t, b, "sub")
+	if codes := sub.subscribe("a/#"); codes[0] != 1 {
+		t.Fatalf("SUBACK % x", codes)
+	}
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	for i := range 5 { // delivered, not acknowledged
+		pub.mustPublish("a/x", uint16(i+1), fmt.Sprint(i))
+	}
+	for i := range 5 {
+		if got := sub.receive(); got.payload != fmt.Sprint(i) || got.Dup {
+			t.Fatalf("got %q, dup %v", got.payload, got.Dup)
+		}
+	}
+	sub.ack(packet.PUBACK, 1)
+	sub.drop()
+	offline(t, b, 1)
+	for i := range 200 {
+		pub.mustPublish("a/x", 1, fmt.Sprint(i+5))
+	}
+	pub.publish("a/kept", 2, qos1|1, "retained")
+	pub.expect(puback)
+
+	after := m.killed()
+	b2 := openPlain(t, after, nil)
+	sub = dialPlain(t, b2)
+	code, _ := sub.connect(hello{id: "sub", keepAlive: 60, persist: true, props: forAnHour})
+	if code != 0 {
+		t.Fatal(code)
+	}
+	for i := 1; i < 205; i++ {
+		got := sub.receive()
+		if got.payload != fmt.Sprint(i) || got.QoS != 1 {
+			t.Fatalf("got %q with QoS %d, want %d", got.payload, got.QoS, i)
+		}
+		sub.ack(packet.PUBACK, got.ID)
+	}
+	if got := sub.receive(); got.topic != "a/kept" || got.Retain {
+		t.Fatalf("%+v", got)
+	} else {
+		sub.ack(packet.PUBACK, got.ID)
+	}
+	other := dialPlain(t, b2)
+	other.mustConnect("other")
+	other.subscribe("a/+")
+	if got := other.receive(); got.payload != "retained" || !got.Retain {
+		t.Errorf("retained: %+v", got)
+	}
+	if err := waitFor(func() bool { return after.keys(keyQueue) == 0 && after.keys(keyMessage) == 0 }); err != nil {
+		t.Errorf("left in the store: %d of queues, %d messages", after.keys(keyQueue), after.keys(keyMessage))
+	}
+	// A clean start leaves nothing of the session.
+	sub.drop()
+	offline(t, b2, 1)
+	clean := dialPlain(t, b2)
+	clean.mustConnect("sub")
+	if err := waitFor(func() bool { return after.keys(keySession) == 0 }); err != nil {
+		t.Error("the session is still stored")
+	}
+}
+
+// No acknowledgement goes out before the store has what it stands for, and they
+// go out in the order of the publishes.
+func TestAcknowledgedMeansStored(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, nil)
+	sub := join5(t, b, "sub")
+	sub.subscribe("kept/#")
+	sub.drop()
+	offline(t, b, 0)
+	gate := make(chan struct{})
+	m.mu.Lock()
+	m.gate = gate
+	m.mu.Unlock()
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	for i := range 10 { // every other one needs the store
+		topic := "lost/x"
+		if i%2 == 0 {
+			topic = "kept/x"
+		}
+		pub.publish(topic, uint16(i+1), qos1, "1")
+	}
+	pub.send([]byte{0xc0, 0}) // PINGREQ: the connection is alive all the same
+	if n := m.keys(keyQueue); n != 0 {
+		t.Fatalf("%d stored before their time", n)
+	}
+	acks := make(chan []byte, 20)
+	go func() {
+		for range 10 {
+			kind, body := pub.read()
+			for kind == 13 {
+				kind, body = pub.read()
+			}
+			acks <- body
+		}
+		close(acks)
+	}()
+	select {
+	case a := <-acks:
+		t.Fatalf("acknowledged % x while nothing could be stored", a)
+	case <-time.After(50 * time.Millisecond):
+	}
+	m.mu.Lock()
+	m.gate = nil
+	m.mu.Unlock()
+	close(gate)
+	for i := range 10 {
+		if a := take(t, acks); a[1] != byte(i+1) {
+			t.Errorf("acknowledgement %d is for %d", i, a[1])
+		}
+	}
+	if n := m.keys(keyQueue); n != 5 {
+		t.Errorf("%d stored, want 5", n)
+	}
+}
+
+func TestAStoreThatFailsAcknowledgesNothing(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, nil)
+	sub := join5(t, b, "sub")
+	sub.subscribe("a")
+	sub.drop()
+	offline(t, b, 0)
+	m.mu.Lock()
+	m.fail = errors.New("disk full")
+	m.mu.Unlock()
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	pub.publish("a", 1, qos1, "1")
+	if kind, _ := pub.read(); kind != disconnect {
+		t.Errorf("packet %d, want DISCONNECT", kind)
+	}
+	m.mu.Lock()
+	m.fail = nil
+	m.mu.Unlock()
+	pub = dialPlain(t, b)
+	pub.mustConnect("pub")
+	pub.mustPublish("a", 1, "2")
+	b2 := openPlain(t, m.killed(), nil)
+	sub = join5(t, b2, "sub")
+	if got := sub.receive(); got.payload != "1" && got.payload != "2" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// QoS 2 is exactly once, over lost connections and a killed process, both ways.
+func TestExactlyOnce(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, nil)
+	sub := join5(t, b, "sub")
+	sub.send(framed(0x82, join([]byte{0, 9, 0}, str("a"), []byte{2})))
+	sub.expect(suback)
+	pub := join5(t, b, "pub")
+	pub.publish("a", 7, 2<<1, "once")
+	pub.expect(5) // PUBREC
+	got := sub.receive()
+	if got.QoS != 2 || got.payload != "once" {
+		t.Fatalf("%+v", got)
+	}
+	// Everything is lost now; the publisher does not know whether it arrived.
+	for range 2 {
+		m = m.killed()
+		b = openPlain(t, m, nil)
+		pub = join5(t, b, "pub")
+		pub.publish("a", 7, 2<<1|8, "once")
+		pub.expect(5)
+		sub = join5(t, b, "sub")
+		again := sub.receive()
+		if again.ID != got.ID || !again.Dup {
+			t.Fatalf("sent again as %d, dup %v; was %d", again.ID, again.Dup, got.ID)
+		}
+	}
+	sub.ack(packet.PUBREC, got.ID)
+	if rel := sub.expect(6); rel[1] != byte(got.ID) {
+		t.Fatalf("PUBREL % x", rel)
+	}
+	pub.ack(packet.PUBREL, 7)
+	pub.expect(7)
+	b.journal.flush()
+	m = m.killed()
+	b = openPlain(t, m, nil)
+	sub = join5(t, b, "sub")
+	if rel := sub.expect(6); rel[1] != byte(got.ID) { // PUBREL again, not the message
+		t.Fatalf("PUBREL % x", rel)
+	}
+	sub.ack(packet.PUBCOMP, got.ID)
+	pub = join5(t, b, "pub")
+	pub.ack(packet.PUBREL, 7)
+	if comp := pub.expect(7); len(comp) != 3 || comp[2] != 0x92 {
+		t.Errorf("PUBCOMP % x, want 'not found'", comp)
+	}
+	if err := waitFor(func() bool { return m.keys(keyQueue)+m.keys(keyMessage)+m.keys(keyReceived) == 0 }); err != nil {
+		t.Error("something is left in the store")
+	}
+}
+
+// A subscriber that stands still loses its connection, not its messages; its
+// publisher is slowed down, then refused.
+func TestStalledSubscriber(t *testing.T) {
+	b := openPlain(t, &memory{state: map[string][]byte{}}, func(c *Config) {
+		c.Limits = Limits{Queued: 50, StallTimeout: 100 * time.Millisecond}
+	})
+	sub := join5(t, b, "sub")
+	sub.subscribe("a")
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	acked := 0
+	for refused := false; !refused; {
+		pub.publish("a", 1, qos1, fmt.Sprint(acked))
+		if a := pub.expect(puback); len(a) > 2 {
+			if refused = a[2] == 0x97; !refused {
+				t.Fatalf("PUBACK % x", a)
+			}
+			continue
+		}
+		acked++
+	}
+	if acked < 50 || acked > 50+DefaultInflight {
+		t.Errorf("%d acknowledged", acked)
+	}
+	old := dialPlain(t, b) // of 3.1.1: no word for it but the end
+	old.v5 = false
+	old.mustConnect("old")
+	old.publish("a", 1, qos1, "x")
+	if kind, _ := old.read(); kind != 0 {
+		t.Errorf("packet %d", kind)
+	}
+	sub = join5(t, b, "sub")
+	for i := range acked {
+		got := sub.receive()
+		if got.payload != fmt.Sprint(i) {
+			t.Fatalf("got %q, want %d", got.payload, i)
+		}
+		sub.ack(packet.PUBACK, got.ID)
+	}
+	pub.mustPublish("a", 1, "room again")
+	if got := sub.receive(); got.payload != "room again" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What an ended session leaves of a shared subscription goes to another member.
+func TestSharedSubscriptionPassesOn(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	one, two := dialPlain(t, b), dialPlain(t, b)
+	one.mustConnect("one")
+	two.mustConnect("two")
+	one.subscribe("$share/g/jobs")
+	two.subscribe("$share/g/jobs")
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	for i := range 4 {
+		pub.mustPublish("jobs", 1, fmt.Sprint(i))
+	}
+	var got []string
+	for range 2 {
+		m := two.receive()
+		got = append(got, m.payload)
+		two.ack(packet.PUBACK, m.ID)
+	}
+	one.drop() // with two messages that it has not acknowledged
+	for range 2 {
+		m := two.receive()
+		got = append(got, m.payload)
+		two.ack(packet.PUBACK, m.ID)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// A reply goes to the connection that asked, subscribed or not, and to nobody else.
+func TestReply(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	err := b.Subscribe(context.Background(), []string{"ask/+"}, func(ctx context.Context, m mqtt.Message) error {
+		return b.Reply(ctx, m, mqtt.Message{Topic: "answer", Payload: m.Payload, QoS: m.QoS})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nosy, asker := dialPlain(t, b), dialPlain(t, b)
+	nosy.mustConnect("nosy")
+	nosy.subscribe("answer", "#")
+	asker.mustConnect("asker")
+	asker.publish("ask/x", 1, qos1, "q")
+	seen := map[packet.Type]bool{}
+	for range 2 {
+		h, _ := asker.readAll()
+		seen[h.Type] = true
+	}
+	if !seen[packet.PUBLISH] || !seen[packet.PUBACK] {
+		t.Errorf("got %v", seen)
+	}
+	if m := nosy.receive(); m.topic != "ask/x" {
+		t.Errorf("the others got %q", m.topic)
+	}
+	if b.Listening("answer") != true || b.Listening("$SYS/x") {
+		t.Error("Listening is wrong")
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	server := httptest.NewServer(b)
+	t.Cleanup(server.Close)
+	ws, _, err := websocket.Dial(t.Context(), server.URL, &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWire(t, websocket.NetConn(context.Background(), ws, websocket.MessageBinary))
+	w.v5 = true
+	w.mustConnect("browser")
+	w.subscribe("a")
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	pub.mustPublish("a", 1, strings.Repeat("x", 100_000))
+	if m := w.receive(); len(m.payload) != 100_000 {
+		t.Errorf("%d bytes", len(m.payload))
+	}
+	bare, _, err := websocket.Dial(t.Context(), server.URL, nil)
+	if err == nil {
+		_, _, err = bare.Read(t.Context())
+	}
+	if err == nil {
+		t.Error("a WebSocket without the subprotocol mqtt was taken")
+	}
+}

@@ -1,0 +1,136 @@
+package broker
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+// subscribe handles a SUBSCRIBE (3.8). Each filter is answered by itself.
+func (c *conn) subscribe(body []byte) error {
+	p, err := packet.DecodeSubscribe(body, c.version)
+	if err != nil {
+		return err
+	}
+	codes := make([]packet.Code, len(p.Subscriptions))
+	var retained []delivered
+	for i, f := range p.Subscriptions {
+		sub, code, err := c.filter(f, p.SubID)
+		if err != nil {
+			return err
+		}
+		if codes[i] = code; sub == nil {
+			continue
+		}
+		isNew := c.session.enter(f.Filter, sub)
+		if sub.share == "" && (f.RetainHandling == 0 || f.RetainHandling == 1 && isNew) { // 3.8.4
+			for _, m := range c.b.retained.match(sub.filter) {
+				retained = append(retained, delivered{m, sub})
+			}
+		}
+	}
+	c.session.mu.Lock()
+	c.session.save()
+	durable := c.session.persistent() && c.b.journal.store != nil
+	c.session.mu.Unlock()
+	ack := packet.AppendSuback(nil, c.version, p.ID, codes)
+	if durable {
+		c.answerDurable(ack, 0)
+	} else {
+		c.answerNow(ack, 0)
+	}
+	c.sendRetained(retained)
+	return nil
+}
+
+type delivered struct {
+	msg *message
+	sub *subscription
+}
+
+// filter checks one filter: a subscription, or the code that refuses it. An error
+// ends the connection.
+func (c *conn) filter(f packet.Subscription, id uint32) (*subscription, packet.Code, error) {
+	sub := &subscription{
+		session: c.session, filter: f.Filter, qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id,
+	}
+	if rest, ok := strings.CutPrefix(f.Filter, "$share/"); ok {
+		share, filter, ok := strings.Cut(rest, "/")
+		if !ok || share == "" || strings.ContainsAny(share, "+#") { // 4.8.2-1, 4.8.2-2
+			return nil, packet.TopicFilterInvalid, nil
+		}
+		if f.NoLocal {
+			return nil, 0, &packet.Error{Code: packet.ProtocolError, Text: "protocol error: no local in a shared subscription"} // 3.8.3-4
+		}
+		sub.share, sub.filter = share, filter
+	}
+	switch {
+	case !packet.ValidFilter(sub.filter), c.b.checkTopic(sub.filter) != nil:
+		return nil, packet.TopicFilterInvalid, nil
+	case !c.session.identity.Access.MaySubscribe(sub.filter):
+		return nil, packet.NotAuthorized, nil
+	case !c.session.roomFor(f.Filter):
+		return nil, packet.QuotaExceeded, nil
+	}
+	return sub, packet.Code(sub.qos), nil
+}
+
+// roomFor reports whether one more filter fits.
+func (s *session) roomFor(filter string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.subs[filter] != nil || len(s.subs) < s.b.lim.Subscriptions
+}
+
+// enter makes sub, under the name the client gave it, and reports whether there
+// was none of that name.
+func (s *session) enter(name string, sub *subscription) (isNew bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	isNew = s.subs[name] == nil
+	s.subs[name] = sub
+	s.b.index.add(sub)
+	return isNew
+}
+
+// sendRetained delivers retained messages, once for each subscription. A client
+// with more of them than its queue holds has to ask by narrower filters.
+func (c *conn) sendRetained(all []delivered) {
+	for _, d := range all {
+		to := d.sub.delivery(d.msg, nil)
+		to.retain = true // 3.3.1-8
+		m := d.msg.copy()
+		m.refs.Store(1)
+		v := c.session.offer(m, to, false)
+		c.b.unref(m)
+		if v == full || v == refused {
+			c.close(packet.QuotaExceeded, fmt.Sprintf("more retained messages than the queue of %d holds; use a narrower filter", c.b.lim.Queued))
+			return
+		}
+	}
+}
+
+// unsubscribe handles an UNSUBSCRIBE (3.10).
+func (c *conn) unsubscribe(body []byte) error {
+	p, err := packet.DecodeUnsubscribe(body, c.version)
+	if err != nil {
+		return err
+	}
+	s := c.session
+	codes := make([]packet.Code, len(p.Filters))
+	s.mu.Lock()
+	for i, name := range p.Filters {
+		sub := s.subs[name]
+		if sub == nil {
+			codes[i] = packet.NoSubscriptionExisted
+			continue
+		}
+		s.b.index.remove(sub)
+		delete(s.subs, name)
+	}
+	s.save()
+	s.mu.Unlock()
+	c.answerNow(packet.AppendUnsuback(nil, c.version, p.ID, codes), 0)
+	return nil
+}
