@@ -74,32 +74,74 @@ func (a *app) deviceTable() view[deviceView] {
 	}
 }
 
+// deviceList are the options of device list.
+type deviceList struct {
+	selector string
+	limit    int
+	count    bool
+}
+
 func newDeviceListCmd(a *app) *cobra.Command {
-	var selector string
+	var l deviceList
 	cmd := &cobra.Command{
 		Use: "list", Short: "List devices", Args: takes(),
+		Long: `list shows the devices in the order of their ids. --select says which, as in
+
+  hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery < 20
+
+The fields are id, hardware, tags.KEY, shadow.reported.PATH and
+shadow.desired.PATH; a key that is not one word stands in quotes. The operators
+are = != < <= > >= and : (has), AND, OR (which binds tighter), NOT and
+parentheses; "rpi*" stands for every text that begins so, and FIELD:* asks
+whether there is one.`,
 		Example: `  otactl device list --select 'hardware = "rpi4" AND tags.site = "paris"'
-  otactl device list --select 'NOT online = true' -o name`,
+  otactl device list --select 'NOT shadow.reported.firmware.version = "1.4.2"' -o name
+  otactl device list --select 'shadow.reported.battery < 20' --count`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if l.limit < 0 {
+				return usage("--limit %d: want a number of devices, or 0 for all", l.limit)
+			}
 			c, err := a.connect()
 			if err != nil {
 				return err
 			}
-			devices, err := c.listDevices(cmd.Context(), selector)
+			if l.count {
+				return a.countDevices(cmd.Context(), c, l.selector)
+			}
+			devices, err := c.listDevices(cmd.Context(), l.selector, l.limit)
 			if err != nil {
 				return err
 			}
 			return printList(a, a.deviceTable(), devices)
 		},
 	}
-	cmd.Flags().StringVar(&selector, "select", "", "only the devices that match this selector (AIP-160)")
+	cmd.Flags().StringVar(&l.selector, "select", "", "only the devices that match this selector (AIP-160)")
+	cmd.Flags().IntVar(&l.limit, "limit", 0, "at most this many devices (0: all)")
+	cmd.Flags().BoolVar(&l.count, "count", false, "only how many there are")
 	return cmd
 }
 
-func (c *client) listDevices(ctx context.Context, selector string) ([]deviceView, error) {
+func (a *app) countDevices(ctx context.Context, c *client, selector string) error {
+	resp, err := call(ctx, c.devices.CountDevices, &otadv1.CountDevicesRequest{Selector: selector})
+	if err != nil {
+		return err
+	}
+	type count struct {
+		Devices int64 `json:"devices"`
+	}
+	n := strconv.FormatInt(resp.GetDevices(), 10)
+	return printOne(a, count{resp.GetDevices()}, n, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, n)
+		return err
+	})
+}
+
+// listDevices reads page by page, up to limit devices unless that is 0.
+func (c *client) listDevices(ctx context.Context, selector string, limit int) ([]deviceView, error) {
 	var views []deviceView
-	req := &otadv1.ListDevicesRequest{Selector: selector, PageSize: pageSize}
+	req := &otadv1.ListDevicesRequest{Selector: selector}
 	for {
+		req.PageSize = pageOf(limit, len(views))
 		resp, err := call(ctx, c.devices.ListDevices, req)
 		if err != nil {
 			return nil, err
@@ -107,11 +149,19 @@ func (c *client) listDevices(ctx context.Context, selector string) ([]deviceView
 		for _, d := range resp.GetDevices() {
 			views = append(views, newDeviceView(d))
 		}
-		if resp.GetNextPageToken() == "" {
+		if resp.GetNextPageToken() == "" || limit > 0 && len(views) >= limit {
 			return views, nil
 		}
 		req.PageToken = resp.GetNextPageToken()
 	}
+}
+
+// pageOf is how many rows to ask for after have of limit (0: all).
+func pageOf(limit, have int) int32 {
+	if limit == 0 {
+		return pageSize
+	}
+	return int32(min(limit-have, pageSize))
 }
 
 func newDeviceShowCmd(a *app) *cobra.Command {

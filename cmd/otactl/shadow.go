@@ -19,7 +19,7 @@ import (
 
 func newShadowCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "shadow", Short: "Read, change and watch device shadows"},
-		newShadowGetCmd(a), newShadowSetCmd(a), newShadowWatchCmd(a))
+		newShadowGetCmd(a), newShadowSetCmd(a), newShadowWatchCmd(a), newShadowQueryCmd(a))
 }
 
 // shadowDoc is a shadow as the server sends it, in the shape of AWS IoT.

@@ -48,6 +48,7 @@ type config struct {
 	S3CreateBucket bool     `koanf:"s3-create-bucket"`
 	S3AccessKey    string   `koanf:"s3-access-key"`
 	S3SecretKey    string   `koanf:"s3-secret-key"`
+	Index          []string `koanf:"index"`
 	Database       string   `koanf:"database"`
 	DatabaseSecret string   `koanf:"database-password-file"`
 	LogFormat      string   `koanf:"log-format"`
@@ -89,7 +90,7 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		}
 		fromEnv := env.Provider(".", env.Opt{Prefix: "OTAD_", TransformFunc: func(key, value string) (string, any) {
 			name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "OTAD_")), "_", "-")
-			if name == "hosts" {
+			if name == "hosts" || name == "index" {
 				return name, strings.Split(value, ",")
 			}
 			return name, value
@@ -110,7 +111,8 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		if flag := f.Lookup("database"); flag.Changed && postgres.HasPassword(flag.Value.String()) {
 			return config{}, usageError{errors.New("--database holds a password, and every user of this machine can read a command line: put the URL into OTAD_DATABASE or the config file, or the password into a file for --database-password-file")}
 		}
-		c.Hosts = slices.DeleteFunc(c.Hosts, func(h string) bool { return h == "" })
+		empty := func(s string) bool { return s == "" }
+		c.Hosts, c.Index = slices.DeleteFunc(c.Hosts, empty), slices.DeleteFunc(c.Index, empty)
 		return c, c.validate()
 	}
 }
@@ -186,6 +188,9 @@ func (c config) validate() error {
 	}
 	if n := c.ShadowBytes; n != 0 && (n < minShadowBytes || n > shadow.StateBytesCeiling) {
 		return usageError{fmt.Errorf("--shadow-bytes %d: want %d to %d", c.ShadowBytes, minShadowBytes, shadow.StateBytesCeiling)}
+	}
+	if _, err := fleet.ParseIndexes(c.Index); err != nil {
+		return usageError{fmt.Errorf("--index: %w", err)}
 	}
 	if c.S3Endpoint != "" && (c.S3Bucket == "" || c.S3AccessKey == "" || c.S3SecretKey == "") {
 		return usageError{errors.New("--s3-endpoint needs --s3-bucket, OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY")}

@@ -54,6 +54,7 @@ func newServeFlags() *cobra.Command {
 	f.String("mqtt-plain", "", "loopback `address` for plain MQTT, off by default")
 	f.String("mqtt-plain-auth", plainAuthCredentials, "who is let in there: credentials, or none: everybody, on all topics but $aws/, $SYS/ and ota/ (for tools and test suites)")
 	f.StringSlice("hosts", nil, "`names` and addresses devices and operators reach this server by; the first stands in URLs (default: this host, localhost)")
+	f.StringSlice("index", nil, "`fields` that selectors look up rather than search for, such as tags.site,shadow.reported.firmware.version")
 	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
@@ -172,8 +173,32 @@ func (s *server) openStore(ctx context.Context) (err error) {
 	if err := os.MkdirAll(s.config.Data, 0o700); err != nil {
 		return err
 	}
-	s.store, err = openStore(ctx, s.config)
-	return err
+	store, err := openStore(ctx, s.config)
+	if err != nil {
+		return err
+	}
+	s.store = store
+	if err := s.indexFields(ctx); err != nil {
+		return errors.Join(err, store.Close())
+	}
+	return nil
+}
+
+// indexFields makes the indexes that are declared. On a large fleet a new one
+// takes its time, so it is said.
+func (s *server) indexFields(ctx context.Context) error {
+	fields, err := fleet.ParseIndexes(s.config.Index)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := s.store.IndexFields(ctx, fields); err != nil {
+		return err
+	}
+	if took := time.Since(start); took > time.Second {
+		s.log.Info("indexes made", "fields", s.config.Index, "took", took.Round(time.Millisecond).String())
+	}
+	return nil
 }
 
 // openStore opens PostgreSQL when it is asked for, else the file in the data

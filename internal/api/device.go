@@ -36,6 +36,14 @@ func (h deviceHandler) ListDevices(ctx context.Context, r *connect.Request[otadv
 	return connect.NewResponse(out), nil
 }
 
+func (h deviceHandler) CountDevices(ctx context.Context, r *connect.Request[otadv1.CountDevicesRequest]) (*connect.Response[otadv1.CountDevicesResponse], error) {
+	n, err := h.fleet.CountDevices(ctx, r.Msg.GetSelector())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.CountDevicesResponse{Devices: int64(n)}), nil
+}
+
 func (h deviceHandler) GetDevice(ctx context.Context, r *connect.Request[otadv1.GetDeviceRequest]) (*connect.Response[otadv1.GetDeviceResponse], error) {
 	d, err := h.fleet.Device(ctx, r.Msg.GetId())
 	if err != nil {

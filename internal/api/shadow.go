@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/shadow"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
@@ -30,6 +31,37 @@ func (h shadowHandler) UpdateShadow(ctx context.Context, r *connect.Request[otad
 		return nil, err
 	}
 	return connect.NewResponse(&otadv1.UpdateShadowResponse{Document: res.Document.GetAccepted("", h.fleet.Now())}), nil
+}
+
+func (h shadowHandler) QueryShadows(ctx context.Context, r *connect.Request[otadv1.QueryShadowsRequest]) (*connect.Response[otadv1.QueryShadowsResponse], error) {
+	paths, err := fleet.ParseShadowPaths(r.Msg.GetPaths())
+	if err != nil {
+		return nil, err
+	}
+	limit, err := pageSize(r.Msg.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after, err := decodePageToken(r.Msg.GetPageToken(), 1)
+	if err != nil {
+		return nil, err
+	}
+	page, more, err := h.fleet.Devices(ctx, r.Msg.GetSelector(), after[0], limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.QueryShadowsResponse{}
+	for _, d := range page {
+		values, err := paths.Values(d.DeviceView)
+		if err != nil {
+			return nil, err
+		}
+		out.Rows = append(out.Rows, &otadv1.ShadowRow{DeviceId: d.ID, Version: d.Shadow.Version, Values: values})
+	}
+	if more {
+		out.NextPageToken = encodePageToken(page[len(page)-1].ID)
+	}
+	return connect.NewResponse(out), nil
 }
 
 func (h shadowHandler) WatchShadow(ctx context.Context, r *connect.Request[otadv1.WatchShadowRequest], stream *connect.ServerStream[otadv1.WatchShadowResponse]) error {

@@ -220,10 +220,7 @@ func (s *Service) Devices(ctx context.Context, expr, after string, limit int) (p
 	if err != nil {
 		return nil, false, err
 	}
-	err = s.Store.Devices(ctx, after, func(v DeviceView) bool {
-		if !sel.Match(facts{v}) {
-			return true
-		}
+	err = s.Store.SelectDevices(ctx, DeviceQuery{Selector: sel, After: after}, func(v DeviceView) bool {
 		if len(page) == limit {
 			more = true
 			return false
@@ -232,6 +229,15 @@ func (s *Service) Devices(ctx context.Context, expr, after string, limit int) (p
 		return true
 	})
 	return page, more, err
+}
+
+// CountDevices is how many devices the selector means.
+func (s *Service) CountDevices(ctx context.Context, expr string) (int, error) {
+	sel, err := selector.Parse(expr)
+	if err != nil {
+		return 0, err
+	}
+	return s.Store.CountDevices(ctx, DeviceQuery{Selector: sel})
 }
 
 // Defaults and limits of enrollment tokens.
@@ -336,12 +342,3 @@ func (s *Service) Authenticate(ctx context.Context, text string) (APIToken, erro
 	}
 	return t, nil
 }
-
-// facts shows a device to a selector.
-type facts struct{ v DeviceView }
-
-func (f facts) ID() string               { return f.v.ID }
-func (f facts) Hardware() string         { return f.v.Hardware }
-func (f facts) Tags() map[string]string  { return f.v.Tags }
-func (f facts) Desired() map[string]any  { return f.v.Shadow.Desired }
-func (f facts) Reported() map[string]any { return f.v.Shadow.Reported }

@@ -26,13 +26,10 @@ type candidates struct {
 	has     map[string]bool // devices that have an execution in the rollout
 }
 
-// exclude says why the device is not eligible; "" when it is.
+// exclude says why a device that is selected and not revoked is not eligible; ""
+// when it is.
 func (c candidates) exclude(v DeviceView) string {
 	switch {
-	case v.Revoked():
-		return ExcludedRevoked
-	case !c.sel.Match(facts{v}):
-		return ExcludedSelector
 	case !c.release.Fits(v.Hardware):
 		return ExcludedHardware
 	case c.has[v.ID]:
@@ -52,7 +49,8 @@ func (s *Service) pick(ctx context.Context, c candidates, n int) ([]string, erro
 		return nil, nil
 	}
 	h := &bucketHeap{}
-	err := s.Store.Devices(ctx, "", func(v DeviceView) bool {
+	no := false
+	err := s.Store.SelectDevices(ctx, DeviceQuery{Selector: c.sel, Revoked: &no}, func(v DeviceView) bool {
 		if c.exclude(v) == "" {
 			h.offer(ranked{v.ID, ota.Bucket(c.rollout.Seed, v.ID)}, n)
 		}

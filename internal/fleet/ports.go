@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -42,6 +43,15 @@ type DeviceStore interface {
 	// one ("" for all), until f returns false. f must not call the store. Memory
 	// stays flat however many there are.
 	Devices(ctx context.Context, after string, f func(DeviceView) bool) error
+	// SelectDevices is Devices for those that the query is about. It calls f with
+	// exactly the devices for which DeviceQuery.Match holds.
+	SelectDevices(ctx context.Context, q DeviceQuery, f func(DeviceView) bool) error
+	// CountDevices is how many devices SelectDevices would call f with.
+	CountDevices(ctx context.Context, q DeviceQuery) (int, error)
+	// IndexFields keeps an index on these fields and on no others, so that
+	// selectors that compare them are fast. It may take long; others can read and,
+	// where the database is shared, write meanwhile. ErrInvalid: see Indexable.
+	IndexFields(ctx context.Context, fields []selector.Field) error
 	// RevokeDevice marks it, and ota.Remove ends its unfinished executions, so
 	// that no rollout waits for it; again is not an error.
 	RevokeDevice(ctx context.Context, id string, now time.Time) error

@@ -53,22 +53,18 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	}
 	p := RolloutPreview{Rollout: r}
 	excluded := map[string]*Exclusion{}
-	err = s.Store.Devices(ctx, "", func(v DeviceView) bool {
+	no := false
+	err = s.Store.SelectDevices(ctx, DeviceQuery{Selector: c.sel, Revoked: &no}, func(v DeviceView) bool {
 		if why := c.exclude(v); why != "" {
-			e := excluded[why]
-			if e == nil {
-				e = &Exclusion{Reason: why}
-				excluded[why] = e
-			}
-			e.Devices++
-			if len(e.Sample) < previewSample {
-				e.Sample = append(e.Sample, v.ID)
-			}
+			exclude(excluded, why, v.ID)
 		} else {
 			p.Population++
 		}
 		return true
 	})
+	if err == nil {
+		err = s.unselected(ctx, c.sel, excluded)
+	}
 	if err != nil {
 		return RolloutPreview{}, err
 	}
@@ -80,6 +76,48 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	}
 	p.Bytes = int64(p.Population) * (c.release.ObjectSize + c.release.IndexSize)
 	return s.previewStages(ctx, c, p)
+}
+
+func exclude(excluded map[string]*Exclusion, why, id string) {
+	e := excluded[why]
+	if e == nil {
+		e = &Exclusion{Reason: why}
+		excluded[why] = e
+	}
+	e.Devices++
+	if len(e.Sample) < previewSample {
+		e.Sample = append(e.Sample, id)
+	}
+}
+
+// unselected counts the devices that are not looked at one by one: those that
+// are revoked, and those that the selector does not mean.
+func (s *Service) unselected(ctx context.Context, sel selector.Selector, excluded map[string]*Exclusion) error {
+	no, yes := false, true
+	queries := map[string]DeviceQuery{ExcludedRevoked: {Revoked: &yes}}
+	if !sel.All() {
+		queries[ExcludedSelector] = DeviceQuery{Selector: sel.Not(), Revoked: &no}
+	}
+	for why, q := range queries {
+		n, err := s.Store.CountDevices(ctx, q)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			continue
+		}
+		err = s.Store.SelectDevices(ctx, q, func(v DeviceView) bool {
+			exclude(excluded, why, v.ID)
+			return len(excluded[why].Sample) < previewSample
+		})
+		if err != nil {
+			return err
+		}
+		if e := excluded[why]; e != nil {
+			e.Devices = max(n, len(e.Sample))
+		}
+	}
+	return nil
 }
 
 func noDevices(p RolloutPreview) error {

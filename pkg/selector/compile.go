@@ -24,7 +24,7 @@ func (c *compiler) errorf(at *expr.Expr, format string, args ...any) error {
 	return syntaxError(c.expr, c.lead+int(c.positions[at.GetId()]), format, args...)
 }
 
-func (c *compiler) node(e *expr.Expr) (node, error) {
+func (c *compiler) node(e *expr.Expr) (Node, error) {
 	call := e.GetCallExpr()
 	if call == nil {
 		return nil, c.bare(e)
@@ -33,21 +33,21 @@ func (c *compiler) node(e *expr.Expr) (node, error) {
 	switch name := call.GetFunction(); {
 	case name == filtering.FunctionNot && len(args) == 1:
 		n, err := c.node(args[0])
-		return not{n}, err
+		return Not{n}, err
 	case (name == filtering.FunctionAnd || name == filtering.FunctionFuzzyAnd) && len(args) == 2:
 		l, r, err := c.pair(args)
-		return and{l, r}, err
+		return And{l, r}, err
 	case name == filtering.FunctionOr && len(args) == 2:
 		l, r, err := c.pair(args)
-		return or{l, r}, err
+		return Or{l, r}, err
 	case filtering.TokenType(name).IsComparator() && len(args) == 2:
-		return c.comparison(operator(name), args[0], args[1])
+		return c.comparison(Operator(name), args[0], args[1])
 	default:
 		return nil, c.errorf(e, "there is no function %s: a selector compares fields with values", name)
 	}
 }
 
-func (c *compiler) pair(args []*expr.Expr) (l, r node, err error) {
+func (c *compiler) pair(args []*expr.Expr) (l, r Node, err error) {
 	if l, err = c.node(args[0]); err != nil {
 		return nil, nil, err
 	}
@@ -68,7 +68,7 @@ func (c *compiler) bare(e *expr.Expr) error {
 	return c.errorf(e, "%s is not compared with anything: write a comparison, or %[1]s:* to ask whether it is there", strings.Join(name, "."))
 }
 
-func (c *compiler) comparison(op operator, left, right *expr.Expr) (node, error) {
+func (c *compiler) comparison(op Operator, left, right *expr.Expr) (Node, error) {
 	f, err := c.field(left)
 	if err != nil {
 		return nil, err
@@ -77,13 +77,13 @@ func (c *compiler) comparison(op operator, left, right *expr.Expr) (node, error)
 	if err != nil {
 		return nil, err
 	}
-	if f.isMap() && op != opHas {
+	if f.IsMap() && op != Has {
 		return nil, c.errorf(left, "%s is not one value: name a key of it, as in %[1]s.site, or use %[1]s:site to ask for the key", f)
 	}
-	if f.isText() && v.kind == number {
+	if f.IsText() && v.Kind == Number {
 		return nil, c.errorf(right, "%s is text, which no number equals: put the value in quotes", f)
 	}
-	return comparison{field: f, op: op, value: v}, nil
+	return Comparison{Field: f, Op: op, Value: v}, nil
 }
 
 // dotted returns the parts of a name such as tags.site.
@@ -108,48 +108,48 @@ func dotted(e *expr.Expr) ([]string, bool) {
 	return parts, true
 }
 
-func (c *compiler) field(e *expr.Expr) (field, error) {
+func (c *compiler) field(e *expr.Expr) (Field, error) {
 	parts, ok := dotted(e)
 	if !ok {
-		return field{}, c.errorf(e, "expected a field on the left side: one of %s", allowed)
+		return Field{}, c.errorf(e, "expected a field on the left side: one of %s", allowed)
 	}
 	rest := parts[1:]
 	switch parts[0] {
 	case "id", "hardware":
 		if len(rest) > 0 {
-			return field{}, c.errorf(e, "%s has no parts", parts[0])
+			return Field{}, c.errorf(e, "%s has no parts", parts[0])
 		}
-		return field{source: source(parts[0])}, nil
+		return Field{Source: Source(parts[0])}, nil
 	case "tags":
 		if len(rest) > 1 {
-			return field{}, c.errorf(e, "a tag has no parts: write tags.%q when the key has dots", strings.Join(rest, "."))
+			return Field{}, c.errorf(e, "a tag has no parts: write tags.%q when the key has dots", strings.Join(rest, "."))
 		}
-		return field{source: tags, path: rest}, nil
+		return Field{Source: Tags, Path: rest}, nil
 	case "shadow":
 		if len(rest) > 0 && (rest[0] == "desired" || rest[0] == "reported") {
-			return field{source: source("shadow." + rest[0]), path: rest[1:]}, nil
+			return Field{Source: Source("shadow." + rest[0]), Path: rest[1:]}, nil
 		}
-		return field{}, c.errorf(e, "a shadow has shadow.reported and shadow.desired, not %s", strings.Join(parts, "."))
+		return Field{}, c.errorf(e, "a shadow has shadow.reported and shadow.desired, not %s", strings.Join(parts, "."))
 	}
-	return field{}, c.errorf(e, "there is no field %s: the fields are %s", strings.Join(parts, "."), allowed)
+	return Field{}, c.errorf(e, "there is no field %s: the fields are %s", strings.Join(parts, "."), allowed)
 }
 
-func (c *compiler) literal(e *expr.Expr) (literal, error) {
+func (c *compiler) literal(e *expr.Expr) (Literal, error) {
 	switch k := e.GetConstExpr().GetConstantKind().(type) {
 	case *expr.Constant_StringValue:
-		return literal{kind: text, s: k.StringValue}, nil
+		return Literal{Kind: Text, Text: k.StringValue}, nil
 	case *expr.Constant_Int64Value:
 		return numberLiteral(strconv.FormatInt(k.Int64Value, 10)), nil
 	case *expr.Constant_DoubleValue:
 		return numberLiteral(strconv.FormatFloat(k.DoubleValue, 'f', -1, 64)), nil
 	}
 	if id := e.GetIdentExpr(); id != nil {
-		return literal{kind: word, s: id.GetName()}, nil
+		return Literal{Kind: Word, Text: id.GetName()}, nil
 	}
-	return literal{}, c.errorf(e, "expected a value on the right side: text in quotes, a number, true or false")
+	return Literal{}, c.errorf(e, "expected a value on the right side: text in quotes, a number, true or false")
 }
 
 // String returns the field as an expression names it, for errors.
-func (f field) String() string {
-	return fmt.Sprint(strings.Join(append([]string{string(f.source)}, f.path...), "."))
+func (f Field) String() string {
+	return fmt.Sprint(strings.Join(append([]string{string(f.Source)}, f.Path...), "."))
 }

@@ -31,7 +31,7 @@ type Facts interface {
 // Selector is immutable and safe for concurrent use.
 type Selector struct {
 	expr string
-	root node
+	root Node
 }
 
 // Parse reads an expression; one that is empty or blank selects every device.

@@ -446,3 +446,42 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+func TestNotTurnsEverythingAround(t *testing.T) {
+	f := device(t)
+	for _, expr := range []string{"", `hardware = rpi4`, `hardware = x OR id = y`, `NOT tags.nope = "x"`, `-tags:site AND id = a`} {
+		s := mustParse(t, expr)
+		if s.Not().Match(f) == s.Match(f) {
+			t.Errorf("%q: NOT makes no difference", expr)
+		}
+		if again := mustParse(t, s.Not().String()); again.Match(f) != s.Not().Match(f) {
+			t.Errorf("%q does not mean what it says", s.Not())
+		}
+	}
+}
+
+func TestFields(t *testing.T) {
+	s := mustParse(t, `id = a AND (tags.site = b OR -shadow.reported.a.b < 5) AND shadow.reported.a.b > 1 AND tags:x`)
+	var got []string
+	for _, f := range s.Fields() {
+		got = append(got, f.String())
+	}
+	if want := "id tags.site shadow.reported.a.b tags"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if len((Selector{}).Fields()) != 0 {
+		t.Error("the selector of all names no field")
+	}
+}
+
+func TestParseField(t *testing.T) {
+	f, err := ParseField(`shadow.reported.firmware."a-b"`)
+	if err != nil || f.Source != Reported || strings.Join(f.Path, " ") != "firmware a-b" {
+		t.Errorf("%+v %v", f, err)
+	}
+	for _, bad := range []string{"", "color", "id:x OR id", "NOT id", "id =", "tags.a.b", "a b", "id:* AND id"} {
+		if f, err := ParseField(bad); err == nil {
+			t.Errorf("%q: %+v", bad, f)
+		}
+	}
+}

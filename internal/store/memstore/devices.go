@@ -10,6 +10,7 @@ import (
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
 )
 
 // Enroll implements fleet.DeviceStore.
@@ -71,17 +72,17 @@ func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
 
 // Devices implements fleet.DeviceStore.
 func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceView) bool) error {
+	return s.SelectDevices(ctx, fleet.DeviceQuery{After: after}, f)
+}
+
+// SelectDevices implements fleet.DeviceStore.
+func (s *Store) SelectDevices(ctx context.Context, q fleet.DeviceQuery, f func(fleet.DeviceView) bool) error {
 	var views []fleet.DeviceView
 	err := s.locked(ctx, func() error {
 		for _, id := range slices.Sorted(maps.Keys(s.devices)) {
-			if id <= after {
-				continue
+			if v := s.view(id); q.Match(v) {
+				views = append(views, v)
 			}
-			v := fleet.DeviceView{Device: ownDevice(s.devices[id])}
-			if doc := s.shadows[shadowKey{id, ""}]; doc.Exists() {
-				v.Shadow = doc
-			}
-			views = append(views, v)
 		}
 		return nil
 	})
@@ -89,6 +90,28 @@ func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceVi
 		return err
 	}
 	return each(ctx, views, f)
+}
+
+// CountDevices implements fleet.DeviceStore.
+func (s *Store) CountDevices(ctx context.Context, q fleet.DeviceQuery) (n int, err error) {
+	err = s.SelectDevices(ctx, q, func(fleet.DeviceView) bool {
+		n++
+		return true
+	})
+	return n, err
+}
+
+// IndexFields implements fleet.DeviceStore. Maps need no index.
+func (s *Store) IndexFields(ctx context.Context, fields []selector.Field) error {
+	return s.locked(ctx, func() error { return fleet.Indexable(fields) })
+}
+
+func (s *Store) view(id string) fleet.DeviceView {
+	v := fleet.DeviceView{Device: ownDevice(s.devices[id])}
+	if doc := s.shadows[shadowKey{id, ""}]; doc.Exists() {
+		v.Shadow = doc
+	}
+	return v
 }
 
 // RevokeDevice implements fleet.DeviceStore.

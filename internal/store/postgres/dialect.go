@@ -31,12 +31,14 @@ const (
 
 func dialect() sqlstore.Dialect {
 	return sqlstore.Dialect{
-		Goose:     database.DialectPostgres,
-		Words:     sqlstore.Words{Text: `TEXT COLLATE "C"`, Int: "BIGINT", Bytes: "BYTEA", Postgres: true},
-		Lock:      lock,
-		Begin:     "BEGIN",
-		Rebind:    rebind,
-		Rows:      rows,
+		Goose:   database.DialectPostgres,
+		Words:   sqlstore.Words{Text: `TEXT COLLATE "C"`, Int: "BIGINT", Bytes: "BYTEA", Postgres: true},
+		Lock:    lock,
+		Begin:   "BEGIN",
+		Rebind:  rebind,
+		Rows:    rows,
+		JSON:    jsonText{},
+		Indexes: indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
 		Fault:     fault,
 		Timeout:   statementTimeout,

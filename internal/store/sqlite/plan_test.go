@@ -7,7 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/store/sqlstore"
+	"github.com/otad/otad/pkg/selector"
 )
 
 // TestHotQueriesUseTheirIndex keeps a query from turning into a scan unnoticed.
@@ -40,6 +42,62 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 	}
 }
 
+// TestSelectorsUseTheIndex of the fields they compare, and nothing else when
+// there is none.
+func TestSelectorsUseTheIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "otad.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	fields, err := fleet.ParseIndexes([]string{"shadow.reported.firmware.version", "tags.site", "shadow.reported.battery"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.IndexFields(t.Context(), fields); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	const ordered, sorted, none = "(<expr>=? AND ", "(<expr>", ""
+	for expr, want := range map[string]string{
+		`shadow.reported.firmware.version = "1.0"`:                                 ordered,
+		`hardware = x AND shadow.reported.firmware.version = "1.0" AND NOT id = y`: ordered,
+		`shadow.reported.battery < 20 AND tags.site = "paris"`:                     ordered,
+		`shadow.reported.battery = 20`:                                             ordered,
+		`shadow.reported.battery <= 20`:                                            sorted,
+		`shadow.reported.firmware.version = "1.*"`:                                 sorted,
+		`shadow.reported.firmware.version = "1.0" OR tags.site = "paris"`:          none,
+		`NOT tags.site = "paris"`:                                                  none,
+		`tags.site != "paris"`:                                                     none,
+		`shadow.reported.firmware.version = "*1"`:                                  none,
+		`shadow.reported.other = "1"`:                                              none,
+	} {
+		sel, err := selector.Parse(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, count, err := s.SelectQueries(t.Context(), fleet.DeviceQuery{Selector: sel})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, q := range map[string]sqlstore.Condition{"page": page, "count": count} {
+			plan := explainWith(t, db, q.SQL, q.Args)
+			used := strings.Contains(plan, "USING INDEX otad_field_") || strings.Contains(plan, "COVERING INDEX otad_field_")
+			if used != (want != none) || !strings.Contains(plan, want) {
+				t.Errorf("%s of %s: want %q\n%s\n%s", what, expr, want, plan, q.SQL)
+			}
+			if what == "page" && want != sorted && strings.Contains(plan, "TEMP B-TREE") {
+				t.Errorf("%s of %s sorts\n%s", what, expr, plan)
+			}
+		}
+	}
+}
+
 func explain(t *testing.T, db *sql.DB, query string) string {
 	t.Helper()
 	if query == "" {
@@ -49,6 +107,11 @@ func explain(t *testing.T, db *sql.DB, query string) string {
 	for i := range args {
 		args[i] = 1
 	}
+	return explainWith(t, db, query, args)
+}
+
+func explainWith(t *testing.T, db *sql.DB, query string, args []any) string {
+	t.Helper()
 	rows, err := db.Query("EXPLAIN QUERY PLAN "+query, args...)
 	if err != nil {
 		t.Fatal(err)

@@ -138,6 +138,8 @@ func dialect() sqlstore.Dialect {
 		Rebind:    func(query string) string { return query },
 		Rows:      rows,
 		Chunks:    rowChunks,
+		JSON:      jsonText{},
+		Indexes:   indexes,
 		ForUpdate: func(string) string { return "" },
 		Fault:     fault,
 		Integrity: integrity,

@@ -13,10 +13,6 @@ import (
 	"github.com/otad/otad/pkg/shadow"
 )
 
-// pageRows is how many rows an iteration reads at a time: a slow caller holds
-// no transaction open, and memory stays flat.
-const pageRows = 1000
-
 const selectDevice = `SELECT d.id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at
 	FROM devices d LEFT JOIN device_seen l ON l.device_id = d.id WHERE d.id = ?`
 
@@ -97,40 +93,6 @@ func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
 		return fleet.Device{}, notFound("device %s", id)
 	}
 	return d, err
-}
-
-const selectViews = `SELECT d.id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at, s.document
-	FROM devices d
-	LEFT JOIN device_seen l ON l.device_id = d.id
-	LEFT JOIN shadows s ON s.device_id = d.id AND s.name = '' AND s.deleted_at IS NULL
-	WHERE d.id > ? ORDER BY d.id LIMIT ?`
-
-// Devices implements fleet.DeviceStore.
-func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceView) bool) error {
-	page := make([]fleet.DeviceView, 0, pageRows)
-	for {
-		page = page[:0]
-		err := s.rows(ctx, func(r row) error {
-			v, err := scanView(r)
-			page = append(page, v)
-			return err
-		}, selectViews, after, pageRows)
-		if err != nil {
-			return fmt.Errorf("read devices: %w", err)
-		}
-		for _, v := range page {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if !f(v) {
-				return nil
-			}
-		}
-		if len(page) < pageRows {
-			return nil
-		}
-		after = page[len(page)-1].ID
-	}
 }
 
 func scanView(r row) (fleet.DeviceView, error) {

@@ -24,6 +24,13 @@ type Dialect struct {
 	// with 1; nil: any number, as one array for each column.
 	Rows   func(columns []Column, n int) string
 	Chunks []int
+	JSON   JSON
+	// Indexes returns the indexes whose names begin with prefix, and whether each
+	// is whole; one whose making was cut short is not.
+	Indexes func(ctx context.Context, db *sql.DB, prefix string) (map[string]bool, error)
+	// Concurrently stands in statements that make or drop an index, so that
+	// others can write meanwhile. Empty: there are no others.
+	Concurrently string
 	// ForUpdate is appended to a SELECT of rows of the given table or alias
 	// that the transaction is about to change.
 	ForUpdate func(table string) string

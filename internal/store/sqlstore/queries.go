@@ -1,6 +1,10 @@
 package sqlstore
 
-import "github.com/otad/otad/internal/fleet"
+import (
+	"context"
+
+	"github.com/otad/otad/internal/fleet"
+)
 
 // HotQueries returns, by name, the queries that must never scan a table however
 // large the fleet is, so that each database can be asked how it would run them.
@@ -16,6 +20,13 @@ func HotQueries() map[string]string {
 		"busy device":             selectBusy,
 		"device history":          history,
 		"executions of a rollout": rollout,
-		"devices":                 selectViews,
+		"devices":                 part{anyShadow, "d.id", always, Exactly(always)}.page("", pageRows).SQL,
 	}
+}
+
+// SelectQueries returns how the store reads a first page of the devices of q and
+// how it counts them, for the same purpose.
+func (s *Store) SelectQueries(ctx context.Context, q fleet.DeviceQuery) (page, count Condition, err error) {
+	p, err := s.plan(ctx, q)
+	return p.page(q.After, pageRows), p.count(), err
 }

@@ -166,11 +166,11 @@ func (t *tx) change(c *cachedShadow, to cachedShadow) {
 	c.doc, c.text, c.deletedAt, c.changed = to.doc, to.text, to.deletedAt, true
 }
 
-const insertShadows = `INSERT INTO shadows (device_id, name, version, deleted_at, document)
-	SELECT v.device, v.name, v.version, v.deleted, v.document FROM {rows} WHERE 1 = 1 ON CONFLICT (device_id, name) `
+const insertShadows = `INSERT INTO shadows (device_id, name, version, deleted_at, document, opaque)
+	SELECT v.device, v.name, v.version, v.deleted, v.document, v.opaque FROM {rows} WHERE 1 = 1 ON CONFLICT (device_id, name) `
 
 const (
-	writeShadows = insertShadows + `DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at, document = excluded.document`
+	writeShadows = insertShadows + `DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at, document = excluded.document, opaque = excluded.opaque`
 	// newShadows leaves alone what another process made meanwhile, whose content
 	// this one has not seen.
 	newShadows = insertShadows + `DO NOTHING`
@@ -206,7 +206,8 @@ func (t *tx) putShadows(statement string, dirty []*cachedShadow) (int64, error) 
 		texts("name", list(dirty, func(c *cachedShadow) string { return c.key.name })),
 		integers("version", list(dirty, func(c *cachedShadow) int64 { return c.doc.Version })),
 		times("deleted", list(dirty, func(c *cachedShadow) time.Time { return c.deletedAt })),
-		texts("document", list(dirty, func(c *cachedShadow) string { return c.text })))
+		texts("document", list(dirty, func(c *cachedShadow) string { return c.text })),
+		integers("opaque", list(dirty, func(c *cachedShadow) int64 { return opaque(c.text) })))
 	if err != nil {
 		return 0, fmt.Errorf("write %d shadows: %w", len(dirty), err)
 	}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/selector"
 )
 
 // Config is what a store needs. The store owns the two handles and closes them.
@@ -25,6 +27,7 @@ type Store struct {
 	config     Config
 	writer     *writer
 	statements sync.Map // query -> *sql.Stmt of the readers
+	indexes    atomic.Pointer[[]selector.Field]
 	closing    sync.Once
 	closeError error
 }

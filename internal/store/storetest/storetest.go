@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 	groups := map[string][]test{
 		"devices": deviceTests, "tokens": tokenTests, "shadows": shadowTests, "releases": releaseTests,
 		"rollouts": rolloutTests, "executions": executionTests, "state": stateTests, "cancelled": cancelledTests,
+		"selectors": selectorTests,
 	}
 	for group, tests := range groups {
 		for _, test := range tests {
@@ -37,6 +38,7 @@ func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 			})
 		}
 	}
+	t.Run("selectors agree", func(t *testing.T) { testSelectors(t, open) })
 	t.Run("model", func(t *testing.T) { testModel(t, open) })
 }
 

@@ -259,6 +259,94 @@ func (x *ListDevicesResponse) GetNextPageToken() string {
 	return ""
 }
 
+type CountDevicesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selector      string                 `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountDevicesRequest) Reset() {
+	*x = CountDevicesRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountDevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountDevicesRequest) ProtoMessage() {}
+
+func (x *CountDevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountDevicesRequest.ProtoReflect.Descriptor instead.
+func (*CountDevicesRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CountDevicesRequest) GetSelector() string {
+	if x != nil {
+		return x.Selector
+	}
+	return ""
+}
+
+type CountDevicesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Devices       int64                  `protobuf:"varint,1,opt,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountDevicesResponse) Reset() {
+	*x = CountDevicesResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountDevicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountDevicesResponse) ProtoMessage() {}
+
+func (x *CountDevicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountDevicesResponse.ProtoReflect.Descriptor instead.
+func (*CountDevicesResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CountDevicesResponse) GetDevices() int64 {
+	if x != nil {
+		return x.Devices
+	}
+	return 0
+}
+
 type GetDeviceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -268,7 +356,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[3]
+	mi := &file_otad_v1_device_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +368,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[3]
+	mi := &file_otad_v1_device_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +381,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{3}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetDeviceRequest) GetId() string {
@@ -312,7 +400,7 @@ type GetDeviceResponse struct {
 
 func (x *GetDeviceResponse) Reset() {
 	*x = GetDeviceResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[4]
+	mi := &file_otad_v1_device_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +412,7 @@ func (x *GetDeviceResponse) String() string {
 func (*GetDeviceResponse) ProtoMessage() {}
 
 func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[4]
+	mi := &file_otad_v1_device_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +425,7 @@ func (x *GetDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceResponse.ProtoReflect.Descriptor instead.
 func (*GetDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{4}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetDeviceResponse) GetDevice() *Device {
@@ -356,7 +444,7 @@ type RevokeDeviceRequest struct {
 
 func (x *RevokeDeviceRequest) Reset() {
 	*x = RevokeDeviceRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[5]
+	mi := &file_otad_v1_device_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +456,7 @@ func (x *RevokeDeviceRequest) String() string {
 func (*RevokeDeviceRequest) ProtoMessage() {}
 
 func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[5]
+	mi := &file_otad_v1_device_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +469,7 @@ func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{5}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RevokeDeviceRequest) GetId() string {
@@ -400,7 +488,7 @@ type RevokeDeviceResponse struct {
 
 func (x *RevokeDeviceResponse) Reset() {
 	*x = RevokeDeviceResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[6]
+	mi := &file_otad_v1_device_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +500,7 @@ func (x *RevokeDeviceResponse) String() string {
 func (*RevokeDeviceResponse) ProtoMessage() {}
 
 func (x *RevokeDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[6]
+	mi := &file_otad_v1_device_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +513,7 @@ func (x *RevokeDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{6}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RevokeDeviceResponse) GetDevice() *Device {
@@ -451,7 +539,7 @@ type EnrollmentToken struct {
 
 func (x *EnrollmentToken) Reset() {
 	*x = EnrollmentToken{}
-	mi := &file_otad_v1_device_proto_msgTypes[7]
+	mi := &file_otad_v1_device_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +551,7 @@ func (x *EnrollmentToken) String() string {
 func (*EnrollmentToken) ProtoMessage() {}
 
 func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[7]
+	mi := &file_otad_v1_device_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +564,7 @@ func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
 func (*EnrollmentToken) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{7}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EnrollmentToken) GetId() string {
@@ -548,7 +636,7 @@ type CreateEnrollmentTokenRequest struct {
 
 func (x *CreateEnrollmentTokenRequest) Reset() {
 	*x = CreateEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[8]
+	mi := &file_otad_v1_device_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +648,7 @@ func (x *CreateEnrollmentTokenRequest) String() string {
 func (*CreateEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[8]
+	mi := &file_otad_v1_device_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +661,7 @@ func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{8}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateEnrollmentTokenRequest) GetUses() int32 {
@@ -621,7 +709,7 @@ type CreateEnrollmentTokenResponse struct {
 
 func (x *CreateEnrollmentTokenResponse) Reset() {
 	*x = CreateEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +721,7 @@ func (x *CreateEnrollmentTokenResponse) String() string {
 func (*CreateEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +734,7 @@ func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateEnrollmentTokenResponse) GetToken() *EnrollmentToken {
@@ -671,7 +759,7 @@ type ListEnrollmentTokensRequest struct {
 
 func (x *ListEnrollmentTokensRequest) Reset() {
 	*x = ListEnrollmentTokensRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +771,7 @@ func (x *ListEnrollmentTokensRequest) String() string {
 func (*ListEnrollmentTokensRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +784,7 @@ func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
 }
 
 type ListEnrollmentTokensResponse struct {
@@ -708,7 +796,7 @@ type ListEnrollmentTokensResponse struct {
 
 func (x *ListEnrollmentTokensResponse) Reset() {
 	*x = ListEnrollmentTokensResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +808,7 @@ func (x *ListEnrollmentTokensResponse) String() string {
 func (*ListEnrollmentTokensResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +821,7 @@ func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListEnrollmentTokensResponse) GetTokens() []*EnrollmentToken {
@@ -752,7 +840,7 @@ type RevokeEnrollmentTokenRequest struct {
 
 func (x *RevokeEnrollmentTokenRequest) Reset() {
 	*x = RevokeEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +852,7 @@ func (x *RevokeEnrollmentTokenRequest) String() string {
 func (*RevokeEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +865,7 @@ func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RevokeEnrollmentTokenRequest) GetId() string {
@@ -795,7 +883,7 @@ type RevokeEnrollmentTokenResponse struct {
 
 func (x *RevokeEnrollmentTokenResponse) Reset() {
 	*x = RevokeEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +895,7 @@ func (x *RevokeEnrollmentTokenResponse) String() string {
 func (*RevokeEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +908,7 @@ func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
 }
 
 var File_otad_v1_device_proto protoreflect.FileDescriptor
@@ -853,7 +941,11 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"h\n" +
 	"\x13ListDevicesResponse\x12)\n" +
 	"\adevices\x18\x01 \x03(\v2\x0f.otad.v1.DeviceR\adevices\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\"\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"1\n" +
+	"\x13CountDevicesRequest\x12\x1a\n" +
+	"\bselector\x18\x01 \x01(\tR\bselector\"0\n" +
+	"\x14CountDevicesResponse\x12\x18\n" +
+	"\adevices\x18\x01 \x01(\x03R\adevices\"\"\n" +
 	"\x10GetDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"<\n" +
 	"\x11GetDeviceResponse\x12'\n" +
@@ -897,9 +989,10 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x06tokens\x18\x01 \x03(\v2\x18.otad.v1.EnrollmentTokenR\x06tokens\".\n" +
 	"\x1cRevokeEnrollmentTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1f\n" +
-	"\x1dRevokeEnrollmentTokenResponse2\x9f\x04\n" +
+	"\x1dRevokeEnrollmentTokenResponse2\xec\x04\n" +
 	"\rDeviceService\x12H\n" +
-	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12B\n" +
+	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
+	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
 	"\tGetDevice\x12\x19.otad.v1.GetDeviceRequest\x1a\x1a.otad.v1.GetDeviceResponse\x12K\n" +
 	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12f\n" +
 	"\x15CreateEnrollmentToken\x12%.otad.v1.CreateEnrollmentTokenRequest\x1a&.otad.v1.CreateEnrollmentTokenResponse\x12c\n" +
@@ -918,57 +1011,61 @@ func file_otad_v1_device_proto_rawDescGZIP() []byte {
 	return file_otad_v1_device_proto_rawDescData
 }
 
-var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_otad_v1_device_proto_goTypes = []any{
 	(*Device)(nil),                        // 0: otad.v1.Device
 	(*ListDevicesRequest)(nil),            // 1: otad.v1.ListDevicesRequest
 	(*ListDevicesResponse)(nil),           // 2: otad.v1.ListDevicesResponse
-	(*GetDeviceRequest)(nil),              // 3: otad.v1.GetDeviceRequest
-	(*GetDeviceResponse)(nil),             // 4: otad.v1.GetDeviceResponse
-	(*RevokeDeviceRequest)(nil),           // 5: otad.v1.RevokeDeviceRequest
-	(*RevokeDeviceResponse)(nil),          // 6: otad.v1.RevokeDeviceResponse
-	(*EnrollmentToken)(nil),               // 7: otad.v1.EnrollmentToken
-	(*CreateEnrollmentTokenRequest)(nil),  // 8: otad.v1.CreateEnrollmentTokenRequest
-	(*CreateEnrollmentTokenResponse)(nil), // 9: otad.v1.CreateEnrollmentTokenResponse
-	(*ListEnrollmentTokensRequest)(nil),   // 10: otad.v1.ListEnrollmentTokensRequest
-	(*ListEnrollmentTokensResponse)(nil),  // 11: otad.v1.ListEnrollmentTokensResponse
-	(*RevokeEnrollmentTokenRequest)(nil),  // 12: otad.v1.RevokeEnrollmentTokenRequest
-	(*RevokeEnrollmentTokenResponse)(nil), // 13: otad.v1.RevokeEnrollmentTokenResponse
-	nil,                                   // 14: otad.v1.Device.TagsEntry
-	nil,                                   // 15: otad.v1.EnrollmentToken.TagsEntry
-	nil,                                   // 16: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	(*timestamppb.Timestamp)(nil),         // 17: google.protobuf.Timestamp
+	(*CountDevicesRequest)(nil),           // 3: otad.v1.CountDevicesRequest
+	(*CountDevicesResponse)(nil),          // 4: otad.v1.CountDevicesResponse
+	(*GetDeviceRequest)(nil),              // 5: otad.v1.GetDeviceRequest
+	(*GetDeviceResponse)(nil),             // 6: otad.v1.GetDeviceResponse
+	(*RevokeDeviceRequest)(nil),           // 7: otad.v1.RevokeDeviceRequest
+	(*RevokeDeviceResponse)(nil),          // 8: otad.v1.RevokeDeviceResponse
+	(*EnrollmentToken)(nil),               // 9: otad.v1.EnrollmentToken
+	(*CreateEnrollmentTokenRequest)(nil),  // 10: otad.v1.CreateEnrollmentTokenRequest
+	(*CreateEnrollmentTokenResponse)(nil), // 11: otad.v1.CreateEnrollmentTokenResponse
+	(*ListEnrollmentTokensRequest)(nil),   // 12: otad.v1.ListEnrollmentTokensRequest
+	(*ListEnrollmentTokensResponse)(nil),  // 13: otad.v1.ListEnrollmentTokensResponse
+	(*RevokeEnrollmentTokenRequest)(nil),  // 14: otad.v1.RevokeEnrollmentTokenRequest
+	(*RevokeEnrollmentTokenResponse)(nil), // 15: otad.v1.RevokeEnrollmentTokenResponse
+	nil,                                   // 16: otad.v1.Device.TagsEntry
+	nil,                                   // 17: otad.v1.EnrollmentToken.TagsEntry
+	nil,                                   // 18: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	(*timestamppb.Timestamp)(nil),         // 19: google.protobuf.Timestamp
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
-	14, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
-	17, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	17, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	17, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
+	16, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
+	19, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	19, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	19, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
 	0,  // 4: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
 	0,  // 5: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
 	0,  // 6: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
-	15, // 7: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
-	17, // 8: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	17, // 9: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	17, // 10: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
-	16, // 11: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	17, // 12: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	7,  // 13: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
-	7,  // 14: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
+	17, // 7: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
+	19, // 8: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	19, // 9: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	19, // 10: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
+	18, // 11: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	19, // 12: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	9,  // 13: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
+	9,  // 14: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
 	1,  // 15: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 16: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	5,  // 17: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	8,  // 18: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	10, // 19: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	12, // 20: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 21: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 22: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	6,  // 23: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	9,  // 24: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	11, // 25: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	13, // 26: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	21, // [21:27] is the sub-list for method output_type
-	15, // [15:21] is the sub-list for method input_type
+	3,  // 16: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 17: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	7,  // 18: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	10, // 19: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	12, // 20: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	14, // 21: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 22: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 23: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 24: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	8,  // 25: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	11, // 26: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	13, // 27: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	15, // 28: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	22, // [22:29] is the sub-list for method output_type
+	15, // [15:22] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -985,7 +1082,7 @@ func file_otad_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_device_proto_rawDesc), len(file_otad_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

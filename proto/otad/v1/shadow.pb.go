@@ -317,6 +317,186 @@ func (x *WatchShadowResponse) GetDocument() []byte {
 	return nil
 }
 
+type QueryShadowsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selector      string                 `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`                  // empty: all devices
+	Paths         []string               `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`                        // such as reported.firmware.version, at most 16
+	PageSize      int32                  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // 0: 100, at most 1000
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryShadowsRequest) Reset() {
+	*x = QueryShadowsRequest{}
+	mi := &file_otad_v1_shadow_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryShadowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryShadowsRequest) ProtoMessage() {}
+
+func (x *QueryShadowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_shadow_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryShadowsRequest.ProtoReflect.Descriptor instead.
+func (*QueryShadowsRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_shadow_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *QueryShadowsRequest) GetSelector() string {
+	if x != nil {
+		return x.Selector
+	}
+	return ""
+}
+
+func (x *QueryShadowsRequest) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *QueryShadowsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *QueryShadowsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type QueryShadowsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*ShadowRow           `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryShadowsResponse) Reset() {
+	*x = QueryShadowsResponse{}
+	mi := &file_otad_v1_shadow_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryShadowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryShadowsResponse) ProtoMessage() {}
+
+func (x *QueryShadowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_shadow_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryShadowsResponse.ProtoReflect.Descriptor instead.
+func (*QueryShadowsResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_shadow_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *QueryShadowsResponse) GetRows() []*ShadowRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *QueryShadowsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type ShadowRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId      string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Version       int64                  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // 0: it has no classic shadow
+	Values        [][]byte               `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`    // JSON, one for each path, empty where there is none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowRow) Reset() {
+	*x = ShadowRow{}
+	mi := &file_otad_v1_shadow_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowRow) ProtoMessage() {}
+
+func (x *ShadowRow) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_shadow_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowRow.ProtoReflect.Descriptor instead.
+func (*ShadowRow) Descriptor() ([]byte, []int) {
+	return file_otad_v1_shadow_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ShadowRow) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *ShadowRow) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ShadowRow) GetValues() [][]byte {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 var File_otad_v1_shadow_proto protoreflect.FileDescriptor
 
 const file_otad_v1_shadow_proto_rawDesc = "" +
@@ -337,11 +517,25 @@ const file_otad_v1_shadow_proto_rawDesc = "" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"1\n" +
 	"\x13WatchShadowResponse\x12\x1a\n" +
-	"\bdocument\x18\x01 \x01(\fR\bdocument2\xec\x01\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\"\x83\x01\n" +
+	"\x13QueryShadowsRequest\x12\x1a\n" +
+	"\bselector\x18\x01 \x01(\tR\bselector\x12\x14\n" +
+	"\x05paths\x18\x02 \x03(\tR\x05paths\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"f\n" +
+	"\x14QueryShadowsResponse\x12&\n" +
+	"\x04rows\x18\x01 \x03(\v2\x12.otad.v1.ShadowRowR\x04rows\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"Z\n" +
+	"\tShadowRow\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x16\n" +
+	"\x06values\x18\x03 \x03(\fR\x06values2\xb9\x02\n" +
 	"\rShadowService\x12B\n" +
 	"\tGetShadow\x12\x19.otad.v1.GetShadowRequest\x1a\x1a.otad.v1.GetShadowResponse\x12K\n" +
 	"\fUpdateShadow\x12\x1c.otad.v1.UpdateShadowRequest\x1a\x1d.otad.v1.UpdateShadowResponse\x12J\n" +
-	"\vWatchShadow\x12\x1b.otad.v1.WatchShadowRequest\x1a\x1c.otad.v1.WatchShadowResponse0\x01B+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
+	"\vWatchShadow\x12\x1b.otad.v1.WatchShadowRequest\x1a\x1c.otad.v1.WatchShadowResponse0\x01\x12K\n" +
+	"\fQueryShadows\x12\x1c.otad.v1.QueryShadowsRequest\x1a\x1d.otad.v1.QueryShadowsResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
 
 var (
 	file_otad_v1_shadow_proto_rawDescOnce sync.Once
@@ -355,7 +549,7 @@ func file_otad_v1_shadow_proto_rawDescGZIP() []byte {
 	return file_otad_v1_shadow_proto_rawDescData
 }
 
-var file_otad_v1_shadow_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_otad_v1_shadow_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_otad_v1_shadow_proto_goTypes = []any{
 	(*GetShadowRequest)(nil),     // 0: otad.v1.GetShadowRequest
 	(*GetShadowResponse)(nil),    // 1: otad.v1.GetShadowResponse
@@ -363,19 +557,25 @@ var file_otad_v1_shadow_proto_goTypes = []any{
 	(*UpdateShadowResponse)(nil), // 3: otad.v1.UpdateShadowResponse
 	(*WatchShadowRequest)(nil),   // 4: otad.v1.WatchShadowRequest
 	(*WatchShadowResponse)(nil),  // 5: otad.v1.WatchShadowResponse
+	(*QueryShadowsRequest)(nil),  // 6: otad.v1.QueryShadowsRequest
+	(*QueryShadowsResponse)(nil), // 7: otad.v1.QueryShadowsResponse
+	(*ShadowRow)(nil),            // 8: otad.v1.ShadowRow
 }
 var file_otad_v1_shadow_proto_depIdxs = []int32{
-	0, // 0: otad.v1.ShadowService.GetShadow:input_type -> otad.v1.GetShadowRequest
-	2, // 1: otad.v1.ShadowService.UpdateShadow:input_type -> otad.v1.UpdateShadowRequest
-	4, // 2: otad.v1.ShadowService.WatchShadow:input_type -> otad.v1.WatchShadowRequest
-	1, // 3: otad.v1.ShadowService.GetShadow:output_type -> otad.v1.GetShadowResponse
-	3, // 4: otad.v1.ShadowService.UpdateShadow:output_type -> otad.v1.UpdateShadowResponse
-	5, // 5: otad.v1.ShadowService.WatchShadow:output_type -> otad.v1.WatchShadowResponse
-	3, // [3:6] is the sub-list for method output_type
-	0, // [0:3] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	8, // 0: otad.v1.QueryShadowsResponse.rows:type_name -> otad.v1.ShadowRow
+	0, // 1: otad.v1.ShadowService.GetShadow:input_type -> otad.v1.GetShadowRequest
+	2, // 2: otad.v1.ShadowService.UpdateShadow:input_type -> otad.v1.UpdateShadowRequest
+	4, // 3: otad.v1.ShadowService.WatchShadow:input_type -> otad.v1.WatchShadowRequest
+	6, // 4: otad.v1.ShadowService.QueryShadows:input_type -> otad.v1.QueryShadowsRequest
+	1, // 5: otad.v1.ShadowService.GetShadow:output_type -> otad.v1.GetShadowResponse
+	3, // 6: otad.v1.ShadowService.UpdateShadow:output_type -> otad.v1.UpdateShadowResponse
+	5, // 7: otad.v1.ShadowService.WatchShadow:output_type -> otad.v1.WatchShadowResponse
+	7, // 8: otad.v1.ShadowService.QueryShadows:output_type -> otad.v1.QueryShadowsResponse
+	5, // [5:9] is the sub-list for method output_type
+	1, // [1:5] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_shadow_proto_init() }
@@ -389,7 +589,7 @@ func file_otad_v1_shadow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_shadow_proto_rawDesc), len(file_otad_v1_shadow_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

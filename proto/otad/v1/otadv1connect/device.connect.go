@@ -36,6 +36,9 @@ const (
 	// DeviceServiceListDevicesProcedure is the fully-qualified name of the DeviceService's ListDevices
 	// RPC.
 	DeviceServiceListDevicesProcedure = "/otad.v1.DeviceService/ListDevices"
+	// DeviceServiceCountDevicesProcedure is the fully-qualified name of the DeviceService's
+	// CountDevices RPC.
+	DeviceServiceCountDevicesProcedure = "/otad.v1.DeviceService/CountDevices"
 	// DeviceServiceGetDeviceProcedure is the fully-qualified name of the DeviceService's GetDevice RPC.
 	DeviceServiceGetDeviceProcedure = "/otad.v1.DeviceService/GetDevice"
 	// DeviceServiceRevokeDeviceProcedure is the fully-qualified name of the DeviceService's
@@ -55,6 +58,8 @@ const (
 // DeviceServiceClient is a client for the otad.v1.DeviceService service.
 type DeviceServiceClient interface {
 	ListDevices(context.Context, *connect.Request[v1.ListDevicesRequest]) (*connect.Response[v1.ListDevicesResponse], error)
+	// CountDevices counts what ListDevices would list.
+	CountDevices(context.Context, *connect.Request[v1.CountDevicesRequest]) (*connect.Response[v1.CountDevicesResponse], error)
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
@@ -79,6 +84,12 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+DeviceServiceListDevicesProcedure,
 			connect.WithSchema(deviceServiceMethods.ByName("ListDevices")),
+			connect.WithClientOptions(opts...),
+		),
+		countDevices: connect.NewClient[v1.CountDevicesRequest, v1.CountDevicesResponse](
+			httpClient,
+			baseURL+DeviceServiceCountDevicesProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("CountDevices")),
 			connect.WithClientOptions(opts...),
 		),
 		getDevice: connect.NewClient[v1.GetDeviceRequest, v1.GetDeviceResponse](
@@ -117,6 +128,7 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 // deviceServiceClient implements DeviceServiceClient.
 type deviceServiceClient struct {
 	listDevices           *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
+	countDevices          *connect.Client[v1.CountDevicesRequest, v1.CountDevicesResponse]
 	getDevice             *connect.Client[v1.GetDeviceRequest, v1.GetDeviceResponse]
 	revokeDevice          *connect.Client[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse]
 	createEnrollmentToken *connect.Client[v1.CreateEnrollmentTokenRequest, v1.CreateEnrollmentTokenResponse]
@@ -127,6 +139,11 @@ type deviceServiceClient struct {
 // ListDevices calls otad.v1.DeviceService.ListDevices.
 func (c *deviceServiceClient) ListDevices(ctx context.Context, req *connect.Request[v1.ListDevicesRequest]) (*connect.Response[v1.ListDevicesResponse], error) {
 	return c.listDevices.CallUnary(ctx, req)
+}
+
+// CountDevices calls otad.v1.DeviceService.CountDevices.
+func (c *deviceServiceClient) CountDevices(ctx context.Context, req *connect.Request[v1.CountDevicesRequest]) (*connect.Response[v1.CountDevicesResponse], error) {
+	return c.countDevices.CallUnary(ctx, req)
 }
 
 // GetDevice calls otad.v1.DeviceService.GetDevice.
@@ -157,6 +174,8 @@ func (c *deviceServiceClient) RevokeEnrollmentToken(ctx context.Context, req *co
 // DeviceServiceHandler is an implementation of the otad.v1.DeviceService service.
 type DeviceServiceHandler interface {
 	ListDevices(context.Context, *connect.Request[v1.ListDevicesRequest]) (*connect.Response[v1.ListDevicesResponse], error)
+	// CountDevices counts what ListDevices would list.
+	CountDevices(context.Context, *connect.Request[v1.CountDevicesRequest]) (*connect.Response[v1.CountDevicesResponse], error)
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
@@ -177,6 +196,12 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		DeviceServiceListDevicesProcedure,
 		svc.ListDevices,
 		connect.WithSchema(deviceServiceMethods.ByName("ListDevices")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceCountDevicesHandler := connect.NewUnaryHandler(
+		DeviceServiceCountDevicesProcedure,
+		svc.CountDevices,
+		connect.WithSchema(deviceServiceMethods.ByName("CountDevices")),
 		connect.WithHandlerOptions(opts...),
 	)
 	deviceServiceGetDeviceHandler := connect.NewUnaryHandler(
@@ -213,6 +238,8 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		switch r.URL.Path {
 		case DeviceServiceListDevicesProcedure:
 			deviceServiceListDevicesHandler.ServeHTTP(w, r)
+		case DeviceServiceCountDevicesProcedure:
+			deviceServiceCountDevicesHandler.ServeHTTP(w, r)
 		case DeviceServiceGetDeviceProcedure:
 			deviceServiceGetDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceRevokeDeviceProcedure:
@@ -234,6 +261,10 @@ type UnimplementedDeviceServiceHandler struct{}
 
 func (UnimplementedDeviceServiceHandler) ListDevices(context.Context, *connect.Request[v1.ListDevicesRequest]) (*connect.Response[v1.ListDevicesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.ListDevices is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) CountDevices(context.Context, *connect.Request[v1.CountDevicesRequest]) (*connect.Response[v1.CountDevicesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.CountDevices is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error) {

@@ -41,6 +41,9 @@ const (
 	// ShadowServiceWatchShadowProcedure is the fully-qualified name of the ShadowService's WatchShadow
 	// RPC.
 	ShadowServiceWatchShadowProcedure = "/otad.v1.ShadowService/WatchShadow"
+	// ShadowServiceQueryShadowsProcedure is the fully-qualified name of the ShadowService's
+	// QueryShadows RPC.
+	ShadowServiceQueryShadowsProcedure = "/otad.v1.ShadowService/QueryShadows"
 )
 
 // ShadowServiceClient is a client for the otad.v1.ShadowService service.
@@ -51,6 +54,9 @@ type ShadowServiceClient interface {
 	UpdateShadow(context.Context, *connect.Request[v1.UpdateShadowRequest]) (*connect.Response[v1.UpdateShadowResponse], error)
 	// WatchShadow sends the document at once and again after every change.
 	WatchShadow(context.Context, *connect.Request[v1.WatchShadowRequest]) (*connect.ServerStreamForClient[v1.WatchShadowResponse], error)
+	// QueryShadows lists the devices that a selector means in the order of their
+	// ids, with values of their classic shadows.
+	QueryShadows(context.Context, *connect.Request[v1.QueryShadowsRequest]) (*connect.Response[v1.QueryShadowsResponse], error)
 }
 
 // NewShadowServiceClient constructs a client for the otad.v1.ShadowService service. By default, it
@@ -82,6 +88,12 @@ func NewShadowServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(shadowServiceMethods.ByName("WatchShadow")),
 			connect.WithClientOptions(opts...),
 		),
+		queryShadows: connect.NewClient[v1.QueryShadowsRequest, v1.QueryShadowsResponse](
+			httpClient,
+			baseURL+ShadowServiceQueryShadowsProcedure,
+			connect.WithSchema(shadowServiceMethods.ByName("QueryShadows")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -90,6 +102,7 @@ type shadowServiceClient struct {
 	getShadow    *connect.Client[v1.GetShadowRequest, v1.GetShadowResponse]
 	updateShadow *connect.Client[v1.UpdateShadowRequest, v1.UpdateShadowResponse]
 	watchShadow  *connect.Client[v1.WatchShadowRequest, v1.WatchShadowResponse]
+	queryShadows *connect.Client[v1.QueryShadowsRequest, v1.QueryShadowsResponse]
 }
 
 // GetShadow calls otad.v1.ShadowService.GetShadow.
@@ -107,6 +120,11 @@ func (c *shadowServiceClient) WatchShadow(ctx context.Context, req *connect.Requ
 	return c.watchShadow.CallServerStream(ctx, req)
 }
 
+// QueryShadows calls otad.v1.ShadowService.QueryShadows.
+func (c *shadowServiceClient) QueryShadows(ctx context.Context, req *connect.Request[v1.QueryShadowsRequest]) (*connect.Response[v1.QueryShadowsResponse], error) {
+	return c.queryShadows.CallUnary(ctx, req)
+}
+
 // ShadowServiceHandler is an implementation of the otad.v1.ShadowService service.
 type ShadowServiceHandler interface {
 	GetShadow(context.Context, *connect.Request[v1.GetShadowRequest]) (*connect.Response[v1.GetShadowResponse], error)
@@ -115,6 +133,9 @@ type ShadowServiceHandler interface {
 	UpdateShadow(context.Context, *connect.Request[v1.UpdateShadowRequest]) (*connect.Response[v1.UpdateShadowResponse], error)
 	// WatchShadow sends the document at once and again after every change.
 	WatchShadow(context.Context, *connect.Request[v1.WatchShadowRequest], *connect.ServerStream[v1.WatchShadowResponse]) error
+	// QueryShadows lists the devices that a selector means in the order of their
+	// ids, with values of their classic shadows.
+	QueryShadows(context.Context, *connect.Request[v1.QueryShadowsRequest]) (*connect.Response[v1.QueryShadowsResponse], error)
 }
 
 // NewShadowServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -142,6 +163,12 @@ func NewShadowServiceHandler(svc ShadowServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(shadowServiceMethods.ByName("WatchShadow")),
 		connect.WithHandlerOptions(opts...),
 	)
+	shadowServiceQueryShadowsHandler := connect.NewUnaryHandler(
+		ShadowServiceQueryShadowsProcedure,
+		svc.QueryShadows,
+		connect.WithSchema(shadowServiceMethods.ByName("QueryShadows")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/otad.v1.ShadowService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ShadowServiceGetShadowProcedure:
@@ -150,6 +177,8 @@ func NewShadowServiceHandler(svc ShadowServiceHandler, opts ...connect.HandlerOp
 			shadowServiceUpdateShadowHandler.ServeHTTP(w, r)
 		case ShadowServiceWatchShadowProcedure:
 			shadowServiceWatchShadowHandler.ServeHTTP(w, r)
+		case ShadowServiceQueryShadowsProcedure:
+			shadowServiceQueryShadowsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -169,4 +198,8 @@ func (UnimplementedShadowServiceHandler) UpdateShadow(context.Context, *connect.
 
 func (UnimplementedShadowServiceHandler) WatchShadow(context.Context, *connect.Request[v1.WatchShadowRequest], *connect.ServerStream[v1.WatchShadowResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.ShadowService.WatchShadow is not implemented"))
+}
+
+func (UnimplementedShadowServiceHandler) QueryShadows(context.Context, *connect.Request[v1.QueryShadowsRequest]) (*connect.Response[v1.QueryShadowsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.ShadowService.QueryShadows is not implemented"))
 }

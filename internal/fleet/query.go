@@ -1,0 +1,27 @@
+package fleet
+
+import "github.com/otad/otad/pkg/selector"
+
+// DeviceQuery says which devices are meant. The zero value means all.
+type DeviceQuery struct {
+	Selector selector.Selector
+	After    string // only ids after this one, byte by byte
+	Revoked  *bool  // only those that are revoked, or only those that are not
+}
+
+// Match reports whether the query is about the device. It is what a store's own
+// query has to agree with.
+func (q DeviceQuery) Match(v DeviceView) bool {
+	return v.ID > q.After && (q.Revoked == nil || *q.Revoked == v.Revoked()) && q.Selector.Match(Facts(v))
+}
+
+// Facts shows a device to a selector.
+func Facts(v DeviceView) selector.Facts { return facts{v} }
+
+type facts struct{ v DeviceView }
+
+func (f facts) ID() string               { return f.v.ID }
+func (f facts) Hardware() string         { return f.v.Hardware }
+func (f facts) Tags() map[string]string  { return f.v.Tags }
+func (f facts) Desired() map[string]any  { return f.v.Shadow.Desired }
+func (f facts) Reported() map[string]any { return f.v.Shadow.Reported }

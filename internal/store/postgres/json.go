@@ -1,0 +1,159 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/otad/otad/internal/store/sqlstore"
+	"github.com/otad/otad/pkg/selector"
+)
+
+// jsonText is PostgreSQL's way into JSON text: as jsonb, whose numbers are exact.
+// A string with a zero byte and a number beyond numeric are an error there, which
+// would end the whole query, so rows with one are left out. See Opaque.
+type jsonText struct{}
+
+// nul is how a zero byte stands in JSON text.
+const nul = `'\u0000'`
+
+// visible is the column as jsonb, where it can be read as such.
+func visible(column string) string {
+	if table, ok := strings.CutSuffix(column, "document"); ok {
+		return "CASE WHEN " + table + "deleted_at IS NULL AND " + table + "opaque = 0 THEN CAST(" + column + " AS jsonb) END"
+	}
+	return "CASE WHEN strpos(" + column + ", " + nul + ") = 0 THEN CAST(" + column + " AS jsonb) END"
+}
+
+// At implements sqlstore.JSON. Each key is asked for by itself: of a whole path
+// PostgreSQL takes digits for the place in an array.
+func (j jsonText) At(column string, keys []string, indexed bool) sqlstore.JSONValue {
+	if indexed {
+		return value{sqlstore.Condition{SQL: j.Index(column, keys)}}
+	}
+	v := sqlstore.Condition{SQL: "(" + visible(column) + ")"}
+	for _, k := range keys {
+		v = sqlstore.Say("(? -> CAST(? AS text))", v, k)
+	}
+	return value{v}
+}
+
+// maxIndexed is the longest text that an index holds: a row of an index has to
+// fit on a third of a page.
+const maxIndexed = 500
+
+// Index implements sqlstore.JSON, by a function of the migrations that reads the
+// JSON once. It is NULL for what is no scalar, and for long texts.
+func (jsonText) Index(column string, keys []string) string {
+	readable := "strpos(" + column + ", " + nul + ") = 0"
+	if table, ok := strings.CutSuffix(column, "document"); ok {
+		readable = table + "deleted_at IS NULL AND " + table + "opaque = 0"
+	}
+	path := make([]string, len(keys))
+	for i, k := range keys {
+		path[i] = "'" + strings.ReplaceAll(k, "'", "''") + "'"
+	}
+	return "(CASE WHEN " + readable + " THEN otad_scalar(" + column + ", " + strings.Join(path, ", ") + ") END)"
+}
+
+// Opaque implements sqlstore.JSON.
+func (jsonText) Opaque(column string) sqlstore.Condition {
+	if column == "s.document" {
+		return sqlstore.Condition{SQL: "(s.opaque = 1 AND s.deleted_at IS NULL)"}
+	}
+	return sqlstore.Condition{SQL: "(strpos(" + column + ", " + nul + ") > 0)"}
+}
+
+// Holds implements sqlstore.JSON.
+func (jsonText) Holds(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+
+// Contains implements sqlstore.JSON.
+func (jsonText) Contains(text sqlstore.Condition, part string) sqlstore.Condition {
+	return sqlstore.Say("(strpos(?, CAST(? AS text)) > 0)", text, part)
+}
+
+// HasSuffix implements sqlstore.JSON.
+func (jsonText) HasSuffix(text sqlstore.Condition, part string) sqlstore.Condition {
+	return sqlstore.Say("(right(?, CAST(? AS int)) = CAST(? AS text))", text, utf8.RuneCountInString(part), part)
+}
+
+// Mentions implements sqlstore.JSON: looking for some bytes costs a fraction of
+// reading the document.
+func (jsonText) Mentions(column, literal string) sqlstore.Condition {
+	return sqlstore.Say("(strpos("+column+", CAST(? AS text)) > 0)", literal)
+}
+
+// value is an expression of type jsonb.
+type value struct{ sqlstore.Condition }
+
+var kinds = map[sqlstore.JSONKind]string{
+	sqlstore.JSONAny: "jsonb_typeof(?) <> 'null'", sqlstore.JSONText: "jsonb_typeof(?) = 'string'", sqlstore.JSONNumber: "jsonb_typeof(?) = 'number'",
+	sqlstore.JSONTrue: "? = CAST('true' AS jsonb)", sqlstore.JSONFalse: "? = CAST('false' AS jsonb)",
+	sqlstore.JSONObject: "jsonb_typeof(?) = 'object'", sqlstore.JSONArray: "jsonb_typeof(?) = 'array'",
+}
+
+// Is implements sqlstore.JSONValue.
+func (v value) Is(k sqlstore.JSONKind) sqlstore.Condition {
+	return sqlstore.Say("("+kinds[k]+")", v.Condition)
+}
+
+// Text implements sqlstore.JSONValue.
+func (v value) Text() sqlstore.Condition {
+	return sqlstore.Say(`((? #>> '{}') COLLATE "C")`, v.Condition)
+}
+
+// Number implements sqlstore.JSONValue. The comparison comes first, as it is
+// what few rows pass; it says nothing about other types.
+func (v value) Number(op selector.Operator, literal string) sqlstore.Bounds {
+	return sqlstore.Exactly(sqlstore.Say("CASE WHEN ? "+spelling(op)+" CAST(CAST(? AS text) AS jsonb) THEN ? END",
+		v.Condition, literal, v.Is(sqlstore.JSONNumber)))
+}
+
+func spelling(op selector.Operator) string {
+	if op == selector.NotEqual {
+		return "<>"
+	}
+	return string(op)
+}
+
+// Key implements sqlstore.JSONValue.
+func (v value) Key(key string) sqlstore.Condition {
+	return sqlstore.Say("jsonb_exists(?, CAST(? AS text))", v.Condition, key)
+}
+
+// Any implements sqlstore.JSONValue.
+func (v value) Any(f func(sqlstore.JSONValue) sqlstore.Bounds) sqlstore.Bounds {
+	exists := func(c sqlstore.Condition) sqlstore.Condition {
+		return sqlstore.Say("EXISTS (SELECT 1 FROM jsonb_array_elements(CASE WHEN ? THEN ? END) AS e(v) WHERE ?)", v.Is(sqlstore.JSONArray), v.Condition, c)
+	}
+	b := f(value{sqlstore.Condition{SQL: "e.v"}})
+	return sqlstore.Bounds{Upper: exists(b.Upper), Lower: exists(b.Lower)}
+}
+
+// Seek implements sqlstore.JSONValue. Numbers lie together in the order of
+// jsonb, after all texts; texts lie in the order of the database's language, not
+// of their bytes, so only one text can be looked up.
+func (v value) Seek(op selector.Operator, l selector.Literal) sqlstore.Lookup {
+	if l.Kind == selector.Number {
+		switch op {
+		case selector.Equal, selector.Less, selector.LessEqual, selector.Greater, selector.GreaterEqual:
+			c := sqlstore.Say("(? "+string(op)+" CAST(CAST(? AS text) AS jsonb))", v.Condition, l.Text)
+			return sqlstore.Lookup{Condition: c, Ordered: op == selector.Equal, Exact: op == selector.Equal}
+		}
+		return sqlstore.Lookup{}
+	}
+	if op != selector.Equal || len(l.Text) > maxIndexed {
+		return sqlstore.Lookup{}
+	}
+	return sqlstore.Lookup{Condition: sqlstore.Say("(? = to_jsonb(CAST(? AS text)))", v.Condition, l.Text), Ordered: true, Exact: true}
+}
+
+// indexes implements sqlstore.Dialect. One that another otad is just making
+// counts as whole.
+func indexes(ctx context.Context, db *sql.DB, prefix string) (map[string]bool, error) {
+	return sqlstore.NamedIndexes(ctx, db, `SELECT c.relname, i.indisvalid OR EXISTS
+		(SELECT 1 FROM pg_stat_progress_create_index p WHERE p.index_relid = c.oid)
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
+		WHERE t.relnamespace = CAST(current_schema() AS regnamespace) AND starts_with(CAST(c.relname AS text), $1)`, prefix)
+}
