@@ -26,6 +26,8 @@ type ProbeTarget struct {
 	PacketLimit int
 	// TellsWhy: whatever it refuses to an MQTT 5 client has a reason code.
 	TellsWhy bool
+	// Denied is a topic that nobody may use; empty: there is none.
+	Denied string
 	// ServerKeepAlive is the keep alive that it prescribes to clients that want a
 	// longer one or none; 0: it does not.
 	ServerKeepAlive uint16

@@ -27,6 +27,7 @@ var featureProbes = []probeCase{
 	{"reason codes that are no failure", (*probe).softCodes},
 	{"no messages for old clients that they cannot read", (*probe).oldClients},
 	{"the limits that CONNACK tells are kept", (*probe).ownLimits},
+	{"topics that nobody may use", (*probe).denied},
 	{"WebSocket", (*probe).webSocket},
 }
 
@@ -491,6 +492,49 @@ func (p *probe) ownLimits() {
 			c.send(out{topic: "lim", qos: 2}.encode(v5, id+1))
 		}
 		p.refused(c, "more than the receive maximum in QoS 2", 0x93)
+	}
+}
+
+// denied: every way to a topic is closed, and says so; without problem
+// information it gives no reason in words (MQTT-3.1.2-29).
+func (p *probe) denied() {
+	topic := p.target.Denied
+	if topic == "" {
+		return
+	}
+	const notAuthorized = 0x87
+	w := p.dial(v5)
+	w.send(hello{id: "w", will: &will{topic: topic, payload: "x"}}.encode(v5))
+	if got := w.read(); got.kind != connack || got.code != notAuthorized {
+		p.errorf("a will for %s is answered by type %d, code 0x%02x", topic, got.kind, got.code)
+	}
+	w.ended("a will for a denied topic")
+	for _, problems := range []uint32{0, 1} {
+		c, _ := p.session(v5, hello{id: "c", props: properties{{id: propProblemInfo, num: problems}}})
+		for qos := byte(1); qos <= 2; qos++ {
+			for _, retain := range []bool{false, true} {
+				id := c.nextID()
+				c.send(out{topic: topic, payload: "x", qos: qos, retain: retain}.encode(v5, id))
+				got := c.await(map[byte]byte{1: puback, 2: pubrec}[qos])
+				if got.code != notAuthorized || got.id != id {
+					p.errorf("publish to %s with QoS %d is answered by 0x%02x", topic, qos, got.code)
+				}
+				if why := got.props.text(propReasonString); problems == 0 && why != "" {
+					p.errorf("without problem information: %q", why)
+				}
+			}
+		}
+		c.send(out{topic: topic, payload: "x"}.encode(v5, 0))
+		prefix, _, _ := strings.Cut(topic, "/")
+		for _, filter := range []string{topic, prefix + "/#", prefix + "/+", "$share/g/" + topic} {
+			if code := c.sub(1, filter)[0]; code != notAuthorized && code != 0x80 {
+				p.errorf("a subscription to %s is answered by 0x%02x", filter, code)
+			}
+		}
+	}
+	old := p.client(v311, "old")
+	if code := old.sub(1, topic)[0]; code != 0x80 {
+		p.errorf("MQTT 3.1.1: a subscription to %s is answered by 0x%02x", topic, code)
 	}
 }
 

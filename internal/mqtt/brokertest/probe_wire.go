@@ -49,6 +49,7 @@ const (
 	propAuthData          byte = 0x16
 	propProblemInfo       byte = 0x17
 	propWillDelay         byte = 0x18
+	propReasonString      byte = 0x1F
 	propReceiveMaximum    byte = 0x21
 	propTopicAliasMaximum byte = 0x22
 	propTopicAlias        byte = 0x23
