@@ -279,6 +279,9 @@ func (c *conn) end(cause closeCause, farewell func()) {
 		s := c.session
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if s.conn == c {
+			s.up.Store(false) // before the client can know: no share of anything goes to it
+		}
 		farewell()
 		c.dead = true
 		if !c.writing {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -62,11 +63,18 @@ func (b *Broker) connect(c *conn) error {
 	if err == nil {
 		return nil
 	}
-	if code := codeOf(err); code != 0 && p.Version != 0 {
+	if code := codeOf(err); code != 0 && p.Version != 0 && mayTell(p.Version, err) {
 		_, werr := c.nc.Write(packet.AppendConnack(nil, p.Version, packet.Connack{Code: code}))
 		return errors.Join(err, werr)
 	}
 	return err
+}
+
+// mayTell: a client of MQTT 3.1.1 whose CONNECT is malformed gets no CONNACK (MQTT
+// 3.1.1, 3.1.4-1).
+func mayTell(version byte, err error) bool {
+	var fault *packet.Error
+	return version == packet.V5 || !errors.As(err, &fault) || fault.Code != packet.MalformedPacket && fault.Code != packet.ProtocolError
 }
 
 func codeOf(err error) packet.Code {
@@ -182,6 +190,10 @@ func tlsState(nc net.Conn) *tls.ConnectionState {
 // clientID is the client id that the session goes by (3.1.3.1).
 func (b *Broker) clientID(p packet.Connect, id mqtt.Identity) (string, error) {
 	switch {
+	case p.ClientID == "" && p.Version == packet.V31:
+		return "", refuse(packet.ClientIDNotValid, "empty client id; MQTT 3.1 wants one")
+	case strings.ContainsAny(p.ClientID, "+#"): // it may end up in a topic
+		return "", refuse(packet.ClientIDNotValid, "client id %.140q has a wildcard", p.ClientID)
 	case p.ClientID == "" && p.Version != packet.V5 && !p.CleanStart:
 		return "", refuse(packet.ClientIDNotValid, "empty client id without a clean session") // MQTT 3.1.1, 3.1.3-8
 	case id.Device && p.ClientID != "" && p.ClientID != id.Name:

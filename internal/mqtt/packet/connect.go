@@ -19,6 +19,7 @@ type Connect struct {
 	AliasMaximum   uint16
 	NoProblemInfo  bool // reason strings in CONNACK and DISCONNECT only (3.1.2.11.7)
 	AuthMethod     string
+	HasAuthData    bool
 }
 
 // NeverExpires is the session expiry that stands for no end (3.1.2.11.2).
@@ -71,6 +72,9 @@ func DecodeConnect(body []byte) (Connect, error) {
 	}
 	if c.Version == V5 {
 		r.properties(connectProps, c.property)
+		if c.HasAuthData && c.AuthMethod == "" {
+			r.failIf(&Error{ProtocolError, "authentication data without a method"}) // 3.1.2.11.10
+		}
 	} else if !c.CleanStart {
 		c.SessionExpiry = NeverExpires
 	}
@@ -122,6 +126,8 @@ func (c *Connect) property(p property) {
 		c.NoProblemInfo = p.num == 0
 	case propAuthMethod:
 		c.AuthMethod = string(p.value)
+	case propAuthData:
+		c.HasAuthData = true
 	}
 }
 
