@@ -30,10 +30,11 @@ func (e *RejectedError) Error() string {
 	return fmt.Sprintf("%s: rejected by the server: %s (%s)", e.Topic, e.Message, e.Code)
 }
 
-// Unwrap returns agent.ErrUnreachable for the server's own faults, else nil.
+// Unwrap returns agent.ErrUnreachable for the server's own faults and when it
+// is asked too much at once, else nil.
 func (e *RejectedError) Unwrap() error {
 	switch e.Code {
-	case "InternalError", "429", "500", "503":
+	case "InternalError", "RequestThrottled", "429", "500", "503":
 		return agent.ErrUnreachable
 	}
 	return nil

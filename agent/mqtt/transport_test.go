@@ -259,6 +259,14 @@ func TestReportShadow(t *testing.T) {
 	if err := b.device.ReportShadow(t.Context(), firmware); !errors.As(err, &refused) || refused.Code != "413" {
 		t.Errorf("%v", err)
 	}
+	for _, code := range []any{429, 500, "RequestThrottled", "InternalError"} { // worth another try
+		b.server.answer(func(message) (string, map[string]any) {
+			return rejected, map[string]any{"code": code, "message": "later"}
+		})
+		if err := b.device.ReportShadow(t.Context(), firmware); !errors.Is(err, agent.ErrUnreachable) {
+			t.Errorf("%v: %v", code, err)
+		}
+	}
 	if err := b.device.ReportShadow(t.Context(), map[string]any{"x": strings.Repeat("x", MaxPayload)}); err == nil || errors.Is(err, agent.ErrUnreachable) {
 		t.Errorf("oversized: %v", err)
 	}

@@ -39,6 +39,7 @@ import (
 // deaf is a Publisher that nobody listens to.
 type deaf struct{}
 
+func (deaf) NotifyJobs(context.Context, string, []ota.Execution) error          { return nil }
 func (deaf) NotifyNext(context.Context, string, *ota.Execution) error           { return nil }
 func (deaf) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
 func (deaf) Disconnect(string, string)                                          {}

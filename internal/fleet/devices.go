@@ -178,8 +178,12 @@ func parseCSR(b []byte, deviceID string) (*x509.CertificateRequest, error) {
 
 // RevokeDevice locks a device out for good and drops its session.
 func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, error) {
+	before, _ := s.pending(ctx, id)
 	if err := s.Store.RevokeDevice(ctx, id, s.Now()); err != nil {
 		return DeviceRecord{}, err
+	}
+	if len(before) > 0 { // they are REMOVED now: its last word before it is dropped
+		s.tellChange(ctx, id, before, false)
 	}
 	s.Publisher.Disconnect(id, "revoked")
 	s.Wake() // a stage may have waited for it

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
 )
@@ -26,7 +24,7 @@ func (s *Service) Wake() {
 // replicas may run it.
 func (s *Service) RunEngine(ctx context.Context) error {
 	// The crash may have come between a commit and its messages.
-	s.notifyActive(ctx, ExecutionFilter{Active: true})
+	s.tellAll(ctx)
 	for {
 		next := s.advanceAll(ctx)
 		timer := time.NewTimer(min(max(time.Until(next), 0), s.Poll))
@@ -100,7 +98,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		}
 		s.logStep(r, d.Rollout, len(step.Insert))
 		s.signals.raise("rollout/" + id)
-		s.notifyAll(ctx, devicesOf(step.Insert))
+		s.tellStep(ctx, r, step)
 	}
 }
 
@@ -145,64 +143,5 @@ func queued(r ota.Rollout, deviceID string, stage, attempt int, now time.Time) o
 	return ota.Execution{
 		RolloutID: r.ID, DeviceID: deviceID, Release: r.Release, Stage: stage, Attempt: attempt,
 		Status: ota.Queued, Version: 1, QueuedAt: now, UpdatedAt: now,
-	}
-}
-
-// maxNotifying is how many devices are told at a time: a broker that takes long
-// to answer must not keep the engine from its next step.
-const maxNotifying = 32
-
-func devicesOf(list []ota.Execution) map[string]bool {
-	devices := map[string]bool{}
-	for _, e := range list {
-		devices[e.DeviceID] = true
-	}
-	return devices
-}
-
-// notifyActive tells every device with work that the filter finds. Telling
-// twice is harmless.
-func (s *Service) notifyActive(ctx context.Context, filter ExecutionFilter) {
-	devices := map[string]bool{}
-	err := s.Store.Executions(ctx, filter, func(e ota.Execution) bool {
-		devices[e.DeviceID] = true
-		return true
-	})
-	if err != nil {
-		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
-		return
-	}
-	s.notifyAll(ctx, devices)
-}
-
-func (s *Service) notifyAll(ctx context.Context, devices map[string]bool) {
-	var told errgroup.Group
-	told.SetLimit(maxNotifying)
-	for id := range devices {
-		if ctx.Err() != nil {
-			break
-		}
-		told.Go(func() error {
-			s.notifyNext(ctx, id)
-			return nil
-		})
-	}
-	_ = told.Wait() // notifyNext logs
-}
-
-// notifyNext tells a device what is next for it. A failure is logged only: the
-// device asks by itself when it connects.
-func (s *Service) notifyNext(ctx context.Context, deviceID string) {
-	var next *ota.Execution
-	e, err := s.Store.NextExecution(ctx, deviceID)
-	switch {
-	case err == nil:
-		next = &e
-	case !errors.Is(err, ErrNotFound):
-		s.Log.Warn("device was not notified", "device", deviceID, "error", err)
-		return
-	}
-	if err := s.Publisher.NotifyNext(ctx, deviceID, next); err != nil {
-		s.Log.Warn("device was not notified", "device", deviceID, "error", err)
 	}
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/otad/otad/pkg/ota"
 )
@@ -23,6 +24,7 @@ func (s *Service) StartNext(ctx context.Context, deviceID string, details map[st
 // Report takes a device's word about its execution. On an error of ota.Apply
 // the stored execution comes back beside it.
 func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, error) {
+	before, known := s.pending(ctx, r.DeviceID)
 	e, err := s.Store.Report(ctx, r, s.Now())
 	if err != nil {
 		return e, err
@@ -31,7 +33,10 @@ func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, erro
 	if e.Status.Terminal() {
 		s.Log.Info("execution finished", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "reason", e.Reason())
 		s.Wake()
-		s.notifyNext(ctx, e.DeviceID)
+	}
+	started := e.StartedAt.Equal(e.UpdatedAt)
+	if known && (e.Status.Terminal() || started) {
+		s.tellChange(ctx, e.DeviceID, before, !e.Status.Terminal())
 	}
 	return e, nil
 }
@@ -41,20 +46,27 @@ func (s *Service) Execution(ctx context.Context, rolloutID, deviceID string) (ot
 	return s.Store.Execution(ctx, rolloutID, deviceID)
 }
 
-// PendingExecutions returns the device's executions that are not finished, at
-// most limit, those in progress first.
-func (s *Service) PendingExecutions(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error) {
-	var started, queued []ota.Execution
-	err := s.Store.Executions(ctx, ExecutionFilter{DeviceID: deviceID, Active: true, Latest: true}, func(e ota.Execution) bool {
-		if e.Status == ota.InProgress {
-			started = append(started, e)
-		} else {
-			queued = append(queued, e)
+// Attempt returns one attempt, counted from 1; ErrNotFound when there is none.
+func (s *Service) Attempt(ctx context.Context, rolloutID, deviceID string, attempt int) (ota.Execution, error) {
+	var found *ota.Execution
+	err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: rolloutID, DeviceID: deviceID}, func(e ota.Execution) bool {
+		if e.Attempt == attempt {
+			found = &e
 		}
-		return true
+		return found == nil
 	})
-	all := append(started, queued...)
-	return all[:min(len(all), limit)], err
+	if err != nil {
+		return ota.Execution{}, err
+	}
+	if found == nil {
+		return ota.Execution{}, fmt.Errorf("%w: execution %d of rollout %s on device %s", ErrNotFound, attempt, rolloutID, deviceID)
+	}
+	return *found, nil
+}
+
+// Pending returns what the device may work on, what is next first, at most limit.
+func (s *Service) Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error) {
+	return s.Store.Pending(ctx, deviceID, limit)
 }
 
 // ExecutionPage returns up to limit executions after the given position (rollout,

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,6 +36,7 @@ import (
 type notes struct {
 	mu           sync.Mutex
 	next         map[string]*ota.Execution
+	said         map[string][]string // by device, in order
 	disconnected []string
 }
 
@@ -42,8 +44,34 @@ func (n *notes) NotifyNext(_ context.Context, id string, e *ota.Execution) error
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.next[id] = e
+	words := "next none"
+	if e != nil {
+		words = "next " + e.Release.Version
+	}
+	n.said[id] = append(n.said[id], words)
 	return nil
 }
+
+func (n *notes) NotifyJobs(_ context.Context, id string, pending []ota.Execution) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	words := "jobs"
+	for _, e := range pending {
+		words += " " + e.Release.Version
+	}
+	n.said[id] = append(n.said[id], words)
+	return nil
+}
+
+// take returns what a device was told since the last time.
+func (n *notes) take(id string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	said := strings.Join(n.said[id], ", ")
+	delete(n.said, id)
+	return said
+}
+
 func (n *notes) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
 func (n *notes) Disconnect(id, _ string)                                            { n.disconnected = append(n.disconnected, id) }
 
@@ -59,7 +87,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), store: memstore.New(), notes: &notes{next: map[string]*ota.Execution{}}}
+	w := &world{t: t, ctx: t.Context(), store: memstore.New(), notes: &notes{next: map[string]*ota.Execution{}, said: map[string][]string{}}}
 	blobs, err := dir.New(t.TempDir())
 	w.ok(err)
 	ca, err := identity.Open(t.TempDir(), time.Now())

@@ -140,6 +140,11 @@ type ExecutionStore interface {
 	// priority, then the oldest. QUEUED ones of a rollout that is not RUNNING are
 	// held back. ErrNotFound when there is none.
 	NextExecution(ctx context.Context, deviceID string) (ota.Execution, error)
+	// Pending returns the first limit of what the device may work on: the one
+	// IN_PROGRESS, then the QUEUED ones in the order that NextExecution would give
+	// them, as ota.Before has it. What NextExecution holds back is not in it. A
+	// device that is unknown has none.
+	Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error)
 	// StartNext is NextExecution followed by ota.Start, in one.
 	StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the

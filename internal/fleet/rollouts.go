@@ -276,13 +276,10 @@ func (s *Service) AbortRollout(ctx context.Context, id, reason string) (RolloutV
 // here the engine does later.
 func (s *Service) follow(ctx context.Context, r ota.Rollout) {
 	defer s.Wake()
-	switch r.State {
-	case ota.RolloutAborting:
+	if r.State == ota.RolloutAborting {
 		if _, err := s.advance(ctx, r.ID); err != nil {
 			s.Log.Warn("rollout is aborting, the engine will end it", "rollout", r.ID, "error", err)
 		}
-	case ota.RolloutRunning: // resumed: devices asked in vain while it was paused
-		s.notifyActive(ctx, ExecutionFilter{RolloutID: r.ID, Active: true})
 	}
 }
 
@@ -297,7 +294,8 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		if err != nil {
 			return RolloutView{}, err
 		}
-		err = s.Store.Advance(ctx, Advance{Rollout: next, CancelQueued: cancel, Now: s.Now()})
+		step := Advance{Rollout: next, CancelQueued: cancel, Now: s.Now()}
+		err = s.Store.Advance(ctx, step)
 		if errors.Is(err, ErrStale) {
 			continue
 		}
@@ -306,6 +304,7 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		}
 		s.Log.Info("rollout changed by an operator", "rollout", id, "state", next.State, "reason", next.Reason)
 		s.signals.raise("rollout/" + id)
+		s.tellStep(ctx, r, step)
 		s.follow(ctx, next)
 		return s.Rollout(ctx, id)
 	}

@@ -22,8 +22,12 @@ import (
 // Publisher tells devices that something changed. It is called after the
 // change is durable; a message that is lost is repaired when the device asks.
 type Publisher interface {
-	// NotifyNext tells the device what it shall work on next; nil: nothing.
+	// NotifyNext tells the device what it shall work on next; nil: nothing. It is
+	// called when that becomes another execution, not when the same one moves on.
 	NotifyNext(ctx context.Context, deviceID string, next *ota.Execution) error
+	// NotifyJobs tells the device what is pending for it, what is next first: at
+	// most MaxNotified. It is called when one is added or taken away.
+	NotifyJobs(ctx context.Context, deviceID string, pending []ota.Execution) error
 	// ShadowUpdated sends accepted, delta and documents of an update to those
 	// that listen.
 	ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,15 +88,16 @@ func (f *fixture) send(topic, payload string) []mqtt.Message {
 	return f.out.sent
 }
 
-// answer is send for requests that have one answer.
+// answer is send, and returns the one message that answers.
 func (f *fixture) answer(topic, payload, wantSuffix string) map[string]any {
 	f.t.Helper()
 	sent := f.send(topic, payload)
-	if len(sent) == 0 || sent[0].Topic != topic+wantSuffix {
+	i := slices.IndexFunc(sent, func(m mqtt.Message) bool { return m.Topic == topic+wantSuffix })
+	if i < 0 {
 		f.t.Fatalf("%s %s: published %s, want %s", topic, payload, topics(sent), topic+wantSuffix)
 	}
 	var body map[string]any
-	f.ok(json.Unmarshal(sent[0].Payload, &body))
+	f.ok(json.Unmarshal(sent[i].Payload, &body))
 	return body
 }
 
@@ -134,11 +136,12 @@ func TestJobsConversation(t *testing.T) {
 		t.Fatalf("%v", got)
 	}
 	sent := f.send(jobs+"r-1/update", `{"status":"SUCCEEDED","executionNumber":1}`)
-	if len(sent) != 2 || sent[0].Topic != jobs+"notify-next" || strings.Contains(string(sent[0].Payload), "execution") || sent[1].Topic != jobs+"r-1/update/accepted" {
+	if want := fmt.Sprintf(`%snotify {"timestamp":%d,"jobs":{}}; %snotify-next {"timestamp":%d}; %sr-1/update/accepted {"timestamp":%d}`,
+		jobs, now.Unix(), jobs, now.Unix(), jobs, now.Unix()); topics(sent) != want {
 		t.Fatalf("%s", topics(sent))
 	}
 	got = f.answer(jobs+"r-1/update", `{"status":"FAILED"}`, "/rejected")
-	if got["code"] != "TerminalStateReached" || got["executionState"].(map[string]any)["status"] != "SUCCEEDED" {
+	if got["code"] != "InvalidStateTransition" || got["executionState"].(map[string]any)["status"] != "SUCCEEDED" {
 		t.Fatalf("%v", got)
 	}
 	if got := f.answer(jobs+"$next/get", `{}`, "/accepted"); got["execution"] != nil {
@@ -153,9 +156,44 @@ func TestJobsBadRequests(t *testing.T) {
 	f := newFixture(t)
 	for _, c := range []struct{ topic, payload, code string }{
 		{jobs + "r-1/update", `{`, "InvalidJson"},
-		{jobs + "r-1/update", `[]`, "InvalidJson"},
-		{jobs + "r-1/update", `{"expectedVersion":"x"}`, "InvalidJson"},
-		{jobs + "r-1/update", `{}`, "InvalidStateTransition"},
+		{jobs + "r-1/update", "{\"status\":\"\xff\"}", "InvalidJson"},
+		{jobs + "r-1/update", `{"status":"FAILED"} x`, "InvalidJson"},
+		{jobs + "get", `nope`, "InvalidJson"},
+		{jobs + "start-next", `{"statusDetails":`, "InvalidJson"},
+		{jobs + "$next/get", `{'a':1}`, "InvalidJson"},
+		{jobs + "r-1/update", `[]`, "InvalidRequest"},
+		{jobs + "r-1/update", `null`, "InvalidRequest"},
+		{jobs + "r-1/update", `"FAILED"`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","pad":"` + strings.Repeat("x", mqtt.MaxJobRequestBytes) + `"}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"Status":"FAILED"}`, "InvalidRequest"}, // names are exact
+		{jobs + "r-1/update", `{"status":null}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":7}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"DONE"}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","expectedVersion":"x"}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","expectedVersion":0}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","expectedVersion":1.5}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","executionNumber":"-1"}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","executionNumber":true}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","includeJobDocument":"yes"}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","includeJobExecutionState":1}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":[]}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":{"a":1}}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":{"a":null}}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":{"` + strings.Repeat("k", 129) + `":""}}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":{"k":"` + strings.Repeat("v", 1025) + `"}}`, "InvalidRequest"},
+		{jobs + "start-next", `{"statusDetails":{"a b":"x"}}`, "InvalidRequest"},
+		{jobs + "r-1/get", `{"executionNumber":0}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"QUEUED"}`, "InvalidStateTransition"},
+		{jobs + "r-1/update", `{"status":"TIMED_OUT"}`, "InvalidStateTransition"},
+		{jobs + "r-1/update", `{"status":"REMOVED"}`, "InvalidStateTransition"},
+		{jobs + "r-1/update", `{"status":"FAILED","expectedVersion":2}`, "VersionMismatch"},
+		{jobs + "r-1/update", `{"status":"FAILED","executionNumber":2}`, "VersionMismatch"},
+		{jobs + "r-1/get", `{"executionNumber":2}`, "ResourceNotFound"},
+		{jobs + "$next/update", `{"status":"FAILED"}`, "InvalidTopic"},
+		{jobs + "r.1/update", `{"status":"FAILED"}`, "InvalidTopic"},
+		{jobs + "a b/get", ``, "InvalidTopic"},
+		{jobs + strings.Repeat("j", 65) + "/get", ``, "InvalidTopic"},
 		{jobs + "r-1/update", `{"status":"CANCELED"}`, "InvalidStateTransition"},
 		{jobs + "r-1/update", `{"status":"IN_PROGRESS","statusDetails":{"a b":""}}`, "InvalidRequest"},
 		{jobs + "r-1/update", `{"clientToken":"` + strings.Repeat("x", 65) + `"}`, "InvalidRequest"},
@@ -163,8 +201,12 @@ func TestJobsBadRequests(t *testing.T) {
 		{jobs + "r-9/get", `{}`, "ResourceNotFound"},
 		{"$aws/things/gw-2/jobs/r-1/update", `{"status":"SUCCEEDED"}`, "ResourceNotFound"}, // not its job
 	} {
-		if got := f.answer(c.topic, c.payload, "/rejected"); got["code"] != c.code || got["message"] == "" {
-			t.Errorf("%s %s: %v, want %s", c.topic, c.payload, got, c.code)
+		got := f.answer(c.topic, c.payload, "/rejected")
+		if message, _ := got["message"].(string); got["code"] != c.code || message == "" || got["timestamp"] != float64(now.Unix()) {
+			t.Errorf("%s %.80s: %v, want %s", c.topic, c.payload, got, c.code)
+		}
+		if shown := got["executionState"] != nil; shown != (c.code == "InvalidStateTransition" || c.code == "VersionMismatch") {
+			t.Errorf("%s %.80s: state shown %v with %s", c.topic, c.payload, shown, c.code)
 		}
 	}
 	e, err := f.store.Execution(t.Context(), "r-1", "gw-1")
@@ -249,7 +291,8 @@ func TestAdmittedDropsRevokedAndUnknownDevices(t *testing.T) {
 }
 
 func FuzzHandle(f *testing.F) {
-	for _, op := range []string{"shadow/update", "shadow/get", "shadow/delete", "jobs/r-1/update", "jobs/$next/get", "jobs/start-next", "jobs/get"} {
+	for _, op := range []string{"shadow/update", "shadow/get", "shadow/delete", "jobs/r-1/update", "jobs/$next/get", "jobs/start-next", "jobs/get", "jobs/r-1/get", "jobs/$next/update", "shadow/name/x/update"} {
+		f.Add(op, []byte(`{"status":"IN_PROGRESS","statusDetails":{"a":"b"},"executionNumber":1,"includeJobDocument":true,"includeJobExecutionState":null}`))
 		f.Add(op, []byte(`{"status":"FAILED","state":{"desired":{"a":[1,{"b":null}]}},"expectedVersion":"1"}`))
 	}
 	f.Fuzz(func(t *testing.T, op string, payload []byte) {

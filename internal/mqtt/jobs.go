@@ -1,16 +1,16 @@
 package mqtt
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
+	"regexp"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
 )
 
 // The payloads of the AWS IoT Jobs MQTT API that devices and we exchange.
@@ -19,6 +19,11 @@ import (
 type notifyNext struct {
 	Timestamp int64      `json:"timestamp"`
 	Execution *execution `json:"execution,omitempty"`
+}
+
+type notifyJobs struct {
+	Timestamp int64                      `json:"timestamp"`
+	Jobs      map[ota.Status][]execution `json:"jobs"`
 }
 
 type execution struct {
@@ -55,28 +60,6 @@ func summary(e ota.Execution) execution {
 	return out
 }
 
-// number accepts 1 and "1": the embedded C library sends the string.
-type number int64
-
-func (n *number) UnmarshalJSON(b []byte) error {
-	v, err := strconv.ParseInt(string(bytes.Trim(b, `"`)), 10, 64)
-	if err != nil {
-		return fmt.Errorf("want a whole number")
-	}
-	*n = number(v)
-	return nil
-}
-
-type jobRequest struct {
-	ClientToken              string            `json:"clientToken"`
-	Status                   ota.Status        `json:"status"`
-	StatusDetails            map[string]string `json:"statusDetails"`
-	ExpectedVersion          number            `json:"expectedVersion"`
-	ExecutionNumber          number            `json:"executionNumber"`
-	IncludeJobDocument       *bool             `json:"includeJobDocument"`
-	IncludeJobExecutionState bool              `json:"includeJobExecutionState"`
-}
-
 type jobAnswer struct {
 	ClientToken    string           `json:"clientToken,omitempty"`
 	Timestamp      int64            `json:"timestamp"`
@@ -99,22 +82,17 @@ func stateOf(e ota.Execution) *executionState {
 	return &executionState{Status: e.Status, StatusDetails: e.Details, VersionNumber: e.Version}
 }
 
-// maxPending is how many executions jobs/get lists of each kind.
+// maxPending is how many executions jobs/get lists.
 const maxPending = 250
 
 // job answers one request under jobs/. An error means that nothing was done and
 // nothing answered.
 func (p *Endpoint) job(ctx context.Context, r request, m Message) error {
-	var req jobRequest
-	if len(bytes.TrimSpace(m.Payload)) > 0 {
-		if err := json.Unmarshal(m.Payload, &req); err != nil {
-			return p.reject(ctx, m, jobAnswer{Code: "InvalidJson", Message: fmt.Sprintf("The payload is not a JSON object of this request: %v", err)})
-		}
+	req, err := parseJobRequest(m.Payload)
+	var answer jobAnswer
+	if err == nil {
+		answer, err = p.jobAnswer(ctx, r, req)
 	}
-	if len(req.ClientToken) > maxClientToken {
-		return p.reject(ctx, m, jobAnswer{Code: "InvalidRequest", Message: fmt.Sprintf("clientToken must be at most %d bytes", maxClientToken)})
-	}
-	answer, err := p.jobAnswer(ctx, r, req)
 	answer.ClientToken = req.ClientToken
 	if err == nil {
 		return p.accept(ctx, m, answer)
@@ -127,17 +105,17 @@ func (p *Endpoint) job(ctx context.Context, r request, m Message) error {
 	return p.reject(ctx, m, answer)
 }
 
-const maxClientToken = 64
-
 // jobCode maps an error to the protocol's code; false for a fault of ours.
 func jobCode(err error) (string, bool) {
 	for _, row := range []struct {
 		class error
 		code  string
 	}{
-		{ota.ErrTerminal, "TerminalStateReached"},
-		{ota.ErrVersionMismatch, "VersionMismatch"},
+		{errJobJSON, "InvalidJson"},
+		{errJobTopic, "InvalidTopic"},
+		{ota.ErrTerminal, "InvalidStateTransition"},
 		{ota.ErrTransition, "InvalidStateTransition"},
+		{ota.ErrVersionMismatch, "VersionMismatch"},
 		{ota.ErrInvalid, "InvalidRequest"},
 		{fleet.ErrNotFound, "ResourceNotFound"},
 	} {
@@ -148,6 +126,17 @@ func jobCode(err error) (string, bool) {
 	return "", false
 }
 
+var errJobTopic = errors.New("no such job can be")
+
+// jobPattern is what a job id looks like, in AWS IoT and here.
+var jobPattern = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,64}$`)
+
+const (
+	nextJob = "$next"
+	// maxClientToken is the longest client token, of any request.
+	maxClientToken = shadow.MaxClientTokenBytes
+)
+
 func (p *Endpoint) jobAnswer(ctx context.Context, r request, req jobRequest) (jobAnswer, error) {
 	switch {
 	case r.kind == kindJobs && r.op == "get":
@@ -155,17 +144,28 @@ func (p *Endpoint) jobAnswer(ctx context.Context, r request, req jobRequest) (jo
 	case r.kind == kindJobs:
 		e, err := p.fleet.StartNext(ctx, r.device, req.StatusDetails)
 		return next(e, true, err)
-	case r.op == "get" && r.name == "$next":
+	case r.op == "get" && r.name == nextJob:
 		e, err := p.fleet.NextExecution(ctx, r.device)
-		return next(e, req.IncludeJobDocument == nil || *req.IncludeJobDocument, err)
+		return next(e, req.document(true), err)
+	case !jobPattern.MatchString(r.name):
+		return jobAnswer{}, fmt.Errorf("%w: %.80q is not 1 to 64 of a-z A-Z 0-9 _ -", errJobTopic, r.name)
 	case r.op == "get":
-		e, err := p.fleet.Execution(ctx, r.name, r.device)
-		if err != nil {
-			return jobAnswer{}, err
-		}
-		return next(e, req.IncludeJobDocument == nil || *req.IncludeJobDocument, nil)
+		return p.describeJob(ctx, r, req)
 	}
 	return p.update(ctx, r, req)
+}
+
+// describeJob returns one execution, also a finished one: how the device's job
+// ended, or that it was cancelled, is for the device to know.
+func (p *Endpoint) describeJob(ctx context.Context, r request, req jobRequest) (jobAnswer, error) {
+	e, err := p.fleet.Execution(ctx, r.name, r.device)
+	if err == nil && req.ExecutionNumber != 0 && req.ExecutionNumber != int64(e.Attempt) {
+		e, err = p.fleet.Attempt(ctx, r.name, r.device, int(req.ExecutionNumber))
+	}
+	if err != nil {
+		return jobAnswer{}, err
+	}
+	return next(e, req.document(true), nil)
 }
 
 // next shapes an answer with one execution; none is not an error.
@@ -181,7 +181,7 @@ func next(e ota.Execution, document bool, err error) (jobAnswer, error) {
 }
 
 func (p *Endpoint) pending(ctx context.Context, device string) (jobAnswer, error) {
-	all, err := p.fleet.PendingExecutions(ctx, device, maxPending)
+	all, err := p.fleet.Pending(ctx, device, maxPending)
 	if err != nil {
 		return jobAnswer{}, err
 	}
@@ -197,34 +197,33 @@ func (p *Endpoint) pending(ctx context.Context, device string) (jobAnswer, error
 }
 
 func (p *Endpoint) update(ctx context.Context, r request, req jobRequest) (jobAnswer, error) {
-	report := ota.Report{
+	if err := req.validateUpdate(); err != nil {
+		return jobAnswer{}, err
+	}
+	e, err := p.fleet.Report(ctx, ota.Report{
 		RolloutID: r.name, DeviceID: r.device, Status: req.Status, Details: req.StatusDetails,
-		ExpectedVersion: int64(req.ExpectedVersion), Attempt: int(req.ExecutionNumber),
-	}
-	if r.name == "$next" {
-		e, err := p.fleet.NextExecution(ctx, r.device)
-		if err != nil {
-			return jobAnswer{}, err
-		}
-		report.RolloutID = e.RolloutID
-	}
-	e, err := p.fleet.Report(ctx, report)
+		ExpectedVersion: req.ExpectedVersion, Attempt: int(req.ExecutionNumber),
+	})
+	var answer jobAnswer
 	if err != nil {
-		var answer jobAnswer
-		if e.RolloutID != "" {
+		if showsState(err) {
 			answer.ExecutionState = stateOf(e)
 		}
 		return answer, err
 	}
-	var answer jobAnswer
 	if req.IncludeJobExecutionState {
 		answer.ExecutionState = stateOf(e)
 	}
-	if req.IncludeJobDocument != nil && *req.IncludeJobDocument {
+	if req.document(false) {
 		d := ota.NewJobDocument(e.Release, e.Attempt)
 		answer.JobDocument = &d
 	}
 	return answer, nil
+}
+
+// showsState reports whether a rejection comes with the execution as it stands.
+func showsState(err error) bool {
+	return errors.Is(err, ota.ErrTerminal) || errors.Is(err, ota.ErrTransition) || errors.Is(err, ota.ErrVersionMismatch)
 }
 
 func (p *Endpoint) accept(ctx context.Context, m Message, a jobAnswer) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/shadow"
 )
@@ -20,6 +21,10 @@ type Publisher struct {
 // NotifyNext publishes jobs/notify-next. A lost one is repaired when the device
 // asks, so it goes without acknowledgement.
 func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.Execution) error {
+	topic := jobsPrefix(deviceID) + "notify-next"
+	if !p.listening(topic) {
+		return nil
+	}
 	note := notifyNext{Timestamp: p.Now().Unix()}
 	if next != nil {
 		e := encodeExecution(*next, true)
@@ -29,7 +34,24 @@ func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.E
 	if err != nil {
 		return fmt.Errorf("encode notify-next: %w", err)
 	}
-	return p.Broker.Publish(ctx, Message{Topic: jobsPrefix(deviceID) + "notify-next", Payload: b, QoS: 1, Expiry: notifyExpiry})
+	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry})
+}
+
+// NotifyJobs publishes jobs/notify, by status, in the order given.
+func (p *Publisher) NotifyJobs(ctx context.Context, deviceID string, pending []ota.Execution) error {
+	topic := jobsPrefix(deviceID) + "notify"
+	if !p.listening(topic) {
+		return nil
+	}
+	note := notifyJobs{Timestamp: p.Now().Unix(), Jobs: map[ota.Status][]execution{}}
+	for _, e := range pending[:min(len(pending), fleet.MaxNotified)] {
+		note.Jobs[e.Status] = append(note.Jobs[e.Status], summary(e))
+	}
+	b, err := json.Marshal(note)
+	if err != nil {
+		return fmt.Errorf("encode notify: %w", err)
+	}
+	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry})
 }
 
 // notifyExpiry is how long a broker keeps a notification for a device that is

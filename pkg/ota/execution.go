@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"cmp"
 	"errors"
 	"regexp"
 	"time"
@@ -156,6 +157,12 @@ func Start(e Execution, details map[string]string, now time.Time) (Execution, er
 		return e, nil
 	}
 	return Apply(e, Report{Status: InProgress, Details: details}, now)
+}
+
+// Before reports whether the device shall work on a, of a rollout of priority pa,
+// before b, when both are QUEUED: the higher priority first, then the older.
+func Before(a Execution, pa int, b Execution, pb int) bool {
+	return cmp.Or(cmp.Compare(pb, pa), a.QueuedAt.Compare(b.QueuedAt), cmp.Compare(a.RolloutID, b.RolloutID)) < 0
 }
 
 // Cancel returns the execution as an abort leaves it: only QUEUED ones change.

@@ -140,3 +140,28 @@ func TestRemoveEndsWhatIsNotFinished(t *testing.T) {
 		}
 	}
 }
+
+func TestBeforeIsPriorityThenAge(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	e := func(id string, age time.Duration) Execution { return Execution{RolloutID: id, QueuedAt: at.Add(-age)} }
+	for _, c := range []struct {
+		a      Execution
+		pa     int
+		b      Execution
+		pb     int
+		before bool
+	}{
+		{e("a", 0), 1, e("b", time.Hour), 0, true},
+		{e("a", time.Hour), 0, e("b", 0), 1, false},
+		{e("b", time.Second), 0, e("a", 0), 0, true},
+		{e("a", 0), 0, e("b", 0), 0, true},
+		{e("a", 0), 0, e("a", 0), 0, false},
+	} {
+		if got := Before(c.a, c.pa, c.b, c.pb); got != c.before {
+			t.Errorf("%v of %d before %v of %d: %v", c.a, c.pa, c.b, c.pb, got)
+		}
+		if c.before && Before(c.b, c.pb, c.a, c.pa) {
+			t.Errorf("%v and %v stand before each other", c.a, c.b)
+		}
+	}
+}

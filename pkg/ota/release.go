@@ -204,6 +204,10 @@ type JobDocument struct {
 // OperationInstall is the only operation of a JobDocument so far.
 const OperationInstall = "install"
 
+// MaxJobDocumentBytes is the longest job document in JSON, as in AWS IoT. What
+// NewJobDocument returns for a valid release is far below it.
+const MaxJobDocumentBytes = 32768
+
 // NewJobDocument points at a release for the given attempt (from 1).
 func NewJobDocument(id ReleaseID, attempt int) JobDocument {
 	return JobDocument{Operation: OperationInstall, Name: id.Name, Version: id.Version, Target: id.TargetPath(), Attempt: attempt}

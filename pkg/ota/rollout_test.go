@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -186,6 +187,10 @@ func TestManifestValidate(t *testing.T) {
 }
 
 func TestJobDocument(t *testing.T) {
+	longest, err := json.Marshal(NewJobDocument(ReleaseID{Name: strings.Repeat("n", 63), Version: strings.Repeat("v", 63)}, math.MaxInt))
+	if err != nil || len(longest) > MaxJobDocumentBytes {
+		t.Errorf("the longest has %d bytes: %v", len(longest), err)
+	}
 	id, err := ParseReleaseID("gw@1.0")
 	if err != nil {
 		t.Fatal(err)

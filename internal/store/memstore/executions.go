@@ -1,7 +1,6 @@
 package memstore
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -41,26 +40,48 @@ func (s *Store) StartNext(ctx context.Context, deviceID string, details map[stri
 	return ownExecution(e), nil
 }
 
+// Pending implements fleet.ExecutionStore.
+func (s *Store) Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error) {
+	var list []ota.Execution
+	err := s.locked(ctx, func() error {
+		for _, e := range s.pending(deviceID) {
+			if len(list) < limit {
+				list = append(list, ownExecution(e))
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
 // next is what the device shall work on.
 func (s *Store) next(deviceID string) (ota.Execution, error) {
-	var queued []ota.Execution
+	if list := s.pending(deviceID); len(list) > 0 {
+		return list[0], nil
+	}
+	return ota.Execution{}, notFound("next execution of device %s", deviceID)
+}
+
+// pending is what the device may work on, in the order it shall.
+func (s *Store) pending(deviceID string) []ota.Execution {
+	var list []ota.Execution
 	for _, e := range s.active(deviceID) {
-		if e.Status == ota.InProgress {
-			return e, nil
-		}
-		if s.rollouts[e.RolloutID].State == ota.RolloutRunning {
-			queued = append(queued, e)
+		if e.Status == ota.InProgress || s.rollouts[e.RolloutID].State == ota.RolloutRunning {
+			list = append(list, e)
 		}
 	}
-	if len(queued) == 0 {
-		return ota.Execution{}, notFound("next execution of device %s", deviceID)
-	}
-	return slices.MinFunc(queued, func(a, b ota.Execution) int {
-		return cmp.Or(
-			cmp.Compare(s.rollouts[b.RolloutID].Priority, s.rollouts[a.RolloutID].Priority),
-			a.QueuedAt.Compare(b.QueuedAt),
-			cmp.Compare(a.RolloutID, b.RolloutID))
-	}), nil
+	slices.SortFunc(list, func(a, b ota.Execution) int {
+		switch {
+		case a.Status == ota.InProgress:
+			return -1
+		case b.Status == ota.InProgress:
+			return 1
+		case ota.Before(a, s.rollouts[a.RolloutID].Priority, b, s.rollouts[b.RolloutID].Priority):
+			return -1
+		}
+		return 1
+	})
+	return list
 }
 
 // active returns the device's executions that are not finished, one for each

@@ -25,8 +25,10 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	sorted := map[string]bool{"next execution": true, "pending executions": true} // the few of one device
 	for _, c := range []struct{ name, want string }{
 		{"next execution", "executions_active (device_id=?"},
+		{"pending executions", "executions_active (device_id=?"},
 		{"newest attempt", "(rollout_id=? AND device_id=?"},
 		{"progress", "USING COVERING INDEX executions_progress (rollout_id=?)"},
 		{"cancel queued", "COVERING INDEX executions_progress (rollout_id=? AND status=?)"},
@@ -36,7 +38,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"devices", "SEARCH d USING PRIMARY KEY (id>?)"},
 	} {
 		plan := explain(t, db, sqlstore.HotQueries()[c.name])
-		if !strings.Contains(plan, c.want) || strings.Contains(plan, "SCAN ") || c.name != "next execution" && strings.Contains(plan, "TEMP B-TREE") {
+		if !strings.Contains(plan, c.want) || strings.Contains(plan, "SCAN ") || !sorted[c.name] && strings.Contains(plan, "TEMP B-TREE") {
 			t.Errorf("%s: want %q in the plan\n%s", c.name, c.want, plan)
 		}
 	}

@@ -23,9 +23,12 @@ func scanExecution(r row) (ota.Execution, error) {
 	return e, err
 }
 
-const selectNext = selectExecution + ` WHERE e.device_id = ? AND e.status IN ('QUEUED', 'IN_PROGRESS')
+const (
+	selectPending = selectExecution + ` WHERE e.device_id = ? AND e.status IN ('QUEUED', 'IN_PROGRESS')
 	AND (e.status = 'IN_PROGRESS' OR r.state = 'RUNNING')
-	ORDER BY CASE e.status WHEN 'IN_PROGRESS' THEN 0 ELSE 1 END, r.priority DESC, e.queued_at, e.rollout_id LIMIT 1`
+	ORDER BY CASE e.status WHEN 'IN_PROGRESS' THEN 0 ELSE 1 END, r.priority DESC, e.queued_at, e.rollout_id LIMIT `
+	selectNext = selectPending + `1`
+)
 
 // NextExecution implements fleet.ExecutionStore.
 func (s *Store) NextExecution(ctx context.Context, deviceID string) (ota.Execution, error) {
@@ -34,6 +37,20 @@ func (s *Store) NextExecution(ctx context.Context, deviceID string) (ota.Executi
 		return ota.Execution{}, notFound("next execution of device %s", deviceID)
 	}
 	return e, err
+}
+
+// Pending implements fleet.ExecutionStore.
+func (s *Store) Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error) {
+	var list []ota.Execution
+	err := s.rows(ctx, func(r row) error {
+		e, err := scanExecution(r)
+		list = append(list, e)
+		return err
+	}, selectPending+`?`, deviceID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read pending executions: %w", err)
+	}
+	return list, nil
 }
 
 // StartNext implements fleet.ExecutionStore. Only a QUEUED execution costs a

@@ -13,6 +13,7 @@ func HotQueries() map[string]string {
 	rollout, _ := selectFiltered(fleet.ExecutionFilter{RolloutID: "r", Active: true})
 	return map[string]string{
 		"next execution":          selectNext,
+		"pending executions":      selectPending + "?",
 		"newest attempt":          selectNewest,
 		"progress":                selectProgress,
 		"cancel queued":           updateQueued,

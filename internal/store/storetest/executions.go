@@ -69,6 +69,43 @@ var executionTests = []test{
 		s.set(r, ota.RolloutRunning)
 		s.equal("next", s.next("d"), "r")
 	}},
+	{"pending are what is next, one after the other", func(s *suite) {
+		s.enrolled("d", "e")
+		list := func(device string, limit int) (out []string) {
+			s.Helper()
+			all, err := s.Pending(ctx, device, limit)
+			s.must(err)
+			for _, e := range all {
+				s.equal("device", e.DeviceID, device)
+				out = append(out, e.RolloutID)
+			}
+			if len(out) > 0 {
+				s.equal("the first is next", s.next(device), out[0])
+			}
+			return out
+		}
+		s.equal("none yet", list("d", 10), []string(nil))
+		s.equal("unknown device", list("nobody", 10), []string(nil))
+		for i, id := range []string{"third", "second", "first", "begun"} {
+			r := newRollout(id, 2)
+			if id == "first" {
+				r.Priority = 7
+			}
+			s.must(s.createRollout(r))
+			s.open(r, epoch.Add(-time.Duration(i)*time.Second), queued(0, 1, "d", "e")...)
+		}
+		s.report("begun", "d", ota.InProgress, epoch)
+		s.equal("all", list("d", 10), []string{"begun", "first", "second", "third"})
+		s.equal("some", list("d", 2), []string{"begun", "first"})
+		r, err := s.Rollout(ctx, "first")
+		s.must(err)
+		s.set(r, ota.RolloutPaused)
+		s.equal("held back", list("d", 10), []string{"begun", "second", "third"})
+		s.report("begun", "d", ota.Failed, epoch)
+		s.report("third", "d", ota.Succeeded, epoch)
+		s.equal("finished", list("d", 10), []string{"second"})
+		s.equal("another device's", list("e", 10), []string{"begun", "second", "third"})
+	}},
 	{"start-next starts once, and is harmless again", func(s *suite) {
 		s.enrolled("d")
 		_, err := s.StartNext(ctx, "d", nil, epoch)

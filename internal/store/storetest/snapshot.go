@@ -20,6 +20,8 @@ func snapshot(s fleet.Store) map[string]any {
 		}
 		e, err := s.NextExecution(ctx, v.ID)
 		note("next of "+v.ID, e, err)
+		list, err := s.Pending(ctx, v.ID, 10)
+		note("pending of "+v.ID, list, err)
 		return true
 	}))
 	tokens, err := s.EnrollmentTokens(ctx)

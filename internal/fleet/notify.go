@@ -1,0 +1,171 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// MaxNotified is how many executions a device is told of at once, those that it
+// shall work on first.
+const MaxNotified = 10
+
+// maxNotifying is how many devices are told at a time: a broker that takes long
+// to answer must not keep the engine from its next step.
+const maxNotifying = 32
+
+// tellStep tells the devices whose executions a step of the rollout, which was
+// as in before, added, cancelled or held back. It reads what the store says
+// now: telling late or twice is harmless.
+func (s *Service) tellStep(ctx context.Context, before ota.Rollout, step Advance) {
+	runs, ran := step.Rollout.State == ota.RolloutRunning, before.State == ota.RolloutRunning
+	switch {
+	case step.Rollout.State.Terminal(): // nothing was pending any more
+	case runs && !ran:
+		s.tellAppeared(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool { return e.Status == ota.Queued }))
+	case runs:
+		s.tellAppeared(ctx, before, step.Insert)
+	case ran:
+		s.tellVanished(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool {
+			return e.Status == ota.Queued || e.Status == ota.Canceled
+		}))
+	}
+}
+
+// executionsOf returns the newest attempts of a rollout that keep lets through.
+func (s *Service) executionsOf(ctx context.Context, rolloutID string, keep func(ota.Execution) bool) []ota.Execution {
+	var list []ota.Execution
+	err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: rolloutID, Latest: true}, func(e ota.Execution) bool {
+		if keep(e) {
+			list = append(list, e)
+		}
+		return true
+	})
+	if err != nil {
+		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
+	}
+	return list
+}
+
+// tellAppeared tells devices of executions that are pending now and were not.
+// What is next for a device changed if one of them is.
+func (s *Service) tellAppeared(ctx context.Context, r ota.Rollout, list []ota.Execution) {
+	s.tellEach(ctx, list, func(e ota.Execution, pending []ota.Execution) bool {
+		return len(pending) > 0 && pending[0].RolloutID == r.ID && pending[0].Attempt == e.Attempt
+	})
+}
+
+// tellVanished tells devices of QUEUED executions that are pending no more. What
+// is next for a device changed unless something else stood before it.
+func (s *Service) tellVanished(ctx context.Context, r ota.Rollout, list []ota.Execution) {
+	priority := s.priorities()
+	s.tellEach(ctx, list, func(e ota.Execution, pending []ota.Execution) bool {
+		if len(pending) == 0 {
+			return true
+		}
+		first := pending[0]
+		return first.Status == ota.Queued && ota.Before(e, r.Priority, first, priority(ctx, first.RolloutID))
+	})
+}
+
+// priorities reads the priority of rollouts, each once. One that can not be read
+// counts as the lowest: then one message too many is sent.
+func (s *Service) priorities() func(ctx context.Context, rolloutID string) int {
+	var mu sync.Mutex
+	known := map[string]int{}
+	return func(ctx context.Context, id string) int {
+		mu.Lock()
+		defer mu.Unlock()
+		p, ok := known[id]
+		if !ok {
+			r, err := s.Store.Rollout(ctx, id)
+			if p = r.Priority; err != nil {
+				p = -1 << 31
+			}
+			known[id] = p
+		}
+		return p
+	}
+}
+
+// tellEach sends each execution's device the list of what is pending, and what
+// is next if next says that this changed.
+func (s *Service) tellEach(ctx context.Context, list []ota.Execution, next func(e ota.Execution, pending []ota.Execution) bool) {
+	var told errgroup.Group
+	told.SetLimit(maxNotifying)
+	for _, e := range list {
+		if ctx.Err() != nil {
+			break
+		}
+		told.Go(func() error {
+			if pending, ok := s.pending(ctx, e.DeviceID); ok {
+				s.tell(ctx, e.DeviceID, pending, true, next(e, pending))
+			}
+			return nil
+		})
+	}
+	_ = told.Wait() // tell logs
+}
+
+// tellAll tells every device that has something to do: after a crash nobody
+// knows who was told.
+func (s *Service) tellAll(ctx context.Context) {
+	devices := map[string]bool{}
+	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
+		devices[e.DeviceID] = true
+		return true
+	})
+	if err != nil {
+		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
+	}
+	list := make([]ota.Execution, 0, len(devices))
+	for id := range devices {
+		list = append(list, ota.Execution{DeviceID: id})
+	}
+	s.tellEach(ctx, list, func(ota.Execution, []ota.Execution) bool { return true })
+}
+
+// pending is what the device may be told of; false when it can not be read. The
+// device asks by itself when it connects.
+func (s *Service) pending(ctx context.Context, deviceID string) ([]ota.Execution, bool) {
+	list, err := s.Store.Pending(ctx, deviceID, MaxNotified)
+	if err != nil {
+		s.Log.Warn("device was not notified", "device", deviceID, "error", err)
+	}
+	return list, err == nil
+}
+
+// tellChange tells a device what an event did to its executions, which were as
+// in before. started: one of them has only begun, which does not change the list.
+func (s *Service) tellChange(ctx context.Context, deviceID string, before []ota.Execution, started bool) {
+	if after, ok := s.pending(ctx, deviceID); ok {
+		s.tell(ctx, deviceID, after, !started, !slices.EqualFunc(first(before), first(after), sameExecution))
+	}
+}
+
+func first(list []ota.Execution) []ota.Execution { return list[:min(len(list), 1)] }
+
+func sameExecution(a, b ota.Execution) bool {
+	return a.RolloutID == b.RolloutID && a.Attempt == b.Attempt
+}
+
+// tell sends what changed. A failure is logged only.
+func (s *Service) tell(ctx context.Context, deviceID string, pending []ota.Execution, list, next bool) {
+	var errList, errNext error
+	if list {
+		errList = s.Publisher.NotifyJobs(ctx, deviceID, pending)
+	}
+	if next && len(pending) > 0 {
+		errNext = s.Publisher.NotifyNext(ctx, deviceID, &pending[0])
+	} else if next {
+		errNext = s.Publisher.NotifyNext(ctx, deviceID, nil)
+	}
+	if err := errors.Join(errList, errNext); err != nil {
+		s.Log.Warn("device was not notified", "device", deviceID, "error", err)
+	}
+}

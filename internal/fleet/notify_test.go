@@ -1,0 +1,99 @@
+package fleet_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// TestWhoIsToldWhat: the list of jobs is sent when one comes or goes, what is
+// next when that becomes another one, and nothing for what a device does with
+// the one it has.
+func TestWhoIsToldWhat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := w.enroll(1, "rpi4")[0]
+		ctx, cancel := context.WithCancel(w.ctx)
+		done := make(chan error, 1)
+		go func() { done <- w.s.RunEngine(ctx) }()
+		said := func(what, want string) {
+			t.Helper()
+			synctest.Wait()
+			if got := w.notes.take(d); got != want {
+				t.Errorf("%s: told %q, want %q", what, got, want)
+			}
+		}
+		ids := map[string]string{}
+		roll := func(version string, priority int) {
+			t.Helper()
+			<-time.After(time.Second) // virtual: the order is by age
+			w.release(version)
+			v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: version}, Stages: w.stages("100%"), Priority: priority})
+			w.ok(err)
+			ids[version] = v.ID
+		}
+		report := func(version string, status ota.Status) {
+			t.Helper()
+			_, err := w.s.Report(w.ctx, ota.Report{RolloutID: ids[version], DeviceID: d, Status: status})
+			w.ok(err)
+		}
+		roll("1.0", 0)
+		said("the first", "jobs 1.0, next 1.0")
+		roll("2.0", 0)
+		said("another behind it", "jobs 1.0 2.0")
+		_, err := w.s.StartNext(w.ctx, d, nil)
+		w.ok(err)
+		said("start-next", "")
+		report("1.0", ota.InProgress)
+		said("progress", "")
+		roll("3.0", 9)
+		said("an urgent one, while one is in progress", "jobs 1.0 3.0 2.0")
+		report("1.0", ota.Succeeded)
+		said("finished", "jobs 3.0 2.0, next 3.0")
+		_, err = w.s.PauseRollout(w.ctx, ids["3.0"], "")
+		w.ok(err)
+		said("the next one is held back", "jobs 2.0, next 2.0")
+		_, err = w.s.ResumeRollout(w.ctx, ids["3.0"], "")
+		w.ok(err)
+		said("and let go again", "jobs 3.0 2.0, next 3.0")
+		_, err = w.s.PauseRollout(w.ctx, ids["2.0"], "")
+		w.ok(err)
+		said("one behind it is held back", "jobs 3.0")
+		_, err = w.s.ResumeRollout(w.ctx, ids["2.0"], "")
+		w.ok(err)
+		said("and let go", "jobs 3.0 2.0")
+		report("2.0", ota.InProgress)
+		said("the device begins another than the next", "next 2.0")
+		_, err = w.s.AbortRollout(w.ctx, ids["3.0"], "")
+		w.ok(err)
+		said("aborted while another is in progress", "jobs 2.0")
+		report("2.0", ota.Failed)
+		said("nothing is left", "jobs, next none")
+		roll("4.0", 1)
+		roll("5.0", 0)
+		said("two more", "jobs 4.0, next 4.0, jobs 4.0 5.0")
+		report("5.0", ota.Rejected)
+		said("refused before it was its turn", "jobs 4.0")
+		roll("6.0", 0)
+		said("one more", "jobs 4.0 6.0")
+		_, err = w.s.AbortRollout(w.ctx, ids["6.0"], "")
+		w.ok(err)
+		said("aborted behind the next", "jobs 4.0")
+		_, err = w.s.PauseRollout(w.ctx, ids["4.0"], "")
+		w.ok(err)
+		said("held back", "jobs, next none")
+		_, err = w.s.AbortRollout(w.ctx, ids["4.0"], "")
+		w.ok(err)
+		said("aborted when it was held back already", "")
+		roll("7.0", 0)
+		said("the last", "jobs 7.0, next 7.0")
+		_, err = w.s.RevokeDevice(w.ctx, d)
+		w.ok(err)
+		said("revoked", "jobs, next none")
+		cancel()
+		w.ok(<-done)
+	})
+}
