@@ -23,7 +23,7 @@ func newRolloutCmd(a *app) *cobra.Command {
 type rolloutFlags struct {
 	firmware, selector, stages, gate, seed string
 	abort                                  []string
-	soak                                   time.Duration
+	soak, timeout                          time.Duration
 	priority                               int32
 	dryRun, watch                          bool
 }
@@ -37,6 +37,7 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.DurationVar(&f.soak, "soak", time.Minute, "how long the gate must hold before the next stage opens")
 	fl.StringArrayVar(&f.abort, "abort", []string{"any>10% min 3"}, "stop when this is true, such as 'failed>5% min 20' or 'rolled_back>=3' (repeat; '' for none)")
 	fl.StringVar(&f.seed, "seed", "", "fixes which devices come first (default: chosen by the server)")
+	fl.DurationVar(&f.timeout, "timeout", 0, "how long a device may be at it before it counts as timed out, 1m to 168h (default: for ever)")
 	fl.Int32Var(&f.priority, "priority", 0, "the higher comes first on a device that has several rollouts")
 }
 
@@ -54,7 +55,7 @@ func (f *rolloutFlags) spec() (*otadv1.RolloutSpec, error) {
 	if err != nil {
 		return nil, usage("--gate: %w", err)
 	}
-	r := ota.Rollout{Release: id, Selector: f.selector, Seed: f.seed, Priority: int(f.priority)}
+	r := ota.Rollout{Release: id, Selector: f.selector, Seed: f.seed, Priority: int(f.priority), InProgressTimeout: f.timeout}
 	if r.Stages, err = ota.ParseStages(f.stages, gate, f.soak); err != nil {
 		return nil, hint(usage("--stages: %w", err), "write ascending sizes up to 100%%, such as --stages 1%%,10%%,50%%,100%%")
 	}
@@ -76,6 +77,9 @@ func (f *rolloutFlags) spec() (*otadv1.RolloutSpec, error) {
 
 func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 	spec := &otadv1.RolloutSpec{Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority)}
+	if r.InProgressTimeout > 0 {
+		spec.InProgressTimeout = durationpb.New(r.InProgressTimeout)
+	}
 	for _, s := range r.Stages {
 		spec.Stages = append(spec.Stages, &otadv1.StageSpec{
 			Percent: s.Size.Percent, Count: int32(s.Size.Count), Soak: durationpb.New(s.Soak),
@@ -91,7 +95,7 @@ func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 }
 
 const rolloutExample = `  otactl rollout plan --firmware gateway@1.4.0 --select 'tags.site = "paris"'
-  otactl rollout create --firmware gateway@1.4.0 --stages 5,10%,100% --gate 98% --soak 1h --abort 'rolled_back>=3' --watch`
+  otactl rollout create --firmware gateway@1.4.0 --stages 5,10%,100% --gate 98% --soak 1h --timeout 2h --abort 'rolled_back>=3' --watch`
 
 func newRolloutPlanCmd(a *app) *cobra.Command {
 	var f rolloutFlags
@@ -112,7 +116,8 @@ func newRolloutCreateCmd(a *app) *cobra.Command {
 		Use: "create", Short: "Start a rollout", Args: takes(), Example: rolloutExample,
 		Long: `create starts a rollout. Each stage opens when the one before has met its gate
 for the soak time; a stage that can not meet it any more pauses the rollout, an
-abort rule that comes true ends it.`,
+abort rule that comes true ends it. Without --timeout a stage waits for a device
+that started and fell silent until it is back, or revoked.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.startRollout(cmd.Context(), f) },
 	}
 	f.register(cmd)

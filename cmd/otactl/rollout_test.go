@@ -15,7 +15,7 @@ import (
 func TestRolloutSpec(t *testing.T) {
 	f := rolloutFlags{
 		firmware: "gateway@1.0.0", selector: "online = true", stages: "5,10%,100%", gate: "98% min 20", soak: time.Hour,
-		abort: []string{"failed>5% min 20", "any>=3", ""}, seed: "s", priority: 2,
+		abort: []string{"failed>5% min 20", "any>=3", ""}, seed: "s", priority: 2, timeout: 2 * time.Hour,
 	}
 	got, err := f.spec()
 	if err != nil {
@@ -23,7 +23,7 @@ func TestRolloutSpec(t *testing.T) {
 	}
 	gate, soak := &otadv1.Gate{Success: 0.98, MinFinished: 20}, durationpb.New(time.Hour)
 	want := &otadv1.RolloutSpec{
-		Firmware: "gateway@1.0.0", Selector: "online = true", Seed: "s", Priority: 2,
+		Firmware: "gateway@1.0.0", Selector: "online = true", Seed: "s", Priority: 2, InProgressTimeout: durationpb.New(2 * time.Hour),
 		Stages: []*otadv1.StageSpec{{Count: 5, Gate: gate, Soak: soak}, {Percent: 10, Gate: gate, Soak: soak}, {Percent: 100, Gate: gate, Soak: soak}},
 		Abort:  []*otadv1.AbortRule{{Class: "failed", Share: 0.05, MinSample: 20}, {Class: "any", Share: 1, Count: 3}},
 	}

@@ -25,6 +25,7 @@ type rolloutView struct {
 	Population int32           `json:"population"` // devices it is for
 	Seed       string          `json:"seed"`
 	Priority   int32           `json:"priority"`
+	Timeout    string          `json:"timeout,omitempty"` // Go duration; absent: none
 	Stages     []stageView     `json:"stages"`
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
@@ -79,6 +80,9 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()),
+	}
+	if d := r.GetInProgressTimeout(); d != nil {
+		v.Timeout = d.AsDuration().String()
 	}
 	for _, s := range r.GetStages() {
 		v.Stages = append(v.Stages, stageView{
@@ -183,6 +187,7 @@ func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Write
 			{"Devices", number(r.Population)},
 			{"Seed", r.Seed},
 			{"Abort", strings.Join(r.Abort, ", ")},
+			{"Timeout", r.Timeout},
 			{"Created", a.ago(r.CreatedAt)},
 			{"Ended", a.ago(r.EndedAt)},
 		})
@@ -244,6 +249,7 @@ type executionView struct {
 	StartedAt  *time.Time        `json:"startedAt,omitempty"`
 	UpdatedAt  *time.Time        `json:"updatedAt,omitempty"`
 	FinishedAt *time.Time        `json:"finishedAt,omitempty"`
+	ExpiresAt  *time.Time        `json:"expiresAt,omitempty"` // when it will be TIMED_OUT
 }
 
 func newExecutionView(e *otadv1.Execution) executionView {
@@ -251,6 +257,7 @@ func newExecutionView(e *otadv1.Execution) executionView {
 		Device: e.GetDeviceId(), Stage: e.GetStage(), Attempt: e.GetAttempt(), Status: e.GetStatus(), Class: e.GetClass(),
 		Step: e.GetStep(), Reason: e.GetReason(), Details: orEmpty(e.GetDetails()),
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
+		ExpiresAt: when(e.GetExpiresAt()),
 	}
 }
 

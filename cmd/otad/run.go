@@ -30,6 +30,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	defer stopBackground()
 	work, background := errgroup.WithContext(background)
 	work.Go(func() error { return s.fleet.RunEngine(background) })
+	work.Go(func() error { return s.fleet.RunTimeouts(background) })
 	work.Go(func() error { return s.fleet.RunTrust(background) })
 	work.Go(func() error { return s.fleet.RunPresence(background) })
 

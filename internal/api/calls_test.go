@@ -199,7 +199,16 @@ func TestRollouts(t *testing.T) {
 	if plan := must(p, r.PlanRollout, &otadv1.PlanRolloutRequest{Spec: spec("1.0")}); plan.GetPopulation() != 4 || len(plan.GetStages()) != 2 || plan.GetStages()[0].GetDevices() != 2 {
 		t.Fatalf("%v", plan)
 	}
-	id := must(p, r.CreateRollout, &otadv1.CreateRolloutRequest{Spec: spec("1.0")}).GetRollout().GetId()
+	short := spec("1.0")
+	short.InProgressTimeout = durationpb.New(time.Second)
+	refused(p, r.CreateRollout, &otadv1.CreateRolloutRequest{Spec: short}, connect.CodeInvalidArgument, "timeout of 1s")
+	timed := spec("1.0")
+	timed.InProgressTimeout = durationpb.New(time.Hour)
+	created := must(p, r.CreateRollout, &otadv1.CreateRolloutRequest{Spec: timed}).GetRollout()
+	if created.GetInProgressTimeout().AsDuration() != time.Hour {
+		t.Errorf("timeout %v", created.GetInProgressTimeout())
+	}
+	id := created.GetId()
 	refused(p, r.ResumeRollout, &otadv1.ResumeRolloutRequest{Id: id}, connect.CodeFailedPrecondition, "PAUSED")
 	refused(p, r.PauseRollout, &otadv1.PauseRolloutRequest{Id: "r-none"}, connect.CodeNotFound, "r-none")
 	long := strings.Repeat("ä", api.MaxReasonBytes/2)

@@ -188,7 +188,7 @@ func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
 	if err != nil {
 		return ota.Rollout{}, err
 	}
-	r := ota.Rollout{Release: id, Selector: s.GetSelector(), Seed: s.GetSeed(), Priority: int(s.GetPriority())}
+	r := ota.Rollout{Release: id, Selector: s.GetSelector(), Seed: s.GetSeed(), Priority: int(s.GetPriority()), InProgressTimeout: s.GetInProgressTimeout().AsDuration()}
 	for _, stage := range s.GetStages() {
 		r.Stages = append(r.Stages, ota.Stage{
 			Size: ota.Size{Percent: stage.GetPercent(), Count: int(stage.GetCount())},
@@ -215,6 +215,9 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 		Id: v.ID, Firmware: v.Release.String(), Selector: v.Selector, Seed: v.Seed, Priority: int32(v.Priority),
 		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
 		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt),
+	}
+	if v.InProgressTimeout > 0 {
+		out.InProgressTimeout = durationpb.New(v.InProgressTimeout)
 	}
 	for i, s := range v.Stages {
 		stage := &otadv1.Stage{
@@ -249,7 +252,7 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		RolloutId: e.RolloutID, DeviceId: e.DeviceID, Stage: int32(e.Stage + 1), Attempt: int32(e.Attempt),
 		Status: string(e.Status), Class: string(e.Class), Step: e.Step(), Reason: e.Reason(), Details: e.Details,
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
-		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt),
+		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
 	}
 }
 

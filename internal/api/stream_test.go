@@ -56,7 +56,7 @@ func TestWatchRolloutEndsWithTheRollout(t *testing.T) {
 		}
 		last = v.String()
 		for _, device := range []string{"gw-1", "gw-2"} { // whoever has a job does it
-			if e, err := p.fleet.StartNext(ctx, device, nil); err == nil {
+			if e, err := p.fleet.StartNext(ctx, device, ota.Starting{}); err == nil {
 				_, err := p.fleet.Report(ctx, ota.Report{RolloutID: e.RolloutID, DeviceID: device, Status: ota.Succeeded})
 				p.ok(err)
 			}

@@ -13,10 +13,11 @@ func (s *Service) NextExecution(ctx context.Context, deviceID string) (ota.Execu
 }
 
 // StartNext is NextExecution, and a QUEUED one becomes IN_PROGRESS.
-func (s *Service) StartNext(ctx context.Context, deviceID string, details map[string]string) (ota.Execution, error) {
-	e, err := s.Store.StartNext(ctx, deviceID, details, s.Now())
+func (s *Service) StartNext(ctx context.Context, deviceID string, start ota.Starting) (ota.Execution, error) {
+	e, err := s.Store.StartNext(ctx, deviceID, start, s.Now())
 	if err == nil {
 		s.signals.raise("rollout/" + e.RolloutID)
+		s.timeouts.expect(e.Expires)
 	}
 	return e, err
 }
@@ -30,6 +31,7 @@ func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, erro
 		return e, err
 	}
 	s.signals.raise("rollout/" + e.RolloutID)
+	s.timeouts.expect(e.Expires)
 	if e.Status.Terminal() {
 		s.Log.Info("execution finished", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "reason", e.Reason())
 		s.Wake()

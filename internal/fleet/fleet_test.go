@@ -216,7 +216,7 @@ func (w *world) stages(s string) []ota.Stage {
 // how an installation ends.
 func (w *world) device(ctx context.Context, id string, outcome func(e ota.Execution) ota.Report) {
 	for ctx.Err() == nil {
-		if e, err := w.s.StartNext(ctx, id, nil); err == nil {
+		if e, err := w.s.StartNext(ctx, id, ota.Starting{}); err == nil {
 			<-time.After(10 * time.Second) // virtual: the install
 			r := outcome(e)
 			r.RolloutID, r.DeviceID, r.Attempt = e.RolloutID, id, e.Attempt
@@ -393,16 +393,16 @@ func TestPauseAndAbortHoldBackWhatIsQueued(t *testing.T) {
 		}
 		_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch")
 		w.ok(err)
-		if _, err := w.s.StartNext(w.ctx, ids[0], nil); !errors.Is(err, fleet.ErrNotFound) {
+		if _, err := w.s.StartNext(w.ctx, ids[0], ota.Starting{}); !errors.Is(err, fleet.ErrNotFound) {
 			t.Fatalf("a paused rollout started a device: %v", err)
 		}
 		_, err = w.s.ResumeRollout(w.ctx, v.ID, "")
 		w.ok(err)
-		started, err := w.s.StartNext(w.ctx, ids[0], nil)
+		started, err := w.s.StartNext(w.ctx, ids[0], ota.Starting{})
 		w.ok(err)
 		_, err = w.s.AbortRollout(w.ctx, v.ID, "wrong colour")
 		w.ok(err)
-		if _, err := w.s.StartNext(w.ctx, ids[1], nil); !errors.Is(err, fleet.ErrNotFound) {
+		if _, err := w.s.StartNext(w.ctx, ids[1], ota.Starting{}); !errors.Is(err, fleet.ErrNotFound) {
 			t.Fatalf("an aborted rollout started a device: %v", err)
 		}
 		_, err = w.s.Report(w.ctx, ota.Report{RolloutID: started.RolloutID, DeviceID: ids[0], Status: ota.Succeeded})

@@ -44,7 +44,7 @@ func TestWhoIsToldWhat(t *testing.T) {
 		said("the first", "jobs 1.0, next 1.0")
 		roll("2.0", 0)
 		said("another behind it", "jobs 1.0 2.0")
-		_, err := w.s.StartNext(w.ctx, d, nil)
+		_, err := w.s.StartNext(w.ctx, d, ota.Starting{})
 		w.ok(err)
 		said("start-next", "")
 		report("1.0", ota.InProgress)

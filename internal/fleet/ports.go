@@ -124,6 +124,10 @@ type RolloutStore interface {
 	Advance(ctx context.Context, a Advance) error
 }
 
+// MaxExpired is how many executions one call of Expire ends; a few more when they
+// are due at the same moment.
+const MaxExpired = 1000
+
 // ExecutionFilter narrows Executions; zero fields do not narrow.
 type ExecutionFilter struct {
 	RolloutID string
@@ -146,11 +150,16 @@ type ExecutionStore interface {
 	// device that is unknown has none.
 	Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error)
 	// StartNext is NextExecution followed by ota.Start, in one.
-	StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error)
+	StartNext(ctx context.Context, deviceID string, s ota.Starting, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the
 	// execution comes back as it stands, with that error. A QUEUED execution of a
 	// rollout that is not RUNNING can not be started: ota.ErrTransition.
 	Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error)
+	// Expire ends what is due at now, as ota.Expire does, those due first first:
+	// about MaxExpired of them, so that others get a turn. It returns them as they
+	// stand then, in that order, and when the next of the rest is due; zero: none
+	// is. A time that is not after now asks for another call.
+	Expire(ctx context.Context, now time.Time) (expired []ota.Execution, next time.Time, err error)
 	// Execution returns the newest attempt.
 	Execution(ctx context.Context, rolloutID, deviceID string) (ota.Execution, error)
 	// Executions calls f for each, ordered by rollout, device, attempt, until f

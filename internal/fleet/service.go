@@ -71,19 +71,21 @@ type Service struct {
 	presence  *presence
 	signals   *signals
 	claims    *claims
+	timeouts  *timeouts
 	verifying chan struct{} // one element for each object that is read back
 	streaming chan struct{} // one element for each read of a stream's file
 	images    *rawimage.Reader
 	wake      chan struct{}
 }
 
-// New returns a Service; RunEngine must run for rollouts to move.
+// New returns a Service; RunEngine must run for rollouts to move, RunTimeouts
+// for executions to time out.
 func New(c Config) *Service {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Second
 	}
 	return &Service{
-		Config: c, presence: newPresence(), signals: newSignals(), claims: newClaims(),
+		Config: c, presence: newPresence(), signals: newSignals(), claims: newClaims(), timeouts: newTimeouts(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1),
 	}

@@ -36,14 +36,15 @@ type fixture struct {
 	t     *testing.T
 	out   *outgoing
 	store fleet.Store
+	now   time.Time
 	e     *mqtt.Endpoint
 }
 
 // newFixture has the device gw-1 with a QUEUED execution in rollout r-1.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, out: &outgoing{}, store: memstore.New()}
-	clock := func() time.Time { return now }
+	f := &fixture{t: t, out: &outgoing{}, store: memstore.New(), now: now}
+	clock := func() time.Time { return f.now }
 	log := slog.New(slog.DiscardHandler)
 	s := fleet.New(fleet.Config{Store: f.store, Publisher: &mqtt.Publisher{Broker: f.out, Now: clock}, Now: clock, Log: log})
 	f.e = mqtt.NewEndpoint(f.out, s, log, clock)
@@ -183,6 +184,12 @@ func TestJobsBadRequests(t *testing.T) {
 		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":{"` + strings.Repeat("k", 129) + `":""}}`, "InvalidRequest"},
 		{jobs + "r-1/update", `{"status":"FAILED","statusDetails":{"k":"` + strings.Repeat("v", 1025) + `"}}`, "InvalidRequest"},
 		{jobs + "start-next", `{"statusDetails":{"a b":"x"}}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":0}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":-2}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":10081}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":9223372036854775807}`, "InvalidRequest"},
+		{jobs + "r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":1.5}`, "InvalidRequest"},
+		{jobs + "start-next", `{"stepTimeoutInMinutes":"soon"}`, "InvalidRequest"},
 		{jobs + "r-1/get", `{"executionNumber":0}`, "InvalidRequest"},
 		{jobs + "r-1/update", `{"status":"QUEUED"}`, "InvalidStateTransition"},
 		{jobs + "r-1/update", `{"status":"TIMED_OUT"}`, "InvalidStateTransition"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/otad/otad/pkg/ota"
@@ -28,6 +29,7 @@ type jobRequest struct {
 	ExecutionNumber          int64             // 0: not given
 	IncludeJobDocument       *bool
 	IncludeJobExecutionState bool
+	StepTimeout              time.Duration // as in ota.Report; ota.NoStepTimeout for -1
 }
 
 // document reports whether the job document is wanted.
@@ -63,6 +65,7 @@ func parseJobRequest(payload []byte) (jobRequest, error) {
 	}
 	p.read("status", &r.Status, "a text")
 	p.details(&r.StatusDetails)
+	r.StepTimeout = p.minutes("stepTimeoutInMinutes")
 	r.ExpectedVersion = p.counted("expectedVersion")
 	r.ExecutionNumber = p.counted("executionNumber")
 	p.read("includeJobDocument", &r.IncludeJobDocument, "true or false")
@@ -139,6 +142,23 @@ func (p *memberParser) counted(name string) int64 {
 		p.fail(name, "a whole number from 1")
 	}
 	return n
+}
+
+// minutes reads a timeout: a number of minutes, or -1 for none; 0: absent.
+func (p *memberParser) minutes(name string) time.Duration {
+	raw := p.get(name)
+	if raw == nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(unquoted(raw)), 10, 64)
+	most := int64(ota.MaxTimeout / time.Minute)
+	switch {
+	case err == nil && n == -1:
+		return ota.NoStepTimeout
+	case err != nil || n < 1 || n > most:
+		p.fail(name, fmt.Sprintf("1 to %d minutes, or -1 for none", most))
+	}
+	return time.Duration(n) * time.Minute
 }
 
 func unquoted(raw json.RawMessage) []byte {

@@ -36,11 +36,16 @@ type execution struct {
 	LastUpdatedAt   int64             `json:"lastUpdatedAt"`
 	VersionNumber   int64             `json:"versionNumber"`
 	ExecutionNumber int               `json:"executionNumber"`
+	SecondsLeft     *int64            `json:"approximateSecondsBeforeTimedOut,omitempty"`
 	JobDocument     *ota.JobDocument  `json:"jobDocument,omitempty"`
 }
 
-func encodeExecution(e ota.Execution, document bool) execution {
+func encodeExecution(e ota.Execution, document bool, now time.Time) execution {
 	out := summary(e)
+	if !e.Expires.IsZero() {
+		left := max(int64(e.Expires.Sub(now).Seconds()), 0)
+		out.SecondsLeft = &left
+	}
 	out.ThingName, out.Status, out.StatusDetails = e.DeviceID, e.Status, e.Details
 	if document {
 		d := ota.NewJobDocument(e.Release, e.Attempt)
@@ -142,11 +147,11 @@ func (p *Endpoint) jobAnswer(ctx context.Context, r request, req jobRequest) (jo
 	case r.kind == kindJobs && r.op == "get":
 		return p.pending(ctx, r.device)
 	case r.kind == kindJobs:
-		e, err := p.fleet.StartNext(ctx, r.device, req.StatusDetails)
-		return next(e, true, err)
+		e, err := p.fleet.StartNext(ctx, r.device, ota.Starting{Details: req.StatusDetails, StepTimeout: req.StepTimeout})
+		return p.next(e, true, err)
 	case r.op == "get" && r.name == nextJob:
 		e, err := p.fleet.NextExecution(ctx, r.device)
-		return next(e, req.document(true), err)
+		return p.next(e, req.document(true), err)
 	case !jobPattern.MatchString(r.name):
 		return jobAnswer{}, fmt.Errorf("%w: %.80q is not 1 to 64 of a-z A-Z 0-9 _ -", errJobTopic, r.name)
 	case r.op == "get":
@@ -165,18 +170,18 @@ func (p *Endpoint) describeJob(ctx context.Context, r request, req jobRequest) (
 	if err != nil {
 		return jobAnswer{}, err
 	}
-	return next(e, req.document(true), nil)
+	return p.next(e, req.document(true), nil)
 }
 
 // next shapes an answer with one execution; none is not an error.
-func next(e ota.Execution, document bool, err error) (jobAnswer, error) {
+func (p *Endpoint) next(e ota.Execution, document bool, err error) (jobAnswer, error) {
 	if errors.Is(err, fleet.ErrNotFound) {
 		return jobAnswer{}, nil
 	}
 	if err != nil {
 		return jobAnswer{}, err
 	}
-	out := encodeExecution(e, document)
+	out := encodeExecution(e, document, p.now())
 	return jobAnswer{Execution: &out}, nil
 }
 
@@ -202,7 +207,7 @@ func (p *Endpoint) update(ctx context.Context, r request, req jobRequest) (jobAn
 	}
 	e, err := p.fleet.Report(ctx, ota.Report{
 		RolloutID: r.name, DeviceID: r.device, Status: req.Status, Details: req.StatusDetails,
-		ExpectedVersion: req.ExpectedVersion, Attempt: int(req.ExecutionNumber),
+		ExpectedVersion: req.ExpectedVersion, Attempt: int(req.ExecutionNumber), StepTimeout: req.StepTimeout,
 	})
 	var answer jobAnswer
 	if err != nil {

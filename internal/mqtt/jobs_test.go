@@ -184,3 +184,43 @@ func TestNotify(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// What a device says and sees of its timers.
+func TestStepTimeouts(t *testing.T) {
+	f := newFixture(t)
+	left := func(topic, payload string) string {
+		t.Helper()
+		e := f.answer(jobs+topic, payload, "/accepted")["execution"].(map[string]any)
+		return fmt.Sprint(e["approximateSecondsBeforeTimedOut"])
+	}
+	expect := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %s seconds left, want %s", what, got, want)
+		}
+	}
+	expect("queued", left("r-1/get", ``), "<nil>")
+	expect("started", left("start-next", `{"stepTimeoutInMinutes":10}`), "600")
+	f.now = now.Add(30 * time.Second)
+	expect("half a minute later", left("$next/get", ``), "570")
+	expect("started again", left("start-next", `{"stepTimeoutInMinutes":5}`), "570")
+	f.answer(jobs+"r-1/update", `{"status":"IN_PROGRESS"}`, "/accepted")
+	expect("a report without", left("$next/get", ``), "570")
+	f.answer(jobs+"r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":"10080"}`, "/accepted")
+	expect("the longest, as a text", left("$next/get", ``), "604800")
+	f.answer(jobs+"r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":1}`, "/accepted")
+	f.now = f.now.Add(time.Hour)
+	expect("over, and not ended yet", left("$next/get", ``), "0")
+	f.answer(jobs+"r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":-1}`, "/accepted")
+	expect("taken off", left("$next/get", ``), "<nil>")
+	f.answer(jobs+"r-1/update", `{"status":"IN_PROGRESS","stepTimeoutInMinutes":1}`, "/accepted")
+	f.now = f.now.Add(time.Hour)
+	_, _, err := f.store.Expire(t.Context(), f.now)
+	f.ok(err)
+	if got := f.body(jobs+"r-1/update", `{"status":"SUCCEEDED"}`, "/rejected"); got != `{"code":"InvalidStateTransition","executionState":{"status":"TIMED_OUT","versionNumber":8},"message":"execution is already finished"}` {
+		t.Errorf("a late report: %s", got)
+	}
+	if got := f.body(jobs+"$next/get", ``, "/accepted"); got != `{}` {
+		t.Errorf("next: %s", got)
+	}
+}

@@ -25,9 +25,10 @@ func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.E
 	if !p.listening(topic) {
 		return nil
 	}
-	note := notifyNext{Timestamp: p.Now().Unix()}
+	now := p.Now()
+	note := notifyNext{Timestamp: now.Unix()}
 	if next != nil {
-		e := encodeExecution(*next, true)
+		e := encodeExecution(*next, true, now)
 		note.Execution = &e
 	}
 	b, err := json.Marshal(note)

@@ -65,6 +65,20 @@ type Execution struct {
 	StartedAt  time.Time // zero while QUEUED
 	UpdatedAt  time.Time
 	FinishedAt time.Time // zero until terminal
+	// Timeout is the rollout's InProgressTimeout.
+	Timeout time.Duration
+	// Expires is when the server ends it as TIMED_OUT, if nothing else ends it
+	// before. Zero: never, and always unless IN_PROGRESS.
+	Expires time.Time
+}
+
+// bound is when the rollout's timeout ends the execution, whatever the device
+// says; zero without one. It is fixed by the start.
+func (e Execution) bound() time.Time {
+	if e.Timeout == 0 {
+		return time.Time{}
+	}
+	return e.StartedAt.Add(e.Timeout)
 }
 
 // Step is the agent's own word for where it is inside IN_PROGRESS.
@@ -97,6 +111,25 @@ type Report struct {
 	Details         map[string]string // replaces the stored map when not nil
 	ExpectedVersion int64             // 0: not given
 	Attempt         int               // 0: not given
+	// StepTimeout is how long from now the device may go on before it reports an
+	// end or another StepTimeout. 0: the timer runs on; NoStepTimeout: it is
+	// taken off. The rollout's timeout stays above it.
+	StepTimeout time.Duration
+}
+
+// NoStepTimeout takes off the timer that an earlier report set.
+const NoStepTimeout time.Duration = -1
+
+// Limits of both timeouts, those of AWS IoT.
+const (
+	MinTimeout = time.Minute
+	MaxTimeout = 7 * 24 * time.Hour
+)
+
+// Starting is what a device says when it starts what is next.
+type Starting struct {
+	Details     map[string]string
+	StepTimeout time.Duration // as in Report
 }
 
 // Errors of Apply and of the store's Report; the current execution comes back
@@ -144,19 +177,41 @@ func Apply(e Execution, r Report, now time.Time) (Execution, error) {
 		next.StartedAt = now
 	}
 	if next.Status.Terminal() {
-		next.FinishedAt = now
+		next.FinishedAt, next.Expires = now, time.Time{}
 		next.Class = classOf(next)
+		return next, nil
+	}
+	switch {
+	case r.StepTimeout > 0:
+		next.Expires = now.Add(r.StepTimeout)
+		if bound := next.bound(); !bound.IsZero() && bound.Before(next.Expires) {
+			next.Expires = bound
+		}
+	case r.StepTimeout == NoStepTimeout || e.Status == Queued:
+		next.Expires = next.bound()
 	}
 	return next, nil
 }
 
 // Start returns the execution as start-next leaves it: a QUEUED one becomes
 // IN_PROGRESS, one in progress stays as it is, so asking again is harmless.
-func Start(e Execution, details map[string]string, now time.Time) (Execution, error) {
+func Start(e Execution, s Starting, now time.Time) (Execution, error) {
 	if e.Status == InProgress {
 		return e, nil
 	}
-	return Apply(e, Report{Status: InProgress, Details: details}, now)
+	return Apply(e, Report{Status: InProgress, Details: s.Details, StepTimeout: s.StepTimeout}, now)
+}
+
+// Expire returns the execution as the server ends it when its time is up: its
+// details stay, since they say where the device was.
+func Expire(e Execution, now time.Time) (Execution, bool) {
+	if e.Status != InProgress || e.Expires.IsZero() || now.Before(e.Expires) {
+		return e, false
+	}
+	e.Status, e.Class = TimedOut, ClassTimedOut
+	e.Version++
+	e.UpdatedAt, e.FinishedAt, e.Expires = now, now, time.Time{}
+	return e, true
 }
 
 // Before reports whether the device shall work on a, of a rollout of priority pa,
@@ -186,7 +241,7 @@ func Remove(e Execution, reason string, now time.Time) (Execution, bool) {
 	e.Status, e.Class = Removed, ClassNone
 	e.Details = map[string]string{DetailReason: reason}
 	e.Version++
-	e.UpdatedAt, e.FinishedAt = now, now
+	e.UpdatedAt, e.FinishedAt, e.Expires = now, now, time.Time{}
 	return e, true
 }
 
@@ -207,9 +262,14 @@ func classOf(e Execution) Class {
 	return ClassNone
 }
 
+func validTimeout(t time.Duration) bool { return t >= MinTimeout && t <= MaxTimeout }
+
 var detailKeyPattern = regexp.MustCompile(`^[a-zA-Z0-9:_-]{1,128}$`)
 
 func (r Report) validate() error {
+	if t := r.StepTimeout; t != 0 && t != NoStepTimeout && !validTimeout(t) {
+		return invalid("step timeout of %s: want %s to %s", t, MinTimeout, MaxTimeout)
+	}
 	if len(r.Details) > MaxDetails {
 		return invalid("statusDetails has %d entries: at most %d", len(r.Details), MaxDetails)
 	}

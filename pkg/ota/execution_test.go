@@ -107,15 +107,15 @@ func TestDetailsAreKeptWhenAbsentAndReplacedWhenPresent(t *testing.T) {
 }
 
 func TestStartIsIdempotent(t *testing.T) {
-	e, err := Start(Execution{Status: Queued, Version: 1}, map[string]string{"a": "b"}, t0)
+	e, err := Start(Execution{Status: Queued, Version: 1}, Starting{Details: map[string]string{"a": "b"}}, t0)
 	if err != nil || e.Status != InProgress || e.Version != 2 {
 		t.Fatalf("%+v, %v", e, err)
 	}
-	again, err := Start(e, nil, t0.Add(time.Hour))
+	again, err := Start(e, Starting{}, t0.Add(time.Hour))
 	if err != nil || cmp.Diff(e, again) != "" {
 		t.Fatalf("starting again changed it: %+v, %v", again, err)
 	}
-	if _, err := Start(Execution{Status: Canceled}, nil, t0); !errors.Is(err, ErrTerminal) {
+	if _, err := Start(Execution{Status: Canceled}, Starting{}, t0); !errors.Is(err, ErrTerminal) {
 		t.Fatalf("started a cancelled execution: %v", err)
 	}
 }

@@ -101,6 +101,9 @@ type Rollout struct {
 	Stages   []Stage
 	Abort    []AbortRule
 	Priority int // higher first on a device
+	// InProgressTimeout is how long an execution may be IN_PROGRESS before it is
+	// TIMED_OUT, and can not be changed later; 0: for ever.
+	InProgressTimeout time.Duration
 
 	State      RolloutState
 	Reason     string // why PAUSED, ABORTING or ABORTED
@@ -132,6 +135,9 @@ func (r Rollout) Validate() error {
 	}
 	if len(r.Selector) > MaxSelector {
 		return invalid("selector of %d bytes: at most %d", len(r.Selector), MaxSelector)
+	}
+	if t := r.InProgressTimeout; t != 0 && !validTimeout(t) {
+		return invalid("timeout of %s: want %s to %s", t, MinTimeout, MaxTimeout)
 	}
 	for i, s := range r.Stages {
 		if err := s.validate(); err != nil {

@@ -100,6 +100,12 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 		e.Status == ota.Queued && !e.StartedAt.IsZero() {
 		say("%s is %s, started at %s", name, e.Status, e.StartedAt)
 	}
+	if e.Status != ota.InProgress && !e.Expires.IsZero() {
+		say("%s is %s and expires at %s", name, e.Status, e.Expires)
+	}
+	if t := r.InProgressTimeout; t > 0 && e.Status == ota.InProgress && (e.Expires.IsZero() || e.Expires.After(e.StartedAt.Add(t))) {
+		say("%s expires at %s, past the rollout's timeout", name, e.Expires)
+	}
 	verdict := e.Status.Terminal() && e.Status != ota.Canceled && e.Status != ota.Removed
 	if verdict != (e.Class != ota.ClassNone) || (e.Status == ota.Succeeded) != (e.Class == ota.ClassSucceeded) {
 		say("%s is %s with class %q", name, e.Status, e.Class)

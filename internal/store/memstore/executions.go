@@ -1,6 +1,7 @@
 package memstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -22,13 +23,13 @@ func (s *Store) NextExecution(ctx context.Context, deviceID string) (ota.Executi
 }
 
 // StartNext implements fleet.ExecutionStore.
-func (s *Store) StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error) {
+func (s *Store) StartNext(ctx context.Context, deviceID string, start ota.Starting, now time.Time) (ota.Execution, error) {
 	var e ota.Execution
 	err := s.locked(ctx, func() (err error) {
 		if e, err = s.next(deviceID); err != nil {
 			return err
 		}
-		if e, err = ota.Start(e, details, stored(now)); err != nil {
+		if e, err = ota.Start(e, start, stored(now)); err != nil {
 			return err
 		}
 		e = s.put(e)
@@ -130,6 +131,35 @@ func (s *Store) mayStart(e ota.Execution) error {
 		}
 	}
 	return nil
+}
+
+// Expire implements fleet.ExecutionStore.
+func (s *Store) Expire(ctx context.Context, now time.Time) (expired []ota.Execution, next time.Time, err error) {
+	err = s.locked(ctx, func() error {
+		var timed []ota.Execution
+		for device := range s.devices {
+			for _, e := range s.active(device) {
+				if !e.Expires.IsZero() {
+					timed = append(timed, e)
+				}
+			}
+		}
+		slices.SortFunc(timed, func(a, b ota.Execution) int {
+			return cmp.Or(a.Expires.Compare(b.Expires), cmp.Compare(a.RolloutID, b.RolloutID), cmp.Compare(a.DeviceID, b.DeviceID))
+		})
+		for _, e := range timed {
+			over, due := ota.Expire(e, stored(now))
+			if !due || len(expired) >= fleet.MaxExpired && !e.Expires.Equal(next) {
+				next = e.Expires
+				return nil
+			}
+			next = e.Expires
+			expired = append(expired, ownExecution(s.put(over)))
+		}
+		next = time.Time{}
+		return nil
+	})
+	return expired, next, err
 }
 
 // Execution implements fleet.ExecutionStore.

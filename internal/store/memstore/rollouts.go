@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -102,7 +103,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
 		next := ownRollout(a.Rollout)
-		next.Release, next.CreatedAt = old.Release, old.CreatedAt
+		next.Release, next.CreatedAt, next.InProgressTimeout = old.Release, old.CreatedAt, old.InProgressTimeout
 		next.Revision++
 		executions, err := s.inserted(next, a)
 		if err != nil {
@@ -146,7 +147,7 @@ func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execu
 		now := stored(a.Now)
 		executions[e.DeviceID] = append(slices.Clone(attempts), ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
-			Status: ota.Queued, Version: 1, QueuedAt: now, UpdatedAt: now,
+			Status: ota.Queued, Version: 1, QueuedAt: now, UpdatedAt: now, Timeout: r.InProgressTimeout,
 		})
 	}
 	return executions, nil
@@ -168,6 +169,7 @@ func ownRollout(r ota.Rollout) ota.Rollout {
 		g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
 	}
 	r.Abort = append([]ota.AbortRule(nil), r.Abort...)
+	r.InProgressTimeout = r.InProgressTimeout.Truncate(time.Microsecond)
 	r.ArmedAt, r.CreatedAt, r.EndedAt = stored(r.ArmedAt), stored(r.CreatedAt), stored(r.EndedAt)
 	return r
 }

@@ -205,7 +205,7 @@ func (r *race) start(t *testing.T) {
 // who do the same, and returns how many it finished itself.
 func workOff(ctx context.Context, s *sqlstore.Store, device string) (n int, err error) {
 	for {
-		e, err := s.StartNext(ctx, device, nil, time.Now())
+		e, err := s.StartNext(ctx, device, ota.Starting{}, time.Now())
 		if errors.Is(err, fleet.ErrNotFound) {
 			return n, nil
 		}

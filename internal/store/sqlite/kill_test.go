@@ -212,7 +212,7 @@ func (k *killed) rollouts() error {
 
 func (k *killed) execute(id string) error {
 	ctx := context.Background()
-	e, err := k.StartNext(ctx, id, nil, time.Now())
+	e, err := k.StartNext(ctx, id, ota.Starting{}, time.Now())
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,10 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 	for _, c := range []struct{ name, want string }{
 		{"next execution", "executions_active (device_id=?"},
 		{"pending executions", "executions_active (device_id=?"},
+		{"next expiry", "COVERING INDEX executions_expiry"},
+		{"last due", "COVERING INDEX executions_expiry (expires_at<?)"},
+		{"due", "executions_expiry (expires_at<?)"},
+		{"expire", "executions_expiry (expires_at<?)"},
 		{"newest attempt", "(rollout_id=? AND device_id=?"},
 		{"progress", "USING COVERING INDEX executions_progress (rollout_id=?)"},
 		{"cancel queued", "COVERING INDEX executions_progress (rollout_id=? AND status=?)"},

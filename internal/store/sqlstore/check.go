@@ -33,6 +33,10 @@ var invariants = []invariant{
 	{"started_at is set from IN_PROGRESS on, unless cancelled or removed",
 		executionName + ` WHERE (e.status = 'QUEUED' AND e.started_at IS NOT NULL)
 		OR (e.status NOT IN ('QUEUED', 'CANCELED', 'REMOVED') AND e.started_at IS NULL)`},
+	{"expires_at is set only on what is IN_PROGRESS", executionName + ` WHERE e.expires_at IS NOT NULL AND e.status <> 'IN_PROGRESS'`},
+	{"what is IN_PROGRESS expires by the rollout's timeout at the latest", executionName + ` JOIN rollouts r ON r.id = e.rollout_id
+		WHERE r.in_progress_timeout > 0 AND e.status = 'IN_PROGRESS'
+		AND (e.expires_at IS NULL OR e.expires_at > e.started_at + r.in_progress_timeout)`},
 	{"class is set exactly when an execution has a verdict", executionName + ` WHERE
 		(e.class = '') <> (e.status IN ('QUEUED', 'IN_PROGRESS', 'CANCELED', 'REMOVED'))
 		OR (e.class = 'succeeded') <> (e.status = 'SUCCEEDED')`},

@@ -118,7 +118,7 @@ func (s documentInto) Scan(v any) error {
 	return fmt.Errorf("shadow of type %T", v)
 }
 
-const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?
+const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?, expires_at = NULL
 	WHERE device_id = ? AND latest = 1 AND status IN ('QUEUED', 'IN_PROGRESS')`
 
 // RevokeDevice implements fleet.DeviceStore.

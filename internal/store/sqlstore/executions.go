@@ -12,14 +12,15 @@ import (
 )
 
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
-	e.version, e.queued_at, e.started_at, e.updated_at, e.finished_at, e.details
+	e.version, e.queued_at, e.started_at, e.updated_at, e.finished_at, e.details,
+	r.in_progress_timeout, e.expires_at
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
 	var e ota.Execution
 	err := r.Scan(&e.RolloutID, &e.DeviceID, &e.Release.Name, &e.Release.Version, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
-		mapInto{&e.Details})
+		mapInto{&e.Details}, durationInto{&e.Timeout}, timeInto{&e.Expires})
 	return e, err
 }
 
@@ -55,7 +56,7 @@ func (s *Store) Pending(ctx context.Context, deviceID string, limit int) ([]ota.
 
 // StartNext implements fleet.ExecutionStore. Only a QUEUED execution costs a
 // write: a poll that finds nothing, or what runs already, is a read.
-func (s *Store) StartNext(ctx context.Context, deviceID string, details map[string]string, now time.Time) (ota.Execution, error) {
+func (s *Store) StartNext(ctx context.Context, deviceID string, start ota.Starting, now time.Time) (ota.Execution, error) {
 	e, err := s.NextExecution(ctx, deviceID)
 	if err != nil || e.Status == ota.InProgress {
 		return e, err
@@ -64,7 +65,7 @@ func (s *Store) StartNext(ctx context.Context, deviceID string, details map[stri
 		if e, err = t.lockNext(deviceID); err != nil {
 			return err
 		}
-		started, err := ota.Start(e, details, stored(now))
+		started, err := ota.Start(e, start, stored(now))
 		if err != nil || started.Version == e.Version {
 			return err
 		}
@@ -191,9 +192,9 @@ func (t *tx) putExecution(e ota.Execution) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, updated_at = ?, finished_at = ?, details = ?
+	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, updated_at = ?, finished_at = ?, details = ?, expires_at = ?
 		WHERE rollout_id = ? AND device_id = ? AND attempt = ?`,
-		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.UpdatedAt), micros(e.FinishedAt), details,
+		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.UpdatedAt), micros(e.FinishedAt), details, micros(e.Expires),
 		e.RolloutID, e.DeviceID, e.Attempt)
 	return err
 }

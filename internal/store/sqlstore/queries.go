@@ -14,6 +14,10 @@ func HotQueries() map[string]string {
 	return map[string]string{
 		"next execution":          selectNext,
 		"pending executions":      selectPending + "?",
+		"next expiry":             selectExpiry,
+		"last due":                selectLastDue,
+		"due":                     selectDue,
+		"expire":                  updateDue,
 		"newest attempt":          selectNewest,
 		"progress":                selectProgress,
 		"cancel queued":           updateQueued,

@@ -11,13 +11,13 @@ import (
 )
 
 const selectRollout = `SELECT id, release_name, release_version, selector, seed, stages, abort, priority,
-	state, reason, population, armed_at, revision, created_at, ended_at FROM rollouts`
+	state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout FROM rollouts`
 
 func scanRollout(r row) (ota.Rollout, error) {
 	var o ota.Rollout
 	err := r.Scan(&o.ID, &o.Release.Name, &o.Release.Version, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
 		&o.Priority, &o.State, &o.Reason, &o.Population, timeInto{&o.ArmedAt}, &o.Revision,
-		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt})
+		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout})
 	return o, err
 }
 
@@ -45,10 +45,10 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 	}
 	return s.writer.do(ctx, func(t *tx) error {
 		n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, selector, seed, stages, abort, priority,
-			state, reason, population, armed_at, revision, created_at, ended_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			r.ID, r.Release.Name, r.Release.Version, r.Selector, r.Seed, stages, abort, r.Priority,
-			r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt))
+			r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds())
 		switch {
 		case errors.Is(err, errForeignKey):
 			return notFound("release %s", r.Release)

@@ -41,6 +41,18 @@ func (s timeInto) Scan(v any) error {
 	return nil
 }
 
+// durationInto scans microseconds.
+type durationInto struct{ d *time.Duration }
+
+func (s durationInto) Scan(v any) error {
+	n, ok := v.(int64)
+	if !ok {
+		return fmt.Errorf("duration of type %T", v)
+	}
+	*s.d = time.Duration(n) * time.Microsecond
+	return nil
+}
+
 // jsonInto scans JSON text into a pointer.
 type jsonInto struct{ v any }
 

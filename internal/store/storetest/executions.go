@@ -108,13 +108,13 @@ var executionTests = []test{
 	}},
 	{"start-next starts once, and is harmless again", func(s *suite) {
 		s.enrolled("d")
-		_, err := s.StartNext(ctx, "d", nil, epoch)
+		_, err := s.StartNext(ctx, "d", ota.Starting{}, epoch)
 		s.wantErr(err, fleet.ErrNotFound)
-		_, err = s.StartNext(ctx, "nobody", nil, epoch)
+		_, err = s.StartNext(ctx, "nobody", ota.Starting{}, epoch)
 		s.wantErr(err, fleet.ErrNotFound)
 		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
 		details := map[string]string{ota.DetailStep: "fetching"}
-		first, err := s.StartNext(ctx, "d", details, epoch.Add(time.Second))
+		first, err := s.StartNext(ctx, "d", ota.Starting{Details: details}, epoch.Add(time.Second))
 		s.must(err)
 		details[ota.DetailStep] = "changed by the caller"
 		want := ota.Execution{
@@ -123,7 +123,7 @@ var executionTests = []test{
 			QueuedAt: kept, StartedAt: kept.Add(time.Second), UpdatedAt: kept.Add(time.Second),
 		}
 		s.equal("started", first, want)
-		again, err := s.StartNext(ctx, "d", map[string]string{ota.DetailStep: "other"}, epoch.Add(time.Hour))
+		again, err := s.StartNext(ctx, "d", ota.Starting{Details: map[string]string{ota.DetailStep: "other"}}, epoch.Add(time.Hour))
 		s.must(err)
 		s.equal("again", again, want)
 		s.equal("stored", s.execution("r", "d"), want)
@@ -131,7 +131,7 @@ var executionTests = []test{
 	{"start-next with details out of range changes nothing", func(s *suite) {
 		s.enrolled("d")
 		s.open(s.rollout("r", 1), epoch, queued(0, 1, "d")...)
-		_, err := s.StartNext(ctx, "d", map[string]string{"no spaces": ""}, epoch)
+		_, err := s.StartNext(ctx, "d", ota.Starting{Details: map[string]string{"no spaces": ""}}, epoch)
 		s.wantErr(err, ota.ErrInvalid)
 		s.equal("status", s.execution("r", "d").Status, ota.Queued)
 	}},
@@ -149,7 +149,7 @@ var executionTests = []test{
 		busy := s.next("d")
 		started := make([]string, n)
 		errs = together(n, func(i int) error {
-			e, err := s.StartNext(ctx, "d", nil, epoch)
+			e, err := s.StartNext(ctx, "d", ota.Starting{}, epoch)
 			started[i] = e.RolloutID
 			return err
 		})
@@ -285,7 +285,8 @@ var cancelledTests = []test{
 			},
 			"CreateRollout": func() error { return s.CreateRollout(gone, newRollout("x", 1)) },
 			"Advance":       func() error { return s.Advance(gone, fleet.Advance{Rollout: r, CancelQueued: true, Now: epoch}) },
-			"StartNext":     func() error { _, err := s.StartNext(gone, "d", nil, epoch); return err },
+			"StartNext":     func() error { _, err := s.StartNext(gone, "d", ota.Starting{}, epoch); return err },
+			"Expire":        func() error { _, _, err := s.Expire(gone, epoch.Add(1000*time.Hour)); return err },
 			"Report": func() error {
 				_, err := s.Report(gone, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.Succeeded}, epoch)
 				return err

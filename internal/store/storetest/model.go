@@ -32,7 +32,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
 			"advance": w.advance, "advance again": w.advance, "retry": w.retry,
-			"start": w.start, "report": w.report, "report again": w.report,
+			"start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
 		})
 		if d := cmp.Diff(snapshot(m), snapshot(s), cmpopts.EquateEmpty()); d != "" {
 			rt.Fatalf("contents (-memstore +store):\n%s", d)
@@ -53,11 +53,12 @@ type walk struct {
 }
 
 var (
-	devices   = rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"})
-	rollouts  = rapid.SampledFrom([]string{"q", "r", "s"})
-	versions  = rapid.SampledFrom([]string{"1", "2"})
-	statuses  = rapid.SampledFrom(ota.Statuses)
-	someTimes = rapid.IntRange(-2, 5)
+	devices      = rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"})
+	rollouts     = rapid.SampledFrom([]string{"q", "r", "s"})
+	versions     = rapid.SampledFrom([]string{"1", "2"})
+	statuses     = rapid.SampledFrom(ota.Statuses)
+	stepTimeouts = rapid.SampledFrom([]time.Duration{0, 0, 0, time.Minute, time.Hour, ota.NoStepTimeout, time.Second})
+	someTimes    = rapid.IntRange(-2, 5)
 )
 
 // same does one thing to both stores and compares what they say.
@@ -156,6 +157,7 @@ func (w *walk) publish(t *rapid.T) {
 func (w *walk) rollout(t *rapid.T) {
 	r := newRollout(rollouts.Draw(t, "rollout"), 6)
 	r.Release.Version = versions.Draw(t, "version")
+	r.InProgressTimeout = rapid.SampledFrom([]time.Duration{0, time.Minute, time.Hour}).Draw(t, "timeout")
 	r.Priority, r.CreatedAt = rapid.IntRange(0, 2).Draw(t, "priority"), w.time(t)
 	w.same("rollout", func(s fleet.Store) (any, error) { return nil, s.CreateRollout(ctx, r) })
 }
@@ -192,9 +194,19 @@ func (w *walk) retry(t *rapid.T) {
 
 func (w *walk) start(t *rapid.T) {
 	id, now := devices.Draw(t, "device"), w.time(t)
+	start := ota.Starting{Details: map[string]string{ota.DetailStep: "fetching"}, StepTimeout: stepTimeouts.Draw(t, "step")}
 	w.same("next", func(s fleet.Store) (any, error) { return s.NextExecution(ctx, id) })
 	w.same("start", func(s fleet.Store) (any, error) {
-		return s.StartNext(ctx, id, map[string]string{ota.DetailStep: "fetching"}, now)
+		return s.StartNext(ctx, id, start, now)
+	})
+}
+
+// expire looks a while ahead, so that timers run out.
+func (w *walk) expire(t *rapid.T) {
+	now := w.time(t).Add(time.Duration(rapid.SampledFrom([]int{0, 1, 2, 60}).Draw(t, "minutes")) * time.Minute)
+	w.same("expire", func(s fleet.Store) (any, error) {
+		list, next, err := s.Expire(ctx, now)
+		return fmt.Sprintf("%+v %s", list, next), err
 	})
 }
 
@@ -203,6 +215,7 @@ func (w *walk) report(t *rapid.T) {
 		RolloutID: rollouts.Draw(t, "rollout"), DeviceID: devices.Draw(t, "device"), Status: statuses.Draw(t, "status"),
 		ExpectedVersion: rapid.SampledFrom([]int64{0, 0, 1, 2}).Draw(t, "expected"),
 		Attempt:         rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(t, "attempt"),
+		StepTimeout:     stepTimeouts.Draw(t, "step"),
 	}
 	if rapid.Bool().Draw(t, "detailed") {
 		r.Details = map[string]string{ota.DetailClass: rapid.SampledFrom([]string{"silent", "rolled_back", "x"}).Draw(t, "class")}

@@ -25,15 +25,18 @@ const (
 
 // RolloutSpec is what the operator asks for.
 type RolloutSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Firmware      string                 `protobuf:"bytes,1,opt,name=firmware,proto3" json:"firmware,omitempty"` // NAME@VERSION
-	Selector      string                 `protobuf:"bytes,2,opt,name=selector,proto3" json:"selector,omitempty"` // empty: every device the release fits
-	Stages        []*StageSpec           `protobuf:"bytes,3,rep,name=stages,proto3" json:"stages,omitempty"`
-	Abort         []*AbortRule           `protobuf:"bytes,4,rep,name=abort,proto3" json:"abort,omitempty"`
-	Seed          string                 `protobuf:"bytes,5,opt,name=seed,proto3" json:"seed,omitempty"` // empty: chosen by the server
-	Priority      int32                  `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Firmware string                 `protobuf:"bytes,1,opt,name=firmware,proto3" json:"firmware,omitempty"` // NAME@VERSION
+	Selector string                 `protobuf:"bytes,2,opt,name=selector,proto3" json:"selector,omitempty"` // empty: every device the release fits
+	Stages   []*StageSpec           `protobuf:"bytes,3,rep,name=stages,proto3" json:"stages,omitempty"`
+	Abort    []*AbortRule           `protobuf:"bytes,4,rep,name=abort,proto3" json:"abort,omitempty"`
+	Seed     string                 `protobuf:"bytes,5,opt,name=seed,proto3" json:"seed,omitempty"` // empty: chosen by the server
+	Priority int32                  `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
+	// How long a device may be at it before its execution is TIMED_OUT, 1 minute
+	// to 7 days; not set or 0: for ever. Fixed from then on.
+	InProgressTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=in_progress_timeout,json=inProgressTimeout,proto3" json:"in_progress_timeout,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RolloutSpec) Reset() {
@@ -106,6 +109,13 @@ func (x *RolloutSpec) GetPriority() int32 {
 		return x.Priority
 	}
 	return 0
+}
+
+func (x *RolloutSpec) GetInProgressTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.InProgressTimeout
+	}
+	return nil
 }
 
 // StageSpec is cumulative: exactly one of percent and count is set.
@@ -452,21 +462,22 @@ func (x *Stage) GetEndedAt() *timestamppb.Timestamp {
 }
 
 type Rollout struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Firmware      string                 `protobuf:"bytes,2,opt,name=firmware,proto3" json:"firmware,omitempty"`
-	Selector      string                 `protobuf:"bytes,3,opt,name=selector,proto3" json:"selector,omitempty"`
-	Seed          string                 `protobuf:"bytes,4,opt,name=seed,proto3" json:"seed,omitempty"`
-	Priority      int32                  `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
-	Stages        []*Stage               `protobuf:"bytes,6,rep,name=stages,proto3" json:"stages,omitempty"`
-	Abort         []*AbortRule           `protobuf:"bytes,7,rep,name=abort,proto3" json:"abort,omitempty"`
-	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
-	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	Population    int32                  `protobuf:"varint,10,opt,name=population,proto3" json:"population,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Id                string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Firmware          string                 `protobuf:"bytes,2,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	Selector          string                 `protobuf:"bytes,3,opt,name=selector,proto3" json:"selector,omitempty"`
+	Seed              string                 `protobuf:"bytes,4,opt,name=seed,proto3" json:"seed,omitempty"`
+	Priority          int32                  `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	Stages            []*Stage               `protobuf:"bytes,6,rep,name=stages,proto3" json:"stages,omitempty"`
+	Abort             []*AbortRule           `protobuf:"bytes,7,rep,name=abort,proto3" json:"abort,omitempty"`
+	State             string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	Reason            string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Population        int32                  `protobuf:"varint,10,opt,name=population,proto3" json:"population,omitempty"`
+	CreatedAt         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	EndedAt           *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	InProgressTimeout *durationpb.Duration   `protobuf:"bytes,13,opt,name=in_progress_timeout,json=inProgressTimeout,proto3" json:"in_progress_timeout,omitempty"` // not set: none
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
@@ -583,23 +594,33 @@ func (x *Rollout) GetEndedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Rollout) GetInProgressTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.InProgressTimeout
+	}
+	return nil
+}
+
 type Execution struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RolloutId     string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	DeviceId      string                 `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
-	Stage         int32                  `protobuf:"varint,3,opt,name=stage,proto3" json:"stage,omitempty"` // from 1
-	Attempt       int32                  `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Status        string                 `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
-	Class         string                 `protobuf:"bytes,6,opt,name=class,proto3" json:"class,omitempty"`
-	Step          string                 `protobuf:"bytes,7,opt,name=step,proto3" json:"step,omitempty"`
-	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	Details       map[string]string      `protobuf:"bytes,9,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Version       int64                  `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
-	QueuedAt      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=queued_at,json=queuedAt,proto3" json:"queued_at,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	FinishedAt    *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	Firmware      string                 `protobuf:"bytes,15,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	RolloutId  string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	DeviceId   string                 `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Stage      int32                  `protobuf:"varint,3,opt,name=stage,proto3" json:"stage,omitempty"` // from 1
+	Attempt    int32                  `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Status     string                 `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	Class      string                 `protobuf:"bytes,6,opt,name=class,proto3" json:"class,omitempty"`
+	Step       string                 `protobuf:"bytes,7,opt,name=step,proto3" json:"step,omitempty"`
+	Reason     string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Details    map[string]string      `protobuf:"bytes,9,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Version    int64                  `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
+	QueuedAt   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=queued_at,json=queuedAt,proto3" json:"queued_at,omitempty"`
+	StartedAt  *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	UpdatedAt  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	Firmware   string                 `protobuf:"bytes,15,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	// When it will be TIMED_OUT, by the rollout's timeout or the device's own for
+	// the step it is at; not set: never.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,6 +758,13 @@ func (x *Execution) GetFirmware() string {
 		return x.Firmware
 	}
 	return ""
+}
+
+func (x *Execution) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
 }
 
 type PlanRolloutRequest struct {
@@ -1754,14 +1782,15 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x02\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
 	"\x06stages\x18\x03 \x03(\v2\x12.otad.v1.StageSpecR\x06stages\x12(\n" +
 	"\x05abort\x18\x04 \x03(\v2\x12.otad.v1.AbortRuleR\x05abort\x12\x12\n" +
 	"\x04seed\x18\x05 \x01(\tR\x04seed\x12\x1a\n" +
-	"\bpriority\x18\x06 \x01(\x05R\bpriority\"\x8d\x01\n" +
+	"\bpriority\x18\x06 \x01(\x05R\bpriority\x12I\n" +
+	"\x13in_progress_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11inProgressTimeout\"\x8d\x01\n" +
 	"\tStageSpec\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x05R\x05count\x12!\n" +
@@ -1792,7 +1821,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\topened_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x129\n" +
 	"\n" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
-	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\x93\x03\n" +
+	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xde\x03\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -1809,7 +1838,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"population\x129\n" +
 	"\n" +
 	"created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x125\n" +
-	"\bended_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xea\x04\n" +
+	"\bended_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12I\n" +
+	"\x13in_progress_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\x11inProgressTimeout\"\xa5\x05\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -1830,7 +1860,9 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"updated_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12\x1a\n" +
-	"\bfirmware\x18\x0f \x01(\tR\bfirmware\x1a:\n" +
+	"\bfirmware\x18\x0f \x01(\tR\bfirmware\x129\n" +
+	"\n" +
+	"expires_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -1958,59 +1990,62 @@ var file_otad_v1_rollout_proto_goTypes = []any{
 var file_otad_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
 	3,  // 1: otad.v1.RolloutSpec.abort:type_name -> otad.v1.AbortRule
-	2,  // 2: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	30, // 3: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	28, // 4: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
-	1,  // 5: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
-	4,  // 6: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	31, // 7: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	31, // 8: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	31, // 9: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	5,  // 10: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
-	3,  // 11: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	31, // 12: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	31, // 13: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	29, // 14: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	31, // 15: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	31, // 16: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	31, // 17: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	31, // 18: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	0,  // 19: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	10, // 20: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	11, // 21: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	1,  // 22: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	0,  // 23: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	6,  // 24: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 25: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 26: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	6,  // 27: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 28: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 29: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 30: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	7,  // 31: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	8,  // 32: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	12, // 33: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	14, // 34: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	16, // 35: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	18, // 36: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	20, // 37: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	22, // 38: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	24, // 39: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	26, // 40: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	9,  // 41: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	13, // 42: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	15, // 43: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	17, // 44: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	19, // 45: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	21, // 46: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	23, // 47: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	25, // 48: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	27, // 49: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	30, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
+	2,  // 3: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
+	30, // 4: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	28, // 5: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	1,  // 6: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
+	4,  // 7: otad.v1.Stage.counts:type_name -> otad.v1.Counts
+	31, // 8: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	31, // 9: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	31, // 10: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	5,  // 11: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
+	3,  // 12: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
+	31, // 13: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	31, // 14: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	30, // 15: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	29, // 16: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	31, // 17: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	31, // 18: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	31, // 19: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	31, // 20: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	31, // 21: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 22: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	10, // 23: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	11, // 24: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	1,  // 25: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	0,  // 26: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	6,  // 27: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	6,  // 28: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	6,  // 29: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	6,  // 30: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	6,  // 31: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	6,  // 32: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	6,  // 33: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	7,  // 34: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	8,  // 35: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	12, // 36: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	14, // 37: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	16, // 38: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	18, // 39: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	20, // 40: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	22, // 41: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	24, // 42: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	26, // 43: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	9,  // 44: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	13, // 45: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	15, // 46: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	17, // 47: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	19, // 48: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	21, // 49: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	23, // 50: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	25, // 51: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	27, // 52: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	44, // [44:53] is the sub-list for method output_type
+	35, // [35:44] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }

@@ -1,0 +1,130 @@
+package ota
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// The timers of one execution, report by report: minutes after t0.
+func TestTimeouts(t *testing.T) {
+	type at struct {
+		minute int
+		status Status
+		step   time.Duration
+		want   int // when it expires, in minutes after t0; 0: never
+	}
+	const none = NoStepTimeout
+	for _, c := range []struct {
+		name    string
+		timeout time.Duration
+		reports []at
+	}{
+		{"none", 0, []at{{1, InProgress, 0, 0}, {9, InProgress, 0, 0}, {10, Succeeded, 0, 0}}},
+		{"the rollout's, fixed by the start", time.Hour, []at{{1, InProgress, 0, 61}, {9, InProgress, 0, 61}, {10, InProgress, none, 61}, {20, Failed, 0, 0}}},
+		{"a step's", 0, []at{{1, InProgress, 5 * time.Minute, 6}, {3, InProgress, 0, 6}, {4, InProgress, 10 * time.Minute, 14}, {5, InProgress, time.Minute, 6}, {6, InProgress, none, 0}, {7, InProgress, 0, 0}}},
+		{"a step's below the rollout's", time.Hour, []at{
+			{1, InProgress, 5 * time.Minute, 6}, {5, InProgress, 2 * time.Hour, 61}, {6, InProgress, 10 * time.Minute, 16}, {7, InProgress, none, 61}, {8, InProgress, 53 * time.Minute, 61}, {9, Succeeded, 5 * time.Minute, 0},
+		}},
+		{"straight to the end", time.Hour, []at{{1, Succeeded, 0, 0}}},
+	} {
+		e := Execution{Status: Queued, Version: 1, Timeout: c.timeout, QueuedAt: t0}
+		for i, r := range c.reports {
+			now := t0.Add(time.Duration(r.minute) * time.Minute)
+			var err error
+			if e, err = Apply(e, Report{Status: r.status, StepTimeout: r.step}, now); err != nil {
+				t.Fatalf("%s, report %d: %v", c.name, i+1, err)
+			}
+			want := time.Time{}
+			if r.want != 0 {
+				want = t0.Add(time.Duration(r.want) * time.Minute)
+			}
+			if !e.Expires.Equal(want) {
+				t.Errorf("%s, report %d: expires %v, want %v", c.name, i+1, e.Expires, want)
+			}
+		}
+	}
+	e, err := Start(Execution{Status: Queued, Timeout: time.Hour}, Starting{StepTimeout: time.Minute}, t0)
+	if err != nil || !e.Expires.Equal(t0.Add(time.Minute)) {
+		t.Errorf("started with a step timeout: %+v, %v", e, err)
+	}
+	again, err := Start(e, Starting{StepTimeout: 10 * time.Minute}, t0)
+	if err != nil || cmp.Diff(e, again) != "" {
+		t.Errorf("starting again moved the timer: %+v, %v", again, err)
+	}
+}
+
+func TestTimeoutLimits(t *testing.T) {
+	for _, c := range []struct {
+		step time.Duration
+		ok   bool
+	}{
+		{0, true}, {NoStepTimeout, true}, {MinTimeout, true}, {MaxTimeout, true},
+		{MinTimeout - 1, false}, {MaxTimeout + 1, false}, {-2, false}, {-time.Minute, false},
+	} {
+		_, err := Apply(Execution{Status: InProgress}, Report{Status: InProgress, StepTimeout: c.step}, t0)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("step of %s: %v", c.step, err)
+		}
+		stages, _ := ParseStages("100%", Gate{}, 0)
+		err = Rollout{Release: ReleaseID{Name: "a", Version: "1"}, Stages: stages, InProgressTimeout: c.step}.Validate()
+		if (err == nil) != (c.ok && c.step != NoStepTimeout) || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("rollout with %s: %v", c.step, err)
+		}
+	}
+}
+
+func TestExpireEndsWhatIsDue(t *testing.T) {
+	for _, s := range Statuses {
+		for _, expires := range []time.Time{{}, t0.Add(-time.Second), t0, t0.Add(1)} {
+			e := Execution{Status: s, Version: 1, Details: map[string]string{"step": "fetching"}, Expires: expires}
+			got, changed := Expire(e, t0)
+			if due := s == InProgress && !expires.IsZero() && !expires.After(t0); changed != due {
+				t.Errorf("%s, expires %v: changed %v", s, expires, changed)
+			}
+			if !changed {
+				if cmp.Diff(e, got) != "" {
+					t.Errorf("%s was let be but changed: %+v", s, got)
+				}
+				continue
+			}
+			if got.Status != TimedOut || got.Class != ClassTimedOut || got.Version != 2 || !got.FinishedAt.Equal(t0) || !got.Expires.IsZero() || got.Step() != "fetching" {
+				t.Errorf("%+v", got)
+			}
+			if _, again := Expire(got, t0.Add(time.Hour)); again {
+				t.Error("expired twice")
+			}
+			if _, err := Apply(got, Report{Status: Succeeded}, t0); !errors.Is(err, ErrTerminal) {
+				t.Errorf("a late report: %v", err)
+			}
+		}
+	}
+}
+
+// Whatever a device says, its execution ends by the rollout's timeout at the
+// latest, and only what is in progress has a timer.
+func TestTimeoutProperty(t *testing.T) {
+	steps := rapid.SampledFrom([]time.Duration{0, NoStepTimeout, MinTimeout, time.Hour, MaxTimeout})
+	rapid.Check(t, func(t *rapid.T) {
+		e := Execution{Status: Queued, Version: 1, Timeout: rapid.SampledFrom([]time.Duration{0, MinTimeout, 2 * time.Hour, MaxTimeout}).Draw(t, "timeout")}
+		now := t0
+		for range rapid.IntRange(1, 12).Draw(t, "reports") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "minutes")) * time.Minute)
+			r := Report{Status: rapid.SampledFrom(Statuses).Draw(t, "status"), StepTimeout: steps.Draw(t, "step")}
+			if rapid.IntRange(0, 3).Draw(t, "expire") == 0 {
+				e, _ = Expire(e, now)
+			} else if next, err := Apply(e, r, now); err == nil {
+				e = next
+			}
+			switch {
+			case e.Status != InProgress && !e.Expires.IsZero():
+				t.Fatalf("%s expires %v", e.Status, e.Expires)
+			case e.Status == InProgress && e.Timeout > 0 && (e.Expires.IsZero() || e.Expires.After(e.StartedAt.Add(e.Timeout))):
+				t.Fatalf("started %v, timeout %s, expires %v", e.StartedAt, e.Timeout, e.Expires)
+			}
+		}
+	})
+}
