@@ -35,6 +35,7 @@ type config struct {
 	MQTTListen     string   `koanf:"mqtt-listen"`
 	MQTTPlain      string   `koanf:"mqtt-plain"`
 	MQTTPlainAuth  string   `koanf:"mqtt-plain-auth"`
+	MQTTLimits     []string `koanf:"mqtt-limit"`
 	Hosts          []string `koanf:"hosts"`
 	MQTTBroker     string   `koanf:"mqtt-broker"`
 	MQTTShared     bool     `koanf:"mqtt-shared"`
@@ -90,7 +91,7 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		}
 		fromEnv := env.Provider(".", env.Opt{Prefix: "OTAD_", TransformFunc: func(key, value string) (string, any) {
 			name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "OTAD_")), "_", "-")
-			if name == "hosts" || name == "index" {
+			if name == "hosts" || name == "index" || name == "mqtt-limit" {
 				return name, strings.Split(value, ",")
 			}
 			return name, value
@@ -179,6 +180,9 @@ func (c config) validate() error {
 	}
 	if !slices.Contains([]string{"", plainAuthCredentials, plainAuthNone}, c.MQTTPlainAuth) { // empty: not serve
 		return usageError{fmt.Errorf("--mqtt-plain-auth %q: want %s or %s", c.MQTTPlainAuth, plainAuthCredentials, plainAuthNone)}
+	}
+	if _, err := brokerLimits(c.MQTTLimits); err != nil {
+		return err
 	}
 	if c.MQTTPlainAuth == plainAuthNone && c.MQTTPlain == "" {
 		return usageError{errors.New("--mqtt-plain-auth none is about the listener of --mqtt-plain 127.0.0.1:PORT; give that too")}

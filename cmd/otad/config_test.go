@@ -47,7 +47,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", Hosts: []string{"of-env", "three"},
+		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, Hosts: []string{"of-env", "three"},
 		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
@@ -94,6 +94,10 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"plain for everybody":          {args: []string{"--mqtt-plain", ":1883"}, words: "loopback"},
 		"open without a listener":      {args: []string{"--mqtt-plain-auth", "none"}, words: "--mqtt-plain 127.0.0.1:PORT"},
 		"open for all addresses":       {args: []string{"--mqtt-plain", "0.0.0.0:1883", "--mqtt-plain-auth", "none"}, words: "loopback"},
+		"unknown limit":                {args: []string{"--mqtt-limit", "speed=1"}, words: "keep-alive"},
+		"a limit of nothing":           {args: []string{"--mqtt-limit", "queued=0"}, words: "1 to 2147483647"},
+		"a limit that is no time":      {args: []string{"--mqtt-limit", "keep-alive=60"}, words: "such as 60s"},
+		"a limit beyond the protocol":  {args: []string{"--mqtt-limit", "receive-maximum=65536"}, words: "1 to 65535"},
 		"unknown plain auth":           {args: []string{"--mqtt-plain", "127.0.0.1:1883", "--mqtt-plain-auth", "maybe"}, words: "want credentials or none"},
 		"plain for all addresses":      {args: []string{"--mqtt-plain", "0.0.0.0:1883"}, words: "loopback"},
 		"plain for a network":          {args: []string{"--mqtt-plain", "192.0.2.1:1883"}, words: "loopback"},

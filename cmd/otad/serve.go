@@ -55,6 +55,7 @@ func newServeFlags() *cobra.Command {
 	f.String("mqtt-plain-auth", plainAuthCredentials, "who is let in there: credentials, or none: everybody, on all topics but $aws/, $SYS/ and ota/ (for tools and test suites)")
 	f.StringSlice("hosts", nil, "`names` and addresses devices and operators reach this server by; the first stands in URLs (default: this host, localhost)")
 	f.StringSlice("index", nil, "`fields` that selectors look up rather than search for, such as tags.site,shadow.reported.firmware.version")
+	f.StringSlice("mqtt-limit", nil, "a limit of the embedded broker, as `NAME=VALUE` (keep-alive=60s); see docs/operations.md")
 	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
@@ -319,7 +320,12 @@ func (s *server) openBroker(ctx context.Context) error {
 }
 
 func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
+	limits, err := brokerLimits(s.config.MQTTLimits)
+	if err != nil {
+		return nil, err
+	}
 	b, err := broker.New(ctx, broker.Config{
+		Store: s.store, Limits: limits,
 		TLSAddr: s.config.MQTTListen, TLS: s.tlsConfig(tls.VerifyClientCertIfGiven), PlainAddr: s.config.MQTTPlain,
 		Authenticate: s.authenticate, Presence: s.fleet.Presence, Logger: s.log,
 	})

@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -33,18 +34,20 @@ type conn struct {
 	maxPacket int           // bytes of a packet to it, 0: any
 	terse     bool          // no reason strings but in CONNACK and DISCONNECT
 	closing   chan struct{} // closed when this side or the network has ended it
+	told      chan struct{} // closed when the farewell is out, or can not be
 	done      chan struct{} // closed when the session is free again
 	once      sync.Once
 	cause     closeCause // set before closing is closed
 
 	// Guarded by session.mu.
-	control  []byte    // packets that go before publishes
-	acks     []*answer // not sent yet, in the order their requests came
-	owed     int       // publishes of the client without PUBACK or PUBCOMP
-	writing  bool      // somebody writes, or is about to
-	dead     bool      // nothing goes out any more but the farewell
-	farewell []byte
-	drained  chan struct{} // somebody waits for control to be written
+	outAliases aliases   // for topics to the client
+	control    []byte    // packets that go before publishes
+	acks       []*answer // not sent yet, in the order their requests came
+	owed       int       // publishes of the client without PUBACK or PUBCOMP
+	writing    bool      // somebody writes, or is about to
+	dead       bool      // nothing goes out any more but the farewell
+	farewell   []byte
+	drained    chan struct{} // somebody waits for control to be written
 }
 
 type closeCause struct {
@@ -61,6 +64,9 @@ type answer struct {
 
 // writeChunk is how much one write takes at most, unless one packet is larger.
 const writeChunk = 16 << 10
+
+// aliasSize is what a topic alias adds to a packet.
+const aliasSize = 3
 
 // controlMax is how many bytes of answers may wait for a client that sends
 // requests without reading the answers, before no more requests are read.
@@ -134,7 +140,10 @@ func (c *conn) writeSome() (more bool) {
 		*chunk = buf[:0]
 	}
 	if dead {
-		c.hangUp()
+		if err != nil || !c.halfClose() {
+			c.hangUp()
+		}
+		close(c.told)
 		return false // and writing stays set: there is nothing more to do
 	}
 	if err != nil {
@@ -190,7 +199,9 @@ func (c *conn) collect(buf []byte) []byte {
 		if o == nil {
 			break
 		}
-		buf = packet.AppendPublish(buf, c.version, o.publishOut(now))
+		d := o.publishOut(now)
+		c.outAliases.use(&d)
+		buf = packet.AppendPublish(buf, c.version, d)
 		c.b.stats.sent.Add(1)
 		if o.qos > 0 {
 			o.state = sent
@@ -200,12 +211,38 @@ func (c *conn) collect(buf []byte) []byte {
 	return buf
 }
 
+// aliases are the topic aliases of one connection to the client (3.3.2.3.4). The
+// first topics get them.
+type aliases struct {
+	most uint16 // 0: the client wants none
+	of   map[string]uint16
+}
+
+// use makes d shorter if it can.
+func (a *aliases) use(d *packet.Delivery) {
+	if a.most == 0 {
+		return
+	}
+	if known, ok := a.of[d.Topic]; ok {
+		d.Topic, d.Alias = "", known
+		return
+	}
+	if len(a.of) == int(a.most) {
+		return
+	}
+	if a.of == nil {
+		a.of = map[string]uint16{}
+	}
+	d.Alias = uint16(len(a.of) + 1)
+	a.of[d.Topic] = d.Alias
+}
+
 // tooLarge reports whether the client would not take o (3.1.2.11.4).
 func (c *conn) tooLarge(o *outgoing) bool {
-	if c.maxPacket == 0 || o.msg.size()+64+5*len(o.subIDs) < c.maxPacket {
+	if c.maxPacket == 0 || o.msg.size()+64+aliasSize+5*len(o.subIDs) < c.maxPacket {
 		return false
 	}
-	return packet.PublishSize(c.version, o.publishOut(time.Now())) > c.maxPacket
+	return packet.PublishSize(c.version, o.publishOut(time.Now()))+aliasSize > c.maxPacket
 }
 
 // answerNow sends b after the answers that are still to come. settled is how many
@@ -291,6 +328,35 @@ func (c *conn) end(cause closeCause, farewell func()) {
 		}
 		_ = c.nc.SetWriteDeadline(time.Now().Add(farewellTimeout)) // whoever writes now is not to take longer
 	})
+}
+
+// lingerBytes is how much a client may still send while it is told to go.
+const lingerBytes = 64 << 10
+
+// halfClose ends the sending side after a farewell and wakes the reader, which
+// lingers. It reports false where there is nothing to linger for.
+func (c *conn) halfClose() bool {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || len(c.farewell) == 0 || half.CloseWrite() != nil {
+		return false
+	}
+	_ = c.nc.SetReadDeadline(time.Now())
+	return true
+}
+
+// linger lets the client read its DISCONNECT: closing at once, with bytes of the
+// client unread, would reset the connection and take the packet away from it.
+func (c *conn) linger() {
+	<-c.told
+	if len(c.farewell) == 0 {
+		return
+	}
+	nc := c.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	_ = nc.SetReadDeadline(time.Now().Add(farewellTimeout))
+	_, _ = io.CopyN(io.Discard, nc, lingerBytes)
 }
 
 // hangUp closes the network connection. TLS says goodbye first, for a second at

@@ -19,7 +19,7 @@ import (
 // serve runs one network connection to its end.
 func (b *Broker) serve(nc net.Conn, plain bool) {
 	defer b.unregister(nc)
-	c := &conn{b: b, nc: nc, plain: plain, closing: make(chan struct{}), done: make(chan struct{})}
+	c := &conn{b: b, nc: nc, plain: plain, closing: make(chan struct{}), told: make(chan struct{}), done: make(chan struct{})}
 	if err := b.connect(c); err != nil {
 		b.stats.refused.Add(1)
 		b.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "error", err)
@@ -30,6 +30,8 @@ func (b *Broker) serve(nc net.Conn, plain bool) {
 	b.presence(s, true, "")
 	c.receive()
 	b.detach(c)
+	c.linger()
+	c.hangUp()
 }
 
 // refusal is a connection that is not let in: what the client is told, and why.
@@ -225,6 +227,7 @@ func (b *Broker) checkWill(w *packet.Will, id mqtt.Identity) error {
 func (b *Broker) settings(c *conn, p packet.Connect) packet.Connack {
 	c.window = min(int(p.ReceiveMaximum), b.lim.Inflight)
 	c.maxPacket, c.terse = int(p.MaximumPacket), p.NoProblemInfo
+	c.outAliases = aliases{most: min(p.AliasMaximum, b.lim.TopicAliases)}
 	ack := packet.Connack{
 		ReceiveMaximum: b.lim.ReceiveMaximum, MaximumPacket: uint32(b.lim.PacketBytes), AliasMaximum: b.lim.TopicAliases,
 	}

@@ -94,6 +94,8 @@ func (b *Broker) detach(c *conn) {
 	}
 	if ended {
 		b.bury(s)
+	} else {
+		b.share(s)
 	}
 	b.presence(s, false, reason)
 	close(c.done)
@@ -195,6 +197,26 @@ func (b *Broker) bury(s *session) {
 		if o.group == nil || o.qos == 0 || o.state == released {
 			continue
 		}
+		b.passOn(o)
+	}
+}
+
+// share gives what waits in s for any member of a shared subscription to those
+// who are connected, if there are any.
+func (b *Broker) share(s *session) {
+	var left []*outgoing
+	s.mu.Lock()
+	b.index.mu.RLock()
+	s.keepOnly(func(o *outgoing) bool {
+		if o.group == nil || o.dup || !o.group.pick().session.online() {
+			return true
+		}
+		left = append(left, o)
+		return false
+	})
+	b.index.mu.RUnlock()
+	s.mu.Unlock()
+	for _, o := range left {
 		b.passOn(o)
 	}
 }

@@ -63,6 +63,7 @@ type Delivery struct {
 	Expiry    uint32 // seconds left
 	HasExpiry bool
 	SubIDs    []uint32
+	Alias     uint16 // topic alias, 0: none; Topic is empty once the client knows it
 }
 
 // AppendPublish writes a PUBLISH.
@@ -89,6 +90,9 @@ func AppendPublish(dst []byte, version byte, d Delivery) []byte {
 		if d.HasExpiry {
 			dst = appendUint32(append(dst, propMessageExpiry), d.Expiry)
 		}
+		if d.Alias != 0 {
+			dst = appendUint16(append(dst, propTopicAlias), d.Alias)
+		}
 		for _, id := range d.SubIDs {
 			dst = appendVarint(append(dst, propSubscriptionID), int(id))
 		}
@@ -111,6 +115,9 @@ func (d *Delivery) propsSize() int {
 	n := len(d.Props)
 	if d.HasExpiry {
 		n += 5
+	}
+	if d.Alias != 0 {
+		n += 3
 	}
 	for _, id := range d.SubIDs {
 		n += 1 + varintSize(int(id))
