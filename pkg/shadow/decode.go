@@ -34,7 +34,6 @@ type parser struct {
 	s     string
 	i     int
 	depth int
-	clone bool // copy strings, so that they do not keep all of s alive
 }
 
 // document reads a whole text.
@@ -165,14 +164,6 @@ func (p *parser) array() (any, error) {
 	return a, nil
 }
 
-// own returns a part of the text that may live on.
-func (p *parser) own(s string) string {
-	if p.clone {
-		return strings.Clone(s)
-	}
-	return s
-}
-
 // str reads a string; p is at its opening quote.
 func (p *parser) str() (string, error) {
 	p.i++
@@ -181,7 +172,7 @@ func (p *parser) str() (string, error) {
 		switch c := p.s[p.i]; {
 		case c == '"':
 			p.i++
-			return p.own(p.s[start : p.i-1]), nil
+			return p.s[start : p.i-1], nil
 		case c == '\\':
 			return p.escaped(start)
 		case c < ' ':
@@ -303,7 +294,7 @@ func (p *parser) number() (any, error) {
 			return nil, errSyntax
 		}
 	}
-	return json.Number(p.own(p.s[start:p.i])), nil
+	return json.Number(p.s[start:p.i]), nil
 }
 
 func (p *parser) skip(c byte) bool {

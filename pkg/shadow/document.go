@@ -85,19 +85,25 @@ func (e *encoder) stored(name string, meta any) {
 	}
 }
 
-// UnmarshalJSON reads the stored form; it keeps no reference to b.
-// Unknown members are passed over.
-func (d *Document) UnmarshalJSON(b []byte) error {
-	v, err := parseJSON(string(b))
+// UnmarshalJSON is ParseDocument; it keeps no reference to b.
+func (d *Document) UnmarshalJSON(b []byte) (err error) {
+	*d, err = ParseDocument(string(b))
+	return err
+}
+
+// ParseDocument reads the stored form, which lives on in the strings of the
+// document. Unknown members are passed over.
+func ParseDocument(stored string) (Document, error) {
+	v, err := parseJSON(stored)
 	if err != nil {
-		return fmt.Errorf("decode shadow: %w", err)
+		return Document{}, fmt.Errorf("decode shadow: %w", err)
 	}
 	top, ok := v.(map[string]any)
 	if !ok {
-		return fmt.Errorf("decode shadow: not an object")
+		return Document{}, fmt.Errorf("decode shadow: not an object")
 	}
 	r := storedReader{top: top}
-	*d = Document{
+	d := Document{
 		Desired:      r.state("desired"),
 		Reported:     r.state("reported"),
 		DesiredMeta:  r.meta("desiredMeta"),
@@ -108,9 +114,9 @@ func (d *Document) UnmarshalJSON(b []byte) error {
 		d.UpdatedAt = time.UnixMilli(r.int("updatedAt")).UTC()
 	}
 	if r.err != nil {
-		*d = Document{}
+		return Document{}, r.err
 	}
-	return r.err
+	return d, nil
 }
 
 // storedReader picks the members of a stored document and keeps the first

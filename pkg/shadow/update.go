@@ -210,7 +210,7 @@ func parseTop(payload []byte) (map[string]any, error) {
 	if !utf8.Valid(payload) {
 		return nil, ErrEncoding
 	}
-	p := parser{s: string(payload), clone: true}
+	p := parser{s: string(payload)}
 	v, err := p.document()
 	if err == errNesting {
 		return nil, tooDeep()

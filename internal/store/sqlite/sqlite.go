@@ -128,7 +128,7 @@ func checkpoint(db *sql.DB) error {
 }
 
 // rowChunks are how many rows one statement writes: prepared once each.
-var rowChunks = []int{500, 1}
+var rowChunks = []int{500, 100, 20, 5, 1}
 
 func dialect() sqlstore.Dialect {
 	return sqlstore.Dialect{

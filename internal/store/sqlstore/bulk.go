@@ -44,32 +44,44 @@ const rowsHere = "{rows}"
 // database can, and returns how many rows were changed. args are those of the
 // placeholders before the rows. run is t.exec or t.write.
 func (t *tx) bulk(run func(string, ...any) (int64, error), statement string, n int, args []any, columns ...Column) (changed int64, err error) {
-	if n == 0 {
-		return 0, nil
-	}
-	d := t.w.dialect
-	if d.Chunks == nil {
+	err = t.chunks(statement, n, args, columns, func(text string, args []any) error {
+		k, err := run(text, args...)
+		changed += k
+		return err
+	})
+	return changed, err
+}
+
+// look calls f for each row that a query over n rows finds.
+func (t *tx) look(f func(row) error, query string, n int, columns ...Column) error {
+	return t.chunks(query, n, nil, columns, func(text string, args []any) error { return t.rows(f, text, args...) })
+}
+
+// chunks calls f with the statement and its arguments for as many rows as the
+// database takes at a time.
+func (t *tx) chunks(statement string, n int, args []any, columns []Column, f func(text string, args []any) error) error {
+	sizes := t.w.dialect.Chunks
+	if sizes == nil && n > 0 {
 		for _, c := range columns {
 			args = append(args, c.list)
 		}
-		return run(t.w.overRows(statement, columns, n), args...)
+		return f(t.w.overRows(statement, columns, n), args)
 	}
 	shared := len(args)
 	for done := 0; done < n; {
-		size := chunkOf(d.Chunks, n-done)
+		size := chunkOf(sizes, n-done)
 		args = args[:shared]
 		for i := done; i < done+size; i++ {
 			for _, c := range columns {
 				args = append(args, c.at(i))
 			}
 		}
-		k, err := run(t.w.overRows(statement, columns, size), args...)
-		if err != nil {
-			return 0, err
+		if err := f(t.w.overRows(statement, columns, size), args); err != nil {
+			return err
 		}
-		changed, done = changed+k, done+size
+		done += size
 	}
-	return changed, nil
+	return nil
 }
 
 // chunkOf is the largest chunk that left rows fill.

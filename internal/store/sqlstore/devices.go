@@ -111,7 +111,9 @@ func (s documentInto) Scan(v any) error {
 	case nil:
 		return nil
 	case string:
-		return s.d.UnmarshalJSON([]byte(v))
+		var err error
+		*s.d, err = shadow.ParseDocument(v)
+		return err
 	case []byte:
 		return s.d.UnmarshalJSON(v)
 	}

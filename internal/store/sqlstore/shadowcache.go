@@ -55,41 +55,41 @@ func (c *cachedShadow) scan(r row, before ...any) error {
 		c.doc = shadow.Document{Version: version}
 		return nil
 	}
-	if err := c.doc.UnmarshalJSON([]byte(text)); err != nil {
+	var err error
+	if c.doc, err = shadow.ParseDocument(text); err != nil {
 		return fmt.Errorf("shadow %q of device %s: %w", c.key.name, c.key.device, err)
 	}
 	return nil
 }
 
 const prefetchShadows = `SELECT s.device_id, s.name, s.version, s.deleted_at, s.document
-	FROM {rows} JOIN shadows s ON s.device_id = v.device AND s.name = v.name ORDER BY s.device_id, s.name`
+	FROM {rows} JOIN shadows s ON s.device_id = v.device AND s.name = v.name`
 
 const prefetchDevices = `SELECT d.id FROM {rows} JOIN devices d ON d.id = v.device`
 
-// prefetch reads the shadows that the batch begins with in one query, where
-// each query costs a way there and back. They are locked in order, so that two
+// prefetch reads the shadows that the batch begins with in few queries, where
+// each would cost its share. They are locked in order, so that two
 // processes do not wait for each other. What a batch finds missing is left out:
 // the operation reads it by itself and says so.
 func (t *tx) prefetch(batch []*operation) error {
-	if t.w.dialect.Chunks != nil {
-		return nil
-	}
 	keys := wanted(batch)
 	if len(keys) < 2 {
 		return nil
 	}
-	columns := []Column{
-		texts("device", list(keys, func(k shadowKey) string { return k.device })),
-		texts("name", list(keys, func(k shadowKey) string { return k.name })),
+	lock := t.forUpdate("s")
+	if lock != "" {
+		lock = ` ORDER BY s.device_id, s.name` + lock
 	}
-	err := t.rows(func(r row) error {
+	err := t.look(func(r row) error {
 		c := &cachedShadow{}
 		if err := c.scan(r, &c.key.device, &c.key.name); err != nil {
 			return err
 		}
 		t.keep(c)
 		return nil
-	}, t.w.overRows(prefetchShadows, columns, len(keys))+t.forUpdate("s"), columns[0].list, columns[1].list)
+	}, prefetchShadows+lock, len(keys),
+		texts("device", list(keys, func(k shadowKey) string { return k.device })),
+		texts("name", list(keys, func(k shadowKey) string { return k.name })))
 	if err != nil {
 		return err
 	}
@@ -112,8 +112,7 @@ func (t *tx) prefetchNew(keys []shadowKey) error {
 	for d := range missing {
 		devices = append(devices, d)
 	}
-	column := texts("device", devices)
-	return t.rows(func(r row) error {
+	return t.look(func(r row) error {
 		var device string
 		if err := r.Scan(&device); err != nil {
 			return err
@@ -122,7 +121,7 @@ func (t *tx) prefetchNew(keys []shadowKey) error {
 			t.keep(&cachedShadow{key: k})
 		}
 		return nil
-	}, t.w.overRows(prefetchDevices, []Column{column}, len(devices)), column.list)
+	}, prefetchDevices, len(devices), texts("device", devices))
 }
 
 // wanted returns the shadows that the batch begins with, each once.
@@ -166,15 +165,18 @@ func (t *tx) change(c *cachedShadow, to cachedShadow) {
 	c.doc, c.text, c.deletedAt, c.changed = to.doc, to.text, to.deletedAt, true
 }
 
-const insertShadows = `INSERT INTO shadows (device_id, name, version, deleted_at, document, opaque)
-	SELECT v.device, v.name, v.version, v.deleted, v.document, v.opaque FROM {rows} WHERE 1 = 1 ON CONFLICT (device_id, name) `
-
+// updateShadow is for databases that take rows one by one: they would put
+// updateShadows together in a table of its own first, for half as much again.
 const (
-	writeShadows = insertShadows + `DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at, document = excluded.document, opaque = excluded.opaque`
-	// newShadows leaves alone what another process made meanwhile, whose content
-	// this one has not seen.
-	newShadows = insertShadows + `DO NOTHING`
+	updateShadow  = `UPDATE shadows SET version = ?, deleted_at = ?, document = ?, opaque = ? WHERE device_id = ? AND name = ?`
+	updateShadows = `UPDATE shadows SET version = v.version, deleted_at = v.deleted, document = v.document, opaque = v.opaque
+	FROM {rows} WHERE shadows.device_id = v.device AND shadows.name = v.name`
 )
+
+// insertShadows leaves alone what another process made meanwhile, whose content
+// this one has not seen.
+const insertShadows = `INSERT INTO shadows (device_id, name, version, deleted_at, document, opaque)
+	SELECT v.device, v.name, v.version, v.deleted, v.document, v.opaque FROM {rows} WHERE 1 = 1 ON CONFLICT (device_id, name) DO NOTHING`
 
 // errRaced stands for a row that another process wrote after it was read.
 var errRaced = errors.New("another otad wrote the same at the same time")
@@ -189,15 +191,28 @@ func (t *tx) flushShadows() error {
 			fresh = append(fresh, c)
 		}
 	}
-	if _, err := t.putShadows(writeShadows, known); err != nil {
+	if err := t.updateShadows(known); err != nil {
 		return err
 	}
 	slices.SortFunc(fresh, func(a, b *cachedShadow) int { return a.key.compare(b.key) })
-	n, err := t.putShadows(newShadows, fresh)
+	n, err := t.putShadows(insertShadows, fresh)
 	if err == nil && n < int64(len(fresh)) {
 		err = errRaced
 	}
 	return err
+}
+
+func (t *tx) updateShadows(known []*cachedShadow) error {
+	if t.w.dialect.Chunks == nil {
+		_, err := t.putShadows(updateShadows, known)
+		return err
+	}
+	for _, c := range known {
+		if _, err := t.write(updateShadow, c.doc.Version, micros(c.deletedAt), c.text, opaque(c.text), c.key.device, c.key.name); err != nil {
+			return fmt.Errorf("write shadow %q of device %s: %w", c.key.name, c.key.device, err)
+		}
+	}
+	return nil
 }
 
 func (t *tx) putShadows(statement string, dirty []*cachedShadow) (int64, error) {
