@@ -22,6 +22,7 @@ var server testserver.Postgres
 func TestMain(m *testing.M) {
 	code := m.Run()
 	server.Stop()
+	durable.Stop()
 	os.Exit(code)
 }
 

@@ -5,13 +5,18 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/store/sqlite"
+	"github.com/otad/otad/internal/store/sqlstore"
+	"github.com/otad/otad/internal/store/storetest"
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/shadow"
 )
@@ -91,26 +96,26 @@ func benchStore(b *testing.B, devices int) fleet.Store {
 	return s
 }
 
-// BenchmarkShadowUpdate is 200 connections that each wait for their answer.
-func BenchmarkShadowUpdate(b *testing.B) {
-	s, ctx := benchStore(b, benchDevices), context.Background()
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	b.ReportAllocs()
-	b.ResetTimer()
-	atOnce(b, benchWriters, func() error {
-		for left.Add(-1) >= 0 {
-			n := rand.Uint64()
-			u := benchUpdate(b, n)
-			if _, err := s.UpdateShadow(ctx, deviceID(int(n%benchDevices)), "", u, time.Now()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+// benchDir keeps the fleet that every run of these uses, until TestMain ends.
+var benchDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "otad-bench-") })
+
+func openBench(b *testing.B) *sqlstore.Store {
+	b.Helper()
+	dir, err := benchDir()
+	must(b, err)
+	benched = dir
+	s, err := sqlite.Open(context.Background(), filepath.Join(dir, "otad.db"))
+	must(b, err)
+	b.Cleanup(func() { must(b, s.Close()) })
+	return s
 }
+
+// benched is what TestMain removes.
+var benched string
+
+func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, openBench(b)) }
+
+func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, openBench(b)) }
 
 // BenchmarkShadowUpdateAlone is one caller: what a write costs without company.
 func BenchmarkShadowUpdateAlone(b *testing.B) {
@@ -125,28 +130,15 @@ func BenchmarkShadowUpdateAlone(b *testing.B) {
 }
 
 // BenchmarkShadowUpdateNaive is what group commit is measured against: the same
-// work in one transaction for each update, callers waiting for a mutex.
+// work in one transaction for each update, callers waiting for a connection.
 func BenchmarkShadowUpdateNaive(b *testing.B) {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(b.TempDir(), "naive.db")+
+	s := openBench(b)
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(benched, "otad.db")+
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate")
 	must(b, err)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	_, err = db.Exec(`CREATE TABLE shadows (device_id TEXT PRIMARY KEY, document TEXT NOT NULL)`)
-	must(b, err)
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	b.ResetTimer()
-	atOnce(b, benchWriters, func() error {
-		for left.Add(-1) >= 0 {
-			n := rand.Uint64()
-			if err := naiveUpdate(db, deviceID(int(n%benchDevices)), benchUpdate(b, n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+	storetest.BenchNaive(b, s, func(id string, u shadow.Update) error { return naiveUpdate(db, id, u) })
 }
 
 func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
@@ -156,12 +148,11 @@ func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
 	}
 	defer func() { _ = tx.Rollback() }()
 	var text string
-	var doc shadow.Document
-	err = tx.QueryRow(`SELECT document FROM shadows WHERE device_id = ?`, id).Scan(&text)
-	if err == nil {
-		err = doc.UnmarshalJSON([]byte(text))
+	if err := tx.QueryRow(`SELECT document FROM shadows WHERE device_id = ? AND name = ''`, id).Scan(&text); err != nil {
+		return err
 	}
-	if err != nil && err != sql.ErrNoRows {
+	doc, err := shadow.ParseDocument(text)
+	if err != nil {
 		return err
 	}
 	r, err := shadow.Apply(doc, u, time.Now())
@@ -172,7 +163,7 @@ func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(`INSERT INTO shadows VALUES (?, ?) ON CONFLICT (device_id) DO UPDATE SET document = excluded.document`, id, string(b)); err != nil {
+	if _, err := tx.Exec(`UPDATE shadows SET version = ?, document = ? WHERE device_id = ? AND name = ''`, r.Document.Version, string(b), id); err != nil {
 		return err
 	}
 	return tx.Commit()

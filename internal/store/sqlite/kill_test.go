@@ -30,7 +30,11 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if benched != "" {
+		_ = os.RemoveAll(benched)
+	}
+	os.Exit(code)
 }
 
 const (

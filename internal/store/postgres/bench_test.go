@@ -1,0 +1,80 @@
+package postgres_test
+
+import (
+	"database/sql"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/store/storetest"
+	"github.com/otad/otad/internal/testserver"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// durable waits for the disk, as a server in use does.
+var durable = testserver.Postgres{Durable: true}
+
+// bench is the fleet that every run uses.
+var bench struct {
+	mu  sync.Mutex
+	url string
+}
+
+func benchURL(b *testing.B) string {
+	b.Helper()
+	bench.mu.Lock()
+	defer bench.mu.Unlock()
+	if bench.url == "" {
+		bench.url = durable.Database(b)
+	}
+	return bench.url
+}
+
+func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, open(b, benchURL(b))) }
+
+func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, open(b, benchURL(b))) }
+
+// naiveConnections is how many the naive form has; more of them are slower.
+const naiveConnections = 16
+
+// BenchmarkShadowUpdateNaive is what the store is measured against: the same
+// work in one transaction for each update.
+func BenchmarkShadowUpdateNaive(b *testing.B) {
+	url := benchURL(b)
+	s := open(b, url)
+	db, err := sql.Open("pgx", url)
+	must(b, err)
+	defer db.Close()
+	db.SetMaxOpenConns(naiveConnections)
+	db.SetMaxIdleConns(naiveConnections)
+	storetest.BenchNaive(b, s, func(id string, u shadow.Update) error { return naiveUpdate(db, id, u) })
+}
+
+func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	var text string
+	if err := tx.QueryRow(`SELECT document FROM shadows WHERE device_id = $1 AND name = '' FOR UPDATE`, id).Scan(&text); err != nil {
+		return err
+	}
+	doc, err := shadow.ParseDocument(text)
+	if err != nil {
+		return err
+	}
+	r, err := shadow.Apply(doc, u, time.Now())
+	if err != nil {
+		return err
+	}
+	stored, err := r.Document.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`UPDATE shadows SET version = $1, document = $2 WHERE device_id = $3 AND name = ''`, r.Document.Version, string(stored), id)
+	if err != nil {
+		return err
+	}
+	return tx.Commit()
+}
