@@ -18,8 +18,8 @@ import (
 const pageSize = 500
 
 func newDeviceCmd(a *app) *cobra.Command {
-	return noun(&cobra.Command{Use: "device", Short: "List, show and revoke devices"},
-		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceRevokeCmd(a))
+	return noun(&cobra.Command{Use: "device", Short: "List, show, create and revoke devices"},
+		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceCreateCmd(a), newDeviceCredentialCmd(a), newDeviceRevokeCmd(a))
 }
 
 // deviceView is a device as -o json shows it. Times are RFC 3339.
@@ -28,6 +28,9 @@ type deviceView struct {
 	Hardware       string            `json:"hardware"`
 	Tags           map[string]string `json:"tags"`
 	Online         bool              `json:"online"`
+	Reachability   string            `json:"reachability"`             // online, offline, or unknown
+	Since          *time.Time        `json:"since,omitempty"`          // when it came or went
+	OfflineReason  string            `json:"offlineReason,omitempty"`  // why it went
 	Firmware       string            `json:"firmware,omitempty"`       // NAME@VERSION that it reports
 	FirmwareSHA256 string            `json:"firmwareSha256,omitempty"` // of the raw image in its active slot
 	ShadowVersion  int64             `json:"shadowVersion"`
@@ -42,7 +45,8 @@ func newDeviceView(d *otadv1.Device) deviceView {
 		ID: d.GetId(), Hardware: d.GetHardware(), Tags: orEmpty(d.GetTags()), Online: d.GetOnline(),
 		Firmware: d.GetFirmware(), FirmwareSHA256: d.GetFirmwareSha256(), ShadowVersion: d.GetShadowVersion(),
 		KeyFingerprint: d.GetKeyFingerprint(),
-		CreatedAt:      when(d.GetCreatedAt()), LastSeen: when(d.GetLastSeen()), RevokedAt: when(d.GetRevokedAt()),
+		Reachability:   d.GetReachability(), Since: when(d.GetSince()), OfflineReason: d.GetOfflineReason(),
+		CreatedAt: when(d.GetCreatedAt()), LastSeen: when(d.GetLastSeen()), RevokedAt: when(d.GetRevokedAt()),
 	}
 }
 
@@ -51,10 +55,10 @@ func (d deviceView) state() string {
 	switch {
 	case d.RevokedAt != nil:
 		return "revoked"
-	case d.Online:
-		return "online"
+	case d.Reachability != "":
+		return d.Reachability
 	}
-	return "offline"
+	return "unknown" // a server that does not tell
 }
 
 func (a *app) deviceTable() view[deviceView] {
@@ -67,6 +71,8 @@ func (a *app) deviceTable() view[deviceView] {
 			{head: "FIRMWARE", cell: func(d deviceView) string { return d.Firmware }},
 			{head: "TAGS", cell: func(d deviceView) string { return tagText(d.Tags) }},
 			{head: "SEEN", cell: func(d deviceView) string { return a.ago(d.LastSeen) }},
+			{head: "SINCE", wide: true, cell: func(d deviceView) string { return a.ago(d.Since) }},
+			{head: "WHY", wide: true, cell: func(d deviceView) string { return d.OfflineReason }},
 			{head: "ENROLLED", wide: true, cell: func(d deviceView) string { return a.ago(d.CreatedAt) }},
 			{head: "SHADOW", wide: true, cell: func(d deviceView) string { return strconv.FormatInt(d.ShadowVersion, 10) }},
 			{head: "KEY", wide: true, cell: func(d deviceView) string { return d.KeyFingerprint }},
@@ -190,6 +196,8 @@ func (a *app) printDevice(d deviceView) error {
 			{"ID", d.ID},
 			{"Hardware", d.Hardware},
 			{"State", d.state()},
+			{"Since", a.ago(d.Since)},
+			{"Why", d.OfflineReason},
 			{"Tags", tagText(d.Tags)},
 			{"Firmware", d.Firmware},
 			{"Firmware SHA-256", d.FirmwareSHA256},

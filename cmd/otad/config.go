@@ -42,6 +42,9 @@ type config struct {
 	MQTTDeviceURL  string   `koanf:"mqtt-device-url"`
 	MQTTClientID   string   `koanf:"mqtt-client-id"`
 	ShadowBytes    int      `koanf:"shadow-bytes"`
+	TopicPublish   []string `koanf:"topic-publish"`
+	TopicSubscribe []string `koanf:"topic-subscribe"`
+	JWTAudience    string   `koanf:"jwt-audience"`
 	S3Endpoint     string   `koanf:"s3-endpoint"`
 	S3Bucket       string   `koanf:"s3-bucket"`
 	S3Prefix       string   `koanf:"s3-prefix"`

@@ -33,6 +33,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	work.Go(func() error { return s.fleet.RunTimeouts(background) })
 	work.Go(func() error { return s.fleet.RunTrust(background) })
 	work.Go(func() error { return s.fleet.RunPresence(background) })
+	work.Go(func() error { return s.fleet.RunEvictions(background) })
 
 	// Streams of the API end with their requests' context, which Shutdown alone
 	// would wait for.

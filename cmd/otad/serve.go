@@ -61,6 +61,8 @@ func newServeFlags() *cobra.Command {
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
 	f.Int("shadow-bytes", shadow.MaxStateBytes, fmt.Sprintf("`bytes` that desired and reported of one shadow may take together, at most %d", shadow.StateBytesCeiling))
+	topicFlags(f)
+	f.String("jwt-audience", fleet.DefaultJWTAudience, "`audience` (aud) that a device's JWT must be for")
 	return cmd
 }
 
@@ -89,6 +91,7 @@ type server struct {
 	ca        *identity.CA
 	store     *sqlstore.Store
 	blobs     blob.Store
+	templates *mqtt.Templates
 	publisher *mqtt.Publisher
 	fleet     *fleet.Service
 	broker    mqtt.Broker
@@ -109,6 +112,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) 
 		c.Hosts = defaultHosts(ctx)
 	}
 	s := &server{config: c, log: log, metrics: observability.NewMetrics(version)}
+	if s.templates, err = c.templates(); err != nil {
+		return err
+	}
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
@@ -251,6 +257,7 @@ func (s *server) openFleet() error {
 		Store: s.store, Blobs: s.blobs, Publisher: s.publisher, CA: s.ca, OnlineKeys: online,
 		Now: time.Now, Log: s.log, DeviceURL: s.addresses.Device,
 		MaxShadowBytes: s.config.ShadowBytes,
+		JWTAudience:    s.config.JWTAudience,
 	})
 	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
 	return nil
@@ -363,19 +370,23 @@ func (s *server) brokerMetrics(b *broker.Broker) {
 // openIdentity is who everybody is on the listener without credentials.
 const openIdentity = "open"
 
-// authenticate lets a connection in as the device of its certificate.
+// authenticate says who a connection is and what it may use.
 func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.Identity, error) {
 	if c.Plain && s.config.MQTTPlainAuth == plainAuthNone {
 		return mqtt.Identity{Name: openIdentity, Access: mqtt.OpenAccess()}, nil
 	}
-	if len(c.Certificates) == 0 {
-		return mqtt.Identity{}, fmt.Errorf("%w: a device certificate is needed", fleet.ErrDenied)
-	}
-	d, err := s.fleet.AdmitCertificate(ctx, c.Certificates[0])
-	if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	a, err := s.fleet.Login(ctx, fleet.Login{
+		Certificates: c.Certificates, ClientID: c.ClientID, Username: c.Username, Password: c.Password, Remote: c.Remote,
+	})
+	switch {
+	case err != nil:
 		return mqtt.Identity{}, err
+	case a.Claim:
+		return mqtt.Identity{Name: a.Name, Access: mqtt.ProvisioningAccess()}, nil
 	}
-	return mqtt.Identity{Name: d.ID, Device: true, Access: mqtt.DeviceAccess(d.ID, nil)}, nil
+	return mqtt.Identity{Name: a.Name, Device: true, Access: mqtt.DeviceAccess(a.Name, s.templates)}, nil
 }
 
 func (s *server) connectBroker() (mqtt.Broker, error) {

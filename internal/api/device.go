@@ -95,8 +95,9 @@ func (h deviceHandler) RevokeEnrollmentToken(ctx context.Context, r *connect.Req
 
 func encodeDevice(d fleet.DeviceRecord) *otadv1.Device {
 	out := &otadv1.Device{
-		Id: d.ID, Hardware: d.Hardware, Tags: d.Tags, Online: d.Online, KeyFingerprint: d.KeyFingerprint,
+		Id: d.ID, Hardware: d.Hardware, Tags: d.Tags, Online: d.Reachability == fleet.Online, KeyFingerprint: d.KeyFingerprint,
 		CreatedAt: timestamp(d.CreatedAt), LastSeen: timestamp(d.LastSeen), RevokedAt: timestamp(d.RevokedAt),
+		Reachability: string(d.Reachability), Since: timestamp(d.Connection.Since), OfflineReason: d.Connection.Reason,
 		FirmwareSha256: d.Firmware().Digest, ShadowVersion: d.Shadow.Version,
 	}
 	if f := d.Firmware(); f.Name != "" {

@@ -104,6 +104,9 @@ func (s *Service) Admit(ctx context.Context, deviceID, fingerprint string) (Devi
 	if err != nil {
 		return Device{}, err
 	}
+	if d.KeyFingerprint == "" {
+		return Device{}, fmt.Errorf("%w: device %s has no certificate", ErrDenied, deviceID)
+	}
 	if subtle.ConstantTimeCompare([]byte(d.KeyFingerprint), []byte(fingerprint)) != 1 {
 		return Device{}, fmt.Errorf("%w: device %s has another key", ErrDenied, deviceID)
 	}
@@ -185,20 +188,23 @@ func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, er
 	if len(before) > 0 { // they are REMOVED now: its last word before it is dropped
 		s.tellChange(ctx, id, before, false)
 	}
-	s.Publisher.Disconnect(id, "revoked")
+	s.Publisher.Disconnect(id, EvictedRevoked)
 	s.Wake() // a stage may have waited for it
 	return s.Device(ctx, id)
 }
 
-// DeviceRecord is a device with its shadow and whether it is here.
+// DeviceRecord is a device with its shadow and whether it can be reached; its
+// Connection says since when and why not.
 type DeviceRecord struct {
 	DeviceView
-	Online bool
+	Reachability Reachability
 }
 
 func (s *Service) record(v DeviceView) DeviceRecord {
-	v.LastSeen = s.lastSeen(v.Device)
-	return DeviceRecord{DeviceView: v, Online: s.Online(v.ID)}
+	r := DeviceRecord{DeviceView: v}
+	r.Reachability, r.Connection = s.Reachability(v.Device)
+	r.LastSeen = s.lastSeen(v.Device)
+	return r
 }
 
 // Device returns one device; ErrNotFound when there is none.

@@ -15,6 +15,8 @@ import (
 // Times are kept to the microsecond, in UTC. Unknown ids give ErrNotFound.
 type Store interface {
 	DeviceStore
+	PresenceStore
+	CredentialStore
 	TokenStore
 	ShadowStore
 	ReleaseStore
@@ -55,8 +57,44 @@ type DeviceStore interface {
 	// RevokeDevice marks it, and ota.Remove ends its unfinished executions, so
 	// that no rollout waits for it; again is not an error.
 	RevokeDevice(ctx context.Context, id string, now time.Time) error
+	// CreateDevice creates a device that has no key; ErrConflict: the id exists.
+	CreateDevice(ctx context.Context, d Device) error
+}
+
+// PresenceStore keeps who is connected and when a device was last heard of.
+type PresenceStore interface {
 	// SeenDevices raises LastSeen; unknown ids and older times are passed over.
 	SeenDevices(ctx context.Context, seen map[string]time.Time) error
+	// SaveConnections writes what a replica has heard. Unknown ids are passed over,
+	// and so is what Connection.Overrides does not let pass.
+	SaveConnections(ctx context.Context, heard map[string]Connection) error
+	// Beat says that the replica lives, and forgets those that did not for
+	// ReplicaMemory.
+	Beat(ctx context.Context, replica string, now time.Time) error
+	// Replicas returns when each was last heard of.
+	Replicas(ctx context.Context) (map[string]time.Time, error)
+}
+
+// CredentialStore keeps what devices may prove their ids with.
+type CredentialStore interface {
+	// PutCredential stores a credential and, of kind password, drops the one that
+	// the device has, with an Eviction. ErrNotFound: no such device, or a revoked
+	// one. ErrConflict: the id exists, or the device has the key, or
+	// MaxCredentials.
+	PutCredential(ctx context.Context, c Credential) error
+	// Credentials returns those of the device, oldest first; none of one that does
+	// not exist.
+	Credentials(ctx context.Context, deviceID string) ([]Credential, error)
+	// DeleteCredential drops one, with an Eviction.
+	DeleteCredential(ctx context.Context, deviceID, id string, now time.Time) error
+	// Evictions returns the newest of each device at since or later. RevokeDevice
+	// makes one too, when it revokes.
+	Evictions(ctx context.Context, since time.Time) ([]Eviction, error)
+	// CreateIssuer fails with ErrConflict when the name exists or there are
+	// MaxIssuers.
+	CreateIssuer(ctx context.Context, i Issuer) error
+	Issuers(ctx context.Context) ([]Issuer, error) // in order of their names
+	DeleteIssuer(ctx context.Context, name string) error
 }
 
 // TokenStore keeps enrollment and API tokens, hashed.

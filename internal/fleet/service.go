@@ -46,7 +46,7 @@ type CA interface {
 	RootSHA256() [32]byte
 }
 
-// Config is what a Service needs; all fields but Poll and MaxShadowBytes are required.
+// Config is what a Service needs; all fields without a default are required.
 type Config struct {
 	Store      Store
 	Blobs      blob.Store
@@ -57,6 +57,8 @@ type Config struct {
 	Log        *slog.Logger
 	// DeviceURL and MQTTURL are where devices reach this server.
 	DeviceURL, MQTTURL string
+	// JWTAudience is what aud of a device's JWT must hold. Empty: DefaultJWTAudience.
+	JWTAudience string
 	// Poll is how often the engine looks without being woken, for what another
 	// replica changed. 0: 5 s.
 	Poll time.Duration
@@ -69,6 +71,9 @@ type Config struct {
 type Service struct {
 	Config
 	presence  *presence
+	passwords *passwords
+	failures  *failures
+	bearers   *bearers
 	signals   *signals
 	claims    *claims
 	timeouts  *timeouts
@@ -84,8 +89,12 @@ func New(c Config) *Service {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Second
 	}
+	if c.JWTAudience == "" {
+		c.JWTAudience = DefaultJWTAudience
+	}
 	return &Service{
-		Config: c, presence: newPresence(), signals: newSignals(), claims: newClaims(), timeouts: newTimeouts(),
+		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(),
+		signals: newSignals(), claims: newClaims(), timeouts: newTimeouts(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1),
 	}

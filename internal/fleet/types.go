@@ -58,10 +58,11 @@ type Device struct {
 	ID             string
 	Hardware       string // hardware model, matched against a release's hardwareIds
 	Tags           map[string]string
-	KeyFingerprint string // lower-case hex sha256 of the public key (SubjectPublicKeyInfo)
+	KeyFingerprint string // lower-case hex sha256 of the public key (SubjectPublicKeyInfo); empty: it has no certificate
 	CreatedAt      time.Time
 	LastSeen       time.Time // zero: never
 	RevokedAt      time.Time // zero: not revoked
+	Connection     Connection
 }
 
 // Revoked reports whether the device is no longer let in.
@@ -121,13 +122,23 @@ func (t EnrollmentToken) Admit(d Device, now time.Time) error {
 			return no("does not let in %s, only %s", d.ID, t.DeviceGlob)
 		}
 	}
+	if err := t.usable(now); err != nil {
+		return err
+	}
+	if t.Hardware != "" && d.Hardware != "" && d.Hardware != t.Hardware {
+		return no("is for hardware %s, the device says it is %s", t.Hardware, d.Hardware)
+	}
+	return nil
+}
+
+// usable says whether the token lets in any device at now.
+func (t EnrollmentToken) usable(now time.Time) error {
+	no := func(why string) error { return fmt.Errorf("enrollment token %s %s: %w", t.ID, why, ErrDenied) }
 	switch {
 	case !t.RevokedAt.IsZero():
 		return no("is revoked")
 	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
 		return no("has expired")
-	case t.Hardware != "" && d.Hardware != "" && d.Hardware != t.Hardware:
-		return no("is for hardware %s, the device says it is %s", t.Hardware, d.Hardware)
 	case t.Uses <= 0:
 		return no("is used up")
 	}

@@ -124,6 +124,7 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 		if !d.Revoked() {
 			d.RevokedAt = stored(now)
 			s.devices[id] = d
+			s.evict(id, fleet.EvictedRevoked, d.RevokedAt)
 		}
 		for _, byDevice := range s.executions {
 			attempts := byDevice[id]

@@ -29,6 +29,11 @@ type Store struct {
 	rollouts   map[string]ota.Rollout
 	executions map[string]map[string][]ota.Execution // rollout, device, attempts in order
 	state      map[string][]byte                     // of the embedded broker
+
+	credentials map[string][]fleet.Credential // by device
+	evictions   map[string]fleet.Eviction
+	issuers     map[string]fleet.Issuer
+	replicas    map[string]time.Time
 }
 
 var _ fleet.Store = (*Store)(nil)
@@ -45,6 +50,11 @@ func New() *Store {
 		rollouts:   map[string]ota.Rollout{},
 		executions: map[string]map[string][]ota.Execution{},
 		state:      map[string][]byte{},
+
+		credentials: map[string][]fleet.Credential{},
+		evictions:   map[string]fleet.Eviction{},
+		issuers:     map[string]fleet.Issuer{},
+		replicas:    map[string]time.Time{},
 	}
 }
 

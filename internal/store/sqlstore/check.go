@@ -51,6 +51,13 @@ var invariants = []invariant{
 	{"a shadow is empty exactly when it is deleted", shadowName + ` WHERE (s.deleted_at IS NULL) = (s.document = '')`},
 	{"last seen belongs to no device",
 		`SELECT device_id FROM device_seen WHERE device_id NOT IN (SELECT id FROM devices)`},
+	{"connection belongs to no device",
+		`SELECT device_id FROM device_connections WHERE device_id NOT IN (SELECT id FROM devices)`},
+	{"credential belongs to no device",
+		`SELECT id FROM device_credentials WHERE device_id NOT IN (SELECT id FROM devices)`},
+	{"device has more than one password",
+		`SELECT device_id FROM device_credentials WHERE kind = 'password' GROUP BY device_id HAVING COUNT(*) > 1`},
+	{"credential is of an unknown kind", `SELECT id FROM device_credentials WHERE kind NOT IN ('password', 'key')`},
 	{"metadata versions are counted without a gap",
 		`SELECT role FROM metadata GROUP BY role HAVING MAX(version) - MIN(version) + 1 <> COUNT(*)`},
 	{"metadata versions are counted from 1, but for superseded ones", fmt.Sprintf(`SELECT role FROM metadata GROUP BY role
@@ -195,6 +202,7 @@ func (c *checker) shadows() error {
 
 const selectTexts = `SELECT 'tags of device ' || id, tags FROM devices
 	UNION ALL SELECT 'tags of enrollment token ' || id, tags FROM enrollment_tokens
+	UNION ALL SELECT 'keys of JWT issuer ' || name, keys FROM jwt_issuers
 	UNION ALL SELECT 'details of execution ' || rollout_id || ' on ' || device_id, details FROM executions WHERE details <> '{}'
 	UNION ALL SELECT 'manifest of release ' || name || '@' || version, manifest FROM releases`
 

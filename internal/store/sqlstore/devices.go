@@ -13,13 +13,20 @@ import (
 	"github.com/otad/otad/pkg/shadow"
 )
 
-const selectDevice = `SELECT d.id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at
-	FROM devices d LEFT JOIN device_seen l ON l.device_id = d.id WHERE d.id = ?`
+const deviceColumns = `d.id AS id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at, ` + connectionColumns
 
-func scanDevice(r row) (fleet.Device, error) {
+const selectDevice = `SELECT ` + deviceColumns + ` FROM devices d
+	LEFT JOIN device_seen l ON l.device_id = d.id
+	LEFT JOIN device_connections c ON c.device_id = d.id WHERE d.id = ?`
+
+// scanDevice scans deviceColumns and what comes behind them.
+func scanDevice(r row, more ...any) (fleet.Device, error) {
 	var d fleet.Device
-	err := r.Scan(&d.ID, &d.Hardware, mapInto{&d.Tags}, &d.KeyFingerprint,
-		timeInto{&d.CreatedAt}, timeInto{&d.RevokedAt}, timeInto{&d.LastSeen})
+	var c connectionInto
+	dest := append([]any{&d.ID, &d.Hardware, mapInto{&d.Tags}, &d.KeyFingerprint,
+		timeInto{&d.CreatedAt}, timeInto{&d.RevokedAt}, timeInto{&d.LastSeen}}, c.dest()...)
+	err := r.Scan(append(dest, more...)...)
+	d.Connection = c.connection()
 	return d, err
 }
 
@@ -97,9 +104,8 @@ func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
 
 func scanView(r row) (fleet.DeviceView, error) {
 	var v fleet.DeviceView
-	d := &v.Device
-	err := r.Scan(&d.ID, &d.Hardware, mapInto{&d.Tags}, &d.KeyFingerprint,
-		timeInto{&d.CreatedAt}, timeInto{&d.RevokedAt}, timeInto{&d.LastSeen}, documentInto{&v.Shadow})
+	var err error
+	v.Device, err = scanDevice(r, documentInto{&v.Shadow})
 	return v, err
 }
 
@@ -126,12 +132,20 @@ const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, 
 // RevokeDevice implements fleet.DeviceStore.
 func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return s.writer.do(ctx, func(t *tx) error {
-		n, err := t.exec(`UPDATE devices SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?`, micros(now), id)
-		if err == nil && n == 0 {
+		var revoked time.Time
+		err := t.row(`SELECT revoked_at FROM devices WHERE id = ?`+t.forUpdate("devices"), id).Scan(timeInto{&revoked})
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
 			return notFound("device %s", id)
-		}
-		if err != nil {
+		case err != nil:
 			return err
+		case revoked.IsZero():
+			if _, err := t.exec(`UPDATE devices SET revoked_at = ? WHERE id = ?`, micros(now), id); err != nil {
+				return err
+			}
+			if err := evict(t, id, fleet.EvictedRevoked, now); err != nil {
+				return err
+			}
 		}
 		e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, now)
 		details, err := mapText(e.Details)
@@ -139,6 +153,22 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 			return err
 		}
 		_, err = t.exec(removeActive, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id)
+		return err
+	})
+}
+
+// CreateDevice implements fleet.DeviceStore.
+func (s *Store) CreateDevice(ctx context.Context, d fleet.Device) error {
+	tags, err := mapText(d.Tags)
+	if err != nil {
+		return err
+	}
+	return s.writer.do(ctx, func(t *tx) error {
+		n, err := t.exec(`INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at) VALUES (?, ?, ?, '', ?) ON CONFLICT (id) DO NOTHING`,
+			d.ID, d.Hardware, tags, micros(d.CreatedAt))
+		if err == nil && n == 0 {
+			return fmt.Errorf("device %s exists: %w", d.ID, fleet.ErrConflict)
+		}
 		return err
 	})
 }

@@ -26,6 +26,9 @@ func HotQueries() map[string]string {
 		"device history":          history,
 		"executions of a rollout": rollout,
 		"devices":                 part{anyShadow, "d.id", always, Exactly(always)}.page("", pageRows).SQL,
+		"device":                  selectDevice,
+		"credentials":             selectCredentials,
+		"evictions":               selectEvictions,
 	}
 }
 

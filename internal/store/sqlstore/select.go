@@ -22,8 +22,8 @@ const (
 const fewRows = 5000
 
 const (
-	viewColumns = `d.id AS id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at, s.document`
-	withSeen    = ` LEFT JOIN device_seen l ON l.device_id = d.id`
+	viewColumns = deviceColumns + `, s.document`
+	withSeen    = ` LEFT JOIN device_seen l ON l.device_id = d.id LEFT JOIN device_connections c ON c.device_id = d.id`
 	anyShadow   = `devices d LEFT JOIN shadows s ON s.device_id = d.id AND s.name = '' AND s.deleted_at IS NULL`
 	theShadow   = `shadows s JOIN devices d ON d.id = s.device_id`
 	liveShadow  = `(s.name = '' AND s.deleted_at IS NULL)`

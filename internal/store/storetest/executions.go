@@ -272,6 +272,15 @@ var cancelledTests = []test{
 			"Devices":      func() error { return s.Devices(gone, "", func(fleet.DeviceView) bool { return true }) },
 			"RevokeDevice": func() error { return s.RevokeDevice(gone, "d", epoch) },
 			"SeenDevices":  func() error { return s.SeenDevices(gone, map[string]time.Time{"d": epoch}) },
+			"CreateDevice": func() error { return s.CreateDevice(gone, fleet.Device{ID: "e"}) },
+			"SaveConnections": func() error {
+				return s.SaveConnections(gone, map[string]fleet.Connection{"d": {Since: epoch, Began: epoch}})
+			},
+			"Beat":             func() error { return s.Beat(gone, "r", epoch) },
+			"PutCredential":    func() error { return s.PutCredential(gone, key("d", "x")) },
+			"DeleteCredential": func() error { return s.DeleteCredential(gone, "d", "x", epoch) },
+			"CreateIssuer":     func() error { return s.CreateIssuer(gone, fleet.Issuer{Name: "x"}) },
+			"DeleteIssuer":     func() error { return s.DeleteIssuer(gone, "x") },
 			"CreateEnrollmentToken": func() error {
 				return s.CreateEnrollmentToken(gone, fleet.EnrollmentToken{ID: "x", SecretHash: secret(9)})
 			},

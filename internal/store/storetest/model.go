@@ -29,6 +29,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 		})
 		rt.Repeat(map[string]func(*rapid.T){
 			"enroll": w.enroll, "revoke": w.revoke, "seen": w.seen,
+			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
 			"advance": w.advance, "advance again": w.advance, "retry": w.retry,
@@ -110,6 +111,37 @@ func (w *walk) revoke(t *rapid.T) {
 func (w *walk) seen(t *rapid.T) {
 	seen := map[string]time.Time{devices.Draw(t, "device"): w.time(t), devices.Draw(t, "device"): w.time(t)}
 	w.same("seen", func(s fleet.Store) (any, error) { return nil, s.SeenDevices(ctx, seen) })
+}
+
+func (w *walk) create(t *rapid.T) {
+	d := fleet.Device{ID: devices.Draw(t, "device"), Hardware: "h", CreatedAt: w.time(t)}
+	w.same("create", func(s fleet.Store) (any, error) { return nil, s.CreateDevice(ctx, d) })
+}
+
+func (w *walk) connection(t *rapid.T) {
+	c := fleet.Connection{
+		Connected: rapid.Bool().Draw(t, "connected"), Began: w.time(t), Since: w.time(t),
+		Replica: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "replica"), Reason: rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason"),
+	}
+	heard := map[string]fleet.Connection{devices.Draw(t, "device"): c}
+	w.same("connection", func(s fleet.Store) (any, error) { return nil, s.SaveConnections(ctx, heard) })
+}
+
+var credentialIDs = rapid.SampledFrom([]string{"1", "2", "3"})
+
+func (w *walk) credential(t *rapid.T) {
+	c := password(devices.Draw(t, "device"), credentialIDs.Draw(t, "id"))
+	if rapid.Bool().Draw(t, "key") {
+		c = key(c.DeviceID, c.ID)
+		c.Secret = rapid.SampledFrom([]string{"k", "l"}).Draw(t, "secret")
+	}
+	c.CreatedAt = w.time(t)
+	w.same("credential", func(s fleet.Store) (any, error) { return nil, s.PutCredential(ctx, c) })
+}
+
+func (w *walk) dropCredential(t *rapid.T) {
+	id, credential, now := devices.Draw(t, "device"), credentialIDs.Draw(t, "id"), w.time(t)
+	w.same("drop credential", func(s fleet.Store) (any, error) { return nil, s.DeleteCredential(ctx, id, credential, now) })
 }
 
 func (w *walk) update(t *rapid.T) {

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -22,8 +23,12 @@ func snapshot(s fleet.Store) map[string]any {
 		note("next of "+v.ID, e, err)
 		list, err := s.Pending(ctx, v.ID, 10)
 		note("pending of "+v.ID, list, err)
+		credentials, err := s.Credentials(ctx, v.ID)
+		note("credentials of "+v.ID, credentials, err)
 		return true
 	}))
+	evictions, err := s.Evictions(ctx, epoch.Add(-time.Hour))
+	note("evictions", evictions, err)
 	tokens, err := s.EnrollmentTokens(ctx)
 	note("tokens", tokens, err)
 	releases, err := s.Releases(ctx)

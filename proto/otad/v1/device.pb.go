@@ -36,8 +36,14 @@ type Device struct {
 	Firmware       string `protobuf:"bytes,9,opt,name=firmware,proto3" json:"firmware,omitempty"` // NAME@VERSION, empty when unknown
 	FirmwareSha256 string `protobuf:"bytes,10,opt,name=firmware_sha256,json=firmwareSha256,proto3" json:"firmware_sha256,omitempty"`
 	ShadowVersion  int64  `protobuf:"varint,11,opt,name=shadow_version,json=shadowVersion,proto3" json:"shadow_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Whether it can be reached: "online", "offline", or "unknown" when whoever
+	// knew has gone and it was not heard of since.
+	Reachability string `protobuf:"bytes,12,opt,name=reachability,proto3" json:"reachability,omitempty"`
+	// When it came or went, and why it went.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=since,proto3" json:"since,omitempty"`
+	OfflineReason string                 `protobuf:"bytes,14,opt,name=offline_reason,json=offlineReason,proto3" json:"offline_reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
@@ -145,6 +151,27 @@ func (x *Device) GetShadowVersion() int64 {
 		return x.ShadowVersion
 	}
 	return 0
+}
+
+func (x *Device) GetReachability() string {
+	if x != nil {
+		return x.Reachability
+	}
+	return ""
+}
+
+func (x *Device) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Device) GetOfflineReason() string {
+	if x != nil {
+		return x.OfflineReason
+	}
+	return ""
 }
 
 type ListDevicesRequest struct {
@@ -523,6 +550,897 @@ func (x *RevokeDeviceResponse) GetDevice() *Device {
 	return nil
 }
 
+type CreateDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Hardware      string                 `protobuf:"bytes,2,opt,name=hardware,proto3" json:"hardware,omitempty"`
+	Tags          map[string]string      `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDeviceRequest) Reset() {
+	*x = CreateDeviceRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDeviceRequest) ProtoMessage() {}
+
+func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDeviceRequest.ProtoReflect.Descriptor instead.
+func (*CreateDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CreateDeviceRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CreateDeviceRequest) GetHardware() string {
+	if x != nil {
+		return x.Hardware
+	}
+	return ""
+}
+
+func (x *CreateDeviceRequest) GetTags() map[string]string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+type CreateDeviceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        *Device                `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDeviceResponse) Reset() {
+	*x = CreateDeviceResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDeviceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDeviceResponse) ProtoMessage() {}
+
+func (x *CreateDeviceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDeviceResponse.ProtoReflect.Descriptor instead.
+func (*CreateDeviceResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CreateDeviceResponse) GetDevice() *Device {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+// DeviceCredential is what a device may prove its id with, beside a
+// certificate. It never holds a secret.
+type DeviceCredential struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`                            // "password" or "key"
+	PublicKey     string                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // PEM, of a key
+	KeyId         string                 `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`             // kid of the JWTs that the key verifies, empty: any
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceCredential) Reset() {
+	*x = DeviceCredential{}
+	mi := &file_otad_v1_device_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceCredential) ProtoMessage() {}
+
+func (x *DeviceCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceCredential.ProtoReflect.Descriptor instead.
+func (*DeviceCredential) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeviceCredential) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeviceCredential) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DeviceCredential) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *DeviceCredential) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *DeviceCredential) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+type SetDevicePasswordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId      string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // empty: the server makes one of 256 random bits
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDevicePasswordRequest) Reset() {
+	*x = SetDevicePasswordRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDevicePasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDevicePasswordRequest) ProtoMessage() {}
+
+func (x *SetDevicePasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDevicePasswordRequest.ProtoReflect.Descriptor instead.
+func (*SetDevicePasswordRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetDevicePasswordRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *SetDevicePasswordRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type SetDevicePasswordResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credential    *DeviceCredential      `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // the one that the server made, once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDevicePasswordResponse) Reset() {
+	*x = SetDevicePasswordResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDevicePasswordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDevicePasswordResponse) ProtoMessage() {}
+
+func (x *SetDevicePasswordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDevicePasswordResponse.ProtoReflect.Descriptor instead.
+func (*SetDevicePasswordResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetDevicePasswordResponse) GetCredential() *DeviceCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *SetDevicePasswordResponse) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type AddDeviceKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId      string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"` // PEM block PUBLIC KEY, or a JWK
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDeviceKeyRequest) Reset() {
+	*x = AddDeviceKeyRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDeviceKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDeviceKeyRequest) ProtoMessage() {}
+
+func (x *AddDeviceKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDeviceKeyRequest.ProtoReflect.Descriptor instead.
+func (*AddDeviceKeyRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AddDeviceKeyRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *AddDeviceKeyRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type AddDeviceKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credential    *DeviceCredential      `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDeviceKeyResponse) Reset() {
+	*x = AddDeviceKeyResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDeviceKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDeviceKeyResponse) ProtoMessage() {}
+
+func (x *AddDeviceKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDeviceKeyResponse.ProtoReflect.Descriptor instead.
+func (*AddDeviceKeyResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AddDeviceKeyResponse) GetCredential() *DeviceCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+type ListDeviceCredentialsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId      string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeviceCredentialsRequest) Reset() {
+	*x = ListDeviceCredentialsRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeviceCredentialsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeviceCredentialsRequest) ProtoMessage() {}
+
+func (x *ListDeviceCredentialsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeviceCredentialsRequest.ProtoReflect.Descriptor instead.
+func (*ListDeviceCredentialsRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListDeviceCredentialsRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+type ListDeviceCredentialsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credentials   []*DeviceCredential    `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"` // oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeviceCredentialsResponse) Reset() {
+	*x = ListDeviceCredentialsResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeviceCredentialsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeviceCredentialsResponse) ProtoMessage() {}
+
+func (x *ListDeviceCredentialsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeviceCredentialsResponse.ProtoReflect.Descriptor instead.
+func (*ListDeviceCredentialsResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListDeviceCredentialsResponse) GetCredentials() []*DeviceCredential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+type DeleteDeviceCredentialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId      string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteDeviceCredentialRequest) Reset() {
+	*x = DeleteDeviceCredentialRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteDeviceCredentialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteDeviceCredentialRequest) ProtoMessage() {}
+
+func (x *DeleteDeviceCredentialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteDeviceCredentialRequest.ProtoReflect.Descriptor instead.
+func (*DeleteDeviceCredentialRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeleteDeviceCredentialRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *DeleteDeviceCredentialRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DeleteDeviceCredentialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteDeviceCredentialResponse) Reset() {
+	*x = DeleteDeviceCredentialResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteDeviceCredentialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteDeviceCredentialResponse) ProtoMessage() {}
+
+func (x *DeleteDeviceCredentialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteDeviceCredentialResponse.ProtoReflect.Descriptor instead.
+func (*DeleteDeviceCredentialResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{19}
+}
+
+// JwtIssuer is a party whose JWTs say which device somebody is.
+type JwtIssuer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                               // the claim iss
+	KeyIds        []string               `protobuf:"bytes,2,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`             // one for each key, empty where it has none
+	DeviceGlob    string                 `protobuf:"bytes,3,opt,name=device_glob,json=deviceGlob,proto3" json:"device_glob,omitempty"` // the ids that it may vouch for, empty: any
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JwtIssuer) Reset() {
+	*x = JwtIssuer{}
+	mi := &file_otad_v1_device_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JwtIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JwtIssuer) ProtoMessage() {}
+
+func (x *JwtIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JwtIssuer.ProtoReflect.Descriptor instead.
+func (*JwtIssuer) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *JwtIssuer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JwtIssuer) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
+func (x *JwtIssuer) GetDeviceGlob() string {
+	if x != nil {
+		return x.DeviceGlob
+	}
+	return ""
+}
+
+func (x *JwtIssuer) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+type CreateJwtIssuerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Keys          []byte                 `protobuf:"bytes,2,opt,name=keys,proto3" json:"keys,omitempty"` // PEM blocks PUBLIC KEY, or a JWKS
+	DeviceGlob    string                 `protobuf:"bytes,3,opt,name=device_glob,json=deviceGlob,proto3" json:"device_glob,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJwtIssuerRequest) Reset() {
+	*x = CreateJwtIssuerRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJwtIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJwtIssuerRequest) ProtoMessage() {}
+
+func (x *CreateJwtIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJwtIssuerRequest.ProtoReflect.Descriptor instead.
+func (*CreateJwtIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CreateJwtIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateJwtIssuerRequest) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *CreateJwtIssuerRequest) GetDeviceGlob() string {
+	if x != nil {
+		return x.DeviceGlob
+	}
+	return ""
+}
+
+type CreateJwtIssuerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        *JwtIssuer             `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJwtIssuerResponse) Reset() {
+	*x = CreateJwtIssuerResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJwtIssuerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJwtIssuerResponse) ProtoMessage() {}
+
+func (x *CreateJwtIssuerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJwtIssuerResponse.ProtoReflect.Descriptor instead.
+func (*CreateJwtIssuerResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CreateJwtIssuerResponse) GetIssuer() *JwtIssuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+type ListJwtIssuersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJwtIssuersRequest) Reset() {
+	*x = ListJwtIssuersRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJwtIssuersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJwtIssuersRequest) ProtoMessage() {}
+
+func (x *ListJwtIssuersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJwtIssuersRequest.ProtoReflect.Descriptor instead.
+func (*ListJwtIssuersRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{23}
+}
+
+type ListJwtIssuersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuers       []*JwtIssuer           `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJwtIssuersResponse) Reset() {
+	*x = ListJwtIssuersResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJwtIssuersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJwtIssuersResponse) ProtoMessage() {}
+
+func (x *ListJwtIssuersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJwtIssuersResponse.ProtoReflect.Descriptor instead.
+func (*ListJwtIssuersResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListJwtIssuersResponse) GetIssuers() []*JwtIssuer {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+type DeleteJwtIssuerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteJwtIssuerRequest) Reset() {
+	*x = DeleteJwtIssuerRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJwtIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJwtIssuerRequest) ProtoMessage() {}
+
+func (x *DeleteJwtIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJwtIssuerRequest.ProtoReflect.Descriptor instead.
+func (*DeleteJwtIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeleteJwtIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteJwtIssuerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteJwtIssuerResponse) Reset() {
+	*x = DeleteJwtIssuerResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJwtIssuerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJwtIssuerResponse) ProtoMessage() {}
+
+func (x *DeleteJwtIssuerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJwtIssuerResponse.ProtoReflect.Descriptor instead.
+func (*DeleteJwtIssuerResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{26}
+}
+
 type EnrollmentToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -539,7 +1457,7 @@ type EnrollmentToken struct {
 
 func (x *EnrollmentToken) Reset() {
 	*x = EnrollmentToken{}
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +1469,7 @@ func (x *EnrollmentToken) String() string {
 func (*EnrollmentToken) ProtoMessage() {}
 
 func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +1482,7 @@ func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
 func (*EnrollmentToken) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EnrollmentToken) GetId() string {
@@ -636,7 +1554,7 @@ type CreateEnrollmentTokenRequest struct {
 
 func (x *CreateEnrollmentTokenRequest) Reset() {
 	*x = CreateEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +1566,7 @@ func (x *CreateEnrollmentTokenRequest) String() string {
 func (*CreateEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +1579,7 @@ func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateEnrollmentTokenRequest) GetUses() int32 {
@@ -709,7 +1627,7 @@ type CreateEnrollmentTokenResponse struct {
 
 func (x *CreateEnrollmentTokenResponse) Reset() {
 	*x = CreateEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +1639,7 @@ func (x *CreateEnrollmentTokenResponse) String() string {
 func (*CreateEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +1652,7 @@ func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateEnrollmentTokenResponse) GetToken() *EnrollmentToken {
@@ -759,7 +1677,7 @@ type ListEnrollmentTokensRequest struct {
 
 func (x *ListEnrollmentTokensRequest) Reset() {
 	*x = ListEnrollmentTokensRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +1689,7 @@ func (x *ListEnrollmentTokensRequest) String() string {
 func (*ListEnrollmentTokensRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +1702,7 @@ func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
 }
 
 type ListEnrollmentTokensResponse struct {
@@ -796,7 +1714,7 @@ type ListEnrollmentTokensResponse struct {
 
 func (x *ListEnrollmentTokensResponse) Reset() {
 	*x = ListEnrollmentTokensResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +1726,7 @@ func (x *ListEnrollmentTokensResponse) String() string {
 func (*ListEnrollmentTokensResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +1739,7 @@ func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListEnrollmentTokensResponse) GetTokens() []*EnrollmentToken {
@@ -840,7 +1758,7 @@ type RevokeEnrollmentTokenRequest struct {
 
 func (x *RevokeEnrollmentTokenRequest) Reset() {
 	*x = RevokeEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[14]
+	mi := &file_otad_v1_device_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1770,7 @@ func (x *RevokeEnrollmentTokenRequest) String() string {
 func (*RevokeEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[14]
+	mi := &file_otad_v1_device_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1783,7 @@ func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RevokeEnrollmentTokenRequest) GetId() string {
@@ -883,7 +1801,7 @@ type RevokeEnrollmentTokenResponse struct {
 
 func (x *RevokeEnrollmentTokenResponse) Reset() {
 	*x = RevokeEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[15]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1813,7 @@ func (x *RevokeEnrollmentTokenResponse) String() string {
 func (*RevokeEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[15]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,14 +1826,14 @@ func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
 }
 
 var File_otad_v1_device_proto protoreflect.FileDescriptor
 
 const file_otad_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x14otad/v1/device.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x03\n" +
+	"\x14otad/v1/device.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x04\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhardware\x18\x02 \x01(\tR\bhardware\x12-\n" +
@@ -930,7 +1848,10 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\bfirmware\x18\t \x01(\tR\bfirmware\x12'\n" +
 	"\x0ffirmware_sha256\x18\n" +
 	" \x01(\tR\x0efirmwareSha256\x12%\n" +
-	"\x0eshadow_version\x18\v \x01(\x03R\rshadowVersion\x1a7\n" +
+	"\x0eshadow_version\x18\v \x01(\x03R\rshadowVersion\x12\"\n" +
+	"\freachability\x18\f \x01(\tR\freachability\x120\n" +
+	"\x05since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12%\n" +
+	"\x0eoffline_reason\x18\x0e \x01(\tR\rofflineReason\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"l\n" +
@@ -953,7 +1874,67 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x13RevokeDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
 	"\x14RevokeDeviceResponse\x12'\n" +
-	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\"\x94\x03\n" +
+	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\"\xb6\x01\n" +
+	"\x13CreateDeviceRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bhardware\x18\x02 \x01(\tR\bhardware\x12:\n" +
+	"\x04tags\x18\x03 \x03(\v2&.otad.v1.CreateDeviceRequest.TagsEntryR\x04tags\x1a7\n" +
+	"\tTagsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"?\n" +
+	"\x14CreateDeviceResponse\x12'\n" +
+	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\"\xa7\x01\n" +
+	"\x10DeviceCredential\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\tR\tpublicKey\x12\x15\n" +
+	"\x06key_id\x18\x04 \x01(\tR\x05keyId\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"S\n" +
+	"\x18SetDevicePasswordRequest\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"r\n" +
+	"\x19SetDevicePasswordResponse\x129\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2\x19.otad.v1.DeviceCredentialR\n" +
+	"credential\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"D\n" +
+	"\x13AddDeviceKeyRequest\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\"Q\n" +
+	"\x14AddDeviceKeyResponse\x129\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2\x19.otad.v1.DeviceCredentialR\n" +
+	"credential\";\n" +
+	"\x1cListDeviceCredentialsRequest\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\"\\\n" +
+	"\x1dListDeviceCredentialsResponse\x12;\n" +
+	"\vcredentials\x18\x01 \x03(\v2\x19.otad.v1.DeviceCredentialR\vcredentials\"L\n" +
+	"\x1dDeleteDeviceCredentialRequest\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\" \n" +
+	"\x1eDeleteDeviceCredentialResponse\"\x94\x01\n" +
+	"\tJwtIssuer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\akey_ids\x18\x02 \x03(\tR\x06keyIds\x12\x1f\n" +
+	"\vdevice_glob\x18\x03 \x01(\tR\n" +
+	"deviceGlob\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"a\n" +
+	"\x16CreateJwtIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\fR\x04keys\x12\x1f\n" +
+	"\vdevice_glob\x18\x03 \x01(\tR\n" +
+	"deviceGlob\"E\n" +
+	"\x17CreateJwtIssuerResponse\x12*\n" +
+	"\x06issuer\x18\x01 \x01(\v2\x12.otad.v1.JwtIssuerR\x06issuer\"\x17\n" +
+	"\x15ListJwtIssuersRequest\"F\n" +
+	"\x16ListJwtIssuersResponse\x12,\n" +
+	"\aissuers\x18\x01 \x03(\v2\x12.otad.v1.JwtIssuerR\aissuers\",\n" +
+	"\x16DeleteJwtIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x19\n" +
+	"\x17DeleteJwtIssuerResponse\"\x94\x03\n" +
 	"\x0fEnrollmentToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04uses\x18\x02 \x01(\x05R\x04uses\x12\x1f\n" +
@@ -989,12 +1970,21 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x06tokens\x18\x01 \x03(\v2\x18.otad.v1.EnrollmentTokenR\x06tokens\".\n" +
 	"\x1cRevokeEnrollmentTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1f\n" +
-	"\x1dRevokeEnrollmentTokenResponse2\xec\x04\n" +
+	"\x1dRevokeEnrollmentTokenResponse2\xb4\n" +
+	"\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
 	"\tGetDevice\x12\x19.otad.v1.GetDeviceRequest\x1a\x1a.otad.v1.GetDeviceResponse\x12K\n" +
-	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12f\n" +
+	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12K\n" +
+	"\fCreateDevice\x12\x1c.otad.v1.CreateDeviceRequest\x1a\x1d.otad.v1.CreateDeviceResponse\x12Z\n" +
+	"\x11SetDevicePassword\x12!.otad.v1.SetDevicePasswordRequest\x1a\".otad.v1.SetDevicePasswordResponse\x12K\n" +
+	"\fAddDeviceKey\x12\x1c.otad.v1.AddDeviceKeyRequest\x1a\x1d.otad.v1.AddDeviceKeyResponse\x12f\n" +
+	"\x15ListDeviceCredentials\x12%.otad.v1.ListDeviceCredentialsRequest\x1a&.otad.v1.ListDeviceCredentialsResponse\x12i\n" +
+	"\x16DeleteDeviceCredential\x12&.otad.v1.DeleteDeviceCredentialRequest\x1a'.otad.v1.DeleteDeviceCredentialResponse\x12T\n" +
+	"\x0fCreateJwtIssuer\x12\x1f.otad.v1.CreateJwtIssuerRequest\x1a .otad.v1.CreateJwtIssuerResponse\x12Q\n" +
+	"\x0eListJwtIssuers\x12\x1e.otad.v1.ListJwtIssuersRequest\x1a\x1f.otad.v1.ListJwtIssuersResponse\x12T\n" +
+	"\x0fDeleteJwtIssuer\x12\x1f.otad.v1.DeleteJwtIssuerRequest\x1a .otad.v1.DeleteJwtIssuerResponse\x12f\n" +
 	"\x15CreateEnrollmentToken\x12%.otad.v1.CreateEnrollmentTokenRequest\x1a&.otad.v1.CreateEnrollmentTokenResponse\x12c\n" +
 	"\x14ListEnrollmentTokens\x12$.otad.v1.ListEnrollmentTokensRequest\x1a%.otad.v1.ListEnrollmentTokensResponse\x12f\n" +
 	"\x15RevokeEnrollmentToken\x12%.otad.v1.RevokeEnrollmentTokenRequest\x1a&.otad.v1.RevokeEnrollmentTokenResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
@@ -1011,64 +2001,109 @@ func file_otad_v1_device_proto_rawDescGZIP() []byte {
 	return file_otad_v1_device_proto_rawDescData
 }
 
-var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_otad_v1_device_proto_goTypes = []any{
-	(*Device)(nil),                        // 0: otad.v1.Device
-	(*ListDevicesRequest)(nil),            // 1: otad.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),           // 2: otad.v1.ListDevicesResponse
-	(*CountDevicesRequest)(nil),           // 3: otad.v1.CountDevicesRequest
-	(*CountDevicesResponse)(nil),          // 4: otad.v1.CountDevicesResponse
-	(*GetDeviceRequest)(nil),              // 5: otad.v1.GetDeviceRequest
-	(*GetDeviceResponse)(nil),             // 6: otad.v1.GetDeviceResponse
-	(*RevokeDeviceRequest)(nil),           // 7: otad.v1.RevokeDeviceRequest
-	(*RevokeDeviceResponse)(nil),          // 8: otad.v1.RevokeDeviceResponse
-	(*EnrollmentToken)(nil),               // 9: otad.v1.EnrollmentToken
-	(*CreateEnrollmentTokenRequest)(nil),  // 10: otad.v1.CreateEnrollmentTokenRequest
-	(*CreateEnrollmentTokenResponse)(nil), // 11: otad.v1.CreateEnrollmentTokenResponse
-	(*ListEnrollmentTokensRequest)(nil),   // 12: otad.v1.ListEnrollmentTokensRequest
-	(*ListEnrollmentTokensResponse)(nil),  // 13: otad.v1.ListEnrollmentTokensResponse
-	(*RevokeEnrollmentTokenRequest)(nil),  // 14: otad.v1.RevokeEnrollmentTokenRequest
-	(*RevokeEnrollmentTokenResponse)(nil), // 15: otad.v1.RevokeEnrollmentTokenResponse
-	nil,                                   // 16: otad.v1.Device.TagsEntry
-	nil,                                   // 17: otad.v1.EnrollmentToken.TagsEntry
-	nil,                                   // 18: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	(*timestamppb.Timestamp)(nil),         // 19: google.protobuf.Timestamp
+	(*Device)(nil),                         // 0: otad.v1.Device
+	(*ListDevicesRequest)(nil),             // 1: otad.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),            // 2: otad.v1.ListDevicesResponse
+	(*CountDevicesRequest)(nil),            // 3: otad.v1.CountDevicesRequest
+	(*CountDevicesResponse)(nil),           // 4: otad.v1.CountDevicesResponse
+	(*GetDeviceRequest)(nil),               // 5: otad.v1.GetDeviceRequest
+	(*GetDeviceResponse)(nil),              // 6: otad.v1.GetDeviceResponse
+	(*RevokeDeviceRequest)(nil),            // 7: otad.v1.RevokeDeviceRequest
+	(*RevokeDeviceResponse)(nil),           // 8: otad.v1.RevokeDeviceResponse
+	(*CreateDeviceRequest)(nil),            // 9: otad.v1.CreateDeviceRequest
+	(*CreateDeviceResponse)(nil),           // 10: otad.v1.CreateDeviceResponse
+	(*DeviceCredential)(nil),               // 11: otad.v1.DeviceCredential
+	(*SetDevicePasswordRequest)(nil),       // 12: otad.v1.SetDevicePasswordRequest
+	(*SetDevicePasswordResponse)(nil),      // 13: otad.v1.SetDevicePasswordResponse
+	(*AddDeviceKeyRequest)(nil),            // 14: otad.v1.AddDeviceKeyRequest
+	(*AddDeviceKeyResponse)(nil),           // 15: otad.v1.AddDeviceKeyResponse
+	(*ListDeviceCredentialsRequest)(nil),   // 16: otad.v1.ListDeviceCredentialsRequest
+	(*ListDeviceCredentialsResponse)(nil),  // 17: otad.v1.ListDeviceCredentialsResponse
+	(*DeleteDeviceCredentialRequest)(nil),  // 18: otad.v1.DeleteDeviceCredentialRequest
+	(*DeleteDeviceCredentialResponse)(nil), // 19: otad.v1.DeleteDeviceCredentialResponse
+	(*JwtIssuer)(nil),                      // 20: otad.v1.JwtIssuer
+	(*CreateJwtIssuerRequest)(nil),         // 21: otad.v1.CreateJwtIssuerRequest
+	(*CreateJwtIssuerResponse)(nil),        // 22: otad.v1.CreateJwtIssuerResponse
+	(*ListJwtIssuersRequest)(nil),          // 23: otad.v1.ListJwtIssuersRequest
+	(*ListJwtIssuersResponse)(nil),         // 24: otad.v1.ListJwtIssuersResponse
+	(*DeleteJwtIssuerRequest)(nil),         // 25: otad.v1.DeleteJwtIssuerRequest
+	(*DeleteJwtIssuerResponse)(nil),        // 26: otad.v1.DeleteJwtIssuerResponse
+	(*EnrollmentToken)(nil),                // 27: otad.v1.EnrollmentToken
+	(*CreateEnrollmentTokenRequest)(nil),   // 28: otad.v1.CreateEnrollmentTokenRequest
+	(*CreateEnrollmentTokenResponse)(nil),  // 29: otad.v1.CreateEnrollmentTokenResponse
+	(*ListEnrollmentTokensRequest)(nil),    // 30: otad.v1.ListEnrollmentTokensRequest
+	(*ListEnrollmentTokensResponse)(nil),   // 31: otad.v1.ListEnrollmentTokensResponse
+	(*RevokeEnrollmentTokenRequest)(nil),   // 32: otad.v1.RevokeEnrollmentTokenRequest
+	(*RevokeEnrollmentTokenResponse)(nil),  // 33: otad.v1.RevokeEnrollmentTokenResponse
+	nil,                                    // 34: otad.v1.Device.TagsEntry
+	nil,                                    // 35: otad.v1.CreateDeviceRequest.TagsEntry
+	nil,                                    // 36: otad.v1.EnrollmentToken.TagsEntry
+	nil,                                    // 37: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	(*timestamppb.Timestamp)(nil),          // 38: google.protobuf.Timestamp
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
-	16, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
-	19, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	19, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	19, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
-	0,  // 4: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
-	0,  // 5: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
-	0,  // 6: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
-	17, // 7: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
-	19, // 8: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	19, // 9: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 10: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
-	18, // 11: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	19, // 12: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	9,  // 13: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
-	9,  // 14: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
-	1,  // 15: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 16: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
-	5,  // 17: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	7,  // 18: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	10, // 19: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	12, // 20: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	14, // 21: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 22: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 23: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 24: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	8,  // 25: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	11, // 26: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	13, // 27: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	15, // 28: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	22, // [22:29] is the sub-list for method output_type
-	15, // [15:22] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	34, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
+	38, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	38, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	38, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
+	38, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
+	0,  // 5: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
+	0,  // 6: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
+	0,  // 7: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
+	35, // 8: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
+	0,  // 9: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
+	38, // 10: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
+	11, // 11: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
+	11, // 12: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
+	11, // 13: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
+	38, // 14: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
+	20, // 15: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
+	20, // 16: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
+	36, // 17: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
+	38, // 18: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	38, // 19: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	38, // 20: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
+	37, // 21: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	38, // 22: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	27, // 23: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
+	27, // 24: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
+	1,  // 25: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
+	3,  // 26: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 27: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	7,  // 28: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	9,  // 29: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	12, // 30: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	14, // 31: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	16, // 32: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	18, // 33: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	21, // 34: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	23, // 35: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	25, // 36: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	28, // 37: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	30, // 38: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	32, // 39: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 40: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 41: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 42: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	8,  // 43: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	10, // 44: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	13, // 45: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	15, // 46: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	17, // 47: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	19, // 48: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	22, // 49: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	24, // 50: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	26, // 51: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	29, // 52: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	31, // 53: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	33, // 54: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	40, // [40:55] is the sub-list for method output_type
+	25, // [25:40] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_device_proto_init() }
@@ -1082,7 +2117,7 @@ func file_otad_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_device_proto_rawDesc), len(file_otad_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

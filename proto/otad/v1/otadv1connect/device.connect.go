@@ -44,6 +44,30 @@ const (
 	// DeviceServiceRevokeDeviceProcedure is the fully-qualified name of the DeviceService's
 	// RevokeDevice RPC.
 	DeviceServiceRevokeDeviceProcedure = "/otad.v1.DeviceService/RevokeDevice"
+	// DeviceServiceCreateDeviceProcedure is the fully-qualified name of the DeviceService's
+	// CreateDevice RPC.
+	DeviceServiceCreateDeviceProcedure = "/otad.v1.DeviceService/CreateDevice"
+	// DeviceServiceSetDevicePasswordProcedure is the fully-qualified name of the DeviceService's
+	// SetDevicePassword RPC.
+	DeviceServiceSetDevicePasswordProcedure = "/otad.v1.DeviceService/SetDevicePassword"
+	// DeviceServiceAddDeviceKeyProcedure is the fully-qualified name of the DeviceService's
+	// AddDeviceKey RPC.
+	DeviceServiceAddDeviceKeyProcedure = "/otad.v1.DeviceService/AddDeviceKey"
+	// DeviceServiceListDeviceCredentialsProcedure is the fully-qualified name of the DeviceService's
+	// ListDeviceCredentials RPC.
+	DeviceServiceListDeviceCredentialsProcedure = "/otad.v1.DeviceService/ListDeviceCredentials"
+	// DeviceServiceDeleteDeviceCredentialProcedure is the fully-qualified name of the DeviceService's
+	// DeleteDeviceCredential RPC.
+	DeviceServiceDeleteDeviceCredentialProcedure = "/otad.v1.DeviceService/DeleteDeviceCredential"
+	// DeviceServiceCreateJwtIssuerProcedure is the fully-qualified name of the DeviceService's
+	// CreateJwtIssuer RPC.
+	DeviceServiceCreateJwtIssuerProcedure = "/otad.v1.DeviceService/CreateJwtIssuer"
+	// DeviceServiceListJwtIssuersProcedure is the fully-qualified name of the DeviceService's
+	// ListJwtIssuers RPC.
+	DeviceServiceListJwtIssuersProcedure = "/otad.v1.DeviceService/ListJwtIssuers"
+	// DeviceServiceDeleteJwtIssuerProcedure is the fully-qualified name of the DeviceService's
+	// DeleteJwtIssuer RPC.
+	DeviceServiceDeleteJwtIssuerProcedure = "/otad.v1.DeviceService/DeleteJwtIssuer"
 	// DeviceServiceCreateEnrollmentTokenProcedure is the fully-qualified name of the DeviceService's
 	// CreateEnrollmentToken RPC.
 	DeviceServiceCreateEnrollmentTokenProcedure = "/otad.v1.DeviceService/CreateEnrollmentToken"
@@ -63,6 +87,22 @@ type DeviceServiceClient interface {
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
+	// CreateDevice makes a device known that comes in with a password or a JWT
+	// instead of a certificate.
+	CreateDevice(context.Context, *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error)
+	// SetDevicePassword gives the device a password in place of the one it may
+	// have and ends its session.
+	SetDevicePassword(context.Context, *connect.Request[v1.SetDevicePasswordRequest]) (*connect.Response[v1.SetDevicePasswordResponse], error)
+	// AddDeviceKey lets the device in with JWTs that it signs itself.
+	AddDeviceKey(context.Context, *connect.Request[v1.AddDeviceKeyRequest]) (*connect.Response[v1.AddDeviceKeyResponse], error)
+	ListDeviceCredentials(context.Context, *connect.Request[v1.ListDeviceCredentialsRequest]) (*connect.Response[v1.ListDeviceCredentialsResponse], error)
+	// DeleteDeviceCredential ends the device's session too.
+	DeleteDeviceCredential(context.Context, *connect.Request[v1.DeleteDeviceCredentialRequest]) (*connect.Response[v1.DeleteDeviceCredentialResponse], error)
+	// CreateJwtIssuer lets in devices that JWTs of another party name.
+	CreateJwtIssuer(context.Context, *connect.Request[v1.CreateJwtIssuerRequest]) (*connect.Response[v1.CreateJwtIssuerResponse], error)
+	ListJwtIssuers(context.Context, *connect.Request[v1.ListJwtIssuersRequest]) (*connect.Response[v1.ListJwtIssuersResponse], error)
+	// DeleteJwtIssuer ends the sessions that began with its JWTs within seconds.
+	DeleteJwtIssuer(context.Context, *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error)
 	// CreateEnrollmentToken returns the secret once; the server keeps its hash.
 	CreateEnrollmentToken(context.Context, *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error)
 	ListEnrollmentTokens(context.Context, *connect.Request[v1.ListEnrollmentTokensRequest]) (*connect.Response[v1.ListEnrollmentTokensResponse], error)
@@ -104,6 +144,54 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(deviceServiceMethods.ByName("RevokeDevice")),
 			connect.WithClientOptions(opts...),
 		),
+		createDevice: connect.NewClient[v1.CreateDeviceRequest, v1.CreateDeviceResponse](
+			httpClient,
+			baseURL+DeviceServiceCreateDeviceProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("CreateDevice")),
+			connect.WithClientOptions(opts...),
+		),
+		setDevicePassword: connect.NewClient[v1.SetDevicePasswordRequest, v1.SetDevicePasswordResponse](
+			httpClient,
+			baseURL+DeviceServiceSetDevicePasswordProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("SetDevicePassword")),
+			connect.WithClientOptions(opts...),
+		),
+		addDeviceKey: connect.NewClient[v1.AddDeviceKeyRequest, v1.AddDeviceKeyResponse](
+			httpClient,
+			baseURL+DeviceServiceAddDeviceKeyProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("AddDeviceKey")),
+			connect.WithClientOptions(opts...),
+		),
+		listDeviceCredentials: connect.NewClient[v1.ListDeviceCredentialsRequest, v1.ListDeviceCredentialsResponse](
+			httpClient,
+			baseURL+DeviceServiceListDeviceCredentialsProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ListDeviceCredentials")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteDeviceCredential: connect.NewClient[v1.DeleteDeviceCredentialRequest, v1.DeleteDeviceCredentialResponse](
+			httpClient,
+			baseURL+DeviceServiceDeleteDeviceCredentialProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("DeleteDeviceCredential")),
+			connect.WithClientOptions(opts...),
+		),
+		createJwtIssuer: connect.NewClient[v1.CreateJwtIssuerRequest, v1.CreateJwtIssuerResponse](
+			httpClient,
+			baseURL+DeviceServiceCreateJwtIssuerProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("CreateJwtIssuer")),
+			connect.WithClientOptions(opts...),
+		),
+		listJwtIssuers: connect.NewClient[v1.ListJwtIssuersRequest, v1.ListJwtIssuersResponse](
+			httpClient,
+			baseURL+DeviceServiceListJwtIssuersProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ListJwtIssuers")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteJwtIssuer: connect.NewClient[v1.DeleteJwtIssuerRequest, v1.DeleteJwtIssuerResponse](
+			httpClient,
+			baseURL+DeviceServiceDeleteJwtIssuerProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("DeleteJwtIssuer")),
+			connect.WithClientOptions(opts...),
+		),
 		createEnrollmentToken: connect.NewClient[v1.CreateEnrollmentTokenRequest, v1.CreateEnrollmentTokenResponse](
 			httpClient,
 			baseURL+DeviceServiceCreateEnrollmentTokenProcedure,
@@ -127,13 +215,21 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // deviceServiceClient implements DeviceServiceClient.
 type deviceServiceClient struct {
-	listDevices           *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
-	countDevices          *connect.Client[v1.CountDevicesRequest, v1.CountDevicesResponse]
-	getDevice             *connect.Client[v1.GetDeviceRequest, v1.GetDeviceResponse]
-	revokeDevice          *connect.Client[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse]
-	createEnrollmentToken *connect.Client[v1.CreateEnrollmentTokenRequest, v1.CreateEnrollmentTokenResponse]
-	listEnrollmentTokens  *connect.Client[v1.ListEnrollmentTokensRequest, v1.ListEnrollmentTokensResponse]
-	revokeEnrollmentToken *connect.Client[v1.RevokeEnrollmentTokenRequest, v1.RevokeEnrollmentTokenResponse]
+	listDevices            *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
+	countDevices           *connect.Client[v1.CountDevicesRequest, v1.CountDevicesResponse]
+	getDevice              *connect.Client[v1.GetDeviceRequest, v1.GetDeviceResponse]
+	revokeDevice           *connect.Client[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse]
+	createDevice           *connect.Client[v1.CreateDeviceRequest, v1.CreateDeviceResponse]
+	setDevicePassword      *connect.Client[v1.SetDevicePasswordRequest, v1.SetDevicePasswordResponse]
+	addDeviceKey           *connect.Client[v1.AddDeviceKeyRequest, v1.AddDeviceKeyResponse]
+	listDeviceCredentials  *connect.Client[v1.ListDeviceCredentialsRequest, v1.ListDeviceCredentialsResponse]
+	deleteDeviceCredential *connect.Client[v1.DeleteDeviceCredentialRequest, v1.DeleteDeviceCredentialResponse]
+	createJwtIssuer        *connect.Client[v1.CreateJwtIssuerRequest, v1.CreateJwtIssuerResponse]
+	listJwtIssuers         *connect.Client[v1.ListJwtIssuersRequest, v1.ListJwtIssuersResponse]
+	deleteJwtIssuer        *connect.Client[v1.DeleteJwtIssuerRequest, v1.DeleteJwtIssuerResponse]
+	createEnrollmentToken  *connect.Client[v1.CreateEnrollmentTokenRequest, v1.CreateEnrollmentTokenResponse]
+	listEnrollmentTokens   *connect.Client[v1.ListEnrollmentTokensRequest, v1.ListEnrollmentTokensResponse]
+	revokeEnrollmentToken  *connect.Client[v1.RevokeEnrollmentTokenRequest, v1.RevokeEnrollmentTokenResponse]
 }
 
 // ListDevices calls otad.v1.DeviceService.ListDevices.
@@ -154,6 +250,46 @@ func (c *deviceServiceClient) GetDevice(ctx context.Context, req *connect.Reques
 // RevokeDevice calls otad.v1.DeviceService.RevokeDevice.
 func (c *deviceServiceClient) RevokeDevice(ctx context.Context, req *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {
 	return c.revokeDevice.CallUnary(ctx, req)
+}
+
+// CreateDevice calls otad.v1.DeviceService.CreateDevice.
+func (c *deviceServiceClient) CreateDevice(ctx context.Context, req *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error) {
+	return c.createDevice.CallUnary(ctx, req)
+}
+
+// SetDevicePassword calls otad.v1.DeviceService.SetDevicePassword.
+func (c *deviceServiceClient) SetDevicePassword(ctx context.Context, req *connect.Request[v1.SetDevicePasswordRequest]) (*connect.Response[v1.SetDevicePasswordResponse], error) {
+	return c.setDevicePassword.CallUnary(ctx, req)
+}
+
+// AddDeviceKey calls otad.v1.DeviceService.AddDeviceKey.
+func (c *deviceServiceClient) AddDeviceKey(ctx context.Context, req *connect.Request[v1.AddDeviceKeyRequest]) (*connect.Response[v1.AddDeviceKeyResponse], error) {
+	return c.addDeviceKey.CallUnary(ctx, req)
+}
+
+// ListDeviceCredentials calls otad.v1.DeviceService.ListDeviceCredentials.
+func (c *deviceServiceClient) ListDeviceCredentials(ctx context.Context, req *connect.Request[v1.ListDeviceCredentialsRequest]) (*connect.Response[v1.ListDeviceCredentialsResponse], error) {
+	return c.listDeviceCredentials.CallUnary(ctx, req)
+}
+
+// DeleteDeviceCredential calls otad.v1.DeviceService.DeleteDeviceCredential.
+func (c *deviceServiceClient) DeleteDeviceCredential(ctx context.Context, req *connect.Request[v1.DeleteDeviceCredentialRequest]) (*connect.Response[v1.DeleteDeviceCredentialResponse], error) {
+	return c.deleteDeviceCredential.CallUnary(ctx, req)
+}
+
+// CreateJwtIssuer calls otad.v1.DeviceService.CreateJwtIssuer.
+func (c *deviceServiceClient) CreateJwtIssuer(ctx context.Context, req *connect.Request[v1.CreateJwtIssuerRequest]) (*connect.Response[v1.CreateJwtIssuerResponse], error) {
+	return c.createJwtIssuer.CallUnary(ctx, req)
+}
+
+// ListJwtIssuers calls otad.v1.DeviceService.ListJwtIssuers.
+func (c *deviceServiceClient) ListJwtIssuers(ctx context.Context, req *connect.Request[v1.ListJwtIssuersRequest]) (*connect.Response[v1.ListJwtIssuersResponse], error) {
+	return c.listJwtIssuers.CallUnary(ctx, req)
+}
+
+// DeleteJwtIssuer calls otad.v1.DeviceService.DeleteJwtIssuer.
+func (c *deviceServiceClient) DeleteJwtIssuer(ctx context.Context, req *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error) {
+	return c.deleteJwtIssuer.CallUnary(ctx, req)
 }
 
 // CreateEnrollmentToken calls otad.v1.DeviceService.CreateEnrollmentToken.
@@ -179,6 +315,22 @@ type DeviceServiceHandler interface {
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
+	// CreateDevice makes a device known that comes in with a password or a JWT
+	// instead of a certificate.
+	CreateDevice(context.Context, *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error)
+	// SetDevicePassword gives the device a password in place of the one it may
+	// have and ends its session.
+	SetDevicePassword(context.Context, *connect.Request[v1.SetDevicePasswordRequest]) (*connect.Response[v1.SetDevicePasswordResponse], error)
+	// AddDeviceKey lets the device in with JWTs that it signs itself.
+	AddDeviceKey(context.Context, *connect.Request[v1.AddDeviceKeyRequest]) (*connect.Response[v1.AddDeviceKeyResponse], error)
+	ListDeviceCredentials(context.Context, *connect.Request[v1.ListDeviceCredentialsRequest]) (*connect.Response[v1.ListDeviceCredentialsResponse], error)
+	// DeleteDeviceCredential ends the device's session too.
+	DeleteDeviceCredential(context.Context, *connect.Request[v1.DeleteDeviceCredentialRequest]) (*connect.Response[v1.DeleteDeviceCredentialResponse], error)
+	// CreateJwtIssuer lets in devices that JWTs of another party name.
+	CreateJwtIssuer(context.Context, *connect.Request[v1.CreateJwtIssuerRequest]) (*connect.Response[v1.CreateJwtIssuerResponse], error)
+	ListJwtIssuers(context.Context, *connect.Request[v1.ListJwtIssuersRequest]) (*connect.Response[v1.ListJwtIssuersResponse], error)
+	// DeleteJwtIssuer ends the sessions that began with its JWTs within seconds.
+	DeleteJwtIssuer(context.Context, *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error)
 	// CreateEnrollmentToken returns the secret once; the server keeps its hash.
 	CreateEnrollmentToken(context.Context, *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error)
 	ListEnrollmentTokens(context.Context, *connect.Request[v1.ListEnrollmentTokensRequest]) (*connect.Response[v1.ListEnrollmentTokensResponse], error)
@@ -216,6 +368,54 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(deviceServiceMethods.ByName("RevokeDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
+	deviceServiceCreateDeviceHandler := connect.NewUnaryHandler(
+		DeviceServiceCreateDeviceProcedure,
+		svc.CreateDevice,
+		connect.WithSchema(deviceServiceMethods.ByName("CreateDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceSetDevicePasswordHandler := connect.NewUnaryHandler(
+		DeviceServiceSetDevicePasswordProcedure,
+		svc.SetDevicePassword,
+		connect.WithSchema(deviceServiceMethods.ByName("SetDevicePassword")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceAddDeviceKeyHandler := connect.NewUnaryHandler(
+		DeviceServiceAddDeviceKeyProcedure,
+		svc.AddDeviceKey,
+		connect.WithSchema(deviceServiceMethods.ByName("AddDeviceKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceListDeviceCredentialsHandler := connect.NewUnaryHandler(
+		DeviceServiceListDeviceCredentialsProcedure,
+		svc.ListDeviceCredentials,
+		connect.WithSchema(deviceServiceMethods.ByName("ListDeviceCredentials")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceDeleteDeviceCredentialHandler := connect.NewUnaryHandler(
+		DeviceServiceDeleteDeviceCredentialProcedure,
+		svc.DeleteDeviceCredential,
+		connect.WithSchema(deviceServiceMethods.ByName("DeleteDeviceCredential")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceCreateJwtIssuerHandler := connect.NewUnaryHandler(
+		DeviceServiceCreateJwtIssuerProcedure,
+		svc.CreateJwtIssuer,
+		connect.WithSchema(deviceServiceMethods.ByName("CreateJwtIssuer")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceListJwtIssuersHandler := connect.NewUnaryHandler(
+		DeviceServiceListJwtIssuersProcedure,
+		svc.ListJwtIssuers,
+		connect.WithSchema(deviceServiceMethods.ByName("ListJwtIssuers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceDeleteJwtIssuerHandler := connect.NewUnaryHandler(
+		DeviceServiceDeleteJwtIssuerProcedure,
+		svc.DeleteJwtIssuer,
+		connect.WithSchema(deviceServiceMethods.ByName("DeleteJwtIssuer")),
+		connect.WithHandlerOptions(opts...),
+	)
 	deviceServiceCreateEnrollmentTokenHandler := connect.NewUnaryHandler(
 		DeviceServiceCreateEnrollmentTokenProcedure,
 		svc.CreateEnrollmentToken,
@@ -244,6 +444,22 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 			deviceServiceGetDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceRevokeDeviceProcedure:
 			deviceServiceRevokeDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceCreateDeviceProcedure:
+			deviceServiceCreateDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceSetDevicePasswordProcedure:
+			deviceServiceSetDevicePasswordHandler.ServeHTTP(w, r)
+		case DeviceServiceAddDeviceKeyProcedure:
+			deviceServiceAddDeviceKeyHandler.ServeHTTP(w, r)
+		case DeviceServiceListDeviceCredentialsProcedure:
+			deviceServiceListDeviceCredentialsHandler.ServeHTTP(w, r)
+		case DeviceServiceDeleteDeviceCredentialProcedure:
+			deviceServiceDeleteDeviceCredentialHandler.ServeHTTP(w, r)
+		case DeviceServiceCreateJwtIssuerProcedure:
+			deviceServiceCreateJwtIssuerHandler.ServeHTTP(w, r)
+		case DeviceServiceListJwtIssuersProcedure:
+			deviceServiceListJwtIssuersHandler.ServeHTTP(w, r)
+		case DeviceServiceDeleteJwtIssuerProcedure:
+			deviceServiceDeleteJwtIssuerHandler.ServeHTTP(w, r)
 		case DeviceServiceCreateEnrollmentTokenProcedure:
 			deviceServiceCreateEnrollmentTokenHandler.ServeHTTP(w, r)
 		case DeviceServiceListEnrollmentTokensProcedure:
@@ -273,6 +489,38 @@ func (UnimplementedDeviceServiceHandler) GetDevice(context.Context, *connect.Req
 
 func (UnimplementedDeviceServiceHandler) RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.RevokeDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) CreateDevice(context.Context, *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.CreateDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) SetDevicePassword(context.Context, *connect.Request[v1.SetDevicePasswordRequest]) (*connect.Response[v1.SetDevicePasswordResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.SetDevicePassword is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) AddDeviceKey(context.Context, *connect.Request[v1.AddDeviceKeyRequest]) (*connect.Response[v1.AddDeviceKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.AddDeviceKey is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ListDeviceCredentials(context.Context, *connect.Request[v1.ListDeviceCredentialsRequest]) (*connect.Response[v1.ListDeviceCredentialsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.ListDeviceCredentials is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) DeleteDeviceCredential(context.Context, *connect.Request[v1.DeleteDeviceCredentialRequest]) (*connect.Response[v1.DeleteDeviceCredentialResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.DeleteDeviceCredential is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) CreateJwtIssuer(context.Context, *connect.Request[v1.CreateJwtIssuerRequest]) (*connect.Response[v1.CreateJwtIssuerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.CreateJwtIssuer is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ListJwtIssuers(context.Context, *connect.Request[v1.ListJwtIssuersRequest]) (*connect.Response[v1.ListJwtIssuersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.ListJwtIssuers is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) DeleteJwtIssuer(context.Context, *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.DeleteJwtIssuer is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) CreateEnrollmentToken(context.Context, *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error) {

@@ -1,0 +1,158 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/otad/otad/pkg/enroll"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// Login is what a connection to the broker brings along.
+type Login struct {
+	Certificates []*x509.Certificate // the verified chain, leaf first; none without a client certificate
+	ClientID     string
+	Username     string
+	Password     []byte
+	Remote       net.Addr
+}
+
+// Admission is who a Login turned out to be.
+type Admission struct {
+	// Name is a device id; with Claim it is the id of an enrollment token, and the
+	// connection may only ask for a certificate (fleet provisioning).
+	Name  string
+	Claim bool
+}
+
+// Login says who a connection is. The strongest credential decides alone: a
+// certificate, and what stands beside it is ignored, since AWS's SDKs send a user
+// name of theirs with it; else the password, which is a JWT, an enrollment token
+// or a password of the device that the user name names, or the client id without
+// one. ErrDenied when it is nobody.
+//
+// Failures are slowed down by address and logged here, once in a while and
+// without what was sent. Not an ErrDenied is a fault of ours.
+func (s *Service) Login(ctx context.Context, l Login) (Admission, error) {
+	a, err := s.login(ctx, l)
+	if errors.Is(err, ErrDenied) {
+		if say, before := s.failures.failed(addressOf(l.Remote)); say {
+			s.Log.Warn("device login refused; more from this address are not logged for a while",
+				"remote", addressOf(l.Remote), "error", err, "unlogged", before)
+		}
+	}
+	return a, err
+}
+
+func (s *Service) login(ctx context.Context, l Login) (Admission, error) {
+	switch {
+	case len(l.Certificates) > 0:
+		d, err := s.AdmitCertificate(ctx, l.Certificates[0])
+		return s.admitted(d.ID, bearer{}, err)
+	case len(l.Password) == 0:
+		return Admission{}, fmt.Errorf("%w: no credential: a device certificate, a password or a JWT is needed", ErrDenied)
+	case len(l.Password) > MaxJWTBytes:
+		return Admission{}, fmt.Errorf("%w: password of %d bytes, at most %d", ErrDenied, len(l.Password), MaxJWTBytes)
+	case looksLikeJWT(l.Password):
+		return s.loginJWT(ctx, l)
+	case looksLikeClaim(l.Password):
+		return s.loginClaim(ctx, l)
+	}
+	return s.loginPassword(ctx, l)
+}
+
+// admitted notes how long the device's session may live.
+func (s *Service) admitted(deviceID string, b bearer, err error) (Admission, error) {
+	if err != nil {
+		return Admission{}, err
+	}
+	s.bearers.note(deviceID, b)
+	return Admission{Name: deviceID}, nil
+}
+
+// patience refuses an address that has failed too often.
+func (s *Service) patience(l Login) error {
+	if wait := s.failures.wait(addressOf(l.Remote)); wait > 0 {
+		return fmt.Errorf("%w: too many failed logins from this address, try again in %s", ErrDenied, wait.Round(time.Second))
+	}
+	return nil
+}
+
+func (s *Service) loginPassword(ctx context.Context, l Login) (Admission, error) {
+	id := l.Username
+	if id == "" {
+		id = l.ClientID
+	}
+	if err := ota.ValidateDeviceID(id); err != nil {
+		return Admission{}, fmt.Errorf("%w: the user name is no device id", ErrDenied)
+	}
+	c, err := s.password(ctx, id)
+	if err != nil {
+		return Admission{}, err
+	}
+	if c == nil { // takes as long as a wrong password, so that nobody learns which devices exist
+		c = &Credential{Secret: nobodysPassword}
+	}
+	if !s.passwords.known(id, c.Secret, l.Password) {
+		if err := s.patience(l); err != nil {
+			return Admission{}, err
+		}
+		right, err := s.passwords.check(ctx, id, c.Secret, l.Password)
+		if err != nil {
+			return Admission{}, err
+		}
+		if !right || c.DeviceID == "" {
+			return Admission{}, fmt.Errorf("%w: wrong password, or no device %s with one", ErrDenied, id)
+		}
+	}
+	return s.admitted(id, bearer{}, s.Known(ctx, id))
+}
+
+// nobodysPassword is a hash at costGenerated that no password is known for.
+const nobodysPassword = "$argon2id$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+func (s *Service) loginJWT(ctx context.Context, l Login) (Admission, error) {
+	if err := s.patience(l); err != nil {
+		return Admission{}, err
+	}
+	b, err := s.verifyJWT(ctx, l.Password)
+	if err != nil {
+		return Admission{}, err
+	}
+	return s.admitted(b.device, b, s.Known(ctx, b.device))
+}
+
+func looksLikeClaim(password []byte) bool { return bytes.HasPrefix(password, []byte(enroll.Prefix)) }
+
+// loginClaim lets the holder of an enrollment token ask for a certificate. What
+// the token lets in is looked at again when it is used.
+func (s *Service) loginClaim(ctx context.Context, l Login) (Admission, error) {
+	if err := s.patience(l); err != nil {
+		return Admission{}, err
+	}
+	token, err := enroll.Parse(string(l.Password))
+	if err != nil {
+		return Admission{}, fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	all, err := s.Store.EnrollmentTokens(ctx)
+	if err != nil {
+		return Admission{}, err
+	}
+	hash := sha256.Sum256(token.Secret[:])
+	for _, t := range all {
+		if t.ID == token.IDHex() && subtle.ConstantTimeCompare(t.SecretHash[:], hash[:]) == 1 {
+			if err := t.usable(s.Now()); err != nil {
+				return Admission{}, err
+			}
+			return Admission{Name: t.ID, Claim: true}, nil
+		}
+	}
+	return Admission{}, fmt.Errorf("%w: unknown enrollment token", ErrDenied)
+}
