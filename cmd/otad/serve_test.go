@@ -25,6 +25,7 @@ import (
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/store/sqlite"
+	"github.com/otad/otad/internal/testserver"
 	"github.com/otad/otad/pkg/shadow"
 	"github.com/otad/otad/pkg/signing"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
@@ -39,8 +40,13 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	database.Stop()
+	os.Exit(code)
 }
+
+// database is the PostgreSQL of the tests that ask for one.
+var database testserver.Postgres
 
 // otad is a running server process.
 type otad struct {
@@ -106,12 +112,13 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// withDevice makes a data directory whose store knows gw-1.
+// withDevice makes a data directory whose store knows gw-1; the store is the
+// database of the environment, if that names one.
 func withDevice(t *testing.T) string {
 	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
 	must(t, os.Mkdir(data, 0o700))
-	s, err := sqlite.Open(t.Context(), filepath.Join(data, "otad.db"))
+	s, err := openStore(t.Context(), config{Data: data, Database: os.Getenv("OTAD_DATABASE")})
 	must(t, err)
 	must(t, s.CreateEnrollmentToken(t.Context(), fleet.EnrollmentToken{ID: "t", Uses: 1}))
 	_, err = s.Enroll(t.Context(), fleet.Device{ID: "gw-1", KeyFingerprint: "k"}, [32]byte{}, time.Now())
@@ -121,59 +128,66 @@ func withDevice(t *testing.T) string {
 }
 
 // TestNothingAcknowledgedIsLost, however the server ends in the middle of its
-// work; a stop that is asked for ends it well.
+// work and wherever it keeps things; a stop that is asked for ends it well.
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		t.Run(end.String(), func(t *testing.T) {
-			data := withDevice(t)
-			o := start(t, data)
-			const writers, enough = 8, 100
-			acknowledged := make([]int64, writers)
-			var total atomic.Int64
-			var load sync.WaitGroup
-			plenty := make(chan struct{})
-			for w := range writers {
-				load.Go(func() {
-					for n := int64(1); ; n++ {
-						_, err := o.shadows.UpdateShadow(context.Background(), connect.NewRequest(&otadv1.UpdateShadowRequest{
-							DeviceId: "gw-1", Name: fmt.Sprintf("n%d", w), Update: fmt.Appendf(nil, `{"state":{"desired":{"n":%d}}}`, n),
-						}))
-						if err != nil {
-							return // the server is going
-						}
-						acknowledged[w] = n
-						if total.Add(1) == enough {
-							close(plenty)
-						}
-					}
-				})
-			}
-			<-plenty
-			must(t, o.cmd.Process.Signal(end))
-			load.Wait()
-			if err := o.cmd.Wait(); (err == nil) != (end == syscall.SIGTERM) {
-				t.Errorf("after %s: %v", end, err)
-			}
-			again := start(t, data)
-			for w, n := range acknowledged {
-				res, err := again.shadows.GetShadow(t.Context(), connect.NewRequest(&otadv1.GetShadowRequest{DeviceId: "gw-1", Name: fmt.Sprintf("n%d", w)}))
-				must(t, err)
-				var doc struct {
-					Version int64
-					State   struct{ Desired struct{ N int64 } }
+		t.Run("sqlite/"+end.String(), func(t *testing.T) { endUnderLoad(t, end) })
+		t.Run("postgres/"+end.String(), func(t *testing.T) {
+			t.Setenv("OTAD_DATABASE", database.Database(t))
+			endUnderLoad(t, end)
+		})
+	}
+}
+
+func endUnderLoad(t *testing.T, end syscall.Signal) {
+	t.Helper()
+	data := withDevice(t)
+	o := start(t, data)
+	const writers, enough = 8, 100
+	acknowledged := make([]int64, writers)
+	var total atomic.Int64
+	var load sync.WaitGroup
+	plenty := make(chan struct{})
+	for w := range writers {
+		load.Go(func() {
+			for n := int64(1); ; n++ {
+				_, err := o.shadows.UpdateShadow(context.Background(), connect.NewRequest(&otadv1.UpdateShadowRequest{
+					DeviceId: "gw-1", Name: fmt.Sprintf("n%d", w), Update: fmt.Appendf(nil, `{"state":{"desired":{"n":%d}}}`, n),
+				}))
+				if err != nil {
+					return // the server is going
 				}
-				must(t, json.Unmarshal(res.Msg.GetDocument(), &doc))
-				// One more may have become durable without its answer arriving.
-				if got := doc.State.Desired.N; got != n && got != n+1 || doc.Version != got {
-					t.Errorf("writer %d: version %d says %d, acknowledged was %d", w, doc.Version, got, n)
+				acknowledged[w] = n
+				if total.Add(1) == enough {
+					close(plenty)
 				}
-			}
-			must(t, again.cmd.Process.Signal(syscall.SIGTERM))
-			must(t, again.cmd.Wait())
-			if out, err := run(t.Context(), "check", "--data", data); err != nil {
-				t.Errorf("%s%v", out, err)
 			}
 		})
+	}
+	<-plenty
+	must(t, o.cmd.Process.Signal(end))
+	load.Wait()
+	if err := o.cmd.Wait(); (err == nil) != (end == syscall.SIGTERM) {
+		t.Errorf("after %s: %v", end, err)
+	}
+	again := start(t, data)
+	for w, n := range acknowledged {
+		res, err := again.shadows.GetShadow(t.Context(), connect.NewRequest(&otadv1.GetShadowRequest{DeviceId: "gw-1", Name: fmt.Sprintf("n%d", w)}))
+		must(t, err)
+		var doc struct {
+			Version int64
+			State   struct{ Desired struct{ N int64 } }
+		}
+		must(t, json.Unmarshal(res.Msg.GetDocument(), &doc))
+		// One more may have become durable without its answer arriving.
+		if got := doc.State.Desired.N; got != n && got != n+1 || doc.Version != got {
+			t.Errorf("writer %d: version %d says %d, acknowledged was %d", w, doc.Version, got, n)
+		}
+	}
+	must(t, again.cmd.Process.Signal(syscall.SIGTERM))
+	must(t, again.cmd.Wait())
+	if out, err := run(t.Context(), "check", "--data", data); err != nil {
+		t.Errorf("%s%v", out, err)
 	}
 }
 
