@@ -17,7 +17,6 @@ func (s *Service) StartNext(ctx context.Context, deviceID string, start ota.Star
 	e, err := s.Store.StartNext(ctx, deviceID, start, s.Now())
 	if err == nil {
 		s.signals.raise("rollout/" + e.RolloutID)
-		s.timeouts.expect(e.Expires)
 	}
 	return e, err
 }
@@ -31,7 +30,6 @@ func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, erro
 		return e, err
 	}
 	s.signals.raise("rollout/" + e.RolloutID)
-	s.timeouts.expect(e.Expires)
 	if e.Status.Terminal() {
 		s.Log.Info("execution finished", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "reason", e.Reason())
 		s.Wake()

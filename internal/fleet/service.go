@@ -76,7 +76,6 @@ type Service struct {
 	bearers   *bearers
 	signals   *signals
 	claims    *claims
-	timeouts  *timeouts
 	verifying chan struct{} // one element for each object that is read back
 	streaming chan struct{} // one element for each read of a stream's file
 	images    *rawimage.Reader
@@ -94,7 +93,7 @@ func New(c Config) *Service {
 	}
 	return &Service{
 		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(),
-		signals: newSignals(), claims: newClaims(), timeouts: newTimeouts(),
+		signals: newSignals(), claims: newClaims(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1),
 	}
