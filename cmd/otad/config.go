@@ -57,6 +57,8 @@ type config struct {
 	DatabaseSecret string   `koanf:"database-password-file"`
 	LogFormat      string   `koanf:"log-format"`
 	LogLevel       string   `koanf:"log-level"`
+
+	JobLinks time.Duration `koanf:"job-links"`
 }
 
 // Who is let in on the listener without TLS.
@@ -198,6 +200,9 @@ func (c config) validate() error {
 	}
 	if _, err := fleet.ParseIndexes(c.Index); err != nil {
 		return usageError{fmt.Errorf("--index: %w", err)}
+	}
+	if c.JobLinks != 0 && (c.JobLinks < fleet.MinLinkLife || c.JobLinks > fleet.MaxLinkLife) {
+		return usageError{fmt.Errorf("--job-links %s: want %s to %s, or 0 for none", c.JobLinks, fleet.MinLinkLife, fleet.MaxLinkLife)}
 	}
 	if c.S3Endpoint != "" && (c.S3Bucket == "" || c.S3AccessKey == "" || c.S3SecretKey == "") {
 		return usageError{errors.New("--s3-endpoint needs --s3-bucket, OTAD_S3_ACCESS_KEY and OTAD_S3_SECRET_KEY")}

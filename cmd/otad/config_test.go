@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -132,6 +133,19 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	} {
 		if _, err := loadWith(t, "", good...); err != nil {
 			t.Errorf("%v: %v", good, err)
+		}
+	}
+}
+
+func TestJobLinks(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": 0, "job-links: 0\n": 0, "job-links: 1m\n": time.Minute, "job-links: 24h\n": 24 * time.Hour} {
+		if c, err := loadWith(t, text); err != nil || c.JobLinks != want {
+			t.Errorf("%q: %s, %v", text, c.JobLinks, err)
+		}
+	}
+	for _, bad := range []string{"30s", "25h", "-1h", "often"} {
+		if _, err := loadWith(t, "", "--job-links", bad); err == nil || !strings.Contains(err.Error(), "job-links") {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }

@@ -59,6 +59,7 @@ func newServeFlags() *cobra.Command {
 	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
+	f.Duration("job-links", 0, "`life` of download links in job documents, for devices without our agent, which then believe the server; 0: no links")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
 	f.Int("shadow-bytes", shadow.MaxStateBytes, fmt.Sprintf("`bytes` that desired and reported of one shadow may take together, at most %d", shadow.StateBytesCeiling))
 	topicFlags(f)
@@ -258,7 +259,9 @@ func (s *server) openFleet() error {
 		Now: time.Now, Log: s.log, DeviceURL: s.addresses.Device,
 		MaxShadowBytes: s.config.ShadowBytes,
 		JWTAudience:    s.config.JWTAudience,
+		LinkLife:       s.config.JobLinks,
 	})
+	s.publisher.Document = s.fleet.JobDocument
 	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
 	return nil
 }

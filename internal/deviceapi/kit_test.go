@@ -153,6 +153,11 @@ func (p *plane) initTrust() signing.TargetsKey {
 // release stores a draft of raw and returns it with its object and index.
 func (p *plane) release(raw []byte) (r ota.Release, object, index []byte) {
 	p.Helper()
+	return p.releaseAs("gw", "1.0", raw)
+}
+
+func (p *plane) releaseAs(name, version string, raw []byte) (r ota.Release, object, index []byte) {
+	p.Helper()
 	var b bytes.Buffer
 	ix, err := image.Encode(p.Context(), &b, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw)))})
 	p.ok(err)
@@ -163,7 +168,7 @@ func (p *plane) release(raw []byte) (r ota.Release, object, index []byte) {
 	_, err = p.fleet.UploadImage(p.Context(), digest, &b)
 	p.ok(err)
 	r, err = p.fleet.CreateRelease(p.Context(), ota.Manifest{
-		Name: "gw", Version: "1.0", HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage,
+		Name: name, Version: version, HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage,
 		ImageDigest: digest, ImageSize: ix.RawSize, ObjectSize: ix.ObjectSize(),
 	}, index)
 	p.ok(err)

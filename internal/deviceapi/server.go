@@ -1,7 +1,8 @@
 // Package deviceapi is the HTTPS half of the device plane: enrollment,
 // certificate renewal, signed metadata and firmware images, as
-// docs/device-protocol.md writes it. Every door but enrollment needs the client
-// certificate of a device that is known and not revoked. It decides nothing by
+// docs/device-protocol.md writes it. Every door but enrollment and the links in
+// job documents needs the client certificate of a device that is known and not
+// revoked. It decides nothing by
 // itself; internal/fleet does.
 package deviceapi
 
@@ -64,6 +65,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metadata/{file}", s.device(s.metadata))
 	mux.HandleFunc("GET /targets/{name}/{file}", s.device(s.target))
 	mux.HandleFunc("GET /images/{digest}", s.device(s.image))
+	mux.HandleFunc("GET /files/{digest}", s.linked)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fmt.Errorf("%w: no such page", fleet.ErrNotFound))
 	})

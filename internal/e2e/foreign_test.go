@@ -6,8 +6,8 @@ import "testing"
 // server, all at a time, each with devices of its own.
 func TestForeignClients(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil)
-	s.release("1.0.0", 1000, true)
+	s := newSite(t, nil, "--job-links", "1h")
+	s.release("1.0.0", 300_000, true)
 	t.Run("of", func(t *testing.T) {
 		for _, c := range []struct {
 			name string
@@ -15,8 +15,10 @@ func TestForeignClients(t *testing.T) {
 		}{
 			{"AWS SDK v2, MQTT 3.1.1", func(t *testing.T, s *site) { sdk2(t, s, "3.1.1", "sdk2-v3") }},
 			{"AWS SDK v2, MQTT 5", func(t *testing.T, s *site) { sdk2(t, s, "5", "sdk2-v5") }},
+			{"AWS SDK v1, its jobs agent", sdk1Agent},
 			{"mosquitto's clients", mosquittoClients},
 			{"paho in Python", func(t *testing.T, s *site) { guideSensor(t, s, "paho-1", "sensor.py", s.at.MQTT, python) }},
+			{"AWS SDK v2 as in the guide", func(t *testing.T, s *site) { guideSensor(t, s, "sdk2-guide", "sensor-aws.js", s.at.MQTT, "node") }},
 			{"MQTT.js", func(t *testing.T, s *site) { guideSensor(t, s, "mqttjs-1", "sensor.js", s.at.MQTT, "node") }},
 		} {
 			t.Run(c.name, func(t *testing.T) {

@@ -65,6 +65,9 @@ type Config struct {
 	// MaxShadowBytes is how much desired and reported of one shadow may take
 	// together. 0: shadow.MaxStateBytes.
 	MaxShadowBytes int
+	// LinkLife is how long the download links in job documents are good, from
+	// MinLinkLife to MaxLinkLife. 0: there are none.
+	LinkLife time.Duration
 }
 
 // Service is the set of use cases. Its methods may be called concurrently.

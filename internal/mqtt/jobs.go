@@ -37,20 +37,17 @@ type execution struct {
 	VersionNumber   int64             `json:"versionNumber"`
 	ExecutionNumber int               `json:"executionNumber"`
 	SecondsLeft     *int64            `json:"approximateSecondsBeforeTimedOut,omitempty"`
-	JobDocument     *ota.JobDocument  `json:"jobDocument,omitempty"`
+	JobDocument     *ota.OpenDocument `json:"jobDocument,omitempty"`
 }
 
-func encodeExecution(e ota.Execution, document bool, now time.Time) execution {
+func encodeExecution(e ota.Execution, document *ota.OpenDocument, now time.Time) execution {
 	out := summary(e)
 	if !e.Expires.IsZero() {
 		left := max(int64(e.Expires.Sub(now).Seconds()), 0)
 		out.SecondsLeft = &left
 	}
 	out.ThingName, out.Status, out.StatusDetails = e.DeviceID, e.Status, e.Details
-	if document {
-		d := ota.NewJobDocument(e.Release, e.Attempt)
-		out.JobDocument = &d
-	}
+	out.JobDocument = document
 	return out
 }
 
@@ -66,15 +63,15 @@ func summary(e ota.Execution) execution {
 }
 
 type jobAnswer struct {
-	ClientToken    string           `json:"clientToken,omitempty"`
-	Timestamp      int64            `json:"timestamp"`
-	Code           string           `json:"code,omitempty"`
-	Message        string           `json:"message,omitempty"`
-	Execution      *execution       `json:"execution,omitempty"`
-	ExecutionState *executionState  `json:"executionState,omitempty"`
-	JobDocument    *ota.JobDocument `json:"jobDocument,omitempty"`
-	InProgressJobs *[]execution     `json:"inProgressJobs,omitempty"`
-	QueuedJobs     *[]execution     `json:"queuedJobs,omitempty"`
+	ClientToken    string            `json:"clientToken,omitempty"`
+	Timestamp      int64             `json:"timestamp"`
+	Code           string            `json:"code,omitempty"`
+	Message        string            `json:"message,omitempty"`
+	Execution      *execution        `json:"execution,omitempty"`
+	ExecutionState *executionState   `json:"executionState,omitempty"`
+	JobDocument    *ota.OpenDocument `json:"jobDocument,omitempty"`
+	InProgressJobs *[]execution      `json:"inProgressJobs,omitempty"`
+	QueuedJobs     *[]execution      `json:"queuedJobs,omitempty"`
 }
 
 type executionState struct {
@@ -148,10 +145,10 @@ func (p *Endpoint) jobAnswer(ctx context.Context, r request, req jobRequest) (jo
 		return p.pending(ctx, r.device)
 	case r.kind == kindJobs:
 		e, err := p.fleet.StartNext(ctx, r.device, ota.Starting{Details: req.StatusDetails, StepTimeout: req.StepTimeout})
-		return p.next(e, true, err)
+		return p.next(ctx, e, true, err)
 	case r.op == "get" && r.name == nextJob:
 		e, err := p.fleet.NextExecution(ctx, r.device)
-		return p.next(e, req.document(true), err)
+		return p.next(ctx, e, req.document(true), err)
 	case !jobPattern.MatchString(r.name):
 		return jobAnswer{}, fmt.Errorf("%w: %.80q is not 1 to 64 of a-z A-Z 0-9 _ -", errJobTopic, r.name)
 	case r.op == "get":
@@ -170,18 +167,26 @@ func (p *Endpoint) describeJob(ctx context.Context, r request, req jobRequest) (
 	if err != nil {
 		return jobAnswer{}, err
 	}
-	return p.next(e, req.document(true), nil)
+	return p.next(ctx, e, req.document(true), nil)
 }
 
 // next shapes an answer with one execution; none is not an error.
-func (p *Endpoint) next(e ota.Execution, document bool, err error) (jobAnswer, error) {
+func (p *Endpoint) next(ctx context.Context, e ota.Execution, document bool, err error) (jobAnswer, error) {
 	if errors.Is(err, fleet.ErrNotFound) {
 		return jobAnswer{}, nil
 	}
 	if err != nil {
 		return jobAnswer{}, err
 	}
-	out := encodeExecution(e, document, p.now())
+	var d *ota.OpenDocument
+	if document {
+		made, err := p.fleet.JobDocument(ctx, e)
+		if err != nil {
+			return jobAnswer{}, err
+		}
+		d = &made
+	}
+	out := encodeExecution(e, d, p.now())
 	return jobAnswer{Execution: &out}, nil
 }
 
@@ -220,7 +225,10 @@ func (p *Endpoint) update(ctx context.Context, r request, req jobRequest) (jobAn
 		answer.ExecutionState = stateOf(e)
 	}
 	if req.document(false) {
-		d := ota.NewJobDocument(e.Release, e.Attempt)
+		d, err := p.fleet.JobDocument(ctx, e)
+		if err != nil {
+			return jobAnswer{}, err
+		}
 		answer.JobDocument = &d
 	}
 	return answer, nil

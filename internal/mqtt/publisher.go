@@ -12,10 +12,12 @@ import (
 )
 
 // Publisher sends what the server has to say by itself. It is fleet.Publisher.
-// Broker is set before anything runs that publishes.
+// Broker and Document are set before anything runs that publishes.
 type Publisher struct {
 	Broker Broker
 	Now    func() time.Time
+	// Document makes the document of a job; nil: NewJobDocument alone.
+	Document func(context.Context, ota.Execution) (ota.OpenDocument, error)
 }
 
 // NotifyNext publishes jobs/notify-next. A lost one is repaired when the device
@@ -28,7 +30,11 @@ func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.E
 	now := p.Now()
 	note := notifyNext{Timestamp: now.Unix()}
 	if next != nil {
-		e := encodeExecution(*next, true, now)
+		d, err := p.document(ctx, *next)
+		if err != nil {
+			return err
+		}
+		e := encodeExecution(*next, &d, now)
 		note.Execution = &e
 	}
 	b, err := json.Marshal(note)
@@ -53,6 +59,13 @@ func (p *Publisher) NotifyJobs(ctx context.Context, deviceID string, pending []o
 		return fmt.Errorf("encode notify: %w", err)
 	}
 	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry})
+}
+
+func (p *Publisher) document(ctx context.Context, e ota.Execution) (ota.OpenDocument, error) {
+	if p.Document != nil {
+		return p.Document(ctx, e)
+	}
+	return ota.OpenDocument{JobDocument: ota.NewJobDocument(e.Release, e.Attempt)}, nil
 }
 
 // notifyExpiry is how long a broker keeps a notification for a device that is
