@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -389,7 +390,8 @@ func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.I
 	case a.Claim:
 		return mqtt.Identity{Name: a.Name, Access: mqtt.ProvisioningAccess()}, nil
 	}
-	return mqtt.Identity{Name: a.Name, Device: true, Access: mqtt.DeviceAccess(a.Name, s.templates)}, nil
+	companion := slices.Contains(mqtt.CompanionIDs(a.Name), c.ClientID)
+	return mqtt.Identity{Name: a.Name, Device: !companion, Access: mqtt.DeviceAccess(a.Name, s.templates)}, nil
 }
 
 func (s *server) connectBroker() (mqtt.Broker, error) {

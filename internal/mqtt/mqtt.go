@@ -54,7 +54,8 @@ type Identity struct {
 	// enrollment token's id. Messages carry it as Sender.
 	Name string
 	// Device: Name is a device id, the client id must be the same, and presence is
-	// told. Otherwise any client id goes, in a space of its own.
+	// told. Otherwise any client id goes, in a space of its own; so it is with a
+	// device's companions (CompanionIDs).
 	Device bool
 	Access Access
 }

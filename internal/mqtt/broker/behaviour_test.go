@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -328,6 +329,61 @@ func TestDisconnect(t *testing.T) {
 		if topic := take(t, got); topic != "ota/dev/presence" {
 			t.Errorf("handled %s", topic)
 		}
+	}
+}
+
+// A device's companions have its topics but not its place: they neither end its
+// connection nor tell its presence, and go when it is shut out.
+func TestCompanions(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	p := presences{make(chan string, 20)}
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) {
+		c.Presence = p.heard
+		authenticate := c.Authenticate
+		c.Authenticate = func(ctx context.Context, creds Credentials) (mqtt.Identity, error) {
+			id, err := authenticate(ctx, creds)
+			id.Device = !slices.Contains(mqtt.CompanionIDs(id.Name), creds.ClientID)
+			return id, err
+		}
+	})
+	device := dialTLS(t, b, pki, "dev")
+	device.mustConnect("dev")
+	if s := take(t, p.ch); !strings.HasPrefix(s, "dev true") {
+		t.Errorf("presence %s", s)
+	}
+	var companions []*wire
+	for _, id := range mqtt.CompanionIDs("dev") {
+		w := dialTLS(t, b, pki, "dev")
+		w.mustConnect(id)
+		if codes := w.subscribe("ota/dev/#"); codes[0] != 1 {
+			t.Errorf("%s: SUBACK % x", id, codes)
+		}
+		companions = append(companions, w)
+	}
+	for _, id := range []string{"dev/0", "dev/5", "dev/1/1", "dev/", "dev/x", "other/1"} {
+		if code, _ := dialTLS(t, b, pki, "dev").connect(hello{id: id}); code == 0 {
+			t.Errorf("%s was let in", id)
+		}
+	}
+	if code, _ := dialTLS(t, b, pki, "other").connect(hello{id: "dev/1"}); code == 0 {
+		t.Error("another device is a companion")
+	}
+	if codes := device.subscribe("ota/dev/#"); codes[0] != 1 { // it still is connected
+		t.Errorf("SUBACK % x", codes)
+	}
+	b.Disconnect("dev", "revoked")
+	for _, w := range append(companions, device) {
+		for kind := byte(1); kind != 0; {
+			kind, _ = w.read()
+		}
+	}
+	if s := take(t, p.ch); !strings.HasPrefix(s, `dev false "revoked"`) {
+		t.Errorf("presence %s", s)
+	}
+	select {
+	case s := <-p.ch:
+		t.Errorf("a companion's presence was told: %s", s)
+	default:
 	}
 }
 

@@ -237,22 +237,33 @@ func (b *Broker) Listening(topic string) bool {
 	return found
 }
 
-// Disconnect ends the device's connection, if there is one, and tells an MQTT 5
-// client the reason. The device may come back; to keep it out, let Authenticate
+// Disconnect ends the device's connection, if there is one, and those of its
+// companions, and tells an MQTT 5 client the reason. The device may come back; to keep it out, let Authenticate
 // refuse it first.
 func (b *Broker) Disconnect(deviceID, reason string) {
+	for _, s := range b.sessionsOf(deviceID) {
+		s.mu.Lock()
+		c := s.conn
+		s.mu.Unlock()
+		if c != nil {
+			c.close(packet.AdministrativeAction, reason)
+		}
+	}
+}
+
+// sessionsOf are the sessions of a device and of its companions.
+func (b *Broker) sessionsOf(deviceID string) (all []*session) {
 	b.mu.Lock()
-	s := b.sessions[deviceKey(deviceID)]
-	b.mu.Unlock()
-	if s == nil {
-		return
+	defer b.mu.Unlock()
+	if s := b.sessions[deviceKey(deviceID)]; s != nil {
+		all = append(all, s)
 	}
-	s.mu.Lock()
-	c := s.conn
-	s.mu.Unlock()
-	if c != nil {
-		c.close(packet.AdministrativeAction, reason)
+	for _, id := range mqtt.CompanionIDs(deviceID) {
+		if s := b.sessions[sessionKey(mqtt.Identity{Name: deviceID}, id)]; s != nil {
+			all = append(all, s)
+		}
 	}
+	return all
 }
 
 func (b *Broker) isClosing() bool {
