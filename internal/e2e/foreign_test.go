@@ -16,10 +16,15 @@ func TestForeignClients(t *testing.T) {
 			{"AWS SDK v2, MQTT 3.1.1", func(t *testing.T, s *site) { sdk2(t, s, "3.1.1", "sdk2-v3") }},
 			{"AWS SDK v2, MQTT 5", func(t *testing.T, s *site) { sdk2(t, s, "5", "sdk2-v5") }},
 			{"AWS SDK v1, its jobs agent", sdk1Agent},
+			{"AWS SDK v1, a lamp and its app", sdk1Lamp},
 			{"mosquitto's clients", mosquittoClients},
+			{"a shell", guideShell},
 			{"paho in Python", func(t *testing.T, s *site) { guideSensor(t, s, "paho-1", "sensor.py", s.at.MQTT, python) }},
 			{"AWS SDK v2 as in the guide", func(t *testing.T, s *site) { guideSensor(t, s, "sdk2-guide", "sensor-aws.js", s.at.MQTT, "node") }},
 			{"MQTT.js", func(t *testing.T, s *site) { guideSensor(t, s, "mqttjs-1", "sensor.js", s.at.MQTT, "node") }},
+			{"MQTT.js over WebSocket", func(t *testing.T, s *site) {
+				guideSensor(t, s, "mqttjs-ws", "sensor.js", "wss://localhost:"+port(s.ports[1])+"/mqtt", "node")
+			}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()

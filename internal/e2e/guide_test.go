@@ -76,3 +76,46 @@ func (s *site) online(id string, want bool) {
 		return d.Online == want
 	})
 }
+
+// guideShell is the guide's way without any program of ours: enrolled with curl
+// and openssl, first words with mosquitto's clients.
+func guideShell(t *testing.T, s *site) {
+	dir := t.TempDir()
+	ca, err := os.ReadFile(s.path("server", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"ca.pem": string(ca), "token": s.token + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(name string, argv ...string) string {
+		t.Helper()
+		p := startIn(t, dir, name, filepath.Join(dir, name+".log"), nil, append([]string{"bash", name}, argv...)...)
+		<-p.done
+		if !p.cmd.ProcessState.Success() {
+			t.Fatalf("%s: %v\n%s", name, p.cmd.ProcessState, p.text())
+		}
+		return p.text()
+	}
+	guide(t, "enroll.sh", dir)
+	for range 2 { // again is harmless
+		if out := run("enroll.sh", s.at.Device, "sensor-1", hardware); !strings.Contains(out, s.at.MQTT) {
+			t.Errorf("enroll.sh says %s", out)
+		}
+	}
+	path := guide(t, "shadow.sh", dir)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := strings.NewReplacer("ota.example", "localhost", "8883", port(s.ports[2])).Replace(string(text))
+	if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := run("shadow.sh"); strings.Count(out, `"temperature":21.5`) != 2 {
+		t.Errorf("shadow.sh says %s", out)
+	}
+	s.shadow("sensor-1").has(t, map[string]any{"state.reported.temperature": 21.5, "state.reported.interval": 30.0})
+}

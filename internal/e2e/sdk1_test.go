@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,4 +55,38 @@ func (s *site) sdk1Installs(rollout, id, dir string) {
 	if want, err := os.ReadFile(s.path("app-1.0.0")); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%s has %d bytes, the release has %d, %v", id, len(got), len(want), err)
 	}
+}
+
+// sdk1Lamp: both sides of the SDK's example of a lamp and the app that watches
+// it. The thing's name is written into it, and the app is a companion: the same
+// certificate, another client id.
+func sdk1Lamp(t *testing.T, s *site) {
+	const id = "RGBLedLamp"
+	s.foreign(id)
+	app, _ := s.example(id, "thing-example.js", "-t", "1", "-i", id+"/1")
+	until(t, "the app to listen", func() bool { return strings.Contains(app.text(), "Mobile thing registered.") })
+	lamp, _ := s.example(id, "thing-example.js", "-t", "2", "-i", id)
+	until(t, "the lamp's first state at the app", func() bool { return strings.Contains(app.text(), "delta on: "+id) })
+	until(t, "the lamp's answer", func() bool { return strings.Contains(lamp.text(), "got 'accepted' status on: "+id) })
+	var heard object
+	_, text, _ := strings.Cut(app.text(), "delta on: "+id)
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&heard); err != nil {
+		t.Fatalf("%v in %q", err, text)
+	}
+	stored := s.shadow(id)
+	for _, color := range []string{"red", "green", "blue"} {
+		if v, ok := heard.at("state." + color).(float64); !ok || v != stored.at("state.desired."+color) {
+			t.Errorf("%s: the app heard %v, the server has %v", color, heard, stored)
+		}
+	}
+	for _, p := range []*proc{app, lamp} {
+		for _, bad := range []string{"timeout on", "mismtach", "offline", "error", "close"} { // as they spell it
+			if strings.Contains(p.text(), bad) {
+				t.Errorf("%q in what it says: %s", bad, p.text())
+			}
+		}
+	}
+	s.online(id, true)
+	lamp.kill()
+	s.online(id, false) // the app, which goes on, is not the device
 }

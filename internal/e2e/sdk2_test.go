@@ -169,7 +169,7 @@ func sdk2Jobs(t *testing.T, s *site, c *driver, id string) {
 	})).has(t, map[string]any{"executionState.status": "IN_PROGRESS", "executionState.versionNumber": 3.0, "jobDocument.name": "app"})
 	c.call(t, "jobs", "updateJobExecution", job(rollout, args{"status": "SUCCEEDED", "expectedVersion": 3}))
 	c.event("next", func(o object) bool { return o.at("execution") == nil })
-	c.rejected(t, "jobs", "updateJobExecution", job(rollout, args{"status": "FAILED"})).is(t, "TerminalStateReached", "")
+	c.rejected(t, "jobs", "updateJobExecution", job(rollout, args{"status": "FAILED"})).is(t, "InvalidStateTransition", "")
 	r := s.ends(rollout, "COMPLETED")
 	if r.Stages[0].Counts.Finished["succeeded"] != 1 {
 		t.Errorf("the server counts %+v", r.Stages)
