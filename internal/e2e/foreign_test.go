@@ -6,7 +6,10 @@ import "testing"
 // server, all at a time, each with devices of its own.
 func TestForeignClients(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, "--job-links", "1h")
+	plain := freeAddr(t)
+	s := newSite(t, nil, "--job-links", "1h", "--mqtt-plain", plain, "--mqtt-plain-auth", "none",
+		"--topic-publish", "sensors/{device}/#", "--topic-subscribe", "sensors/{device}/command")
+	s.plain = plain
 	s.release("1.0.0", 300_000, true)
 	t.Run("of", func(t *testing.T) {
 		for _, c := range []struct {
@@ -19,6 +22,7 @@ func TestForeignClients(t *testing.T) {
 			{"AWS SDK v1, a lamp and its app", sdk1Lamp},
 			{"mosquitto's clients", mosquittoClients},
 			{"a shell", guideShell},
+			{"an ESP32's sketch in paho", sketchPaho},
 			{"paho in Python", func(t *testing.T, s *site) { guideSensor(t, s, "paho-1", "sensor.py", s.at.MQTT, python) }},
 			{"AWS SDK v2 as in the guide", func(t *testing.T, s *site) { guideSensor(t, s, "sdk2-guide", "sensor-aws.js", s.at.MQTT, "node") }},
 			{"MQTT.js", func(t *testing.T, s *site) { guideSensor(t, s, "mqttjs-1", "sensor.js", s.at.MQTT, "node") }},

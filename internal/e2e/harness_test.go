@@ -141,6 +141,7 @@ type site struct {
 	env     []string // of the server
 	server  *proc
 	ports   [3]string
+	plain   string // address of plain MQTT, for sites that have it
 	devices map[string]*proc
 	at      struct{ API, Device, MQTT string }
 	token   string
