@@ -50,20 +50,12 @@ func Reserved(id string) bool {
 
 // Enroll lets a device in by a token and gives it a certificate.
 func (s *Service) Enroll(ctx context.Context, e Enrollment) (Enrolled, error) {
-	if err := ota.ValidateDeviceID(e.DeviceID); err != nil {
+	if err := enrollable(e.DeviceID, e.Hardware); err != nil {
 		return Enrolled{}, err
-	}
-	if Reserved(e.DeviceID) {
-		return Enrolled{}, fmt.Errorf("%w: device id %q is a name of the server itself; choose another", ErrInvalid, e.DeviceID)
 	}
 	csr, err := parseCSR(e.CSR, e.DeviceID)
 	if err != nil {
 		return Enrolled{}, err
-	}
-	if e.Hardware != "" {
-		if err := ota.ValidateWord("hardware model", e.Hardware); err != nil {
-			return Enrolled{}, err
-		}
 	}
 	root, err := s.Store.Metadata(ctx, RoleRoot, 1)
 	if errors.Is(err, ErrNotFound) {
@@ -133,9 +125,21 @@ func (s *Service) known(ctx context.Context, deviceID string) (Device, error) {
 	return d, nil
 }
 
-// AdmitCertificate is Admit for a verified client certificate.
+// AdmitCertificate is Admit for a verified client certificate. One of fleet
+// provisioning stands for the device it was provisioned for; a claim is no device.
 func (s *Service) AdmitCertificate(ctx context.Context, cert *x509.Certificate) (Device, error) {
-	return s.Admit(ctx, cert.Subject.CommonName, keyFingerprint(cert.RawSubjectPublicKeyInfo))
+	id := cert.Subject.CommonName
+	switch {
+	case strings.HasPrefix(id, claimName):
+		return Device{}, fmt.Errorf("%w: a claim certificate is good for provisioning only", ErrDenied)
+	case id == provisionedName:
+		d, err := s.provisionedBy(ctx, cert)
+		if err != nil {
+			return Device{}, err
+		}
+		id = d.ID
+	}
+	return s.Admit(ctx, id, keyFingerprint(cert.RawSubjectPublicKeyInfo))
 }
 
 func keyFingerprint(spki []byte) string {
@@ -146,7 +150,17 @@ func keyFingerprint(spki []byte) string {
 // MaxCSRBytes is the largest certificate request in PEM.
 const MaxCSRBytes = 16 << 10
 
+// parseCSR reads a request whose common name is the device's id.
 func parseCSR(b []byte, deviceID string) (*x509.CertificateRequest, error) {
+	csr, err := parseKeyRequest(b)
+	if err == nil && csr.Subject.CommonName != deviceID {
+		err = fmt.Errorf("%w: certificate request: its common name %.140q is not the device id %q", ErrInvalid, csr.Subject.CommonName, deviceID)
+	}
+	return csr, err
+}
+
+// parseKeyRequest reads a request of which only the key counts.
+func parseKeyRequest(b []byte) (*x509.CertificateRequest, error) {
 	bad := func(why string) (*x509.CertificateRequest, error) {
 		return nil, fmt.Errorf("%w: certificate request: %s", ErrInvalid, why)
 	}
@@ -172,9 +186,6 @@ func parseCSR(b []byte, deviceID string) (*x509.CertificateRequest, error) {
 		}
 	default:
 		return bad("want an ed25519 or ECDSA P-256 key")
-	}
-	if csr.Subject.CommonName != deviceID {
-		return bad(fmt.Sprintf("its common name %.140q is not the device id %q", csr.Subject.CommonName, deviceID))
 	}
 	return csr, nil
 }

@@ -31,7 +31,7 @@ func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, erro
 	}
 	s.signals.raise("rollout/" + e.RolloutID)
 	if e.Status.Terminal() {
-		s.Log.Info("execution finished", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "reason", e.Reason())
+		s.logger(ctx).Info("execution finished", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "reason", e.Reason())
 		s.Wake()
 	}
 	started := e.StartedAt.Equal(e.UpdatedAt)

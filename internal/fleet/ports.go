@@ -23,6 +23,7 @@ type Store interface {
 	TrustStore
 	RolloutStore
 	ExecutionStore
+	EventStore
 	// Check returns every broken invariant in words, none when all is well.
 	Check(ctx context.Context) ([]string, error)
 	// Ping says whether the store answers.
@@ -54,6 +55,13 @@ type DeviceStore interface {
 	// selectors that compare them are fast. It may take long; others can read and,
 	// where the database is shared, write meanwhile. ErrInvalid: see Indexable.
 	IndexFields(ctx context.Context, fields []selector.Field) error
+	// Provision is Enroll by the token with this id, and makes the certificate with
+	// this id stand for the device. Again with the same device it changes nothing;
+	// a certificate that stands for another one is ErrDenied. Certificates that
+	// stood for the device ProvisionLife ago or longer no longer do.
+	Provision(ctx context.Context, d Device, certificateID, tokenID string, now time.Time) (Device, error)
+	// ProvisionedDevice returns the device that a certificate stands for.
+	ProvisionedDevice(ctx context.Context, certificateID string) (Device, error)
 	// RevokeDevice marks it, and ota.Remove ends its unfinished executions, so
 	// that no rollout waits for it; again is not an error.
 	RevokeDevice(ctx context.Context, id string, now time.Time) error
@@ -100,7 +108,8 @@ type CredentialStore interface {
 // TokenStore keeps enrollment and API tokens, hashed.
 type TokenStore interface {
 	CreateEnrollmentToken(ctx context.Context, t EnrollmentToken) error // ErrConflict: id exists
-	EnrollmentTokens(ctx context.Context) ([]EnrollmentToken, error)    // newest first
+	EnrollmentToken(ctx context.Context, id string) (EnrollmentToken, error)
+	EnrollmentTokens(ctx context.Context) ([]EnrollmentToken, error) // newest first
 	RevokeEnrollmentToken(ctx context.Context, id string, now time.Time) error
 	CreateAPIToken(ctx context.Context, t APIToken) error // ErrConflict: id exists
 	APIToken(ctx context.Context, id string) (APIToken, error)

@@ -40,6 +40,9 @@ type CA interface {
 	// Issue signs the request's key for the device id and returns the leaf and
 	// the issuing certificate in PEM. The request has been checked.
 	Issue(csr *x509.CertificateRequest, deviceID string, now time.Time) (chainPEM []byte, err error)
+	// IssueUntil is Issue for a certificate that ends then and is no device's: its
+	// name can not be a device id.
+	IssueUntil(csr *x509.CertificateRequest, name string, now, until time.Time) (chainPEM []byte, err error)
 	// RootPEM is the certificate that everything chains to, RootSHA256 the
 	// digest of its DER form.
 	RootPEM() []byte
@@ -82,6 +85,7 @@ type Service struct {
 	verifying chan struct{} // one element for each object that is read back
 	streaming chan struct{} // one element for each read of a stream's file
 	images    *rawimage.Reader
+	claimed   claimCounts
 	wake      chan struct{}
 }
 

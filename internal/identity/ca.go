@@ -209,12 +209,17 @@ func encodeCert(der []byte) []byte {
 // Issue makes a 90-day client certificate for the request's key. Nothing but
 // the key is taken from the request.
 func (ca *CA) Issue(csr *x509.CertificateRequest, deviceID string, now time.Time) ([]byte, error) {
+	return ca.IssueUntil(csr, deviceID, now, now.Add(DeviceLife))
+}
+
+// IssueUntil is Issue for a certificate that ends then.
+func (ca *CA) IssueUntil(csr *x509.CertificateRequest, name string, now, until time.Time) ([]byte, error) {
 	leaf := &x509.Certificate{
-		Subject:  pkix.Name{CommonName: deviceID},
+		Subject:  pkix.Name{CommonName: name},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err := sign(leaf, ca.issuer, csr.PublicKey, ca.issuerKey, now, DeviceLife)
+	der, err := sign(leaf, ca.issuer, csr.PublicKey, ca.issuerKey, now, until.Sub(now))
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func content(n int) []byte {
 func stored(t testing.TB, blobs blob.Store, raw []byte) (Image, *image.Index) {
 	t.Helper()
 	var object bytes.Buffer
-	ix, err := image.Encode(t.Context(), &object, bytes.NewReader(raw), image.EncodeOptions{})
+	ix, err := image.Encode(t.Context(), &object, bytes.NewReader(raw), image.EncodeOptions{Level: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 	err := s.locked(ctx, func() error {
 		s.checkShadows(say)
 		s.checkTrust(say)
+		s.checkDoors(say)
 		for _, r := range s.rollouts {
 			s.checkRollout(r, say)
 		}

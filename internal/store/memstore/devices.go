@@ -15,37 +15,42 @@ import (
 
 // Enroll implements fleet.DeviceStore.
 func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
-	err := s.locked(ctx, func() error {
-		old, exists := s.devices[d.ID]
-		if exists && old.KeyFingerprint == d.KeyFingerprint && !old.Revoked() {
-			d = old
-			return nil
-		}
-		t, err := s.tokenOf(secretHash)
-		switch {
-		case err != nil:
-			return err
-		case exists && old.Revoked():
-			return fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
-		case exists:
-			return fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
-		}
-		if err := t.Admit(d, stored(now)); err != nil {
-			return err
-		}
-		t.Uses--
-		s.tokens[t.ID] = t
-		if t.Hardware != "" {
-			d.Hardware = t.Hardware
-		}
-		d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: t.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: stored(now)}
-		s.devices[d.ID] = d
-		return nil
+	err := s.locked(ctx, func() (err error) {
+		d, err = s.enroll(d, func() (fleet.EnrollmentToken, error) { return s.tokenOf(secretHash) }, stored(now))
+		return err
 	})
 	if err != nil {
 		return fleet.Device{}, err
 	}
 	return ownDevice(d), nil
+}
+
+// enroll is Enroll by a token that is looked up when it is needed.
+func (s *Store) enroll(d fleet.Device, token func() (fleet.EnrollmentToken, error), now time.Time) (fleet.Device, error) {
+	old, exists := s.devices[d.ID]
+	if exists && old.KeyFingerprint == d.KeyFingerprint && !old.Revoked() {
+		return old, nil
+	}
+	t, err := token()
+	switch {
+	case err != nil:
+		return d, err
+	case exists && old.Revoked():
+		return d, fmt.Errorf("device %s is revoked: %w", d.ID, fleet.ErrDenied)
+	case exists:
+		return d, fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
+	}
+	if err := t.Admit(d, now); err != nil {
+		return d, err
+	}
+	t.Uses--
+	s.tokens[t.ID] = t
+	if t.Hardware != "" {
+		d.Hardware = t.Hardware
+	}
+	d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: t.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: now}
+	s.devices[d.ID] = d
+	return d, nil
 }
 
 func (s *Store) tokenOf(secretHash [32]byte) (fleet.EnrollmentToken, error) {

@@ -34,6 +34,8 @@ type Store struct {
 	evictions   map[string]fleet.Eviction
 	issuers     map[string]fleet.Issuer
 	replicas    map[string]time.Time
+	provisioned map[string]provisioned // by certificate id
+	events      map[string]eventLog    // by device
 }
 
 var _ fleet.Store = (*Store)(nil)
@@ -55,6 +57,8 @@ func New() *Store {
 		evictions:   map[string]fleet.Eviction{},
 		issuers:     map[string]fleet.Issuer{},
 		replicas:    map[string]time.Time{},
+		provisioned: map[string]provisioned{},
+		events:      map[string]eventLog{},
 	}
 }
 

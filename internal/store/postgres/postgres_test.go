@@ -28,7 +28,11 @@ func TestMain(m *testing.M) {
 
 func TestStore(t *testing.T) {
 	p := &pool{t: t}
-	storetest.Run(t, func(testing.TB) fleet.Store { return p.take() })
+	storetest.Run(t, func(tb testing.TB) fleet.Store {
+		s := p.take()
+		tb.Cleanup(func() { _ = s.Close() })
+		return s
+	})
 }
 
 // pool lends stores to one test after the other, emptied in between: opening
@@ -44,6 +48,7 @@ type lent struct {
 	*sqlstore.Store
 	pool *pool
 	url  string
+	back bool // guarded by pool.mu
 }
 
 func (p *pool) take() *lent {
@@ -52,17 +57,22 @@ func (p *pool) take() *lent {
 	if n := len(p.idle); n > 0 {
 		s := p.idle[n-1]
 		p.idle = p.idle[:n-1]
+		s.back = false
 		empty(p.t, s.url)
 		return s
 	}
 	url := server.Schema(p.t)
-	return &lent{open(p.t, url), p, url}
+	return &lent{Store: open(p.t, url), pool: p, url: url}
 }
 
 // Close implements fleet.Store.
 func (s *lent) Close() error {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
+	if s.back {
+		return nil
+	}
+	s.back = true
 	s.pool.idle = append(s.pool.idle, s)
 	return nil
 }

@@ -51,6 +51,12 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"metadata start", `INSERT INTO metadata VALUES ('targets', 2, 'x')`, "but for superseded ones: targets"},
 		{"metadata kept", `INSERT INTO metadata VALUES ('snapshot', 17, 'x')`, "but for superseded ones: snapshot"},
 		{"tags", `UPDATE devices SET tags = 'x'`, "tags of device a are not JSON"},
+		{"certificate", `INSERT INTO provisioned VALUES ('c', 'x', 1)`, "certificate stands for no device: c"},
+		{"events", `INSERT INTO device_event_logs VALUES ('x', 'l', 1, 1)`, "event belongs to no device: x"},
+		{"lost events", `INSERT INTO device_event_logs VALUES ('a', 'l', 1, 1)`, "does not stand where its log says: a"},
+		{"event heap", `INSERT INTO device_event_logs VALUES ('a', 'l', 501, 501);
+			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 501)
+			INSERT INTO device_events SELECT 'a', i, 'l', i, 0, 0, 'k', '{}', '' FROM n`, "too many events of a device are kept: a"},
 		{"uses", `UPDATE enrollment_tokens SET uses = -1`, "used too often"},
 		{"index", `PRAGMA writable_schema = 1;
 			UPDATE sqlite_schema SET rootpage = (SELECT SUM(rootpage) FROM sqlite_schema

@@ -34,7 +34,7 @@ func scanDevice(r row, more ...any) (fleet.Device, error) {
 func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
 	var enrolled fleet.Device
 	err := s.writer.do(ctx, func(t *tx) (err error) {
-		enrolled, err = enroll(t, d, secretHash, stored(now))
+		enrolled, err = enroll(t, d, func() (fleet.EnrollmentToken, error) { return tokenOf(t, secretHash) }, stored(now))
 		return err
 	})
 	if err != nil {
@@ -43,7 +43,8 @@ func (s *Store) Enroll(ctx context.Context, d fleet.Device, secretHash [32]byte,
 	return enrolled, nil
 }
 
-func enroll(t *tx, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.Device, error) {
+// enroll is Enroll by a token that is looked up when it is needed.
+func enroll(t *tx, d fleet.Device, find func() (fleet.EnrollmentToken, error), now time.Time) (fleet.Device, error) {
 	old, err := scanDevice(t.row(selectDevice, d.ID))
 	exists := err == nil
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -52,7 +53,7 @@ func enroll(t *tx, d fleet.Device, secretHash [32]byte, now time.Time) (fleet.De
 	if exists && old.KeyFingerprint == d.KeyFingerprint && !old.Revoked() {
 		return old, nil
 	}
-	token, err := tokenOf(t, secretHash)
+	token, err := find()
 	switch {
 	case err != nil:
 		return fleet.Device{}, err

@@ -281,6 +281,14 @@ var cancelledTests = []test{
 			"DeleteCredential": func() error { return s.DeleteCredential(gone, "d", "x", epoch) },
 			"CreateIssuer":     func() error { return s.CreateIssuer(gone, fleet.Issuer{Name: "x"}) },
 			"DeleteIssuer":     func() error { return s.DeleteIssuer(gone, "x") },
+			"Provision": func() error {
+				_, err := s.Provision(gone, fleet.Device{ID: "e"}, "c", "for d", epoch)
+				return err
+			},
+			"ProvisionedDevice": func() error { _, err := s.ProvisionedDevice(gone, "c"); return err },
+			"EnrollmentToken":   func() error { _, err := s.EnrollmentToken(gone, "for d"); return err },
+			"AppendEvents":      func() error { _, err := s.AppendEvents(gone, "d", "a", numbered(1, 1), epoch); return err },
+			"Events":            func() error { _, err := s.Events(gone, "d", 0, 1); return err },
 			"CreateEnrollmentToken": func() error {
 				return s.CreateEnrollmentToken(gone, fleet.EnrollmentToken{ID: "x", SecretHash: secret(9)})
 			},

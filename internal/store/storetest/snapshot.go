@@ -29,6 +29,12 @@ func snapshot(s fleet.Store) map[string]any {
 	}))
 	evictions, err := s.Evictions(ctx, epoch.Add(-time.Hour))
 	note("evictions", evictions, err)
+	for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
+		events, err := s.Events(ctx, id, 0, 99)
+		note("events of "+id, events, err)
+		d, err := s.ProvisionedDevice(ctx, id)
+		note("certificate "+id, d, err)
+	}
 	tokens, err := s.EnrollmentTokens(ctx)
 	note("tokens", tokens, err)
 	releases, err := s.Releases(ctx)
