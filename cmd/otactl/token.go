@@ -59,6 +59,7 @@ func (t tokenView) state(now time.Time) string {
 // tokenFlags are the options of token create.
 type tokenFlags struct {
 	keyDir, glob, hardware string
+	claimCert              string
 	uses                   int32
 	expires                time.Duration
 	tags                   []string
@@ -74,9 +75,14 @@ standard output once; the server keeps only a hash of it.
 
 The text pins the server's CA and the first TUF root. The root is the local
 root.json of "otactl key init", never the server's: so no server can choose
-whose signatures the device believes.`,
+whose signatures the device believes.
+
+With --claim-cert NAME a key is made here and a certificate issued for it, as
+NAME.key and NAME.pem: devices of AWS IoT's fleet provisioning show the token by
+it. It is good as long as the token, and for nothing else.`,
 		Example: `  otactl token create --uses 100 --expires 72h --hardware rpi4 --tag site=paris > token
-  otactl token create --device 'gw-*'`,
+  otactl token create --device 'gw-*'
+  otactl token create --uses 100 --expires 720h --claim-cert claim > token`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.createToken(cmd.Context(), f) },
 	}
 	fl := cmd.Flags()
@@ -84,6 +90,7 @@ whose signatures the device believes.`,
 	fl.DurationVar(&f.expires, "expires", 24*time.Hour, "how long it is good for")
 	fl.StringVar(&f.glob, "device", "", "only device ids that match this pattern, such as 'gw-*'")
 	fl.StringVar(&f.hardware, "hardware", "", "the hardware model that every device gets")
+	fl.StringVar(&f.claimCert, "claim-cert", "", "also write a claim certificate and its key, as `NAME`.pem and NAME.key")
 	fl.StringArrayVar(&f.tags, "tag", nil, "tag k=v that every device gets (repeat)")
 	fl.BoolVar(&f.trustServerRoot, "trust-server-root", false, "pin the server's first root without a local one to compare: trusts the server")
 	a.keyDirFlag(cmd, &f.keyDir)
@@ -139,9 +146,22 @@ func (a *app) createToken(ctx context.Context, f tokenFlags) error {
 	if err != nil {
 		return err
 	}
+	var claim *claimFiles
+	if f.claimCert != "" {
+		if claim, err = newClaim(f.claimCert); err != nil {
+			return err
+		}
+		req.ClaimCsr = claim.csr
+	}
 	resp, err := call(ctx, c.devices.CreateEnrollmentToken, req)
 	if err != nil {
 		return err
+	}
+	if claim != nil {
+		if err := claim.write(resp.GetClaimCertificate()); err != nil {
+			return err
+		}
+		a.note("claim certificate %s, key %s", claim.certificate, claim.key)
 	}
 	text, err := pins.token(resp)
 	if err != nil {

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
@@ -67,11 +69,50 @@ func (h deviceHandler) CreateEnrollmentToken(ctx context.Context, r *connect.Req
 	if at := r.Msg.GetExpiresAt(); at != nil {
 		want.ExpiresAt = at.AsTime()
 	}
-	t, secret, err := h.fleet.CreateEnrollmentToken(ctx, want)
+	var t fleet.EnrollmentToken
+	var secret [32]byte
+	var certificate []byte
+	var err error
+	if csr := r.Msg.GetClaimCsr(); len(csr) > 0 {
+		t, secret, certificate, err = h.fleet.CreateClaim(ctx, want, csr)
+	} else {
+		t, secret, err = h.fleet.CreateEnrollmentToken(ctx, want)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&otadv1.CreateEnrollmentTokenResponse{Token: encodeToken(t), Secret: secret[:]}), nil
+	return connect.NewResponse(&otadv1.CreateEnrollmentTokenResponse{Token: encodeToken(t), Secret: secret[:], ClaimCertificate: certificate}), nil
+}
+
+func (h deviceHandler) ListDeviceEvents(ctx context.Context, r *connect.Request[otadv1.ListDeviceEventsRequest]) (*connect.Response[otadv1.ListDeviceEventsResponse], error) {
+	limit, err := pageSize(r.Msg.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	token, err := decodePageToken(r.Msg.GetPageToken(), 1)
+	if err != nil {
+		return nil, err
+	}
+	before := int64(0)
+	if token[0] != "" {
+		if before, err = strconv.ParseInt(token[0], 10, 64); err != nil || before < 1 {
+			return nil, fmt.Errorf("%w: page token", fleet.ErrInvalid)
+		}
+	}
+	page, more, err := h.fleet.Events(ctx, r.Msg.GetId(), before, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.ListDeviceEventsResponse{}
+	for _, e := range page {
+		out.Events = append(out.Events, &otadv1.DeviceEvent{
+			Position: e.Position, Log: e.Log, Seq: e.Seq, At: timestamp(e.At), ReceivedAt: timestamp(e.Received), Kind: e.Kind, Data: e.Data, Trace: e.Trace,
+		})
+	}
+	if more {
+		out.NextPageToken = encodePageToken(strconv.FormatInt(page[len(page)-1].Position, 10))
+	}
+	return connect.NewResponse(out), nil
 }
 
 func (h deviceHandler) ListEnrollmentTokens(ctx context.Context, _ *connect.Request[otadv1.ListEnrollmentTokensRequest]) (*connect.Response[otadv1.ListEnrollmentTokensResponse], error) {

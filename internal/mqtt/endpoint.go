@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -16,6 +17,11 @@ import (
 // Handle is the broker's Handler, so a request is acknowledged when what it
 // asked for is durable.
 type Endpoint struct {
+	// Provisioning opens the door of fleet provisioning. It is set before Serve, and
+	// only with a broker that sets Message.Sender and whose Reply reaches the
+	// requester alone.
+	Provisioning bool
+
 	broker Broker
 	fleet  *fleet.Service
 	log    *slog.Logger
@@ -32,13 +38,24 @@ func NewEndpoint(b Broker, f *fleet.Service, log *slog.Logger, now func() time.T
 
 // Serve subscribes to the device topics until ctx ends.
 func (p *Endpoint) Serve(ctx context.Context) error {
-	return p.broker.Subscribe(ctx, Filters, p.Handle)
+	filters := Filters
+	if p.Provisioning {
+		filters = slices.Concat(Filters, ProvisioningFilters)
+	}
+	return p.broker.Subscribe(ctx, filters, p.Handle)
 }
 
 // Handle answers one message. An error is a fault of ours: the message stays
 // unacknowledged and comes again. One of QoS 0 does not, so its sender is told.
 func (p *Endpoint) Handle(ctx context.Context, m Message) error {
+	if !fleet.ValidTrace(m.Trace) {
+		m.Trace = ""
+	}
+	ctx = fleet.WithTrace(ctx, m.Trace)
 	r, ok := parseTopic(m.Topic)
+	if ok && r.kind == kindProvision {
+		return p.provision(ctx, r, m)
+	}
 	if !ok || ota.ValidateDeviceID(r.device) != nil {
 		p.log.Warn("message on a topic that is none of ours", "topic", m.Topic)
 		return nil
@@ -53,11 +70,12 @@ func (p *Endpoint) Handle(ctx context.Context, m Message) error {
 	}
 	defer p.flights.end(r.device)
 	p.fleet.Seen(r.device, now)
+	p.log.Debug("device message", "topic", m.Topic, "trace", m.Trace, "bytes", len(m.Payload))
 	err := p.request(ctx, r, m)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	p.log.Error("device message failed", "topic", m.Topic, "error", err)
+	p.log.Error("device message failed", "topic", m.Topic, "trace", m.Trace, "error", err)
 	if m.QoS == 0 {
 		return p.refuse(ctx, r, m, shadow.ErrInternal)
 	}
@@ -70,6 +88,8 @@ func (p *Endpoint) request(ctx context.Context, r request, m Message) error {
 		return p.shadow(ctx, r, m)
 	case kindStream:
 		return p.stream(ctx, r, m)
+	case kindEvents:
+		return p.events(ctx, r, m)
 	}
 	return p.job(ctx, r, m)
 }
@@ -80,6 +100,8 @@ func (p *Endpoint) refuse(ctx context.Context, r request, m Message, why *shadow
 	switch r.kind {
 	case kindShadow:
 		return p.answer(ctx, m, m.Topic+"/rejected", why.Payload(shadow.ClientToken(m.Payload), p.now()))
+	case kindEvents:
+		return p.answerEvents(ctx, r, m, "/rejected", eventAnswer{Code: refusals[why], Message: why.Message})
 	case kindStream: // that protocol has no word for too many
 		return p.rejectStream(ctx, r, m, "", streamFaultf(streamInternal, "%s", why.Message))
 	}

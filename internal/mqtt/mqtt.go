@@ -26,7 +26,13 @@ type Message struct {
 	ResponseTopic   string
 	CorrelationData []byte
 	Expiry          time.Duration // 0: none
+	// Trace is the request's id for logs, the user property TraceProperty of MQTT
+	// 5. Empty: none, or not one that may stand in a log.
+	Trace string
 }
+
+// TraceProperty is the user property of a request's trace id.
+const TraceProperty = "trace-id"
 
 // Handler takes one message. A nil error is what makes the PUBACK of a QoS 1
 // message: acknowledged means done. On an error the message stays

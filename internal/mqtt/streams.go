@@ -22,7 +22,7 @@ var streamID = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,128}$`)
 // stream answers a describe or a get. Faults of the storage are answered too,
 // since a device asks for what it missed anyway; nothing is ever changed here.
 func (p *Endpoint) stream(ctx context.Context, r request, m Message) error {
-	f := streamFormats[r.format]
+	f := wireFormats[r.format]
 	req, fault := decodeStream(f, m.Payload)
 	var err error
 	switch {
@@ -43,7 +43,7 @@ func (p *Endpoint) stream(ctx context.Context, r request, m Message) error {
 
 func (p *Endpoint) rejectStream(ctx context.Context, r request, m Message, token string, why *streamFault) error {
 	topic := streamPrefix(r.device, r.name) + "rejected/" + r.format
-	return p.replyStream(ctx, m, m.QoS, streamFormats[r.format], topic, streamRejected{why.code, why.message, token})
+	return p.replyStream(ctx, m, m.QoS, wireFormats[r.format], topic, streamRejected{why.code, why.message, token})
 }
 
 func (p *Endpoint) streamFault(r request, err error) *streamFault {
@@ -60,7 +60,7 @@ func (p *Endpoint) streamFault(r request, err error) *streamFault {
 	return streamFaultf(streamInternal, "the server can not read the file now; ask again later")
 }
 
-func (p *Endpoint) describe(ctx context.Context, r request, m Message, f streamFormat, req streamRequest) error {
+func (p *Endpoint) describe(ctx context.Context, r request, m Message, f wireFormat, req streamRequest) error {
 	title, files, err := p.fleet.StreamFiles(ctx, r.device, r.name)
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func (p *Endpoint) describe(ctx context.Context, r request, m Message, f streamF
 // blocks sends what a get asks for. Blocks go with QoS 0 whatever the request
 // had: a lost one is asked for again by bitmap, and nothing piles up for a device
 // that takes none.
-func (p *Endpoint) blocks(ctx context.Context, r request, m Message, f streamFormat, req streamRequest) error {
+func (p *Endpoint) blocks(ctx context.Context, r request, m Message, f wireFormat, req streamRequest) error {
 	if fault := req.validate(); fault != nil {
 		return fault
 	}
@@ -136,7 +136,7 @@ func readBlocks(ctx context.Context, f fleet.StreamFile, offset, length int64) (
 	return data, nil
 }
 
-func (p *Endpoint) replyStream(ctx context.Context, m Message, qos byte, f streamFormat, topic string, answer any) error {
+func (p *Endpoint) replyStream(ctx context.Context, m Message, qos byte, f wireFormat, topic string, answer any) error {
 	b, err := f.encode(answer)
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/fxamacker/cbor/v2"
 )
 
 // Limits of one request for blocks of a stream, after the AWS IoT documentation
@@ -94,22 +92,9 @@ func (b bitmap) has(k int64) bool { return k>>3 < int64(len(b)) && b[k>>3]>>(k&7
 
 func (b bitmap) empty() bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
-// streamFormat is one of the two encodings.
-type streamFormat struct {
-	name   string // the last level of the topic
-	bad    string // code for what can not be read
-	read   func([]byte, *streamRequest) error
-	encode func(any) ([]byte, error)
-}
-
-var streamFormats = map[string]streamFormat{
-	"json": {name: "json", bad: streamInvalidJSON, read: readJSON, encode: json.Marshal},
-	"cbor": {name: "cbor", bad: streamInvalidCBOR, read: readCBOR, encode: cbor.Marshal},
-}
-
 // decodeStream reads a request. An empty payload is one with nothing given. What
 // could be read of the client token comes back beside a fault.
-func decodeStream(f streamFormat, payload []byte) (streamRequest, *streamFault) {
+func decodeStream(f wireFormat, payload []byte) (streamRequest, *streamFault) {
 	var r streamRequest
 	if len(payload) > MaxStreamRequest {
 		return r, streamFaultf(streamInvalidRequest, "the request has %d bytes, at most %d", len(payload), MaxStreamRequest)
@@ -118,7 +103,7 @@ func decodeStream(f streamFormat, payload []byte) (streamRequest, *streamFault) 
 		if err := f.read(payload, &r); errors.Is(err, errType) {
 			return r, streamFaultf(streamInvalidRequest, "%v", err)
 		} else if err != nil {
-			return r, streamFaultf(f.bad, "the payload can not be read: %v", err)
+			return r, streamFaultf(unreadable[f.name], "the payload can not be read: %v", err)
 		}
 	}
 	if len(r.ClientToken) > maxClientToken {
@@ -131,39 +116,8 @@ func decodeStream(f streamFormat, payload []byte) (streamRequest, *streamFault) 
 	return r, nil
 }
 
-// errType: the request can be read, but a member is of another type.
-var errType = errors.New("a member has the wrong type")
-
-func readJSON(payload []byte, r *streamRequest) error {
-	err := json.Unmarshal(payload, r)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.Field != "" || errors.Is(err, errBitmap) {
-		return fmt.Errorf("%w: %w", errType, err)
-	}
-	return err
-}
-
-// streamCBOR reads what RFC 8949 allows and a small device sends: one map with
-// text keys, no key twice, nothing after it.
-var streamCBOR = func() cbor.DecMode {
-	m, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 4, MaxArrayElements: 16, MaxMapPairs: 16,
-		TagsMd: cbor.TagsForbidden, FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
-	}.DecMode()
-	if err != nil {
-		panic(err) // only for options outside their ranges, and these are constants
-	}
-	return m
-}()
-
-func readCBOR(payload []byte, r *streamRequest) error {
-	err := streamCBOR.Unmarshal(payload, r)
-	var wrong *cbor.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.StructFieldName != "" {
-		return fmt.Errorf("%w: %w", errType, err)
-	}
-	return err
-}
+// unreadable is the code for a payload that is not of its format.
+var unreadable = map[string]string{"json": streamInvalidJSON, "cbor": streamInvalidCBOR}
 
 // blocks lists the blocks of a file of this size that a request gets, in
 // ascending order: at most n, and at most MaxStreamAnswer bytes of whole blocks.

@@ -71,7 +71,7 @@ func TestStreamRequests(t *testing.T) {
 			if c.format == "cbor" {
 				payload = unhex(t, payload)
 			}
-			r, fault := decodeStream(streamFormats[c.format], []byte(payload))
+			r, fault := decodeStream(wireFormats[c.format], []byte(payload))
 			var got []int64
 			if fault == nil {
 				got, fault = r.blocks(size)
@@ -143,9 +143,9 @@ func FuzzStreamRequest(f *testing.F) {
 	}
 	f.Add(true, seed)
 	f.Fuzz(func(t *testing.T, isCBOR bool, payload []byte) {
-		format := streamFormats["json"]
+		format := wireFormats["json"]
 		if isCBOR {
-			format = streamFormats["cbor"]
+			format = wireFormats["cbor"]
 		}
 		r, fault := decodeStream(format, payload)
 		if len(r.ClientToken) > maxClientToken {

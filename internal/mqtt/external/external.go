@@ -375,6 +375,7 @@ func message(p *paho.Publish) mqtt.Message {
 	if e := p.Properties.MessageExpiry; e != nil {
 		m.Expiry = time.Duration(*e) * time.Second
 	}
+	m.Trace = p.Properties.User.Get(mqtt.TraceProperty)
 	return m
 }
 

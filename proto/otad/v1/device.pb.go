@@ -1542,12 +1542,15 @@ func (x *EnrollmentToken) GetRevokedAt() *timestamppb.Timestamp {
 }
 
 type CreateEnrollmentTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uses          int32                  `protobuf:"varint,1,opt,name=uses,proto3" json:"uses,omitempty"` // 0: 1
-	DeviceGlob    string                 `protobuf:"bytes,2,opt,name=device_glob,json=deviceGlob,proto3" json:"device_glob,omitempty"`
-	Hardware      string                 `protobuf:"bytes,3,opt,name=hardware,proto3" json:"hardware,omitempty"`
-	Tags          map[string]string      `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"` // unset: in 24 hours
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Uses       int32                  `protobuf:"varint,1,opt,name=uses,proto3" json:"uses,omitempty"` // 0: 1
+	DeviceGlob string                 `protobuf:"bytes,2,opt,name=device_glob,json=deviceGlob,proto3" json:"device_glob,omitempty"`
+	Hardware   string                 `protobuf:"bytes,3,opt,name=hardware,proto3" json:"hardware,omitempty"`
+	Tags       map[string]string      `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"` // unset: in 24 hours
+	// A PEM certificate request for a claim certificate; its key is ed25519 or
+	// ECDSA P-256, its name does not count. Unset: none is issued.
+	ClaimCsr      []byte `protobuf:"bytes,6,opt,name=claim_csr,json=claimCsr,proto3" json:"claim_csr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1617,12 +1620,20 @@ func (x *CreateEnrollmentTokenRequest) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *CreateEnrollmentTokenRequest) GetClaimCsr() []byte {
+	if x != nil {
+		return x.ClaimCsr
+	}
+	return nil
+}
+
 type CreateEnrollmentTokenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         *EnrollmentToken       `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"` // 32 bytes
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Token            *EnrollmentToken       `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Secret           []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`                                             // 32 bytes
+	ClaimCertificate []byte                 `protobuf:"bytes,3,opt,name=claim_certificate,json=claimCertificate,proto3" json:"claim_certificate,omitempty"` // PEM: the certificate, then its issuer
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CreateEnrollmentTokenResponse) Reset() {
@@ -1669,6 +1680,226 @@ func (x *CreateEnrollmentTokenResponse) GetSecret() []byte {
 	return nil
 }
 
+func (x *CreateEnrollmentTokenResponse) GetClaimCertificate() []byte {
+	if x != nil {
+		return x.ClaimCertificate
+	}
+	return nil
+}
+
+// DeviceEvent is what a device says happened on it.
+type DeviceEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Position      int64                  `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"` // in the device's history, from 1
+	Log           string                 `protobuf:"bytes,2,opt,name=log,proto3" json:"log,omitempty"`            // the device's log that it is in
+	Seq           int64                  `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`           // its number there
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`              // by the device's clock; unset: it had none
+	ReceivedAt    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=received_at,json=receivedAt,proto3" json:"received_at,omitempty"`
+	Kind          string                 `protobuf:"bytes,6,opt,name=kind,proto3" json:"kind,omitempty"`
+	Data          string                 `protobuf:"bytes,7,opt,name=data,proto3" json:"data,omitempty"`   // a JSON object
+	Trace         string                 `protobuf:"bytes,8,opt,name=trace,proto3" json:"trace,omitempty"` // of the message that brought it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceEvent) Reset() {
+	*x = DeviceEvent{}
+	mi := &file_otad_v1_device_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceEvent) ProtoMessage() {}
+
+func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceEvent.ProtoReflect.Descriptor instead.
+func (*DeviceEvent) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DeviceEvent) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *DeviceEvent) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *DeviceEvent) GetReceivedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceivedAt
+	}
+	return nil
+}
+
+func (x *DeviceEvent) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DeviceEvent) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
+func (x *DeviceEvent) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
+}
+
+type ListDeviceEventsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	PageSize      int32                  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // 0: 100, at most 1000
+	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeviceEventsRequest) Reset() {
+	*x = ListDeviceEventsRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeviceEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeviceEventsRequest) ProtoMessage() {}
+
+func (x *ListDeviceEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeviceEventsRequest.ProtoReflect.Descriptor instead.
+func (*ListDeviceEventsRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListDeviceEventsRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ListDeviceEventsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDeviceEventsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListDeviceEventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*DeviceEvent         `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"` // newest first
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeviceEventsResponse) Reset() {
+	*x = ListDeviceEventsResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeviceEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeviceEventsResponse) ProtoMessage() {}
+
+func (x *ListDeviceEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeviceEventsResponse.ProtoReflect.Descriptor instead.
+func (*ListDeviceEventsResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListDeviceEventsResponse) GetEvents() []*DeviceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListDeviceEventsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 type ListEnrollmentTokensRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1677,7 +1908,7 @@ type ListEnrollmentTokensRequest struct {
 
 func (x *ListEnrollmentTokensRequest) Reset() {
 	*x = ListEnrollmentTokensRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[30]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1920,7 @@ func (x *ListEnrollmentTokensRequest) String() string {
 func (*ListEnrollmentTokensRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[30]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1933,7 @@ func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
 }
 
 type ListEnrollmentTokensResponse struct {
@@ -1714,7 +1945,7 @@ type ListEnrollmentTokensResponse struct {
 
 func (x *ListEnrollmentTokensResponse) Reset() {
 	*x = ListEnrollmentTokensResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[31]
+	mi := &file_otad_v1_device_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1957,7 @@ func (x *ListEnrollmentTokensResponse) String() string {
 func (*ListEnrollmentTokensResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[31]
+	mi := &file_otad_v1_device_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1970,7 @@ func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListEnrollmentTokensResponse) GetTokens() []*EnrollmentToken {
@@ -1758,7 +1989,7 @@ type RevokeEnrollmentTokenRequest struct {
 
 func (x *RevokeEnrollmentTokenRequest) Reset() {
 	*x = RevokeEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[32]
+	mi := &file_otad_v1_device_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2001,7 @@ func (x *RevokeEnrollmentTokenRequest) String() string {
 func (*RevokeEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[32]
+	mi := &file_otad_v1_device_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2014,7 @@ func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RevokeEnrollmentTokenRequest) GetId() string {
@@ -1801,7 +2032,7 @@ type RevokeEnrollmentTokenResponse struct {
 
 func (x *RevokeEnrollmentTokenResponse) Reset() {
 	*x = RevokeEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[33]
+	mi := &file_otad_v1_device_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2044,7 @@ func (x *RevokeEnrollmentTokenResponse) String() string {
 func (*RevokeEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[33]
+	mi := &file_otad_v1_device_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2057,7 @@ func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{36}
 }
 
 var File_otad_v1_device_proto protoreflect.FileDescriptor
@@ -1950,7 +2181,7 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"revoked_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa8\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\x02\n" +
 	"\x1cCreateEnrollmentTokenRequest\x12\x12\n" +
 	"\x04uses\x18\x01 \x01(\x05R\x04uses\x12\x1f\n" +
 	"\vdevice_glob\x18\x02 \x01(\tR\n" +
@@ -1958,20 +2189,39 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\bhardware\x18\x03 \x01(\tR\bhardware\x12C\n" +
 	"\x04tags\x18\x04 \x03(\v2/.otad.v1.CreateEnrollmentTokenRequest.TagsEntryR\x04tags\x129\n" +
 	"\n" +
-	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x1a7\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1b\n" +
+	"\tclaim_csr\x18\x06 \x01(\fR\bclaimCsr\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"g\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x01\n" +
 	"\x1dCreateEnrollmentTokenResponse\x12.\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.otad.v1.EnrollmentTokenR\x05token\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\fR\x06secret\"\x1d\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12+\n" +
+	"\x11claim_certificate\x18\x03 \x01(\fR\x10claimCertificate\"\xf4\x01\n" +
+	"\vDeviceEvent\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x03R\bposition\x12\x10\n" +
+	"\x03log\x18\x02 \x01(\tR\x03log\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x03R\x03seq\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12;\n" +
+	"\vreceived_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"receivedAt\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04data\x18\a \x01(\tR\x04data\x12\x14\n" +
+	"\x05trace\x18\b \x01(\tR\x05trace\"e\n" +
+	"\x17ListDeviceEventsRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"p\n" +
+	"\x18ListDeviceEventsResponse\x12,\n" +
+	"\x06events\x18\x01 \x03(\v2\x14.otad.v1.DeviceEventR\x06events\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x1d\n" +
 	"\x1bListEnrollmentTokensRequest\"P\n" +
 	"\x1cListEnrollmentTokensResponse\x120\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x18.otad.v1.EnrollmentTokenR\x06tokens\".\n" +
 	"\x1cRevokeEnrollmentTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1f\n" +
-	"\x1dRevokeEnrollmentTokenResponse2\xb4\n" +
-	"\n" +
+	"\x1dRevokeEnrollmentTokenResponse2\x8d\v\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
@@ -1984,7 +2234,8 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x16DeleteDeviceCredential\x12&.otad.v1.DeleteDeviceCredentialRequest\x1a'.otad.v1.DeleteDeviceCredentialResponse\x12T\n" +
 	"\x0fCreateJwtIssuer\x12\x1f.otad.v1.CreateJwtIssuerRequest\x1a .otad.v1.CreateJwtIssuerResponse\x12Q\n" +
 	"\x0eListJwtIssuers\x12\x1e.otad.v1.ListJwtIssuersRequest\x1a\x1f.otad.v1.ListJwtIssuersResponse\x12T\n" +
-	"\x0fDeleteJwtIssuer\x12\x1f.otad.v1.DeleteJwtIssuerRequest\x1a .otad.v1.DeleteJwtIssuerResponse\x12f\n" +
+	"\x0fDeleteJwtIssuer\x12\x1f.otad.v1.DeleteJwtIssuerRequest\x1a .otad.v1.DeleteJwtIssuerResponse\x12W\n" +
+	"\x10ListDeviceEvents\x12 .otad.v1.ListDeviceEventsRequest\x1a!.otad.v1.ListDeviceEventsResponse\x12f\n" +
 	"\x15CreateEnrollmentToken\x12%.otad.v1.CreateEnrollmentTokenRequest\x1a&.otad.v1.CreateEnrollmentTokenResponse\x12c\n" +
 	"\x14ListEnrollmentTokens\x12$.otad.v1.ListEnrollmentTokensRequest\x1a%.otad.v1.ListEnrollmentTokensResponse\x12f\n" +
 	"\x15RevokeEnrollmentToken\x12%.otad.v1.RevokeEnrollmentTokenRequest\x1a&.otad.v1.RevokeEnrollmentTokenResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
@@ -2001,7 +2252,7 @@ func file_otad_v1_device_proto_rawDescGZIP() []byte {
 	return file_otad_v1_device_proto_rawDescData
 }
 
-var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_otad_v1_device_proto_goTypes = []any{
 	(*Device)(nil),                         // 0: otad.v1.Device
 	(*ListDevicesRequest)(nil),             // 1: otad.v1.ListDevicesRequest
@@ -2033,77 +2284,85 @@ var file_otad_v1_device_proto_goTypes = []any{
 	(*EnrollmentToken)(nil),                // 27: otad.v1.EnrollmentToken
 	(*CreateEnrollmentTokenRequest)(nil),   // 28: otad.v1.CreateEnrollmentTokenRequest
 	(*CreateEnrollmentTokenResponse)(nil),  // 29: otad.v1.CreateEnrollmentTokenResponse
-	(*ListEnrollmentTokensRequest)(nil),    // 30: otad.v1.ListEnrollmentTokensRequest
-	(*ListEnrollmentTokensResponse)(nil),   // 31: otad.v1.ListEnrollmentTokensResponse
-	(*RevokeEnrollmentTokenRequest)(nil),   // 32: otad.v1.RevokeEnrollmentTokenRequest
-	(*RevokeEnrollmentTokenResponse)(nil),  // 33: otad.v1.RevokeEnrollmentTokenResponse
-	nil,                                    // 34: otad.v1.Device.TagsEntry
-	nil,                                    // 35: otad.v1.CreateDeviceRequest.TagsEntry
-	nil,                                    // 36: otad.v1.EnrollmentToken.TagsEntry
-	nil,                                    // 37: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	(*timestamppb.Timestamp)(nil),          // 38: google.protobuf.Timestamp
+	(*DeviceEvent)(nil),                    // 30: otad.v1.DeviceEvent
+	(*ListDeviceEventsRequest)(nil),        // 31: otad.v1.ListDeviceEventsRequest
+	(*ListDeviceEventsResponse)(nil),       // 32: otad.v1.ListDeviceEventsResponse
+	(*ListEnrollmentTokensRequest)(nil),    // 33: otad.v1.ListEnrollmentTokensRequest
+	(*ListEnrollmentTokensResponse)(nil),   // 34: otad.v1.ListEnrollmentTokensResponse
+	(*RevokeEnrollmentTokenRequest)(nil),   // 35: otad.v1.RevokeEnrollmentTokenRequest
+	(*RevokeEnrollmentTokenResponse)(nil),  // 36: otad.v1.RevokeEnrollmentTokenResponse
+	nil,                                    // 37: otad.v1.Device.TagsEntry
+	nil,                                    // 38: otad.v1.CreateDeviceRequest.TagsEntry
+	nil,                                    // 39: otad.v1.EnrollmentToken.TagsEntry
+	nil,                                    // 40: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	(*timestamppb.Timestamp)(nil),          // 41: google.protobuf.Timestamp
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
-	34, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
-	38, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	38, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	38, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
-	38, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
+	37, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
+	41, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	41, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	41, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
+	41, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
 	0,  // 6: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
 	0,  // 7: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
-	35, // 8: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
+	38, // 8: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
 	0,  // 9: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
-	38, // 10: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
+	41, // 10: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
 	11, // 11: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
 	11, // 12: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
 	11, // 13: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
-	38, // 14: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
+	41, // 14: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
 	20, // 15: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
 	20, // 16: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
-	36, // 17: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
-	38, // 18: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	38, // 19: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	38, // 20: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
-	37, // 21: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	38, // 22: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	39, // 17: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
+	41, // 18: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	41, // 19: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	41, // 20: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
+	40, // 21: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	41, // 22: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
 	27, // 23: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
-	27, // 24: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
-	1,  // 25: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 26: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
-	5,  // 27: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	7,  // 28: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	9,  // 29: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
-	12, // 30: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
-	14, // 31: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
-	16, // 32: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
-	18, // 33: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
-	21, // 34: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
-	23, // 35: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
-	25, // 36: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
-	28, // 37: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	30, // 38: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	32, // 39: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 40: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 41: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 42: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	8,  // 43: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	10, // 44: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
-	13, // 45: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
-	15, // 46: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
-	17, // 47: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
-	19, // 48: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
-	22, // 49: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
-	24, // 50: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
-	26, // 51: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
-	29, // 52: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	31, // 53: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	33, // 54: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	40, // [40:55] is the sub-list for method output_type
-	25, // [25:40] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	41, // 24: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
+	41, // 25: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
+	30, // 26: otad.v1.ListDeviceEventsResponse.events:type_name -> otad.v1.DeviceEvent
+	27, // 27: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
+	1,  // 28: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
+	3,  // 29: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 30: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	7,  // 31: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	9,  // 32: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	12, // 33: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	14, // 34: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	16, // 35: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	18, // 36: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	21, // 37: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	23, // 38: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	25, // 39: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	31, // 40: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
+	28, // 41: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	33, // 42: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	35, // 43: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 44: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 45: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 46: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	8,  // 47: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	10, // 48: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	13, // 49: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	15, // 50: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	17, // 51: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	19, // 52: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	22, // 53: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	24, // 54: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	26, // 55: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	32, // 56: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
+	29, // 57: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	34, // 58: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	36, // 59: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	44, // [44:60] is the sub-list for method output_type
+	28, // [28:44] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_device_proto_init() }
@@ -2117,7 +2376,7 @@ func file_otad_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_device_proto_rawDesc), len(file_otad_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

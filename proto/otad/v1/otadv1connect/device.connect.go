@@ -68,6 +68,9 @@ const (
 	// DeviceServiceDeleteJwtIssuerProcedure is the fully-qualified name of the DeviceService's
 	// DeleteJwtIssuer RPC.
 	DeviceServiceDeleteJwtIssuerProcedure = "/otad.v1.DeviceService/DeleteJwtIssuer"
+	// DeviceServiceListDeviceEventsProcedure is the fully-qualified name of the DeviceService's
+	// ListDeviceEvents RPC.
+	DeviceServiceListDeviceEventsProcedure = "/otad.v1.DeviceService/ListDeviceEvents"
 	// DeviceServiceCreateEnrollmentTokenProcedure is the fully-qualified name of the DeviceService's
 	// CreateEnrollmentToken RPC.
 	DeviceServiceCreateEnrollmentTokenProcedure = "/otad.v1.DeviceService/CreateEnrollmentToken"
@@ -103,6 +106,8 @@ type DeviceServiceClient interface {
 	ListJwtIssuers(context.Context, *connect.Request[v1.ListJwtIssuersRequest]) (*connect.Response[v1.ListJwtIssuersResponse], error)
 	// DeleteJwtIssuer ends the sessions that began with its JWTs within seconds.
 	DeleteJwtIssuer(context.Context, *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error)
+	// ListDeviceEvents returns a device's history, newest first.
+	ListDeviceEvents(context.Context, *connect.Request[v1.ListDeviceEventsRequest]) (*connect.Response[v1.ListDeviceEventsResponse], error)
 	// CreateEnrollmentToken returns the secret once; the server keeps its hash.
 	CreateEnrollmentToken(context.Context, *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error)
 	ListEnrollmentTokens(context.Context, *connect.Request[v1.ListEnrollmentTokensRequest]) (*connect.Response[v1.ListEnrollmentTokensResponse], error)
@@ -192,6 +197,12 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(deviceServiceMethods.ByName("DeleteJwtIssuer")),
 			connect.WithClientOptions(opts...),
 		),
+		listDeviceEvents: connect.NewClient[v1.ListDeviceEventsRequest, v1.ListDeviceEventsResponse](
+			httpClient,
+			baseURL+DeviceServiceListDeviceEventsProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ListDeviceEvents")),
+			connect.WithClientOptions(opts...),
+		),
 		createEnrollmentToken: connect.NewClient[v1.CreateEnrollmentTokenRequest, v1.CreateEnrollmentTokenResponse](
 			httpClient,
 			baseURL+DeviceServiceCreateEnrollmentTokenProcedure,
@@ -227,6 +238,7 @@ type deviceServiceClient struct {
 	createJwtIssuer        *connect.Client[v1.CreateJwtIssuerRequest, v1.CreateJwtIssuerResponse]
 	listJwtIssuers         *connect.Client[v1.ListJwtIssuersRequest, v1.ListJwtIssuersResponse]
 	deleteJwtIssuer        *connect.Client[v1.DeleteJwtIssuerRequest, v1.DeleteJwtIssuerResponse]
+	listDeviceEvents       *connect.Client[v1.ListDeviceEventsRequest, v1.ListDeviceEventsResponse]
 	createEnrollmentToken  *connect.Client[v1.CreateEnrollmentTokenRequest, v1.CreateEnrollmentTokenResponse]
 	listEnrollmentTokens   *connect.Client[v1.ListEnrollmentTokensRequest, v1.ListEnrollmentTokensResponse]
 	revokeEnrollmentToken  *connect.Client[v1.RevokeEnrollmentTokenRequest, v1.RevokeEnrollmentTokenResponse]
@@ -292,6 +304,11 @@ func (c *deviceServiceClient) DeleteJwtIssuer(ctx context.Context, req *connect.
 	return c.deleteJwtIssuer.CallUnary(ctx, req)
 }
 
+// ListDeviceEvents calls otad.v1.DeviceService.ListDeviceEvents.
+func (c *deviceServiceClient) ListDeviceEvents(ctx context.Context, req *connect.Request[v1.ListDeviceEventsRequest]) (*connect.Response[v1.ListDeviceEventsResponse], error) {
+	return c.listDeviceEvents.CallUnary(ctx, req)
+}
+
 // CreateEnrollmentToken calls otad.v1.DeviceService.CreateEnrollmentToken.
 func (c *deviceServiceClient) CreateEnrollmentToken(ctx context.Context, req *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error) {
 	return c.createEnrollmentToken.CallUnary(ctx, req)
@@ -331,6 +348,8 @@ type DeviceServiceHandler interface {
 	ListJwtIssuers(context.Context, *connect.Request[v1.ListJwtIssuersRequest]) (*connect.Response[v1.ListJwtIssuersResponse], error)
 	// DeleteJwtIssuer ends the sessions that began with its JWTs within seconds.
 	DeleteJwtIssuer(context.Context, *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error)
+	// ListDeviceEvents returns a device's history, newest first.
+	ListDeviceEvents(context.Context, *connect.Request[v1.ListDeviceEventsRequest]) (*connect.Response[v1.ListDeviceEventsResponse], error)
 	// CreateEnrollmentToken returns the secret once; the server keeps its hash.
 	CreateEnrollmentToken(context.Context, *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error)
 	ListEnrollmentTokens(context.Context, *connect.Request[v1.ListEnrollmentTokensRequest]) (*connect.Response[v1.ListEnrollmentTokensResponse], error)
@@ -416,6 +435,12 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(deviceServiceMethods.ByName("DeleteJwtIssuer")),
 		connect.WithHandlerOptions(opts...),
 	)
+	deviceServiceListDeviceEventsHandler := connect.NewUnaryHandler(
+		DeviceServiceListDeviceEventsProcedure,
+		svc.ListDeviceEvents,
+		connect.WithSchema(deviceServiceMethods.ByName("ListDeviceEvents")),
+		connect.WithHandlerOptions(opts...),
+	)
 	deviceServiceCreateEnrollmentTokenHandler := connect.NewUnaryHandler(
 		DeviceServiceCreateEnrollmentTokenProcedure,
 		svc.CreateEnrollmentToken,
@@ -460,6 +485,8 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 			deviceServiceListJwtIssuersHandler.ServeHTTP(w, r)
 		case DeviceServiceDeleteJwtIssuerProcedure:
 			deviceServiceDeleteJwtIssuerHandler.ServeHTTP(w, r)
+		case DeviceServiceListDeviceEventsProcedure:
+			deviceServiceListDeviceEventsHandler.ServeHTTP(w, r)
 		case DeviceServiceCreateEnrollmentTokenProcedure:
 			deviceServiceCreateEnrollmentTokenHandler.ServeHTTP(w, r)
 		case DeviceServiceListEnrollmentTokensProcedure:
@@ -521,6 +548,10 @@ func (UnimplementedDeviceServiceHandler) ListJwtIssuers(context.Context, *connec
 
 func (UnimplementedDeviceServiceHandler) DeleteJwtIssuer(context.Context, *connect.Request[v1.DeleteJwtIssuerRequest]) (*connect.Response[v1.DeleteJwtIssuerResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.DeleteJwtIssuer is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ListDeviceEvents(context.Context, *connect.Request[v1.ListDeviceEventsRequest]) (*connect.Response[v1.ListDeviceEventsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.ListDeviceEvents is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) CreateEnrollmentToken(context.Context, *connect.Request[v1.CreateEnrollmentTokenRequest]) (*connect.Response[v1.CreateEnrollmentTokenResponse], error) {
