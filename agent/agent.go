@@ -58,6 +58,7 @@ type Agent struct {
 	lastErr string
 
 	outbox *outbox
+	events *events
 	shadow shadowBox
 	line   chan struct{} // holds a value while the transport is in use
 	// delivered receives a value when everything queued has been handed over.
@@ -165,6 +166,7 @@ func (a *Agent) work(ctx context.Context) error {
 			return err
 		}
 		if next.State != before {
+			a.event(EventState, map[string]any{"from": before, "to": next.State, "job": next.JobID, "release": next.ID().String(), "reason": next.Reason})
 			a.cfg.Log.Info("state", "from", before, "to", next.State, "job", next.JobID, "release", next.ID().String(), "reason", next.Reason)
 		}
 		a.writeStatus()
@@ -197,6 +199,9 @@ func (a *Agent) open() (unlock func() error, err error) {
 	}
 	if a.outbox, err = openOutbox(fsys, dir); err != nil {
 		return nil, err
+	}
+	if a.events, err = openEvents(twin{fsys: fsys, dir: dir, name: "events"}, a.cfg.Now, a.outbox.added); err != nil {
+		return nil, errors.Join(err, a.outbox.close())
 	}
 	a.journal, a.rec, err = openJournal(fsys, dir)
 	if errors.Is(err, ErrJournal) {
@@ -242,6 +247,10 @@ func (a *Agent) resume() error {
 	if err := a.store(&rec); err != nil {
 		return err
 	}
+	info := facts.Slots[facts.Active]
+	a.event(EventStart, map[string]any{
+		"agent": a.cfg.Version, "slot": facts.Active, "name": info.Name, "version": info.Version, "boot": facts.BootID, "state": rec.State,
+	})
 	a.writeStatus()
 	return nil
 }

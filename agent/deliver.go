@@ -80,7 +80,7 @@ func (a *Agent) call(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// deliver hands over the shadow and the outbox, in order, until ctx ends. It
+// deliver hands over the shadow, the outbox and the events, in order, until ctx ends. It
 // returns only disk errors.
 func (a *Agent) deliver(ctx context.Context) error {
 	retry := backoff{jitter: a.cfg.Jitter}
@@ -123,7 +123,7 @@ func (a *Agent) deliverOne(ctx context.Context) (busy bool, err error) {
 	}
 	r, ok := a.outbox.head()
 	if !ok {
-		return false, nil
+		return a.deliverEvents(ctx)
 	}
 	if err := a.call(ctx, func() error { return a.cfg.Transport.Report(ctx, r) }); err != nil {
 		return true, fmt.Errorf("report %s of job %s: %w", r.Status, r.JobID, err)

@@ -57,6 +57,7 @@ func (a *Agent) judgeTrust(err error) {
 	if (before == "") == (a.trust.expired == "") {
 		return
 	}
+	a.event(EventTrust, map[string]any{"alarm": a.trust.expired})
 	if before == "" {
 		a.cfg.Log.Error("trust expired: is somebody holding back newer metadata?", "expired", end, "err", err)
 	} else {

@@ -49,6 +49,10 @@ type repo struct {
 	releases map[ota.ReleaseID]ota.Manifest
 	job      *agent.Job
 	reports  []agent.Report
+	events   []agent.Event
+	eventLog string
+	eventSeq int64
+	loseAck  bool
 	shadow   map[string]any
 	sent     int64 // image bytes handed out
 	opened   []int64
@@ -217,6 +221,28 @@ func (r *repo) ReportShadow(_ context.Context, reported map[string]any) error {
 	}
 	r.shadow = reported
 	return nil
+}
+
+// SendEvents stores as the server does: what is behind the last number.
+func (r *repo) SendEvents(_ context.Context, log string, events []agent.Event) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.offline {
+		return 0, agent.ErrUnreachable
+	}
+	if r.eventLog != log {
+		r.eventLog, r.eventSeq = log, 0
+	}
+	for _, e := range events {
+		if e.Seq > r.eventSeq {
+			r.events, r.eventSeq = append(r.events, e), e.Seq
+		}
+	}
+	if r.loseAck { // the answer does not arrive
+		r.loseAck = false
+		return 0, agent.ErrUnreachable
+	}
+	return r.eventSeq, nil
 }
 
 func (r *repo) Wake() <-chan struct{} { return r.wake }

@@ -16,6 +16,8 @@ var (
 	ErrUnreachable = errors.New("server unreachable")
 	// ErrSlow: the peer sent less than the minimum average rate.
 	ErrSlow = errors.New("transfer too slow")
+	// ErrEvents: the server will never take these events.
+	ErrEvents = errors.New("events are not acceptable")
 )
 
 // Job is what the server wants done: one execution on this device.
@@ -49,6 +51,10 @@ type Transport interface {
 	// ReportShadow merges reported into the classic shadow's reported section
 	// and returns once the server has stored it.
 	ReportShadow(ctx context.Context, reported map[string]any) error
+	// SendEvents hands over events of a log, in ascending order, and returns the
+	// number up to which the server has stored that log. ErrEvents when it refuses
+	// them for good.
+	SendEvents(ctx context.Context, log string, events []Event) (ack int64, err error)
 	// Wake receives a value when it is worth calling Next: on every (re)connect
 	// and on every job notification. Never closed; holds at most one value.
 	Wake() <-chan struct{}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/otad/otad/agent"
@@ -158,4 +160,34 @@ func TestServerOutageInTrialRollsNothingBack(t *testing.T) {
 	stop()
 	must(t, <-ended)
 	expect(t, r.verdicts("job-1", 1)[0], ota.Succeeded, "")
+}
+
+// The whole story of an update reaches the server, in order and once, though
+// answers get lost and the device reboots in the middle.
+func TestEventsTellTheUpdate(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, noise(1, 100_000))
+	r.release("1.0", noise(2, 200_000), nil)
+	r.set(func() { r.loseAck = true })
+	r.order("job-1", "1.0", 1)
+	d.onBoot = func(agent.BootFacts) { r.set(func() { r.loseAck = true }) }
+	d.until("job-1", 1)
+	r.order("job-2", "1.0", 1) // ends at once, as it runs; by then the rest was sent
+	d.until("job-2", 1)
+	var story []string
+	for i, e := range r.events {
+		if i > 0 && e.Seq != r.events[i-1].Seq+1 {
+			t.Fatalf("event %d after %d", e.Seq, r.events[i-1].Seq)
+		}
+		if e.Kind == agent.EventState && e.Data["job"] == "job-1" {
+			story = append(story, fmt.Sprint(e.Data["to"]))
+		}
+	}
+	want := "CHECKED FETCH STAGED ARM REBOOT"
+	if got := strings.Join(story, " "); !strings.HasPrefix(got, want) {
+		t.Fatalf("told %q, want %q and more", got, want)
+	}
+	if r.events[0].Kind != agent.EventStart || r.events[0].At == 0 {
+		t.Fatalf("the first is %+v", r.events[0])
+	}
 }

@@ -46,6 +46,7 @@ const (
 	codeNotFound   = "ResourceNotFound"
 	codeTransition = "InvalidStateTransition"
 	codeVersion    = "VersionMismatch"
+	codeInvalid    = "InvalidRequest" // of events
 )
 
 // jobPattern is what may stand in a topic for a job.

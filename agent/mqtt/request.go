@@ -19,17 +19,20 @@ var (
 
 // topics are the device's own.
 type topics struct {
-	jobs, shadow, presence string
+	jobs, shadow, own, presence string
 }
 
 func newTopics(id string) topics {
 	return topics{
 		jobs:     "$aws/things/" + id + "/jobs",
 		shadow:   "$aws/things/" + id + "/shadow",
+		own:      "ota/" + id,
 		presence: "ota/" + id + "/presence",
 	}
 }
 
+func (t topics) events() string                { return t.own + "/events" }
+func (t topics) eventsAck() string             { return t.own + "/events/ack" }
 func (t topics) notifyNext() string            { return t.jobs + "/notify-next" }
 func (t topics) nextGet() string               { return t.jobs + "/$next/get" }
 func (t topics) jobUpdate(jobID string) string { return t.jobs + "/" + jobID + "/update" }
@@ -39,6 +42,7 @@ func (t topics) subscriptions() []paho.SubscribeOptions {
 	var all []paho.SubscribeOptions
 	add := func(topic string) { all = append(all, paho.SubscribeOptions{Topic: topic, QoS: 1}) }
 	add(t.notifyNext())
+	add(t.eventsAck())
 	for _, request := range []string{t.nextGet(), t.jobUpdate("+"), t.shadowUpdate()} {
 		add(request + accepted)
 		add(request + rejected)
@@ -68,6 +72,12 @@ func (t *Transport) received(p paho.PublishReceived) (bool, error) {
 	}
 	if len(payload) > MaxPayload {
 		t.cfg.Log.Warn("message dropped: too large", "topic", topic, "bytes", len(payload))
+		return true, nil
+	}
+	if topic == t.topics.eventsAck() {
+		if p.Packet.Properties != nil {
+			t.deliver(t.topics.events()+" "+string(p.Packet.Properties.CorrelationData), answer{payload: payload})
+		}
 		return true, nil
 	}
 	var reply struct {
@@ -100,6 +110,15 @@ func (t *Transport) deliver(key string, a answer) {
 // answer. agent.ErrUnreachable when the line is down, is lost, or gives none in
 // time: the request may or may not have been done.
 func (t *Transport) request(ctx context.Context, topic string, document map[string]any) (answer, error) {
+	return t.exchange(ctx, topic, "", func(token string) ([]byte, error) {
+		document["clientToken"] = token
+		return json.Marshal(document)
+	})
+}
+
+// exchange is request for a payload made with its token, which goes along as
+// trace id and, where there is a response topic, as correlation data.
+func (t *Transport) exchange(ctx context.Context, topic, response string, encode func(token string) ([]byte, error)) (answer, error) {
 	limit := time.NewTimer(t.cfg.RequestTimeout)
 	defer limit.Stop()
 	l, err := t.awaitLine(ctx, limit.C)
@@ -108,16 +127,16 @@ func (t *Transport) request(ctx context.Context, topic string, document map[stri
 	}
 	token, got := t.register(topic)
 	defer t.forget(topic + " " + token)
-	document["clientToken"] = token
-	payload, err := json.Marshal(document)
+	payload, err := encode(token)
 	if err != nil {
 		return answer{}, err
 	}
 	if len(payload) > MaxPayload {
 		return answer{}, fmt.Errorf("document of %d bytes for %s: at most %d; report less at a time", len(payload), topic, MaxPayload)
 	}
+	t.cfg.Log.Debug("request", "topic", topic, "trace", token, "bytes", len(payload))
 	// QoS 0: the answer is the acknowledgement, and nothing old is sent again
-	if _, err := t.cm.Publish(ctx, &paho.Publish{Topic: topic, Payload: payload}); err != nil {
+	if _, err := t.cm.Publish(ctx, &paho.Publish{Topic: topic, Payload: payload, Properties: t.properties(token, response)}); err != nil {
 		return answer{}, fmt.Errorf("send to %s: %w: %w", topic, agent.ErrUnreachable, err)
 	}
 	select {
@@ -126,10 +145,26 @@ func (t *Transport) request(ctx context.Context, topic string, document map[stri
 	case <-l.down:
 		return answer{}, fmt.Errorf("%s: %w: connection lost before the answer", topic, agent.ErrUnreachable)
 	case <-limit.C:
-		return answer{}, fmt.Errorf("%s: %w: no answer within %s", topic, agent.ErrUnreachable, t.cfg.RequestTimeout)
+		return answer{}, fmt.Errorf("%s: %w: no answer within %s (trace %s)", topic, agent.ErrUnreachable, t.cfg.RequestTimeout, token)
 	case <-ctx.Done():
 		return answer{}, fmt.Errorf("%s: %w", topic, context.Cause(ctx))
 	}
+}
+
+// TraceProperty is the user property that carries a request's trace id; the
+// server writes it into its log.
+const TraceProperty = "trace-id"
+
+// properties of a request: after RequestTimeout nobody waits for its answer, so
+// no broker needs to keep it longer.
+func (t *Transport) properties(token, response string) *paho.PublishProperties {
+	p := &paho.PublishProperties{ResponseTopic: response, User: paho.UserProperties{{Key: TraceProperty, Value: token}}}
+	if response != "" {
+		p.CorrelationData = []byte(token)
+	}
+	expiry := uint32(max(t.cfg.RequestTimeout/time.Second, 1))
+	p.MessageExpiry = &expiry
+	return p
 }
 
 // awaitLine returns the connection once it can carry requests.
