@@ -318,6 +318,7 @@ func (s *server) openBroker(ctx context.Context) error {
 	s.publisher.Broker = s.broker
 	s.fleet.MQTTURL = s.addresses.MQTT
 	endpoint := mqtt.NewEndpoint(s.broker, s.fleet, s.log, time.Now)
+	endpoint.Provisioning = s.config.MQTTBroker == ""
 	// The subscription outlives ctx, as Close ends it after the listeners; but
 	// waiting for a broker that is away has to end when ctx does.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))

@@ -54,7 +54,9 @@ type otad struct {
 	cmd     *exec.Cmd
 	out     string // what it said until it was ready
 	at      addresses
+	roots   *x509.CertPool
 	shadows otadv1connect.ShadowServiceClient
+	devices otadv1connect.DeviceServiceClient
 }
 
 func serveArgs(data string, more ...string) []string {
@@ -102,7 +104,9 @@ func (o *otad) connect(data string) {
 			return next(ctx, r)
 		}
 	})
+	o.roots = roots
 	o.shadows = otadv1connect.NewShadowServiceClient(&http.Client{Transport: transport}, o.at.API, connect.WithInterceptors(auth))
+	o.devices = otadv1connect.NewDeviceServiceClient(&http.Client{Transport: transport}, o.at.API, connect.WithInterceptors(auth))
 }
 
 func must(t *testing.T, err error) {

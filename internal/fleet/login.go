@@ -33,8 +33,8 @@ type Admission struct {
 }
 
 // Login says who a connection is. The strongest credential decides alone: a
-// certificate, and what stands beside it is ignored, since AWS's SDKs send a user
-// name of theirs with it; else the password, which is a JWT, an enrollment token
+// certificate, of a device or of a claim, and what stands beside it is ignored,
+// since AWS's SDKs send a user name of theirs with it; else the password, which is a JWT, an enrollment token
 // or a password of the device that the user name names, or the client id without
 // one. ErrDenied when it is nobody.
 //
@@ -52,6 +52,11 @@ func (s *Service) Login(ctx context.Context, l Login) (Admission, error) {
 }
 
 func (s *Service) login(ctx context.Context, l Login) (Admission, error) {
+	if id, claim, err := s.Claim(ctx, l.Certificates, l.Username, l.Password); err != nil {
+		return Admission{}, err
+	} else if claim {
+		return Admission{Name: id, Claim: true}, nil
+	}
 	switch {
 	case len(l.Certificates) > 0:
 		d, err := s.AdmitCertificate(ctx, l.Certificates[0])

@@ -238,6 +238,11 @@ func (b *Broker) handle(m *message, c *conn) error {
 	if len(m.props) > 0 {
 		a := packet.ParseAttributes(m.props)
 		out.ResponseTopic, out.CorrelationData = a.ResponseTopic, a.CorrelationData
+		for _, u := range a.User {
+			if u.Key == mqtt.TraceProperty {
+				out.Trace = u.Value
+			}
+		}
 		if a.ResponseTopic != "" && c != nil && !c.session.identity.Access.MaySubscribe(a.ResponseTopic) {
 			return reject(packet.NotAuthorized, "response topic %.140q belongs to someone else", a.ResponseTopic)
 		}
