@@ -66,8 +66,9 @@ func bind(t *tx, deviceID, certificateID string, now time.Time) error {
 	return err
 }
 
-const selectProvisioned = `SELECT d.id, d.hardware, d.tags, d.key_fingerprint, d.created_at, d.revoked_at, l.seen_at
-	FROM provisioned p JOIN devices d ON d.id = p.device_id LEFT JOIN device_seen l ON l.device_id = d.id WHERE p.certificate_id = ?`
+const selectProvisioned = `SELECT ` + deviceColumns + ` FROM provisioned p JOIN devices d ON d.id = p.device_id
+	LEFT JOIN device_seen l ON l.device_id = d.id
+	LEFT JOIN device_connections c ON c.device_id = d.id WHERE p.certificate_id = ?`
 
 // ProvisionedDevice implements fleet.DeviceStore.
 func (s *Store) ProvisionedDevice(ctx context.Context, certificateID string) (fleet.Device, error) {
