@@ -77,7 +77,6 @@ var (
 	subscribeProps  = setOf(propSubscriptionID, propUser)
 	unsubProps      = setOf(propUser)
 	disconnectProps = setOf(propSessionExpiry, propReasonString, propUser)
-	authProps       = setOf(propAuthMethod, propAuthData, propReasonString, propUser)
 )
 
 // property is one property as read. Of the values only that of its form is set.
