@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/otad/otad/internal/mqtt/mosquitto"
 )
 
 // ServerName is the common name under which otad connects to Broker.
@@ -97,30 +99,29 @@ func (b *Broker) configure(dir string, devices *PKI, extra []string) error {
 	if b.ServerAddr, err = freeAddr(); err != nil {
 		return err
 	}
-	acl := filepath.Join(dir, "acl")
-	if err := os.WriteFile(acl, []byte(aclFile), 0o600); err != nil {
+	host, port, _ := strings.Cut(b.DeviceAddr, ":")
+	rules := mosquitto.Config{
+		Listen: port + " " + host, CAFile: devices.WriteCA(dir, "devices-ca"), ACLFile: filepath.Join(dir, "acl"), Servers: []string{ServerName},
+		Publish: []string{"sensors/{device}/#"}, Subscribe: []string{"sensors/{device}/command"},
+	}
+	rules.CertFile, rules.KeyFile = WriteKeyPair(b.t, dir, "devices", devices.Server())
+	acl, err := rules.ACL()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(rules.ACLFile, []byte(acl), 0o600); err != nil {
 		return err
 	}
 	lines := []string{
-		"per_listener_settings false",
-		"persistence false",
 		"log_dest stderr",
 		"log_type all",
-		"set_tcp_nodelay true",
-		"allow_anonymous false",
-		"acl_file " + acl,
-		"max_packet_size 262144",
-		"max_inflight_messages 1000", // a client's Receive Maximum says less
-		"max_queued_messages 10000",
-		"persistent_client_expiration 7d",
 		"retain_available false",
 	}
 	if os.Geteuid() == 0 {
 		lines = append(lines, "user root") // else it gives up the right to read the files
 	}
 	lines = append(lines, extra...)
-	lines = append(lines, listener(b.t, dir, "devices", b.DeviceAddr, devices)...)
-	lines = append(lines, "use_username_as_clientid true")
+	lines = append(lines, rules.Main()) // what "otad broker config mosquitto" writes
 	lines = append(lines, listener(b.t, dir, "servers", b.ServerAddr, b.servers)...)
 	b.conf = filepath.Join(dir, "mosquitto.conf")
 	return os.WriteFile(b.conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
@@ -138,11 +139,3 @@ func listener(t testing.TB, dir, name, addr string, pki *PKI) []string {
 		"use_identity_as_username true",
 	}
 }
-
-const aclFile = `user otad
-topic readwrite $aws/things/#
-topic readwrite ota/#
-
-pattern readwrite $aws/things/%u/#
-pattern readwrite ota/%u/#
-`

@@ -243,3 +243,36 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The rules that otad writes give each device its part of the free-form topics
+// and nothing of another's.
+func TestFreeFormTopicsAtMosquitto(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	srv := testserver.Mosquitto(t, pki)
+	clients := map[string]*paho.Client{}
+	heard := map[string]chan string{}
+	for _, id := range []string{"one", "two"} {
+		c, topics := device(t, srv, pki, id), make(chan string, 10)
+		c.AddOnPublishReceived(func(p paho.PublishReceived) (bool, error) {
+			topics <- p.Packet.Topic
+			return true, nil
+		})
+		for _, filter := range []string{"sensors/" + id + "/command", "sensors/one/command", "sensors/+/command", "sensors/#", "sensors/one/#"} {
+			_, _ = c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: filter, QoS: 1}}}) // refused, or without effect
+		}
+		clients[id], heard[id] = c, topics
+	}
+	for topic, mine := range map[string]bool{
+		"sensors/one/a/b": true, "sensors/one/a": true, "sensors/two/a": false, "sensors/two/command": false, "sensors": false, "other/one/x": false,
+	} {
+		if _, err := clients["one"].Publish(t.Context(), &paho.Publish{Topic: topic, Payload: []byte("x"), QoS: 1}); (err == nil) != mine {
+			t.Errorf("publish to %s: %v", topic, err)
+		}
+	}
+	for _, id := range []string{"one", "two"} { // the second comes after all that two should not have heard
+		send(t, clients[id], "sensors/"+id+"/command", "blink")
+		if topic := take(t, heard[id]); topic != "sensors/"+id+"/command" {
+			t.Errorf("%s heard %s", id, topic)
+		}
+	}
+}
