@@ -33,6 +33,7 @@ type client struct {
 	firmware otadv1connect.FirmwareServiceClient
 	rollouts otadv1connect.RolloutServiceClient
 	shadows  otadv1connect.ShadowServiceClient
+	groups   otadv1connect.GroupServiceClient
 	trust    otadv1connect.TrustServiceClient
 }
 
@@ -67,6 +68,7 @@ func newClient(t target) (*client, error) {
 	c.devices = otadv1connect.NewDeviceServiceClient(c.http, t.server, opts)
 	c.firmware = otadv1connect.NewFirmwareServiceClient(c.http, t.server, opts)
 	c.rollouts = otadv1connect.NewRolloutServiceClient(c.http, t.server, opts)
+	c.groups = otadv1connect.NewGroupServiceClient(c.http, t.server, opts)
 	c.shadows = otadv1connect.NewShadowServiceClient(c.http, t.server, opts)
 	c.trust = otadv1connect.NewTrustServiceClient(c.http, t.server, opts)
 	return c, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,6 +39,7 @@ type deviceView struct {
 	CreatedAt      *time.Time        `json:"createdAt,omitempty"`
 	LastSeen       *time.Time        `json:"lastSeen,omitempty"`
 	RevokedAt      *time.Time        `json:"revokedAt,omitempty"`
+	Groups         []string          `json:"groups,omitempty"` // of show
 }
 
 func newDeviceView(d *otadv1.Device) deviceView {
@@ -95,7 +97,7 @@ func newDeviceListCmd(a *app) *cobra.Command {
 
   hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery < 20
 
-The fields are id, hardware, tags.KEY, shadow.reported.PATH and
+The fields are id, hardware, groups (groups:"NAME"), tags.KEY, shadow.reported.PATH and
 shadow.desired.PATH; a key that is not one word stands in quotes. The operators
 are = != < <= > >= and : (has), AND, OR (which binds tighter), NOT and
 parentheses; "rpi*" stands for every text that begins so, and FIELD:* asks
@@ -185,7 +187,9 @@ func newDeviceShowCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printDevice(newDeviceView(resp.GetDevice()))
+			d := newDeviceView(resp.GetDevice())
+			d.Groups = resp.GetGroups()
+			return a.printDevice(d)
 		},
 	}
 }
@@ -199,6 +203,7 @@ func (a *app) printDevice(d deviceView) error {
 			{"Since", a.ago(d.Since)},
 			{"Why", d.OfflineReason},
 			{"Tags", tagText(d.Tags)},
+			{"Groups", strings.Join(d.Groups, ", ")},
 			{"Firmware", d.Firmware},
 			{"Firmware SHA-256", d.FirmwareSHA256},
 			{"Shadow version", strconv.FormatInt(d.ShadowVersion, 10)},

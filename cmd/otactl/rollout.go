@@ -21,17 +21,18 @@ func newRolloutCmd(a *app) *cobra.Command {
 
 // rolloutFlags are the options of plan and create, as typed.
 type rolloutFlags struct {
-	firmware, selector, stages, gate, seed string
-	abort                                  []string
-	soak, timeout                          time.Duration
-	priority                               int32
-	dryRun, watch                          bool
+	firmware, selector, group, stages, gate, seed string
+	abort                                         []string
+	soak, timeout                                 time.Duration
+	priority                                      int32
+	dryRun, watch                                 bool
 }
 
 func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.firmware, "firmware", "", "the signed release to install, NAME@VERSION (required)")
 	fl.StringVar(&f.selector, "select", "", "only the devices that match this selector (default: every device the release fits)")
+	fl.StringVar(&f.group, "group", "", "only the devices in this group")
 	fl.StringVar(&f.stages, "stages", "10%,50%,100%", "cumulative sizes of the stages, percentages or numbers of devices")
 	fl.StringVar(&f.gate, "gate", "95%", "share of a stage that must succeed before the next one opens, such as '95% min 20'")
 	fl.DurationVar(&f.soak, "soak", time.Minute, "how long the gate must hold before the next stage opens")
@@ -133,6 +134,9 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 	}
 	c, err := a.connect()
 	if err != nil {
+		return err
+	}
+	if spec.Selector, err = c.selectGroup(ctx, f.group, spec.Selector); err != nil {
 		return err
 	}
 	if f.dryRun {

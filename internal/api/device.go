@@ -51,7 +51,11 @@ func (h deviceHandler) GetDevice(ctx context.Context, r *connect.Request[otadv1.
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&otadv1.GetDeviceResponse{Device: encodeDevice(d)}), nil
+	groups, err := h.fleet.Store.DeviceGroups(ctx, d.ID)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.GetDeviceResponse{Device: encodeDevice(d), Groups: groups}), nil
 }
 
 func (h deviceHandler) RevokeDevice(ctx context.Context, r *connect.Request[otadv1.RevokeDeviceRequest]) (*connect.Response[otadv1.RevokeDeviceResponse], error) {

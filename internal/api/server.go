@@ -43,6 +43,7 @@ func (s *server) routes(more http.Handler) http.Handler {
 	mux.Handle(otadv1connect.NewFirmwareServiceHandler(firmwareHandler{s}, options...))
 	mux.Handle(otadv1connect.NewRolloutServiceHandler(rolloutHandler{s}, options...))
 	mux.Handle(otadv1connect.NewDeviceServiceHandler(deviceHandler{s}, options...))
+	mux.Handle(otadv1connect.NewGroupServiceHandler(groupHandler{s}, options...))
 	mux.Handle(otadv1connect.NewShadowServiceHandler(shadowHandler{s}, options...))
 	mux.HandleFunc("PUT /v1/images/{digest}", s.upload)
 	mux.Handle("/", more)

@@ -19,6 +19,7 @@ type Store interface {
 	CredentialStore
 	TokenStore
 	ShadowStore
+	GroupStore
 	ReleaseStore
 	TrustStore
 	RolloutStore

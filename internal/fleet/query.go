@@ -20,6 +20,7 @@ func Facts(v DeviceView) selector.Facts { return facts{v} }
 
 type facts struct{ v DeviceView }
 
+func (f facts) Groups() []string         { return f.v.Groups }
 func (f facts) ID() string               { return f.v.ID }
 func (f facts) Hardware() string         { return f.v.Hardware }
 func (f facts) Tags() map[string]string  { return f.v.Tags }

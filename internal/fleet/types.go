@@ -82,6 +82,7 @@ const (
 type DeviceView struct {
 	Device
 	Shadow shadow.Document // zero Version when the device has none
+	Groups []string        // in order; only where a query asks for groups
 }
 
 // Firmware is the shadow's reported.firmware: what a device says it runs.

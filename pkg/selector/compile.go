@@ -10,7 +10,7 @@ import (
 )
 
 // allowed lists the fields, for errors.
-const allowed = "id, hardware, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"
+const allowed = "id, hardware, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"
 
 // compiler turns the parser's tree into nodes. The checker of the library is
 // of no use here, as it wants every path of a shadow declared with its type.
@@ -77,6 +77,9 @@ func (c *compiler) comparison(op Operator, left, right *expr.Expr) (Node, error)
 	if err != nil {
 		return nil, err
 	}
+	if f.Source == Groups && op != Has {
+		return nil, c.errorf(left, "groups is a set of names: write groups:\"canary\" to ask whether a device is in one")
+	}
 	if f.IsMap() && op != Has {
 		return nil, c.errorf(left, "%s is not one value: name a key of it, as in %[1]s.site, or use %[1]s:site to ask for the key", f)
 	}
@@ -120,6 +123,11 @@ func (c *compiler) field(e *expr.Expr) (Field, error) {
 			return Field{}, c.errorf(e, "%s has no parts", parts[0])
 		}
 		return Field{Source: Source(parts[0])}, nil
+	case "groups":
+		if len(rest) > 0 {
+			return Field{}, c.errorf(e, "groups has no parts: write groups:%q", strings.Join(rest, "."))
+		}
+		return Field{Source: Groups}, nil
 	case "tags":
 		if len(rest) > 1 {
 			return Field{}, c.errorf(e, "a tag has no parts: write tags.%q when the key has dots", strings.Join(rest, "."))

@@ -2,6 +2,7 @@ package selector
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
@@ -11,6 +12,9 @@ func (c Comparison) match(f Facts) bool {
 		return c.matchText(f.ID())
 	case Hardware:
 		return c.matchText(f.Hardware())
+	case Groups:
+		groups := f.Groups()
+		return slices.Contains(groups, c.Value.Text) || c.Anything() && len(groups) > 0
 	case Tags:
 		return c.matchTags(f.Tags())
 	case Reported:

@@ -21,6 +21,8 @@ type Facts interface {
 	ID() string
 	Hardware() string
 	Tags() map[string]string
+	// Groups are the names of the groups that the device is in.
+	Groups() []string
 	// Desired and Reported are the sections of the classic shadow, nil when
 	// absent, with bool, json.Number, string, []any and map[string]any below.
 	Desired() map[string]any

@@ -14,10 +14,12 @@ type facts struct {
 	id, hardware      string
 	tags              map[string]string
 	desired, reported map[string]any
+	groups            []string
 }
 
 func (f facts) ID() string               { return f.id }
 func (f facts) Hardware() string         { return f.hardware }
+func (f facts) Groups() []string         { return f.groups }
 func (f facts) Tags() map[string]string  { return f.tags }
 func (f facts) Desired() map[string]any  { return f.desired }
 func (f facts) Reported() map[string]any { return f.reported }
@@ -35,7 +37,7 @@ func object(t testing.TB, s string) map[string]any {
 
 func device(t testing.TB) facts {
 	return facts{
-		id: "gw-17", hardware: "rpi4",
+		id: "gw-17", hardware: "rpi4", groups: []string{"canary", "lab-2"},
 		tags: map[string]string{"site": "paris", "rack": "5", "a-b": "x", "x.y": "dots", "empty": "", "flag": "true"},
 		reported: object(t, `{"battery":87,"temp":-4.5,"online":true,"name":"Gate Way","big":9007199254740993,"zero":0,"huge":1e400,
 			"firmware":{"version":"1.10.0","slot":{"active":"A"}},"dns":["10.0.0.1","9",5,true],"objs":[{"a":1}],"none":[],"a-b":1,"0":{"1":"n"},"star":"*"}`),
@@ -78,6 +80,11 @@ func TestMatch(t *testing.T) {
 		{`tags:"a-b"`, true},
 		{`tags:nope`, false},
 		{`tags:*`, true},
+		{`groups:canary`, true},
+		{`groups:"lab-2"`, true},
+		{`groups:lab`, false},
+		{`groups:*`, true},
+		{`NOT groups:nope AND id:gw`, true},
 		{`tags.site:*`, true},
 		{`tags.nope:*`, false},
 
@@ -248,7 +255,7 @@ func TestSyntaxErrors(t *testing.T) {
 		column  int
 		message string // part of it
 	}{
-		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
+		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
 		{`hardware = "é" AND color.x = 1`, 20, "there is no field color.x"},
 		{"  id = x AND\n\tcolor = 1", 15, "there is no field color"},
 		{`shadow.foo = 1`, 1, "not shadow.foo"},
@@ -256,6 +263,8 @@ func TestSyntaxErrors(t *testing.T) {
 		{`id.x = "1"`, 1, "id has no parts"},
 		{`tags.a.b = "1"`, 1, `write tags."a.b"`},
 		{`tags = "x"`, 1, "use tags:site"},
+		{`groups = "x"`, 1, `write groups:"canary"`},
+		{`groups.x:*`, 1, `write groups:"x"`},
 		{`shadow.reported = 1`, 1, "is not one value"},
 		{`tags.rack = 5`, 13, "put the value in quotes"},
 		{`hardware > 4.5`, 12, "put the value in quotes"},
@@ -367,6 +376,7 @@ type onlyID string
 
 func (f onlyID) ID() string             { return string(f) }
 func (onlyID) Hardware() string         { panic("hardware") }
+func (onlyID) Groups() []string         { panic("groups") }
 func (onlyID) Tags() map[string]string  { panic("tags") }
 func (onlyID) Desired() map[string]any  { panic("desired") }
 func (onlyID) Reported() map[string]any { panic("reported") }

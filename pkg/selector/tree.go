@@ -61,18 +61,19 @@ const (
 	ID       Source = "id"
 	Hardware Source = "hardware"
 	Tags     Source = "tags"
+	Groups   Source = "groups"
 	Reported Source = "shadow.reported"
 	Desired  Source = "shadow.desired"
 )
 
-// Field is the left side of a comparison. Path is empty for ID and Hardware; it
+// Field is the left side of a comparison. Path is empty for ID, Hardware and Groups; it
 // has at most one element for Tags, and any number for a section of the shadow.
 type Field struct {
 	Source Source
 	Path   []string
 }
 
-// IsMap reports whether f is tags or a section of the shadow as a whole.
+// IsMap reports whether f is groups, tags or a section of the shadow as a whole.
 func (f Field) IsMap() bool { return len(f.Path) == 0 && f.Source != ID && f.Source != Hardware }
 
 // IsText reports whether f is text whenever it is there.

@@ -83,9 +83,10 @@ func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceVi
 // SelectDevices implements fleet.DeviceStore.
 func (s *Store) SelectDevices(ctx context.Context, q fleet.DeviceQuery, f func(fleet.DeviceView) bool) error {
 	var views []fleet.DeviceView
+	groups := slices.ContainsFunc(q.Selector.Fields(), func(f selector.Field) bool { return f.Source == selector.Groups })
 	err := s.locked(ctx, func() error {
 		for _, id := range slices.Sorted(maps.Keys(s.devices)) {
-			if v := s.view(id); q.Match(v) {
+			if v := s.view(id, groups); q.Match(v) {
 				views = append(views, v)
 			}
 		}
@@ -111,7 +112,16 @@ func (s *Store) IndexFields(ctx context.Context, fields []selector.Field) error 
 	return s.locked(ctx, func() error { return fleet.Indexable(fields) })
 }
 
-func (s *Store) view(id string) fleet.DeviceView {
+// view is the device with its groups, for those who ask for them.
+func (s *Store) view(id string, groups bool) fleet.DeviceView {
+	v := s.ungrouped(id)
+	if groups {
+		v.Groups = s.groupsOf(id)
+	}
+	return v
+}
+
+func (s *Store) ungrouped(id string) fleet.DeviceView {
 	v := fleet.DeviceView{Device: ownDevice(s.devices[id])}
 	if doc := s.shadows[shadowKey{id, ""}]; doc.Exists() {
 		v.Shadow = doc

@@ -27,6 +27,7 @@ type Store struct {
 	releases   map[ota.ReleaseID]ota.Release
 	metadata   map[fleet.Role][]fleet.Metadata // ascending versions without a gap
 	rollouts   map[string]ota.Rollout
+	groups     map[string]group
 	executions map[string]map[string][]ota.Execution // rollout, device, attempts in order
 	state      map[string][]byte                     // of the embedded broker
 
@@ -50,6 +51,7 @@ func New() *Store {
 		releases:   map[ota.ReleaseID]ota.Release{},
 		metadata:   map[fleet.Role][]fleet.Metadata{},
 		rollouts:   map[string]ota.Rollout{},
+		groups:     map[string]group{},
 		executions: map[string]map[string][]ota.Execution{},
 		state:      map[string][]byte{},
 

@@ -40,6 +40,7 @@ func dialect() sqlstore.Dialect {
 		JSON:    jsonText{},
 		Indexes: indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
+		ForShare:  " FOR SHARE",
 		Fault:     fault,
 		Timeout:   statementTimeout,
 		Outcome: &sqlstore.Outcome{

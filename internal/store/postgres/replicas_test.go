@@ -38,6 +38,7 @@ func TestReplicasShareOneDatabase(t *testing.T) {
 	t.Run("a device works on one thing at a time", r.start)
 	t.Run("of those who advance, one wins", r.advance)
 	t.Run("metadata has one line of versions", r.publish)
+	t.Run("a group is kept up by all", r.group)
 	for _, s := range stores {
 		broken, err := s.Check(t.Context())
 		if err != nil || len(broken) > 0 {
@@ -60,6 +61,41 @@ func (r *race) all(f func(s *sqlstore.Store, worker int) error) []error {
 	}
 	wait.Wait()
 	return errs
+}
+
+// group makes and deletes groups in every replica while all of them write
+// shadows; Check then holds the members against the selectors.
+func (r *race) group(t *testing.T) {
+	ctx := t.Context()
+	errs := r.all(func(s *sqlstore.Store, i int) error {
+		for n := range 20 {
+			switch {
+			case n%7 == i%7:
+				name := fmt.Sprintf("g%d-%d", i, n)
+				g := fleet.Group{Name: name, Dynamic: true, Selector: fmt.Sprintf("shadow.reported.member > %d", n), CreatedAt: time.Now()}
+				if err := s.CreateGroup(ctx, g, nil); err != nil {
+					return err
+				}
+				if i%3 == 0 {
+					if err := s.DeleteGroup(ctx, name); err != nil {
+						return err
+					}
+				}
+			default:
+				u := shadow.NewUpdate(nil, map[string]any{"member": rand.IntN(20)})
+				if _, err := s.UpdateShadow(ctx, device(i+n), "", u, time.Now()); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	must(t, errors.Join(errs...))
+	groups, err := r.stores[0].Groups(ctx)
+	must(t, err)
+	if len(groups) < replicas {
+		t.Fatalf("%d groups are left", len(groups))
+	}
 }
 
 func device(i int) string { return fmt.Sprintf("d%d", i%replicaDevices) }

@@ -117,6 +117,55 @@ func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, openBench(b
 
 func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, openBench(b)) }
 
+// BenchmarkShadowUpdateGroups is BenchmarkShadowUpdate beside dynamic groups: idle
+// ones ask for nothing that an update changes, busy ones for what every one does.
+func BenchmarkShadowUpdateGroups(b *testing.B) {
+	for _, c := range []struct {
+		name, expr string
+		groups     int
+	}{
+		{"none", "", 0}, {"idle10", `shadow.desired.k%d = "x"`, 10}, {"idle100", `shadow.desired.k%d = "x"`, 100},
+		{"busy10", `shadow.reported."sensor-1".value > %d00`, 10}, {"busy100", `shadow.reported."sensor-1".value > %d0`, 100},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			s, ctx := benchStore(b, benchDevices), context.Background()
+			for i := range c.groups {
+				must(b, s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(c.expr, i), CreatedAt: time.Now()}, nil))
+			}
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			b.ResetTimer()
+			atOnce(b, benchWriters, func() error {
+				for left.Add(-1) >= 0 {
+					n := rand.Uint64()
+					if _, err := s.UpdateShadow(ctx, deviceID(int(n%benchDevices)), "", benchUpdate(b, n), time.Now()); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+		})
+	}
+}
+
+// BenchmarkGroupReflects is how long an update and a look at the group take: the
+// members change in the transaction of the update.
+func BenchmarkGroupReflects(b *testing.B) {
+	s, ctx := benchStore(b, benchDevices), context.Background()
+	must(b, s.CreateGroup(ctx, fleet.Group{Name: "odd", Dynamic: true, Selector: `shadow.reported.n = true`, CreatedAt: time.Now()}, nil))
+	for i := range b.N {
+		u := shadow.NewUpdate(nil, map[string]any{"n": i%2 == 0})
+		_, err := s.UpdateShadow(ctx, deviceID(1), "", u, time.Now())
+		must(b, err)
+		ids, err := s.GroupMembers(ctx, "odd", "", 10)
+		must(b, err)
+		if (len(ids) == 1) != (i%2 == 0) {
+			b.Fatalf("update %d: members %v", i, ids)
+		}
+	}
+}
+
 // BenchmarkShadowUpdateAlone is one caller: what a write costs without company.
 func BenchmarkShadowUpdateAlone(b *testing.B) {
 	s, ctx := benchStore(b, benchDevices), context.Background()

@@ -65,6 +65,9 @@ func prepareKilled(t *testing.T, path string) {
 	s, ctx := open(t, path), context.Background()
 	enrollMany(t, s, killedDevices)
 	must(t, createRelease(ctx, s))
+	for name, expr := range map[string]string{"early": `shadow.reported.n < 40`, "late": `NOT shadow.reported.n < 40`, "some": `shadow.reported.n > 10 AND shadow.reported.n <= 90`} {
+		must(t, s.CreateGroup(ctx, fleet.Group{Name: name, Dynamic: true, Selector: expr, CreatedAt: time.Now()}, nil))
+	}
 	r := running("r0", killedDevices)
 	must(t, s.CreateRollout(ctx, r))
 	must(t, s.Close())

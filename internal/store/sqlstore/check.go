@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -49,6 +50,10 @@ var invariants = []invariant{
 		shadowName + ` WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = s.device_id)`},
 	{"shadow has a version below 1", shadowName + ` WHERE s.version < 1`},
 	{"a shadow is empty exactly when it is deleted", shadowName + ` WHERE (s.deleted_at IS NULL) = (s.document = '')`},
+	{"member of a group is no device",
+		`SELECT group_name || ': ' || device_id FROM group_members m WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = m.device_id)`},
+	{"member is of no group",
+		`SELECT device_id || ' in ' || group_name FROM group_members m WHERE NOT EXISTS (SELECT 1 FROM device_groups g WHERE g.name = m.group_name)`},
 	{"last seen belongs to no device",
 		`SELECT device_id FROM device_seen WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"connection belongs to no device",
@@ -90,7 +95,7 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 	}
 	defer func() { _ = t.Rollback() }()
 	c := checker{ctx: ctx, tx: t, dialect: s.config.Dialect}
-	for _, step := range []func() error{c.structures, c.invariants, c.rollouts, c.shadows, c.texts} {
+	for _, step := range []func() error{c.structures, c.invariants, c.rollouts, c.shadows, c.texts, c.groups} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("check store: %w", err)
 		}
@@ -222,4 +227,41 @@ func (c *checker) texts() error {
 		}
 		return nil
 	}, selectTexts)
+}
+
+// groups holds the members of every dynamic group against its selector. It
+// looks at each device once, whatever an index says.
+func (c *checker) groups() error {
+	var groups []dynamicGroup
+	err := c.each(func(r row) error {
+		var name, expr string
+		if err := r.Scan(&name, &expr); err != nil {
+			return err
+		}
+		sel, err := fleet.ParseGroupSelector(expr)
+		if err != nil {
+			c.say("group %s has a selector that can not be read: %v", name, err)
+			return nil
+		}
+		groups = append(groups, dynamicGroup{name: name, sel: sel})
+		return nil
+	}, `SELECT name, selector FROM device_groups WHERE dynamic = 1 ORDER BY name`)
+	if err != nil || len(groups) == 0 {
+		return err
+	}
+	query := "SELECT " + viewColumns + itsGroups + " FROM " + anyShadow + withSeen
+	return c.each(func(r row) error {
+		v, err := scanView(r)
+		if err != nil {
+			c.say("device %s can not be read: %v", v.ID, err)
+			return nil
+		}
+		for _, g := range groups {
+			has, should := slices.Contains(v.Groups, g.name), g.matches(v.Device, v.Shadow)
+			if has != should {
+				c.say("device %s is in dynamic group %s: %v, its selector says %v", v.ID, g.name, has, should)
+			}
+		}
+		return nil
+	}, query)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -83,6 +84,9 @@ func create(t *tx, d fleet.Device, token fleet.EnrollmentToken) error {
 	}
 	_, err = t.exec(`INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at) VALUES (?, ?, ?, ?, ?)`,
 		d.ID, d.Hardware, tags, d.KeyFingerprint, micros(d.CreatedAt))
+	if err == nil {
+		t.enrolled = append(t.enrolled, d)
+	}
 	return err
 }
 
@@ -105,8 +109,12 @@ func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
 
 func scanView(r row) (fleet.DeviceView, error) {
 	var v fleet.DeviceView
+	var groups sql.NullString
 	var err error
-	v.Device, err = scanDevice(r, documentInto{&v.Shadow})
+	v.Device, err = scanDevice(r, documentInto{&v.Shadow}, &groups)
+	if groups.String != "" {
+		v.Groups = strings.Split(groups.String, ",")
+	}
 	return v, err
 }
 
@@ -169,6 +177,9 @@ func (s *Store) CreateDevice(ctx context.Context, d fleet.Device) error {
 			d.ID, d.Hardware, tags, micros(d.CreatedAt))
 		if err == nil && n == 0 {
 			return fmt.Errorf("device %s exists: %w", d.ID, fleet.ErrConflict)
+		}
+		if err == nil {
+			t.enrolled = append(t.enrolled, d)
 		}
 		return err
 	})

@@ -34,6 +34,9 @@ type Dialect struct {
 	// ForUpdate is appended to a SELECT of rows of the given table or alias
 	// that the transaction is about to change.
 	ForUpdate func(table string) string
+	// ForShare is appended to a SELECT of rows that others must not change before
+	// the transaction ends. Empty: there are no others.
+	ForShare string
 	// Fault says what an error of the database means.
 	Fault func(error) Fault
 	// Timeout bounds each statement of the writer, so that a peer that has gone

@@ -22,8 +22,10 @@ const (
 const fewRows = 5000
 
 const (
-	viewColumns = deviceColumns + `, s.document`
+	viewColumns = deviceColumns + `, s.document, `
 	withSeen    = ` LEFT JOIN device_seen l ON l.device_id = d.id LEFT JOIN device_connections c ON c.device_id = d.id`
+	noGroups    = `CAST(NULL AS TEXT)`
+	itsGroups   = `(SELECT string_agg(m.group_name, ',' ORDER BY m.group_name) FROM group_members m WHERE m.device_id = d.id)`
 	anyShadow   = `devices d LEFT JOIN shadows s ON s.device_id = d.id AND s.name = '' AND s.deleted_at IS NULL`
 	theShadow   = `shadows s JOIN devices d ON d.id = s.device_id`
 	liveShadow  = `(s.name = '' AND s.deleted_at IS NULL)`
@@ -126,13 +128,17 @@ type part struct {
 	from, id string
 	lead     Condition
 	Bounds
+	groups string // what to read of the groups of a device
 }
 
 // plan chooses where a query begins: at an index, when the selector cannot hold
 // without what is looked up there, else at the devices in order.
 func (s *Store) plan(ctx context.Context, q fleet.DeviceQuery) (plan, error) {
 	w, root := where{s.config.Dialect.JSON}, q.Selector.Root()
-	base := part{from: anyShadow, id: "d.id", lead: always, Bounds: Exactly(always)}
+	base := part{from: anyShadow, id: "d.id", lead: always, Bounds: Exactly(always), groups: noGroups}
+	if slices.ContainsFunc(q.Selector.Fields(), func(f selector.Field) bool { return f.Source == selector.Groups }) {
+		base.groups = itsGroups
+	}
 	if needsShadow(root) {
 		base.from, base.id, base.lead = theShadow, "s.device_id", Condition{SQL: liveShadow}
 	}
@@ -173,7 +179,7 @@ func (w where) apart(main, base part, fields []selector.Field) []part {
 	seen := map[string]bool{}
 	for _, f := range fields {
 		column, _ := columnOf(f)
-		if f.Source == selector.ID || f.Source == selector.Hardware || seen[column] {
+		if f.Source == selector.ID || f.Source == selector.Hardware || f.Source == selector.Groups || seen[column] {
 			continue
 		}
 		seen[column] = true
@@ -205,7 +211,7 @@ func (p plan) page(after string, size int) Condition {
 }
 
 func (q part) page(after string, size int) Condition {
-	return Say("SELECT "+viewColumns+" FROM "+q.from+withSeen+" WHERE "+q.id+" > ? AND ? AND ? ORDER BY "+q.id+" LIMIT ?",
+	return Say("SELECT "+viewColumns+q.groups+" FROM "+q.from+withSeen+" WHERE "+q.id+" > ? AND ? AND ? ORDER BY "+q.id+" LIMIT ?",
 		after, q.lead, q.Upper, size)
 }
 
@@ -311,9 +317,9 @@ func (w where) lookup(v JSONValue, c selector.Comparison) Lookup {
 // part is base from the index on. From an index on devices the shadow comes
 // second, so it is joined as if it might not be there.
 func (f sought) part(base part) part {
-	q := part{anyShadow, "d.id", f.Condition, base.Bounds}
+	q := part{anyShadow, "d.id", f.Condition, base.Bounds, base.groups}
 	if f.column == "s.document" {
-		q = part{theShadow, "s.device_id", both(base.lead, f.Condition), base.Bounds}
+		q = part{theShadow, "s.device_id", both(base.lead, f.Condition), base.Bounds, base.groups}
 	}
 	if !f.Ordered {
 		q.id = "(" + q.id + " || '')" // not a column, so that no index on devices draws the query away

@@ -64,6 +64,8 @@ func (w where) comparison(c selector.Comparison) Bounds {
 		return w.text(Condition{SQL: "d.id"}, c)
 	case selector.Hardware:
 		return w.text(Condition{SQL: "d.hardware"}, c)
+	case selector.Groups:
+		return w.groups(c)
 	}
 	column, path := columnOf(c.Field)
 	for _, k := range path {
@@ -72,6 +74,18 @@ func (w where) comparison(c selector.Comparison) Bounds {
 		}
 	}
 	return w.section(column, path, c)
+}
+
+// groups asks whether the device is in a group, or in any.
+func (w where) groups(c selector.Comparison) Bounds {
+	const member = "EXISTS (SELECT 1 FROM group_members m WHERE m.device_id = d.id"
+	switch {
+	case c.Anything():
+		return Exactly(Condition{SQL: member + ")"})
+	case !w.json.Holds(c.Value.Text):
+		return Bounds{always, never}
+	}
+	return Exactly(Say(member+" AND m.group_name = ?)", c.Value.Text))
 }
 
 // columnOf returns the column that holds a field of JSON, and the path in it.

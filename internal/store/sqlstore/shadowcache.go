@@ -161,6 +161,7 @@ func (t *tx) deviceExists(id string) error {
 func (t *tx) change(c *cachedShadow, to cachedShadow) {
 	if !c.changed {
 		t.dirty = append(t.dirty, c)
+		c.before = c.doc
 	}
 	c.doc, c.text, c.deletedAt, c.changed = to.doc, to.text, to.deletedAt, true
 }

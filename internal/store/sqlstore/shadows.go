@@ -17,6 +17,7 @@ type shadowKey struct{ device, name string }
 type cachedShadow struct {
 	key       shadowKey
 	doc       shadow.Document
+	before    shadow.Document // as it stood before the batch, once it is changed
 	text      string
 	deletedAt time.Time
 	known     bool // there is a row

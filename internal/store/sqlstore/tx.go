@@ -21,6 +21,12 @@ type tx struct {
 	// state is what the batch is going to store for the broker, written once at
 	// its end too; nil deletes the key.
 	state map[string][]byte
+	// enrolled are the devices that the batch created.
+	enrolled []fleet.Device
+	// groups are the dynamic groups as the transaction sees them, once they were
+	// asked for; regrouped says that it changed them itself.
+	groups    *groupSet
+	regrouped bool
 }
 
 // run runs one operation; if it fails, what it wrote is taken back.
@@ -46,6 +52,9 @@ func (t *tx) control(query string) {
 // flush writes what the batch gathered.
 func (t *tx) flush() error {
 	if err := t.flushShadows(); err != nil {
+		return err
+	}
+	if err := t.flushGroups(); err != nil {
 		return err
 	}
 	return t.flushState()

@@ -42,6 +42,7 @@ type writer struct {
 	db      *sql.DB
 	conn    *sql.Conn            // nil until the first batch and after a fault
 	stmts   map[string]*sql.Stmt // of conn
+	groups  *groupSet            // the dynamic groups of the last batch that asked
 	over    map[overKey]string   // statements with their rows written out
 	queue   chan *operation
 	closing chan struct{}

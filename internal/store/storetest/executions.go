@@ -294,6 +294,8 @@ var cancelledTests = []test{
 			},
 			"RevokeEnrollmentToken": func() error { return s.RevokeEnrollmentToken(gone, "for d", epoch) },
 			"CreateAPIToken":        func() error { return s.CreateAPIToken(gone, fleet.APIToken{ID: "x"}) },
+			"CreateGroup":           func() error { return s.CreateGroup(gone, fleet.Group{Name: "g", CreatedAt: epoch}, []string{"d"}) },
+			"IndexFields":           func() error { return s.IndexFields(gone, indexed) },
 			"UpdateShadow":          func() error { _, err := s.UpdateShadow(gone, "d", "", reported("k", "w"), epoch); return err },
 			"DeleteShadow":          func() error { _, err := s.DeleteShadow(gone, "d", "", epoch); return err },
 			"CreateRelease":         func() error { _, err := s.CreateRelease(gone, release("x", "1")); return err },

@@ -33,6 +33,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
 			"advance": w.advance, "advance again": w.advance, "retry": w.retry,
+			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 			"start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
 		})
 		if d := cmp.Diff(snapshot(m), snapshot(s), cmpopts.EquateEmpty()); d != "" {
@@ -168,6 +169,38 @@ func (w *walk) delete(t *rapid.T) {
 		doc, err := s.DeleteShadow(ctx, id, "", now)
 		return documentText(doc), err
 	})
+}
+
+var (
+	groups     = rapid.SampledFrom([]string{"g", "h", "i"})
+	selections = rapid.SampledFrom([]string{
+		``, `shadow.reported.x:*`, `shadow.reported.x >= "M"`, `NOT shadow.reported:x`, `hardware = "h" AND shadow.reported.y < "m"`,
+		`shadow.desired.x = "*" OR shadow.reported.y = "*"`, `-shadow.desired:* AND id > "b"`, `id = "a"`,
+	})
+)
+
+func (w *walk) group(t *rapid.T) {
+	g := fleet.Group{Name: groups.Draw(t, "group"), Dynamic: rapid.IntRange(0, 3).Draw(t, "dynamic") > 0, CreatedAt: w.time(t)}
+	var members []string
+	if g.Dynamic {
+		g.Selector = selections.Draw(t, "selector")
+	} else {
+		members = rapid.SliceOfN(devices, 0, 3).Draw(t, "members")
+	}
+	w.same("group", func(s fleet.Store) (any, error) { return nil, s.CreateGroup(ctx, g, members) })
+}
+
+func (w *walk) changeMembers(t *rapid.T) {
+	name := groups.Draw(t, "group")
+	add, remove := rapid.SliceOfN(devices, 0, 2).Draw(t, "add"), rapid.SliceOfN(devices, 0, 2).Draw(t, "remove")
+	w.same("members", func(s fleet.Store) (any, error) { return nil, s.ChangeMembers(ctx, name, add, remove) })
+}
+
+func (w *walk) ungroup(t *rapid.T) {
+	name := groups.Draw(t, "group")
+	if rapid.Bool().Draw(t, "really") {
+		w.same("ungroup", func(s fleet.Store) (any, error) { return nil, s.DeleteGroup(ctx, name) })
+	}
 }
 
 func (w *walk) release(t *rapid.T) {

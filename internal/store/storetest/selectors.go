@@ -298,7 +298,7 @@ func testSelectors(t *testing.T, open func(t testing.TB) fleet.Store) {
 	parsed, matched := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		paths := [][]string{{"reported", "i"}, {"desired", "i", "a"}}
-		for _, id := range ids {
+		for _, id := range rapid.SliceOfNDistinct(rapid.SampledFrom(ids), 1, 3, rapid.ID).Draw(rt, "devices") {
 			desired, reported := map[string]any(nil), map[string]any(nil)
 			if rapid.IntRange(0, 4).Draw(rt, "desired?") > 2 {
 				desired = selectorObject(rt, 2)
@@ -311,7 +311,7 @@ func testSelectors(t *testing.T, open func(t testing.TB) fleet.Store) {
 				replaceShadow(rt, s, id, desired, reported)
 			}
 		}
-		for range 10 {
+		for range 6 {
 			expr := expression(rt, 3, paths)
 			sel, err := selector.Parse(expr)
 			if err != nil {

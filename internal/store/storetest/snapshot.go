@@ -35,6 +35,12 @@ func snapshot(s fleet.Store) map[string]any {
 		d, err := s.ProvisionedDevice(ctx, id)
 		note("certificate "+id, d, err)
 	}
+	all, err := s.Groups(ctx)
+	note("groups", all, err)
+	for _, g := range all {
+		ids, err := s.GroupMembers(ctx, g.Name, "", 1000)
+		note("members of "+g.Name, ids, err)
+	}
 	tokens, err := s.EnrollmentTokens(ctx)
 	note("tokens", tokens, err)
 	releases, err := s.Releases(ctx)

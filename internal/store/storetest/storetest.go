@@ -26,7 +26,7 @@ func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 	groups := map[string][]test{
 		"devices": deviceTests, "tokens": tokenTests, "shadows": shadowTests, "releases": releaseTests,
 		"rollouts": rolloutTests, "executions": executionTests, "timeouts": timeoutTests, "state": stateTests, "cancelled": cancelledTests,
-		"selectors": selectorTests, "credentials": credentialTests, "presence": presenceTests,
+		"selectors": selectorTests, "groups": groupTests, "credentials": credentialTests, "presence": presenceTests,
 		"provisioning": provisionTests, "events": eventTests,
 	}
 	for group, tests := range groups {

@@ -421,6 +421,7 @@ func (x *GetDeviceRequest) GetId() string {
 type GetDeviceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        *Device                `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Groups        []string               `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"` // that it is in, by name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +459,13 @@ func (*GetDeviceResponse) Descriptor() ([]byte, []int) {
 func (x *GetDeviceResponse) GetDevice() *Device {
 	if x != nil {
 		return x.Device
+	}
+	return nil
+}
+
+func (x *GetDeviceResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
 	}
 	return nil
 }
@@ -2099,9 +2107,10 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x14CountDevicesResponse\x12\x18\n" +
 	"\adevices\x18\x01 \x01(\x03R\adevices\"\"\n" +
 	"\x10GetDeviceRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"<\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"T\n" +
 	"\x11GetDeviceResponse\x12'\n" +
-	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\"%\n" +
+	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\tR\x06groups\"%\n" +
 	"\x13RevokeDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
 	"\x14RevokeDeviceResponse\x12'\n" +

@@ -1,0 +1,155 @@
+package sqlstore
+
+import (
+	"cmp"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/selector"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// membership is a device in a group.
+type membership struct{ group, device string }
+
+func (m membership) compare(other membership) int {
+	return cmp.Or(strings.Compare(m.group, other.group), strings.Compare(m.device, other.device))
+}
+
+// flushGroups brings the members of dynamic groups in line with what the batch
+// changed, in its transaction: whoever sees the change sees the members with it.
+//
+// Another otad that makes a group waits until every batch that did not know of
+// it has ended, and then finds what they wrote; see dynamicGroups.
+func (t *tx) flushGroups() error {
+	classic := slices.DeleteFunc(slices.Clone(t.dirty), func(c *cachedShadow) bool { return c.key.name != "" })
+	if len(classic)+len(t.enrolled) == 0 {
+		return nil
+	}
+	set, err := t.dynamicGroups()
+	if err != nil || len(set.list) == 0 {
+		return err
+	}
+	var joined, gone []membership
+	for _, d := range t.enrolled {
+		for _, g := range set.list {
+			if g.matches(d, shadow.Document{}) {
+				joined = append(joined, membership{g.name, d.ID})
+			}
+		}
+	}
+	for _, c := range classic {
+		if joined, gone, err = t.regroup(set, c, joined, gone); err != nil {
+			return err
+		}
+	}
+	return t.writeMembers(joined, gone)
+}
+
+// regroup adds to joined and gone what a changed shadow changes.
+func (t *tx) regroup(set *groupSet, c *cachedShadow, joined, gone []membership) (_, _ []membership, err error) {
+	d := fleet.Device{ID: c.key.device}
+	known := false
+	for i := range set.touched(c.before, c.doc) {
+		g := set.list[i]
+		if g.device && !known {
+			if d, err = t.deviceFacts(d.ID); err != nil {
+				return nil, nil, err
+			}
+			known = true
+		}
+		was, is := g.matches(d, c.before), g.matches(d, c.doc)
+		switch {
+		case is && !was:
+			joined = append(joined, membership{g.name, d.ID})
+		case was && !is:
+			gone = append(gone, membership{g.name, d.ID})
+		}
+	}
+	return joined, gone, nil
+}
+
+// deviceFacts is what selectors ask of the device itself.
+func (t *tx) deviceFacts(id string) (fleet.Device, error) {
+	d := fleet.Device{ID: id}
+	err := t.row(`SELECT hardware, tags FROM devices WHERE id = ?`+t.w.dialect.ForShare, id).Scan(&d.Hardware, mapInto{&d.Tags})
+	return d, err
+}
+
+const (
+	addMembers    = `INSERT INTO group_members (group_name, device_id) SELECT v.grp, v.device FROM {rows} WHERE 1 = 1 ON CONFLICT (group_name, device_id) DO NOTHING`
+	removeMembers = `DELETE FROM group_members WHERE (group_name, device_id) IN (SELECT v.grp, v.device FROM {rows})`
+)
+
+// writeMembers writes in order, so that two otad that lock rows do not wait for
+// each other.
+func (t *tx) writeMembers(joined, gone []membership) error {
+	for statement, list := range map[string][]membership{addMembers: joined, removeMembers: gone} {
+		if _, err := t.changeMembers(t.write, statement, list); err != nil {
+			return fmt.Errorf("write members of groups: %w", err)
+		}
+	}
+	return nil
+}
+
+func (t *tx) changeMembers(run func(string, ...any) (int64, error), statement string, members []membership) (int64, error) {
+	slices.SortFunc(members, membership.compare)
+	return t.bulk(run, statement, len(members), nil,
+		texts("grp", list(members, func(m membership) string { return m.group })),
+		texts("device", list(members, func(m membership) string { return m.device })))
+}
+
+// dynamicGroups returns the dynamic groups, and keeps them from changing until
+// the transaction ends. They are read anew only when their generation is
+// another than that of the last time.
+func (t *tx) dynamicGroups() (*groupSet, error) {
+	if t.groups != nil {
+		return t.groups, nil
+	}
+	var generation int64
+	err := t.row(`SELECT generation FROM group_generation WHERE one = 1` + t.w.dialect.ForShare).Scan(&generation)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
+	}
+	if kept := t.w.groups; kept != nil && kept.generation == generation {
+		t.groups = kept
+		return kept, nil
+	}
+	var all []dynamicGroup
+	err = t.rows(func(r row) error {
+		var name, expr string
+		if err := r.Scan(&name, &expr); err != nil {
+			return err
+		}
+		sel, err := selector.Parse(expr)
+		if err != nil {
+			return fmt.Errorf("group %s: %w", name, err)
+		}
+		all = append(all, dynamicGroup{name: name, sel: sel})
+		return nil
+	}, `SELECT name, selector FROM device_groups WHERE dynamic = 1 ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	t.groups = newGroupSet(generation, all)
+	t.w.groups = nil
+	if !t.regrouped { // what it reads of its own may be rolled back
+		t.w.groups = t.groups
+	}
+	return t.groups, nil
+}
+
+const raiseGeneration = `INSERT INTO group_generation (one, generation) VALUES (1, 1)
+	ON CONFLICT (one) DO UPDATE SET generation = group_generation.generation + 1`
+
+// regroups announces that the transaction changes the dynamic groups. It waits
+// for every transaction that works with the ones there are.
+func (t *tx) regroups() error {
+	t.groups, t.regrouped, t.w.groups = nil, true, nil
+	_, err := t.exec(raiseGeneration)
+	return err
+}

@@ -1,0 +1,229 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/otad/otad/internal/fleet"
+)
+
+const selectGroup = `SELECT g.name, g.dynamic, g.selector, g.created_at,
+	(SELECT COUNT(*) FROM group_members m WHERE m.group_name = g.name) FROM device_groups g`
+
+func scanGroup(r row) (fleet.Group, error) {
+	var g fleet.Group
+	err := r.Scan(&g.Name, &g.Dynamic, &g.Selector, timeInto{&g.CreatedAt}, &g.Members)
+	return g, err
+}
+
+// CreateGroup implements fleet.GroupStore. A dynamic group is filled by the
+// database in one statement; devices in doubt are looked at.
+func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string) error {
+	var p plan
+	if g.Dynamic {
+		sel, err := fleet.ParseGroupSelector(g.Selector)
+		if err != nil {
+			return err
+		}
+		if p, err = s.plan(ctx, fleet.DeviceQuery{Selector: sel}); err != nil {
+			return err
+		}
+		members = nil
+	}
+	return s.writer.do(ctx, func(t *tx) error {
+		if g.Dynamic {
+			if err := t.regroups(); err != nil {
+				return err
+			}
+		}
+		if err := t.roomForGroup(g); err != nil {
+			return err
+		}
+		n, err := t.exec(`INSERT INTO device_groups (name, dynamic, selector, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			g.Name, truth(g.Dynamic), g.Selector, micros(g.CreatedAt))
+		if err == nil && n == 0 {
+			return fmt.Errorf("group %s exists: %w", g.Name, fleet.ErrConflict)
+		}
+		if err != nil {
+			return err
+		}
+		if g.Dynamic {
+			return t.fill(g.Name, p)
+		}
+		return t.addMembers(g.Name, members)
+	})
+}
+
+func truth(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (t *tx) roomForGroup(g fleet.Group) error {
+	var all, dynamic int
+	if err := t.row(`SELECT COUNT(*), COALESCE(SUM(dynamic), 0) FROM device_groups`).Scan(&all, &dynamic); err != nil {
+		return err
+	}
+	return fleet.RoomForGroup(g, all, dynamic)
+}
+
+// fill makes members of all devices that the plan means.
+func (t *tx) fill(group string, p plan) error {
+	for _, q := range p.parts {
+		c := Say("INSERT INTO group_members (group_name, device_id) SELECT CAST(? AS TEXT), d.id FROM "+q.from+" WHERE ? AND ?", group, q.lead, q.Lower)
+		if _, err := t.exec(c.SQL, c.Args...); err != nil {
+			return err
+		}
+	}
+	var more []membership
+	for p, after := p.doubtful(), ""; len(p.parts) > 0; {
+		c, n := p.page(after, pageRows), 0
+		err := t.rows(func(r row) error {
+			v, err := scanView(r)
+			if n++; err == nil && p.query.Match(v) {
+				more = append(more, membership{group, v.ID})
+			}
+			after = v.ID
+			return err
+		}, c.SQL, c.Args...)
+		if err != nil {
+			return err
+		}
+		if n < pageRows {
+			break
+		}
+	}
+	_, err := t.changeMembers(t.exec, addMembers, more)
+	return err
+}
+
+func (t *tx) addMembers(group string, ids []string) error {
+	members := list(ids, func(id string) membership { return membership{group, id} })
+	_, err := t.changeMembers(t.exec, addMembers, members)
+	if errors.Is(err, errForeignKey) {
+		return t.firstUnknown(ids)
+	}
+	if err != nil {
+		return err
+	}
+	var n int
+	if err := t.row(`SELECT COUNT(*) FROM group_members WHERE group_name = ?`, group).Scan(&n); err != nil {
+		return err
+	}
+	return fleet.RoomForMembers(group, n)
+}
+
+// firstUnknown names the device that a group can not have. The statement that
+// failed left PostgreSQL unable to look for it, so without a look all are named.
+func (t *tx) firstUnknown(ids []string) error {
+	if len(ids) == 1 {
+		return notFound("device %s", ids[0])
+	}
+	return notFound("one of the devices %s to %s", ids[0], ids[len(ids)-1])
+}
+
+// DeleteGroup implements fleet.GroupStore.
+func (s *Store) DeleteGroup(ctx context.Context, name string) error {
+	return s.writer.do(ctx, func(t *tx) error {
+		g, err := t.group(name)
+		if err != nil {
+			return err
+		}
+		if g.Dynamic {
+			if err := t.regroups(); err != nil {
+				return err
+			}
+		}
+		n, err := t.exec(`DELETE FROM device_groups WHERE name = ?`, name)
+		if err == nil && n == 0 {
+			return notFound("group %s", name)
+		}
+		return err
+	})
+}
+
+func (t *tx) group(name string) (fleet.Group, error) {
+	g, err := scanGroup(t.row(selectGroup+` WHERE g.name = ?`, name))
+	if errors.Is(err, sql.ErrNoRows) {
+		return g, notFound("group %s", name)
+	}
+	return g, err
+}
+
+// Group implements fleet.GroupStore.
+func (s *Store) Group(ctx context.Context, name string) (fleet.Group, error) {
+	g, err := scanGroup(s.row(ctx, selectGroup+` WHERE g.name = ?`, name))
+	if errors.Is(err, sql.ErrNoRows) {
+		return fleet.Group{}, notFound("group %s", name)
+	}
+	return g, err
+}
+
+// Groups implements fleet.GroupStore.
+func (s *Store) Groups(ctx context.Context) ([]fleet.Group, error) {
+	var list []fleet.Group
+	err := s.rows(ctx, func(r row) error {
+		g, err := scanGroup(r)
+		list = append(list, g)
+		return err
+	}, selectGroup+` ORDER BY g.name`)
+	if err != nil {
+		return nil, fmt.Errorf("read groups: %w", err)
+	}
+	return list, nil
+}
+
+// GroupMembers implements fleet.GroupStore.
+func (s *Store) GroupMembers(ctx context.Context, name, after string, limit int) ([]string, error) {
+	ids, err := s.names(ctx, `SELECT device_id FROM group_members WHERE group_name = ? AND device_id > ? ORDER BY device_id LIMIT ?`, name, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("members of group %s: %w", name, err)
+	}
+	if len(ids) == 0 {
+		if _, err := s.Group(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// DeviceGroups implements fleet.GroupStore.
+func (s *Store) DeviceGroups(ctx context.Context, deviceID string) ([]string, error) {
+	groups, err := s.names(ctx, `SELECT group_name FROM group_members WHERE device_id = ? ORDER BY group_name`, deviceID)
+	if err == nil && len(groups) == 0 {
+		_, err = s.Device(ctx, deviceID)
+	}
+	return groups, err
+}
+
+func (s *Store) names(ctx context.Context, query string, args ...any) (names []string, err error) {
+	err = s.rows(ctx, func(r row) error {
+		var name string
+		err := r.Scan(&name)
+		names = append(names, name)
+		return err
+	}, query, args...)
+	return names, err
+}
+
+// ChangeMembers implements fleet.GroupStore.
+func (s *Store) ChangeMembers(ctx context.Context, name string, add, remove []string) error {
+	return s.writer.do(ctx, func(t *tx) error {
+		g, err := t.group(name)
+		if err != nil {
+			return err
+		}
+		if g.Dynamic {
+			return fleet.DynamicMembers(name)
+		}
+		gone := list(remove, func(id string) membership { return membership{name, id} })
+		if _, err := t.changeMembers(t.exec, removeMembers, gone); err != nil {
+			return err
+		}
+		return t.addMembers(name, add)
+	})
+}

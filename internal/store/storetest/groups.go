@@ -1,0 +1,131 @@
+package storetest
+
+import (
+	"fmt"
+
+	"github.com/otad/otad/internal/fleet"
+)
+
+func (s *suite) group(name, selector string) {
+	s.Helper()
+	s.must(s.CreateGroup(ctx, fleet.Group{Name: name, Dynamic: true, Selector: selector, CreatedAt: epoch}, nil))
+}
+
+func (s *suite) members(name string) []string {
+	s.Helper()
+	ids, err := s.GroupMembers(ctx, name, "", 1000)
+	s.must(err)
+	g, err := s.Group(ctx, name)
+	s.must(err)
+	s.equal("number of members", g.Members, len(ids))
+	return ids
+}
+
+var groupTests = []test{
+	{"static groups have the members they are given", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.must(s.CreateGroup(ctx, fleet.Group{Name: "lab", CreatedAt: epoch}, []string{"b", "a", "b"}))
+		s.equal("members", s.members("lab"), []string{"a", "b"})
+		s.must(s.ChangeMembers(ctx, "lab", []string{"c", "b"}, []string{"a", "nobody"}))
+		s.equal("changed", s.members("lab"), []string{"b", "c"})
+		s.must(s.ChangeMembers(ctx, "lab", []string{"a"}, []string{"a"}))
+		s.equal("removed and added", s.members("lab"), []string{"a", "b", "c"})
+		ids, err := s.GroupMembers(ctx, "lab", "a", 1)
+		s.must(err)
+		s.equal("a page", ids, []string{"b"})
+		s.wantErr(s.ChangeMembers(ctx, "lab", []string{"nobody"}, []string{"a"}), fleet.ErrNotFound)
+		s.equal("unchanged", s.members("lab"), []string{"a", "b", "c"})
+		s.wantErr(s.CreateGroup(ctx, fleet.Group{Name: "lab", CreatedAt: epoch}, nil), fleet.ErrConflict)
+		s.wantErr(s.CreateGroup(ctx, fleet.Group{Name: "other", CreatedAt: epoch}, []string{"nobody"}), fleet.ErrNotFound)
+		_, err = s.Group(ctx, "other")
+		s.wantErr(err, fleet.ErrNotFound)
+		s.must(s.CreateGroup(ctx, fleet.Group{Name: "empty", CreatedAt: epoch}, nil))
+		list, err := s.Groups(ctx)
+		s.must(err)
+		s.equal("groups", list, []fleet.Group{{Name: "empty", CreatedAt: kept}, {Name: "lab", CreatedAt: kept, Members: 3}})
+		groups, err := s.DeviceGroups(ctx, "b")
+		s.must(err)
+		s.equal("groups of b", groups, []string{"lab"})
+		s.must(s.DeleteGroup(ctx, "lab"))
+		groups, err = s.DeviceGroups(ctx, "b")
+		s.must(err)
+		s.equal("groups of b", groups, []string(nil))
+	}},
+	{"what is not there is not found", func(s *suite) {
+		_, err := s.Group(ctx, "nope")
+		s.wantErr(err, fleet.ErrNotFound)
+		_, err = s.GroupMembers(ctx, "nope", "", 10)
+		s.wantErr(err, fleet.ErrNotFound)
+		_, err = s.DeviceGroups(ctx, "nope")
+		s.wantErr(err, fleet.ErrNotFound)
+		s.wantErr(s.DeleteGroup(ctx, "nope"), fleet.ErrNotFound)
+		s.wantErr(s.ChangeMembers(ctx, "nope", nil, nil), fleet.ErrNotFound)
+	}},
+	{"dynamic groups follow the devices", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.update("a", "", "k", "x")
+		s.group("x", `shadow.reported.k = "x"`)
+		s.group("not", `NOT shadow.reported.k = "x" AND hardware = "board-a"`)
+		s.group("all", ``)
+		s.equal("filled", s.members("x"), []string{"a"})
+		s.equal("filled", s.members("not"), []string{"b", "c"})
+		s.update("b", "", "k", "x")
+		s.update("a", "", "k", "y")
+		s.update("c", "named", "k", "x")
+		s.equal("after updates", s.members("x"), []string{"b"})
+		s.equal("after updates", s.members("not"), []string{"a", "c"})
+		_, err := s.DeleteShadow(ctx, "b", "", epoch)
+		s.must(err)
+		s.enrolled("d")
+		s.equal("after delete and enrollment", s.members("x"), []string(nil))
+		s.equal("after delete and enrollment", s.members("not"), []string{"a", "b", "c", "d"})
+		s.equal("all", s.members("all"), []string{"a", "b", "c", "d"})
+		groups, err := s.DeviceGroups(ctx, "d")
+		s.must(err)
+		s.equal("groups of d", groups, []string{"all", "not"})
+		s.wantErr(s.ChangeMembers(ctx, "x", []string{"a"}, nil), fleet.ErrConflict)
+		s.wantErr(s.CreateGroup(ctx, fleet.Group{Name: "nested", Dynamic: true, Selector: "groups:x", CreatedAt: epoch}, nil), fleet.ErrInvalid)
+		s.must(s.CreateDevice(ctx, fleet.Device{ID: "e", Hardware: "board-a", CreatedAt: epoch}))
+		s.equal("after another device is made", s.members("all"), []string{"a", "b", "c", "d", "e"})
+		s.equal("after another device is made", s.members("not"), []string{"a", "b", "c", "d", "e"})
+		s.must(s.DeleteGroup(ctx, "not"))
+		s.update("b", "", "k", "x")
+		s.equal("after another is deleted", s.members("x"), []string{"b"})
+	}},
+	{"selectors ask for groups", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.update("b", "", "k", "x")
+		s.group("x", `shadow.reported.k = "x"`)
+		s.must(s.CreateGroup(ctx, fleet.Group{Name: "lab", CreatedAt: epoch}, []string{"b", "c"}))
+		for expr, want := range map[string][]string{
+			`groups:x`: {"b"}, `groups:"lab"`: {"b", "c"}, `groups:lab AND NOT groups:x`: {"c"}, `groups:*`: {"b", "c"}, `-groups:*`: {"a"},
+			`groups:nope`: nil, `groups:lab AND shadow.reported.k:*`: {"b"}, `groups:"l"`: nil,
+		} {
+			s.equal(expr, s.selected(fleet.DeviceQuery{Selector: s.parse(expr)}), want)
+		}
+	}},
+	{"updates and new groups at once", func(s *suite) {
+		ids := []string{"a", "b", "c", "d"}
+		s.enrolled(ids...)
+		errs := together(80, func(i int) error {
+			if i%10 == 0 {
+				return s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(`shadow.reported.k >= "%02d"`, i), CreatedAt: epoch}, nil)
+			}
+			_, err := s.UpdateShadow(ctx, ids[i%4], "", reported("k", fmt.Sprintf("%02d", i)), epoch)
+			return err
+		})
+		s.equal("done", s.wins(errs, nil), 80)
+	}},
+	{"there is an end to groups", func(s *suite) {
+		for i := range fleet.MaxDynamicGroups {
+			s.group(fmt.Sprint("d", i), "id = x")
+		}
+		s.wantErr(s.CreateGroup(ctx, fleet.Group{Name: "more", Dynamic: true, CreatedAt: epoch}, nil), fleet.ErrConflict)
+		s.must(s.CreateGroup(ctx, fleet.Group{Name: "static", CreatedAt: epoch}, nil))
+		errs := together(fleet.MaxGroups-fleet.MaxDynamicGroups-1, func(i int) error {
+			return s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("s", i), CreatedAt: epoch}, nil)
+		})
+		s.wins(errs, nil)
+		s.wantErr(s.CreateGroup(ctx, fleet.Group{Name: "more", CreatedAt: epoch}, nil), fleet.ErrConflict)
+	}},
+}
