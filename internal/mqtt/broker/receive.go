@@ -86,19 +86,31 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 // client. Unknown packet identifiers are answered, not punished: after a lost
 // connection they are normal.
 func (c *conn) ack(t packet.Type, a packet.Ack) {
+	if answer, settled := c.settleAck(t, a); answer.ID != 0 {
+		next := packet.PUBREL
+		if t == packet.PUBREL {
+			next = packet.PUBCOMP
+		}
+		c.acknowledge(next, answer, "", settled)
+	}
+}
+
+// settleAck takes an acknowledgement and returns what QoS 2 has in answer to it, if
+// anything. With it both sides forget, so it waits until what was forgotten, or
+// noted, is durable: c.dirty.
+func (c *conn) settleAck(t packet.Type, a packet.Ack) (answer packet.Ack, settled int) {
 	s := c.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t == packet.PUBREL {
-		c.release(a)
-		return
+		return c.release(a)
 	}
 	i := s.flying(a.ID)
 	if i < 0 {
 		if t == packet.PUBREC {
-			c.control = packet.AppendAck(c.control, c.version, packet.PUBREL, packet.Ack{ID: a.ID, Code: packet.PacketIDNotFound}, "")
+			return packet.Ack{ID: a.ID, Code: packet.PacketIDNotFound}, 0
 		}
-		return
+		return packet.Ack{}, 0
 	}
 	o := s.inflight[i]
 	switch {
@@ -109,24 +121,26 @@ func (c *conn) ack(t packet.Type, a packet.Ack) {
 	case t == packet.PUBREC && o.qos == 2:
 		o.state = released
 		s.keepReleased(o)
-		c.control = packet.AppendAck(c.control, c.version, packet.PUBREL, packet.Ack{ID: a.ID}, "")
+		c.dirty = o.stored
+		return packet.Ack{ID: a.ID}, 0
 	}
+	return packet.Ack{}, 0
 }
 
 // release ends the receipt of a QoS 2 publish (4.3.3).
-func (c *conn) release(a packet.Ack) {
+func (c *conn) release(a packet.Ack) (answer packet.Ack, settled int) {
 	s := c.session
-	code := packet.PacketIDNotFound
+	answer = packet.Ack{ID: a.ID, Code: packet.PacketIDNotFound}
 	if _, ok := s.received[a.ID]; ok {
-		code = packet.Success
+		answer.Code, settled = packet.Success, 1
 		delete(s.received, a.ID)
 		s.forgetReceived(a.ID)
-		c.owed--
+		c.dirty = s.recorded
 	}
 	if c.version != packet.V5 {
-		code = packet.Success
+		answer.Code = packet.Success
 	}
-	c.control = packet.AppendAck(c.control, c.version, packet.PUBCOMP, packet.Ack{ID: a.ID, Code: code}, "")
+	return answer, settled
 }
 
 // disconnect handles the client's goodbye (3.14).
