@@ -297,7 +297,10 @@ func (p *probe) sendsOnce(c *peer, state map[uint16]byte, payloads map[uint16]st
 	}
 	for len(state) > 0 || !finish {
 		for !finish && len(state) < window {
-			id := uint16(*next%60_000 + 1)
+			id := uint16(1) // the lowest that is free: what the broker forgets must be forgotten
+			for state[id] != 0 {
+				id++
+			}
 			payloads[id], state[id] = fmt.Sprint(*next), publish
 			c.send(out{topic: "once", payload: payloads[id], qos: 2}.encode(v5, id))
 			*next++
