@@ -53,7 +53,7 @@ var allowed = map[string][]string{
 	"internal/testserver":     {"internal/mqtt/mosquitto"},
 	"internal/arch":           {},
 	"internal/e2e":            {"internal/testserver"},
-	"internal/bench":          {"pkg", "agent"},
+	"internal/bench":          {"pkg", "agent", "internal/mqtt"},
 	"proto":                   {"proto"},
 	"cmd":                     {"pkg", "agent", "internal", "proto"},
 }

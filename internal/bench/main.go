@@ -41,6 +41,14 @@ type runner struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if err := asPart(ctx, os.Args[1:]); !errors.Is(err, errNoPart) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			stop()
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` of otad, otactl and otagent")
 	flag.StringVar(&o.kernels, "kernels", ".cache/kernels", "`directory` of two kernels, old and new")
@@ -54,6 +62,20 @@ func main() {
 	}
 }
 
+var errNoPart = errors.New("not a part")
+
+// asPart is this program started by itself, to be a process beside the one that
+// measures.
+func asPart(ctx context.Context, args []string) error {
+	switch {
+	case len(args) == 2 && args[0] == sinkArgument:
+		return serveSink(ctx, args[1])
+	case len(args) == 3 && args[0] == abuserArgument:
+		return abuse(ctx, args[1], args[2])
+	}
+	return errNoPart
+}
+
 // sections in the order of the table.
 var sections = []struct {
 	name string
@@ -65,6 +87,7 @@ var sections = []struct {
 	{"download", (*runner).download},
 	{"stream", (*runner).stream},
 	{"shadow", (*runner).shadows},
+	{"broker", (*runner).broker},
 	{"store", (*runner).store},
 }
 

@@ -3,8 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
@@ -88,11 +87,17 @@ func (r *runner) shadows() error {
 
 func (s *site) enrollLoad(i int) (*loadDevice, error) {
 	id := fmt.Sprintf("load-%03d", i)
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	key, err := newEd25519()
 	if err != nil {
 		return nil, err
 	}
-	from := &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i/perAddress))}
+	config, err := s.enrollKey(id, i, key)
+	return &loadDevice{id: id, tls: config}, err
+}
+
+// enrollKey makes the n-th device, with that key, and returns how it connects.
+func (s *site) enrollKey(id string, n int, key crypto.Signer) (*tls.Config, error) {
+	from := &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+n/perAddress))}
 	who, err := agenthttp.Enroll(s.r.ctx, agenthttp.Options{
 		ServerURL: s.at.Device, Token: s.token, DeviceID: id, Hardware: hardware, Key: key,
 		Dial: (&net.Dialer{LocalAddr: from}).DialContext,
@@ -110,7 +115,7 @@ func (s *site) enrollLoad(i int) (*loadDevice, error) {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(who.CA)
-	return &loadDevice{id: id, tls: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}}, nil
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}, nil
 }
 
 func (d *loadDevice) topic() string { return "$aws/things/" + d.id + "/shadow/update" }

@@ -30,15 +30,18 @@ type site struct {
 	admin  string
 }
 
-// newSite starts a server. stop ends it.
-func (r *runner) newSite(name string) (_ *site, err error) {
+// newSite starts a server with extra flags. stop ends it.
+func (r *runner) newSite(name string, flags ...string) (_ *site, err error) {
 	s := &site{r: r, dir: r.path(name)}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	s.server, err = start(s.path("otad.log"), filepath.Join(r.bin, "otad"), "serve", "--data", s.path("server"),
+	argv := append([]string{
+		filepath.Join(r.bin, "otad"), "serve", "--data", s.path("server"),
 		"--hosts", "localhost,127.0.0.1", "--log-format", "text", "--log-level", "warn",
-		"--api-listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0")
+		"--api-listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0",
+	}, flags...)
+	s.server, err = start(s.path("otad.log"), argv...)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +57,8 @@ func (r *runner) newSite(name string) (_ *site, err error) {
 }
 
 // newOperatedSite starts a server and makes its operator's keys.
-func (r *runner) newOperatedSite(name string) (*site, error) {
-	s, err := r.newSite(name)
+func (r *runner) newOperatedSite(name string, flags ...string) (*site, error) {
+	s, err := r.newSite(name, flags...)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +73,7 @@ func (s *site) operate() error {
 	if _, err := s.ctl("key", "init"); err != nil {
 		return err
 	}
-	token, err := s.ctl("token", "create", "--uses", "1000", "--hardware", hardware, "-q")
+	token, err := s.ctl("token", "create", "--uses", "20000", "--hardware", hardware, "-q")
 	if err != nil {
 		return err
 	}

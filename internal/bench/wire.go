@@ -28,21 +28,42 @@ type wire struct {
 	buf []byte // of the last packet
 }
 
-func newWire(nc net.Conn) *wire { return &wire{nc: nc, in: bufio.NewReaderSize(nc, 4*kib)} }
+func newWire(nc net.Conn) *wire { return newWireSize(nc, 4*kib) }
+
+func newWireSize(nc net.Conn, size int) *wire {
+	return &wire{nc: nc, in: bufio.NewReaderSize(nc, size)}
+}
+
+// hello is what matters of a CONNECT here.
+type hello struct {
+	id             string
+	receiveMaximum uint16 // 0: unset
+}
 
 // connect opens a session and subscribes to filters with QoS 1.
 func (w *wire) connect(id string, filters ...string) error {
-	hello := packets.NewControlPacket(packets.CONNECT)
-	c := hello.Content.(*packets.Connect)
-	c.ClientID, c.KeepAlive, c.CleanStart = id, 600, true
-	if err := w.exchange(hello, packets.CONNACK); err != nil {
+	return w.open(hello{id: id}, 1, filters...)
+}
+
+// open is connect with more to say; without filters it subscribes to nothing.
+func (w *wire) open(h hello, qos byte, filters ...string) error {
+	connect := packets.NewControlPacket(packets.CONNECT)
+	c := connect.Content.(*packets.Connect)
+	c.ClientID, c.KeepAlive, c.CleanStart = h.id, 600, true
+	if h.receiveMaximum > 0 {
+		c.Properties = &packets.Properties{ReceiveMaximum: &h.receiveMaximum}
+	}
+	if err := w.exchange(connect, packets.CONNACK); err != nil {
 		return err
+	}
+	if len(filters) == 0 {
+		return nil
 	}
 	subscribe := packets.NewControlPacket(packets.SUBSCRIBE)
 	s := subscribe.Content.(*packets.Subscribe)
 	s.PacketID = 1
 	for _, f := range filters {
-		s.Subscriptions = append(s.Subscriptions, packets.SubOptions{Topic: f, QoS: 1})
+		s.Subscriptions = append(s.Subscriptions, packets.SubOptions{Topic: f, QoS: qos})
 	}
 	return w.exchange(subscribe, packets.SUBACK)
 }
