@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"pgregory.net/rapid"
 
 	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/packet"
@@ -510,4 +511,120 @@ func TestWebSocket(t *testing.T) {
 	if err == nil {
 		t.Error("a WebSocket without the subprotocol mqtt was taken")
 	}
+}
+
+// What was sent and not acknowledged comes again after a lost connection, first
+// and marked; what was never sent is not marked.
+func TestRedelivery(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	sub := join5(t, b, "sub")
+	sub.subscribe("a")
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	pub.mustPublish("a", 1, "sent")
+	first := sub.receive()
+	sub.drop()
+	offline(t, b, 1)
+	pub.mustPublish("a", 1, "not sent")
+	sub = join5(t, b, "sub")
+	if got := sub.receive(); got.payload != "sent" || !got.Dup || got.ID != first.ID {
+		t.Errorf("%q, dup %v, id %d; was %d", got.payload, got.Dup, got.ID, first.ID)
+	}
+	if got := sub.receive(); got.payload != "not sent" || got.Dup {
+		t.Errorf("%q, dup %v", got.payload, got.Dup)
+	}
+}
+
+// A QoS 2 message goes out when it is stored, not before: sent again under another
+// identifier after a crash it would count as another message.
+func TestExactlyOnceWaitsForTheStore(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, nil)
+	sub := join5(t, b, "sub")
+	sub.send(framed(0x82, join([]byte{0, 9, 0}, str("a"), []byte{2})))
+	sub.expect(suback)
+	gate := make(chan struct{})
+	m.mu.Lock()
+	m.gate = gate
+	m.mu.Unlock()
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	pub.publish("a", 7, 2<<1, "x")
+	got := make(chan incoming, 1)
+	go func() { got <- sub.receive() }()
+	select {
+	case <-got:
+		t.Error("sent before it was stored")
+	case <-time.After(50 * time.Millisecond):
+	}
+	m.mu.Lock()
+	m.gate = nil
+	m.mu.Unlock()
+	close(gate)
+	if p := take(t, got); p.payload != "x" {
+		t.Errorf("%+v", p)
+	}
+}
+
+// Whatever is put and removed while batches are written or fail, the store ends up
+// with what was asked for last.
+func TestJournal(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &memory{state: map[string][]byte{}}
+		j := newJournal(m, closedChannel())
+		want := map[string]string{}
+		for i := range rapid.IntRange(1, 60).Draw(t, "steps") {
+			key := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "key")
+			switch rapid.IntRange(0, 4).Draw(t, "step") {
+			case 0:
+				if _, there := want[key]; there { // add is for keys that are new
+					j.remove(key)
+					delete(want, key)
+					continue
+				}
+				j.add(key, fmt.Append(nil, i))
+				want[key] = fmt.Sprint(i)
+			case 1:
+				j.put(key, fmt.Append(nil, i))
+				want[key] = fmt.Sprint(i)
+			case 2:
+				j.remove(key)
+				delete(want, key)
+			case 3:
+				j.flush()
+			case 4:
+				m.mu.Lock()
+				m.fail = nil
+				if rapid.Bool().Draw(t, "fails") {
+					m.fail = errors.New("disk full")
+				}
+				m.mu.Unlock()
+			}
+		}
+		m.mu.Lock()
+		m.fail = nil
+		m.mu.Unlock()
+		done := make(chan error, 1)
+		j.then(func(err error) { done <- err })
+		<-done
+		j.put("last", []byte("1")) // wakes what a failure left
+		want["last"] = "1"
+		j.flush()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.state) != len(want) {
+			t.Fatalf("stored %v, want %v", m.state, want)
+		}
+		for k, v := range want {
+			if string(m.state[k]) != v {
+				t.Fatalf("%s is %q, want %q", k, m.state[k], v)
+			}
+		}
+	})
+}
+
+func closedChannel() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }
