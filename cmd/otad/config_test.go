@@ -48,7 +48,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, Hosts: []string{"of-env", "three"},
+		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, TopicPublish: []string{}, TopicSubscribe: []string{}, JWTAudience: "otad", Index: []string{}, Hosts: []string{"of-env", "three"},
 		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
