@@ -21,10 +21,10 @@ func TestOutputShapes(t *testing.T) {
 	}
 	devices := []deviceView{
 		newDeviceView(&otadv1.Device{
-			Id: "gw-1", Hardware: "rpi4", Tags: map[string]string{"site": "paris", "floor": "2"}, Online: true, KeyFingerprint: "ab12",
+			Id: "gw-1", Hardware: "rpi4", Tags: map[string]string{"site": "paris", "floor": "2"}, Online: true, Reachability: "online", KeyFingerprint: "ab12",
 			CreatedAt: ago(72 * time.Hour), LastSeen: ago(3 * time.Minute), Firmware: "gateway@1.0.0", FirmwareSha256: "cd34", ShadowVersion: 7,
 		}),
-		newDeviceView(&otadv1.Device{Id: "gw-2\x1b[31m", Hardware: "rpi4", CreatedAt: ago(time.Hour), RevokedAt: ago(time.Minute)}),
+		newDeviceView(&otadv1.Device{Id: "gw-2\x1b[31m", Hardware: "rpi4", Reachability: "offline", Since: ago(time.Minute), OfflineReason: "revoked", CreatedAt: ago(time.Hour), RevokedAt: ago(time.Minute)}),
 	}
 	spec := func(percent float64) *otadv1.StageSpec {
 		return &otadv1.StageSpec{Percent: percent, Gate: &otadv1.Gate{Success: 0.95}, Soak: durationpb.New(time.Minute)}

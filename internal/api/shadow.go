@@ -1,8 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 
 	"connectrpc.com/connect"
 
@@ -27,6 +30,10 @@ func (h shadowHandler) UpdateShadow(ctx context.Context, r *connect.Request[otad
 		return nil, err
 	}
 	res, err := h.fleet.UpdateShadow(ctx, r.Msg.GetDeviceId(), r.Msg.GetName(), u)
+	if errors.Is(err, shadow.ErrTooLarge) { // devices get the protocol's text, people the remedy too
+		return nil, fmt.Errorf("%w: desired and reported together may take at most %d bytes of compact JSON; the server's --shadow-bytes raises it",
+			err, cmp.Or(h.fleet.MaxShadowBytes, shadow.MaxStateBytes))
+	}
 	if err != nil {
 		return nil, err
 	}

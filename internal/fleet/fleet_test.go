@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,7 +74,19 @@ func (n *notes) take(id string) string {
 }
 
 func (n *notes) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
-func (n *notes) Disconnect(id, _ string)                                            { n.disconnected = append(n.disconnected, id) }
+
+func (n *notes) Disconnect(id, _ string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.disconnected = append(n.disconnected, id)
+}
+
+// ended returns whose sessions were ended, in order.
+func (n *notes) ended() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.disconnected)
+}
 
 // world is a service over the readable store, with an operator beside it.
 type world struct {
@@ -425,7 +438,7 @@ func TestPlanSaysWhoAndWhyNot(t *testing.T) {
 	w.enroll(4, "other")
 	_, err := w.s.RevokeDevice(w.ctx, ids[0])
 	w.ok(err)
-	if len(w.notes.disconnected) != 1 {
+	if len(w.notes.ended()) != 1 {
 		t.Error("the revoked device keeps its session")
 	}
 	u := shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"name": "gw", "version": "1.0", "digest": r.ImageDigest}})

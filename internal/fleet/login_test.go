@@ -119,8 +119,8 @@ func TestPasswords(t *testing.T) {
 	changed := d.password("sensor-1")
 	d.out("wrong password", "sensor-1", "sensor-1", one)
 	d.in("sensor-1", "sensor-1", "sensor-1", changed)
-	if len(d.notes.disconnected) == 0 || d.notes.disconnected[len(d.notes.disconnected)-1] != "sensor-1" {
-		t.Errorf("the session of the old password goes on: %q", d.notes.disconnected)
+	if ended := d.notes.ended(); len(ended) == 0 || ended[len(ended)-1] != "sensor-1" {
+		t.Errorf("the session of the old password goes on: %q", ended)
 	}
 	_, err := d.s.RevokeDevice(t.Context(), "sensor-1")
 	d.must(err)
@@ -567,15 +567,15 @@ func TestEvictions(t *testing.T) {
 		}
 		time.Sleep(fleet.EvictionPoll + time.Millisecond)
 		synctest.Wait()
-		if got := fmt.Sprint(there.disconnected); got != "[deleted revoked issued]" {
+		if got := fmt.Sprint(there.ended()); got != "[deleted revoked issued]" {
 			t.Errorf("within %s: %s", fleet.EvictionPoll, got)
 		}
 		time.Sleep(time.Minute + fleet.JWTLeeway + fleet.EvictionPoll)
 		synctest.Wait()
-		if got := fmt.Sprint(there.disconnected); got != "[deleted revoked issued expired]" {
+		if got := fmt.Sprint(there.ended()); got != "[deleted revoked issued expired]" {
 			t.Errorf("each once: %s", got)
 		}
-		if got := fmt.Sprint(here.disconnected); got != "[deleted revoked deleted]" {
+		if got := fmt.Sprint(here.ended()); got != "[deleted revoked deleted]" {
 			t.Errorf("where it was done, with the first password: %s", got)
 		}
 		cancel()
