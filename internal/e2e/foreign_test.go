@@ -18,6 +18,8 @@ func TestForeignClients(t *testing.T) {
 		}{
 			{"AWS SDK v2, MQTT 3.1.1", func(t *testing.T, s *site) { sdk2(t, s, "3.1.1", "sdk2-v3") }},
 			{"AWS SDK v2, MQTT 5", func(t *testing.T, s *site) { sdk2(t, s, "5", "sdk2-v5") }},
+			{"AWS SDK v2, provisioning, MQTT 3.1.1", func(t *testing.T, s *site) { sdk2Provisioning(t, s, "3.1.1", "sn-3") }},
+			{"AWS SDK v2, provisioning, MQTT 5", func(t *testing.T, s *site) { sdk2Provisioning(t, s, "5", "sn-5") }},
 			{"AWS SDK v1, its jobs agent", sdk1Agent},
 			{"AWS SDK v1, a lamp and its app", sdk1Lamp},
 			{"mosquitto's clients", mosquittoClients},

@@ -1,7 +1,15 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -19,9 +27,15 @@ func sdk2(t *testing.T, s *site, version, id string) {
 
 func (s *site) sdk2(version, id string) *driver {
 	s.t.Helper()
+	return s.sdk2As(version, id, s.path(id, "device.crt"), s.path(id, "device.key"))
+}
+
+// sdk2As connects with any certificate.
+func (s *site) sdk2As(version, clientID, cert, key string) *driver {
+	s.t.Helper()
 	raw, err := json.Marshal(map[string]any{
-		"host": "localhost", "port": json.Number(port(s.ports[2])), "ca": s.path(id, "ca.pem"), "cert": s.path(id, "device.crt"),
-		"key": s.path(id, "device.key"), "clientId": id, "version": version,
+		"host": "localhost", "port": json.Number(port(s.ports[2])), "ca": s.path("server", "ca.pem"), "cert": cert, "key": key,
+		"clientId": clientID, "version": version,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -174,4 +188,60 @@ func sdk2Jobs(t *testing.T, s *site, c *driver, id string) {
 	if r.Stages[0].Counts.Finished["succeeded"] != 1 {
 		t.Errorf("the server counts %+v", r.Stages)
 	}
+}
+
+// sdk2Provisioning: devices that come with one claim certificate for all get
+// their own by the SDK's fleet provisioning client, over one version of MQTT,
+// and are devices like any other then.
+func sdk2Provisioning(t *testing.T, s *site, version, id string) {
+	dir := t.TempDir()
+	claim := filepath.Join(dir, "claim")
+	s.must("token", "create", "--uses", "1", "--hardware", hardware, "--device", "sn-*", "--claim-cert", claim, "-q")
+	key, csr := keyAndRequest(t, dir)
+	c := s.sdk2As(version, id, claim+".pem", claim+".key")
+
+	c.rejected(t, "identity", "createCertificateFromCsr", args{"certificateSigningRequest": "none"})
+	made := c.call(t, "identity", "createCertificateFromCsr", args{"certificateSigningRequest": csr})
+	register := func(name string) args {
+		return args{"templateName": "default", "certificateOwnershipToken": made["certificateOwnershipToken"], "parameters": args{"SerialNumber": name}}
+	}
+	c.rejected(t, "identity", "registerThing", register("gw-of-somebody-else"))
+	c.call(t, "identity", "registerThing", register(id)).has(t, map[string]any{"thingName": id, "deviceConfiguration.hardware": hardware})
+	c.rejected(t, "identity", "registerThing", register(id+"x"))
+	c.end(t)
+
+	cert := filepath.Join(dir, "device.crt")
+	text, _ := made["certificatePem"].(string)
+	if err := os.WriteFile(cert, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	device := s.sdk2As(version, id, cert, key)
+	device.call(t, "shadow", "updateShadow", args{"thingName": id, "state": args{"reported": args{"born": true}}})
+	device.end(t)
+	s.shadow(id).has(t, map[string]any{"state.reported.born": true})
+	var d object
+	s.get(&d, "device", "show", id)
+	d.has(t, map[string]any{"hardware": hardware})
+}
+
+// keyAndRequest makes a P-256 key, in a file, and a certificate request for it.
+func keyAndRequest(t *testing.T, dir string) (keyFile, csr string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile = filepath.Join(dir, "device.key")
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "device"}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}))
 }
