@@ -16,15 +16,11 @@ import (
 type deviceHandler struct{ *server }
 
 func (h deviceHandler) ListDevices(ctx context.Context, r *connect.Request[otadv1.ListDevicesRequest]) (*connect.Response[otadv1.ListDevicesResponse], error) {
-	limit, err := pageSize(r.Msg.GetPageSize())
+	limit, after, err := pageAfter(r.Msg.GetPageSize(), r.Msg.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	after, err := decodePageToken(r.Msg.GetPageToken(), 1)
-	if err != nil {
-		return nil, err
-	}
-	page, more, err := h.fleet.Devices(ctx, r.Msg.GetSelector(), after[0], limit)
+	page, more, err := h.fleet.Devices(ctx, r.Msg.GetSelector(), after, limit)
 	if err != nil {
 		return nil, err
 	}

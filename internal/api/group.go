@@ -41,15 +41,11 @@ func (h groupHandler) ListGroups(ctx context.Context, _ *connect.Request[otadv1.
 }
 
 func (h groupHandler) ListGroupMembers(ctx context.Context, r *connect.Request[otadv1.ListGroupMembersRequest]) (*connect.Response[otadv1.ListGroupMembersResponse], error) {
-	limit, err := pageSize(r.Msg.GetPageSize())
+	limit, after, err := pageAfter(r.Msg.GetPageSize(), r.Msg.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	after, err := decodePageToken(r.Msg.GetPageToken(), 1)
-	if err != nil {
-		return nil, err
-	}
-	ids, err := h.fleet.Store.GroupMembers(ctx, r.Msg.GetName(), after[0], limit+1)
+	ids, err := h.fleet.Store.GroupMembers(ctx, r.Msg.GetName(), after, limit+1)
 	if err != nil {
 		return nil, err
 	}

@@ -276,6 +276,18 @@ func pageSize(n int32) (int, error) {
 	return int(n), nil
 }
 
+// pageAfter reads the size of a page and the id that the last one ended with.
+func pageAfter(size int32, token string) (limit int, after string, err error) {
+	if limit, err = pageSize(size); err != nil {
+		return 0, "", err
+	}
+	parts, err := decodePageToken(token, 1)
+	if err != nil {
+		return 0, "", err
+	}
+	return limit, parts[0], nil
+}
+
 // A page token is where the last page ended: ids, which hold no line feed.
 func encodePageToken(parts ...string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(parts, "\n")))

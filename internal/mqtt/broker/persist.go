@@ -101,8 +101,7 @@ func (s *session) erase() {
 
 // keep puts o and, if nobody has yet, its message into the journal. s.mu is held,
 // and the caller, who routes the message, has a reference to it, so that it does
-// not go while it gets to others.
-// One of QoS 2 may be sent when it is durable.
+// not go while it gets to others. One of QoS 2 may be sent when it is durable.
 func (s *session) keep(o *outgoing) {
 	j := s.b.journal
 	if o.msg.refs.Add(1); o.msg.id == 0 {
