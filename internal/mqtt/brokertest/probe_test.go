@@ -39,6 +39,7 @@ func TestProbesOnMosquitto(t *testing.T) {
 			Addr: b.Addr, WebSocket: "ws://" + b.WebSocket + "/mqtt", Known: mosquittoKnown,
 			PacketLimit:     262144,
 			ServerKeepAlive: 65535,
+			Tries:           3,
 			Resident: func() int64 {
 				n, err := b.Resident()
 				must(t, err)
@@ -53,7 +54,8 @@ func TestDurableProbesOnMosquitto(t *testing.T) {
 	RunDurableProbes(t, func(t *testing.T) ProbeTarget {
 		b := testserver.PlainMosquitto(t, "persistence true", "autosave_on_changes true", "autosave_interval 1")
 		return ProbeTarget{
-			Addr: b.Addr,
+			Addr:  b.Addr,
+			Tries: 3,
 			// It writes after it has acknowledged, so what a kill finds is a matter of luck.
 			Lucky:   []string{"T13 killed at rest", "T13 killed under load", "T13 QoS 2 exactly once over a kill"},
 			Restart: func() { b.Kill(); must(t, b.Start()) },
