@@ -237,6 +237,10 @@ func (a *aliases) use(d *packet.Delivery) {
 	a.of[d.Topic] = d.Alias
 }
 
+// fits reports whether the client takes a packet of so many bytes. What every
+// packet but PUBLISH has at least, always does: connect sees to it.
+func (c *conn) fits(size int) bool { return c.maxPacket == 0 || size <= c.maxPacket }
+
 // tooLarge reports whether the client would not take o (3.1.2.11.4).
 func (c *conn) tooLarge(o *outgoing) bool {
 	if c.maxPacket == 0 || o.msg.size()+64+aliasSize+5*len(o.subIDs) < c.maxPacket {
@@ -302,6 +306,9 @@ func (c *conn) close(code packet.Code, reason string) {
 	c.end(closeCause{code, reason}, func() {
 		if c.version == packet.V5 {
 			c.farewell = packet.AppendDisconnect(nil, code, reason)
+			if !c.fits(len(c.farewell)) { // 3.14.2.2.3
+				c.farewell = packet.AppendDisconnect(nil, code, "")
+			}
 		}
 	})
 }

@@ -66,7 +66,11 @@ func (b *Broker) connect(c *conn) error {
 		return nil
 	}
 	if code := codeOf(err); code != 0 && p.Version != 0 && mayTell(p.Version, err) {
-		_, werr := c.nc.Write(packet.AppendConnack(nil, p.Version, packet.Connack{Code: code}))
+		ack := packet.AppendConnack(nil, p.Version, packet.Connack{Code: code})
+		if p.MaximumPacket != 0 && len(ack) > int(p.MaximumPacket) {
+			return err
+		}
+		_, werr := c.nc.Write(ack)
 		return errors.Join(err, werr)
 	}
 	return err
@@ -145,6 +149,9 @@ func (b *Broker) admit(c *conn, p packet.Connect) error {
 	ack := b.settings(c, p)
 	if p.ClientID == "" {
 		ack.AssignedID = clientID
+	}
+	if size := len(packet.AppendConnack(nil, c.version, ack)); !c.fits(size) {
+		return refuse(packet.PacketTooLarge, "maximum packet size of %d bytes; CONNACK alone has %d", c.maxPacket, size)
 	}
 	return b.attach(c, p, id, clientID, ack)
 }

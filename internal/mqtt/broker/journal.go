@@ -18,7 +18,7 @@ type Store interface {
 
 // journal writes changes to the store in batches: what comes in while one batch
 // is being written makes the next one. What is put and removed again meanwhile is
-// never written.
+// never written. Changes of one unit are never in two batches.
 type journal struct {
 	store Store           // nil: nothing outlives the process
 	quit  <-chan struct{} // closed: no more waiting between tries
@@ -26,13 +26,23 @@ type journal struct {
 	mu      sync.Mutex
 	changes map[string]change
 	waiting []func(error)
+	open    int // units
 	running bool
 	idle    sync.Cond // on mu; signalled when running ends
 }
 
 type change struct {
 	value []byte
-	fresh bool // the store does not have the key
+	fresh bool  // the store does not have the key
+	unit  *unit // nil: none
+}
+
+// unit is a number of changes that the store gets together. Until it is closed
+// they wait. A nil unit is none: what is done with it stands for itself.
+type unit struct {
+	journal *journal
+	closed  bool // guarded by the journal
+	waiting []func(error)
 }
 
 // retryDelay is how long a failed write waits for the next try.
@@ -44,11 +54,39 @@ func newJournal(s Store, quit <-chan struct{}) *journal {
 	return j
 }
 
-// add puts a key that the store does not have.
-func (j *journal) add(key string, value []byte) { j.set(key, change{value, true}) }
+// begin opens a unit. It has to be closed soon, since what is in it is not
+// durable until then.
+func (j *journal) begin() *unit {
+	if j.store == nil {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.open++
+	return &unit{journal: j}
+}
 
-// put sets a key.
-func (j *journal) put(key string, value []byte) { j.set(key, change{value, false}) }
+// close lets the changes of u go to the store.
+func (u *unit) close() {
+	if u == nil {
+		return
+	}
+	j := u.journal
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	u.closed = true
+	j.open--
+	j.waiting = append(j.waiting, u.waiting...)
+	u.waiting = nil
+	j.start()
+}
+
+// add puts a key that the store does not have, with the other changes of u.
+func (j *journal) add(key string, value []byte, u *unit) { j.set(key, change{value, true, u}) }
+
+// put sets a key, with the other changes of u. It does not wait for u if there is
+// a change of the key already, for which somebody else may wait.
+func (j *journal) put(key string, value []byte, u *unit) { j.set(key, change{value, false, u}) }
 
 func (j *journal) set(key string, c change) {
 	if j.store == nil {
@@ -57,7 +95,7 @@ func (j *journal) set(key string, c change) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if old, ok := j.changes[key]; ok {
-		c.fresh = old.fresh
+		c.fresh, c.unit = old.fresh, nil
 	}
 	j.changes[key] = c
 	j.start()
@@ -78,8 +116,8 @@ func (j *journal) remove(key string) {
 	j.start()
 }
 
-// then calls f once all changes up to now are durable, or can not be made so. f
-// must not block.
+// then calls f once all changes up to now, open units excepted, are durable, or can
+// not be made so. f must not block.
 func (j *journal) then(f func(error)) {
 	if j.store == nil {
 		f(nil)
@@ -87,6 +125,22 @@ func (j *journal) then(f func(error)) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.waiting = append(j.waiting, f)
+	j.start()
+}
+
+// thenUnit is then for the changes of u as well.
+func (j *journal) thenUnit(u *unit, f func(error)) {
+	if u == nil {
+		j.then(f)
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !u.closed {
+		u.waiting = append(u.waiting, f)
+		return
+	}
 	j.waiting = append(j.waiting, f)
 	j.start()
 }
@@ -102,9 +156,11 @@ func (j *journal) start() {
 func (j *journal) write() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for failed := false; len(j.changes) > 0 || len(j.waiting) > 0; {
-		changes, waiting := j.changes, j.waiting
-		j.changes, j.waiting = map[string]change{}, nil
+	for failed := false; ; {
+		changes, waiting := j.take()
+		if len(changes) == 0 && len(waiting) == 0 {
+			break
+		}
 		j.mu.Unlock()
 		err := j.save(changes)
 		for _, f := range waiting {
@@ -124,6 +180,22 @@ func (j *journal) write() {
 	}
 	j.running = false
 	j.idle.Broadcast()
+}
+
+// take takes all that may be written now.
+func (j *journal) take() (changes map[string]change, waiting []func(error)) {
+	changes, waiting = j.changes, j.waiting
+	j.changes, j.waiting = map[string]change{}, nil
+	if j.open == 0 {
+		return changes, waiting
+	}
+	for key, c := range changes {
+		if c.unit != nil && !c.unit.closed {
+			j.changes[key] = c
+			delete(changes, key)
+		}
+	}
+	return changes, waiting
 }
 
 func (j *journal) pause() {

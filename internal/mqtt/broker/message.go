@@ -20,6 +20,7 @@ type message struct {
 	sender  string    // name of the identity that published it, empty: otad
 	from    *session  // nil: otad, or a session that is gone
 
+	unit *unit        // of what is stored of it, nil: none
 	id   uint64       // its place in the store, 0: not kept there
 	refs atomic.Int32 // who needs it in the store: queue entries, and whoever is routing it
 }

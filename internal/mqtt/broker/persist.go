@@ -79,7 +79,7 @@ func (s *session) save() {
 		s.b.log.Error("session not stored", "client", s.clientID, "error", err)
 		return
 	}
-	s.b.journal.put(keySession+s.key, b)
+	s.b.journal.put(keySession+s.key, b, nil)
 }
 
 // erase removes all of s from the store. s.mu is held.
@@ -106,11 +106,11 @@ func (s *session) keep(o *outgoing) {
 	j := s.b.journal
 	if o.msg.refs.Add(1); o.msg.id == 0 {
 		o.msg.id = s.b.lastID.Add(1)
-		j.add(messageKey(o.msg.id), o.msg.encode())
+		j.add(messageKey(o.msg.id), o.msg.encode(), o.msg.unit)
 	}
-	j.add(queueKey(s.key, o.seq), o.encode())
+	j.add(queueKey(s.key, o.seq), o.encode(), o.msg.unit)
 	if o.held {
-		j.then(func(error) { // on an error its publisher sends it again; it goes out all the same
+		j.thenUnit(o.msg.unit, func(error) { // on an error its publisher sends it again; it goes out all the same
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			o.held = false
@@ -124,7 +124,7 @@ func (s *session) keepReleased(o *outgoing) {
 	if !o.stored {
 		return
 	}
-	s.b.journal.put(queueKey(s.key, o.seq), o.encode())
+	s.b.journal.put(queueKey(s.key, o.seq), o.encode(), nil)
 	s.b.unref(o.msg)
 }
 
@@ -147,8 +147,9 @@ func (b *Broker) unref(m *message) {
 	}
 }
 
-// keepReceived notes the packet identifier of a QoS 2 publish of the client.
-func (c *conn) keepReceived(id uint16) {
+// keepReceived notes the packet identifier of a QoS 2 publish of the client. u is
+// the unit of its message.
+func (c *conn) keepReceived(id uint16, u *unit) {
 	s := c.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,8 +157,8 @@ func (c *conn) keepReceived(id uint16) {
 		s.received = map[uint16]struct{}{}
 	}
 	s.received[id] = struct{}{}
-	if s.persistent() && s.b.journal.store != nil {
-		s.b.journal.add(receivedKey(s.key, id), []byte{})
+	if s.remembers() {
+		s.b.journal.add(receivedKey(s.key, id), []byte{}, u)
 		c.dirty = true
 	}
 }
@@ -173,7 +174,7 @@ func (b *Broker) saveRetained(m *message) {
 		b.journal.remove(keyRetained + m.topic)
 		return
 	}
-	b.journal.put(keyRetained+m.topic, m.encode())
+	b.journal.put(keyRetained+m.topic, m.encode(), m.unit)
 }
 
 // loader brings back what the store has. Keys come in order, so that queues and

@@ -36,12 +36,23 @@ func (c *conn) publish(flags byte, body []byte) error {
 	}
 	if p.QoS > 0 {
 		known, err := c.owe(p)
-		if err != nil || known {
+		if err != nil {
 			return err
+		}
+		if known {
+			c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID}, "", 0)
+			return nil
 		}
 	}
 	m := c.message(p, topic)
+	if p.QoS == 2 && c.session.remembers() {
+		m.unit = c.b.journal.begin()
+	}
 	err = c.take(m)
+	if err == nil && p.QoS == 2 {
+		c.keepReceived(p.ID, m.unit)
+	}
+	m.unit.close()
 	if err != nil && c.complaints < maxComplaints {
 		c.complaints++
 		c.b.log.Warn("message not taken", "client", c.session.clientID, "topic", topic, "error", err)
@@ -79,13 +90,13 @@ func (c *conn) topic(p packet.Publish) (string, error) {
 }
 
 // owe counts a publish that has to be acknowledged. known is one of QoS 2 that is
-// here already: it is answered and nothing else.
+// here already: it is answered, when it is durable, and nothing else.
 func (c *conn) owe(p packet.Publish) (known bool, err error) {
 	s := c.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.received[p.ID]; known && p.QoS == 2 {
-		c.control = packet.AppendAck(c.control, c.version, packet.PUBREC, packet.Ack{ID: p.ID}, "")
+		c.dirty = s.recorded
 		return true, nil
 	}
 	for c.owed >= int(c.b.lim.ReceiveMaximum) {
@@ -173,7 +184,6 @@ func (c *conn) settlePublish(p packet.Publish, err error) error {
 		c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID, Code: code}, reason, 1)
 		return nil
 	}
-	c.keepReceived(p.ID)
 	c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID}, "", 0)
 	return nil
 }
@@ -182,6 +192,9 @@ func (c *conn) settlePublish(p packet.Publish, err error) error {
 func (c *conn) acknowledge(t packet.Type, a packet.Ack, reason string, settled int) {
 	var b [64]byte
 	ack := packet.AppendAck(b[:0], c.version, t, a, reason)
+	if !c.fits(len(ack)) { // 3.4.2.2.2: a reason string is left out then
+		ack = packet.AppendAck(b[:0], c.version, t, a, "")
+	}
 	if c.dirty {
 		c.dirty = false
 		c.answerDurable(append([]byte(nil), ack...), settled)
@@ -193,12 +206,18 @@ func (c *conn) acknowledge(t packet.Type, a packet.Ack, reason string, settled i
 // distribute gives m to otad's handler first, if it is one of its topics, so that
 // a refused message goes nowhere; then keeps it if it is to be retained; then gives
 // it to all who are subscribed. It waits for those who are slow to read, c's own
-// session excepted. On an error some may have it: it comes again, which QoS 1
+// session excepted. QoS 2 is exactly once from session to session; otad's handler
+// may get a message again after a kill. On an error some may have it: it comes again, which QoS 1
 // allows. c is where it came from, nil for a will; to is memory to work with.
 func (b *Broker) distribute(m *message, c *conn, to *recipients) error {
 	b.match(m, to)
 	if to.own {
 		if err := b.handle(m, c); err != nil {
+			return err
+		}
+	}
+	if m.qos == 2 {
+		if err := b.makeRoom(m, to.deliveries, c); err != nil {
 			return err
 		}
 	}
@@ -213,7 +232,7 @@ func (b *Broker) distribute(m *message, c *conn, to *recipients) error {
 	m.refs.Store(1)
 	var failed error
 	for _, d := range to.deliveries {
-		if err := b.deliver(m, d, c); err != nil {
+		if err := b.insist(d.session, c, func() verdict { return d.session.offer(m, d, false) }); err != nil {
 			failed = err
 		}
 	}
@@ -253,24 +272,37 @@ func (b *Broker) handle(m *message, c *conn) error {
 	return h.handle(h.ctx, out)
 }
 
-func (b *Broker) deliver(m *message, d delivery, c *conn) error {
+// makeRoom waits until everybody has room for a QoS 2 message. Before that nobody
+// gets it, so that one that is refused, or whose publisher is lost meanwhile, may
+// come again, and none is held back for long.
+func (b *Broker) makeRoom(m *message, all []delivery, c *conn) error {
+	for _, d := range all {
+		if err := b.insist(d.session, c, func() verdict { return d.session.probe(m, d) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insist tries again until s has room for a message that came by c.
+func (b *Broker) insist(s *session, c *conn, try func() verdict) error {
 	var stall *time.Timer
 	for {
-		v := d.session.offer(m, d, false)
+		v := try()
 		switch {
 		case v == taken, v == dropped:
 			return nil
-		case v == refused, c == nil, d.session == c.session:
-			return reject(packet.QuotaExceeded, "queue of client %s is full", d.session.clientID)
+		case v == refused, c == nil, s == c.session:
+			return reject(packet.QuotaExceeded, "queue of client %s is full", s.clientID)
 		}
 		if stall == nil {
 			stall = time.NewTimer(b.lim.StallTimeout)
 			defer stall.Stop()
 		}
 		select {
-		case <-d.session.room():
+		case <-s.room():
 		case <-stall.C:
-			d.session.expel(c)
+			s.expel(c)
 		case <-c.closing:
 			return errGone
 		}

@@ -52,6 +52,10 @@ func (s *session) mayReceive(topic string) bool {
 // persistent reports whether it outlives the connection, and so a restart.
 func (s *session) persistent() bool { return s.expiry > 0 }
 
+// remembers reports whether what is acknowledged to its client is stored. Only the
+// goroutine that reads from the client asks.
+func (s *session) remembers() bool { return s.persistent() && s.b.journal.store != nil }
+
 // verdict says what became of a message offered to a session.
 type verdict int
 
@@ -82,6 +86,16 @@ func (s *session) offer(m *message, d delivery, volatile bool) verdict {
 	return s.enqueue(m, d, volatile)
 }
 
+// probe says what offer would say now.
+func (s *session) probe(m *message, d delivery) verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mayReceive(m.topic) {
+		return dropped
+	}
+	return s.judge(m, min(m.qos, d.qos))
+}
+
 // offerTo is offer for a message to one connection, whatever is subscribed.
 func (s *session) offerTo(c *conn, m *message) verdict {
 	s.mu.Lock()
@@ -94,18 +108,11 @@ func (s *session) offerTo(c *conn, m *message) verdict {
 
 func (s *session) enqueue(m *message, d delivery, volatile bool) verdict {
 	o := &outgoing{msg: m, qos: min(m.qos, d.qos), retain: d.retain, subIDs: d.subIDs, group: d.group}
-	if s.ended || s.conn == nil && o.qos == 0 {
-		return dropped
-	}
-	if s.crowded(m) {
-		switch {
-		case o.qos == 0:
+	if v := s.judge(m, o.qos); v != taken {
+		if v == dropped && s.conn != nil {
 			s.b.stats.dropped.Add(1)
-			return dropped
-		case s.conn == nil:
-			return refused
 		}
-		return full
+		return v
 	}
 	if o.qos > 0 {
 		o.id = s.newID()
@@ -120,6 +127,21 @@ func (s *session) enqueue(m *message, d delivery, volatile bool) verdict {
 	s.push(o)
 	s.kick()
 	return taken
+}
+
+// judge says what becomes of m here if it goes out with qos.
+func (s *session) judge(m *message, qos byte) verdict {
+	switch {
+	case s.ended, s.conn == nil && qos == 0:
+		return dropped
+	case !s.crowded(m):
+		return taken
+	case qos == 0:
+		return dropped
+	case s.conn == nil:
+		return refused
+	}
+	return full
 }
 
 // crowded reports whether the queue has no room for m. What has expired makes

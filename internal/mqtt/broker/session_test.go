@@ -582,10 +582,10 @@ func TestJournal(t *testing.T) {
 					delete(want, key)
 					continue
 				}
-				j.add(key, fmt.Append(nil, i))
+				j.add(key, fmt.Append(nil, i), nil)
 				want[key] = fmt.Sprint(i)
 			case 1:
-				j.put(key, fmt.Append(nil, i))
+				j.put(key, fmt.Append(nil, i), nil)
 				want[key] = fmt.Sprint(i)
 			case 2:
 				j.remove(key)
@@ -607,7 +607,7 @@ func TestJournal(t *testing.T) {
 		done := make(chan error, 1)
 		j.then(func(err error) { done <- err })
 		<-done
-		j.put("last", []byte("1")) // wakes what a failure left
+		j.put("last", []byte("1"), nil) // wakes what a failure left
 		want["last"] = "1"
 		j.flush()
 		m.mu.Lock()

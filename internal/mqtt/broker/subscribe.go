@@ -14,6 +14,9 @@ func (c *conn) subscribe(body []byte) error {
 		return err
 	}
 	codes := make([]packet.Code, len(p.Subscriptions))
+	if err := c.answerable(codes); err != nil {
+		return err
+	}
 	var retained []delivered
 	for i, f := range p.Subscriptions {
 		sub, code, err := c.filter(f, p.SubID)
@@ -42,6 +45,15 @@ func (c *conn) subscribe(body []byte) error {
 	}
 	c.sendRetained(retained)
 	return nil
+}
+
+// answerable refuses a request whose answer, a code for each filter, the client
+// would not take. SUBACK and UNSUBACK of MQTT 5 have the same size.
+func (c *conn) answerable(codes []packet.Code) error {
+	if c.maxPacket == 0 || c.fits(len(packet.AppendSuback(nil, c.version, 0, codes))) {
+		return nil
+	}
+	return &packet.Error{Code: packet.PacketTooLarge, Text: fmt.Sprintf("the answer to %d filters is larger than the maximum packet size of %d; use fewer at a time", len(codes), c.maxPacket)}
 }
 
 type delivered struct {
@@ -119,6 +131,9 @@ func (c *conn) unsubscribe(body []byte) error {
 	}
 	s := c.session
 	codes := make([]packet.Code, len(p.Filters))
+	if err := c.answerable(codes); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	for i, name := range p.Filters {
 		sub := s.subs[name]
