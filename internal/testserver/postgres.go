@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -83,6 +84,42 @@ func (p *Postgres) Do(statement string) error {
 
 // Addr is where the server listens.
 func (p *Postgres) Addr() string { return p.addr }
+
+// CPU is the processor time that the server and its children have used, of those
+// that have ended too.
+func (p *Postgres) CPU() time.Duration {
+	parent := p.proc.cmd.Process.Pid
+	_, used := cpuOf(parent)
+	all, _ := filepath.Glob("/proc/[0-9]*") // the pattern is a constant
+	for _, dir := range all {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if of, n := cpuOf(pid); of == parent {
+			used += n
+		}
+	}
+	return used
+}
+
+// cpuOf is the parent of a process and what it and its children that have ended
+// used, 0 when it has gone.
+func cpuOf(pid int) (parent int, used time.Duration) {
+	const clockTick = 10 * time.Millisecond
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ") // the program's name may hold spaces
+	fields := strings.Fields(rest)
+	if len(fields) < 15 {
+		return 0, 0
+	}
+	for _, field := range fields[11:15] {
+		ticks, _ := strconv.ParseInt(field, 10, 64) // the kernel writes numbers
+		used += time.Duration(ticks) * clockTick
+	}
+	parent, _ = strconv.Atoi(fields[1])
+	return parent, used
+}
 
 // Kill ends the server as a crash does: it comes back by Restart with what was
 // committed, if it is Durable.
@@ -171,7 +208,9 @@ func (p *Postgres) run() error {
 		"listen_addresses": host, "port": port, "unix_socket_directories": "", "dynamic_shared_memory_type": "mmap",
 		"max_connections": "200", "shared_buffers": "64MB", "deadlock_timeout": "50ms", "log_min_messages": "fatal",
 	}
-	if !p.Durable {
+	if p.Durable { // as a server is set up that this machine is there for
+		settings["shared_buffers"], settings["max_wal_size"], settings["wal_compression"] = "1GB", "4GB", "on"
+	} else {
 		settings["fsync"], settings["full_page_writes"], settings["synchronous_commit"] = "off", "off", "local"
 	}
 	args := []string{"-D", p.data()}

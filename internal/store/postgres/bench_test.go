@@ -30,9 +30,15 @@ func benchURL(b *testing.B) string {
 	return bench.url
 }
 
-func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, open(b, benchURL(b))) }
+func onBench(b *testing.B) storetest.Bench {
+	b.Helper()
+	url := benchURL(b)
+	return storetest.Bench{Store: open(b, url), Exec: func(statement string) error { return run(url, statement) }, Database: durable.CPU}
+}
 
-func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, open(b, benchURL(b))) }
+func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, onBench(b)) }
+
+func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, onBench(b)) }
 
 // naiveConnections is how many the naive form has; more of them are slower.
 const naiveConnections = 16
@@ -40,14 +46,13 @@ const naiveConnections = 16
 // BenchmarkShadowUpdateNaive is what the store is measured against: the same
 // work in one transaction for each update.
 func BenchmarkShadowUpdateNaive(b *testing.B) {
-	url := benchURL(b)
-	s := open(b, url)
-	db, err := sql.Open("pgx", url)
+	on := onBench(b)
+	db, err := sql.Open("pgx", benchURL(b))
 	must(b, err)
 	defer db.Close()
 	db.SetMaxOpenConns(naiveConnections)
 	db.SetMaxIdleConns(naiveConnections)
-	storetest.BenchNaive(b, s, func(id string, u shadow.Update) error { return naiveUpdate(db, id, u) })
+	storetest.BenchNaive(b, on, func(id string, u shadow.Update) error { return naiveUpdate(db, id, u) })
 }
 
 func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {

@@ -35,6 +35,7 @@ func dialect() sqlstore.Dialect {
 		Words:   sqlstore.Words{Text: `TEXT COLLATE "C"`, Int: "BIGINT", Bytes: "BYTEA", Postgres: true},
 		Lock:    lock,
 		Begin:   "BEGIN",
+		Writers: writers,
 		Rebind:  rebind,
 		Rows:    rows,
 		JSON:    jsonText{},

@@ -28,9 +28,12 @@ import (
 const (
 	// minReaders is how many reading connections there are at least.
 	minReaders = 8
-	// writers are the connection that writes, and one to ask what became of a
-	// transaction or to hold the lock of the migrations.
+	// writers is how many connections write: while the database works for one,
+	// otad works for the other.
 	writers = 2
+	// others are connections to ask what became of a transaction or to hold the
+	// lock of the migrations.
+	others = 1
 	// connectTimeout bounds the wait for a connection.
 	connectTimeout = 10 * time.Second
 	// minVersion is the oldest server, in its own way of counting: 13 can say
@@ -56,7 +59,7 @@ func Open(ctx context.Context, c Config) (*sqlstore.Store, error) {
 		return nil, err
 	}
 	writer, reader := stdlib.OpenDB(*config), stdlib.OpenDB(*config)
-	writer.SetMaxOpenConns(writers)
+	writer.SetMaxOpenConns(writers + others)
 	n := max(minReaders, 2*runtime.GOMAXPROCS(0))
 	reader.SetMaxOpenConns(n)
 	reader.SetMaxIdleConns(n)

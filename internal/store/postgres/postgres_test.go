@@ -82,23 +82,27 @@ func empty(t *testing.T, url string) {
 	t.Helper()
 	tamper(t, url, `DO $$ DECLARE t TEXT; BEGIN
 		SET LOCAL session_replication_role = replica;
-		FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename <> 'goose_db_version' LOOP
+		FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename NOT IN ('goose_db_version', 'group_generation') LOOP
 			EXECUTE 'DELETE FROM ' || t;
 		END LOOP;
+		UPDATE group_generation SET generation = generation + 1; -- so that no writer goes on with groups of before
 	END $$`)
 }
 
 // tamper runs statements behind the store's back.
 func tamper(t testing.TB, url, statements string) {
 	t.Helper()
+	must(t, run(url, statements))
+}
+
+func run(url, statements string) error {
 	db, err := sql.Open("pgx", url)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer db.Close()
-	if _, err := db.Exec(statements); err != nil {
-		t.Fatal(err)
-	}
+	_, err = db.Exec(statements)
+	return err
 }
 
 func open(t testing.TB, url string) *sqlstore.Store {

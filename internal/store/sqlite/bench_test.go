@@ -113,9 +113,29 @@ func openBench(b *testing.B) *sqlstore.Store {
 // benched is what TestMain removes.
 var benched string
 
-func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, openBench(b)) }
+// besides opens the store's database a second time.
+func besides(b *testing.B) *sql.DB {
+	b.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(benched, "otad.db")+
+		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate")
+	must(b, err)
+	db.SetMaxOpenConns(1)
+	b.Cleanup(func() { must(b, db.Close()) })
+	return db
+}
 
-func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, openBench(b)) }
+func onBench(b *testing.B) storetest.Bench {
+	b.Helper()
+	s := openBench(b)
+	return storetest.Bench{Store: s, Exec: func(statement string) error {
+		_, err := besides(b).Exec(statement)
+		return err
+	}}
+}
+
+func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, onBench(b)) }
+
+func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, onBench(b)) }
 
 // BenchmarkShadowUpdateGroups is BenchmarkShadowUpdate beside dynamic groups: idle
 // ones ask for nothing that an update changes, busy ones for what every one does.
@@ -181,13 +201,9 @@ func BenchmarkShadowUpdateAlone(b *testing.B) {
 // BenchmarkShadowUpdateNaive is what group commit is measured against: the same
 // work in one transaction for each update, callers waiting for a connection.
 func BenchmarkShadowUpdateNaive(b *testing.B) {
-	s := openBench(b)
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(benched, "otad.db")+
-		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate")
-	must(b, err)
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	storetest.BenchNaive(b, s, func(id string, u shadow.Update) error { return naiveUpdate(db, id, u) })
+	on := onBench(b)
+	db := besides(b)
+	storetest.BenchNaive(b, on, func(id string, u shadow.Update) error { return naiveUpdate(db, id, u) })
 }
 
 func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {

@@ -102,13 +102,18 @@ func (w *writer) overRows(statement string, columns []Column, n int) string {
 	key := overKey{statement, n}
 	text, ok := w.over[key]
 	if !ok {
-		text = strings.Replace(statement, rowsHere, w.dialect.Rows(columns, n), 1)
+		text = w.dialect.over(statement, columns, n)
 		if w.over == nil {
 			w.over = map[overKey]string{}
 		}
 		w.over[key] = text
 	}
 	return text
+}
+
+// over is the statement with n rows written out.
+func (d Dialect) over(statement string, columns []Column, n int) string {
+	return strings.Replace(statement, rowsHere, d.Rows(columns, n), 1)
 }
 
 type overKey struct {

@@ -17,6 +17,9 @@ type Dialect struct {
 	// other process has the database open.
 	Lock  func(ctx context.Context, db *sql.DB) (unlock func() error, err error)
 	Begin string
+	// Writers is how many transactions may be under way at once. 0: one, as the
+	// database takes one at a time.
+	Writers int
 	// Rebind turns the ? of a query into the database's placeholders.
 	Rebind func(query string) string
 	// Rows is n rows as a table v with the given columns, as it stands after FROM.

@@ -26,9 +26,7 @@ type cachedShadow struct {
 
 // Shadow implements fleet.ShadowStore.
 func (s *Store) Shadow(ctx context.Context, deviceID, name string) (shadow.Document, error) {
-	var doc shadow.Document
-	err := s.row(ctx, `SELECT document FROM shadows WHERE device_id = ? AND name = ? AND deleted_at IS NULL`,
-		deviceID, name).Scan(documentInto{&doc})
+	doc, err := s.shadow(ctx, shadowKey{deviceID, name})
 	if !errors.Is(err, sql.ErrNoRows) {
 		return doc, err
 	}
@@ -36,6 +34,24 @@ func (s *Store) Shadow(ctx context.Context, deviceID, name string) (shadow.Docum
 		return shadow.Document{}, err
 	}
 	return shadow.Document{}, fleet.NoShadow(deviceID, name)
+}
+
+// shadow reads a shadow; sql.ErrNoRows when there is none. What can not be read
+// together with others is read by itself.
+func (s *Store) shadow(ctx context.Context, key shadowKey) (doc shadow.Document, err error) {
+	if s.lookups != nil {
+		switch text, err := s.lookups.shadow(ctx, key); {
+		case err == nil && text == "":
+			return doc, sql.ErrNoRows
+		case err == nil:
+			return shadow.ParseDocument(text)
+		case ctx.Err() != nil:
+			return doc, ctx.Err()
+		}
+	}
+	err = s.row(ctx, `SELECT document FROM shadows WHERE device_id = ? AND name = ? AND deleted_at IS NULL`,
+		key.device, key.name).Scan(documentInto{&doc})
+	return doc, err
 }
 
 // UpdateShadow implements fleet.ShadowStore.

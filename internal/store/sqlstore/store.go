@@ -15,7 +15,7 @@ import (
 // Config is what a store needs. The store owns the two handles and closes them.
 type Config struct {
 	Dialect Dialect
-	Writer  *sql.DB // for one connection, read and write
+	Writer  *sql.DB // for a connection of each writer, read and write
 	Reader  *sql.DB // the same database, for any number of readers
 	// Cleanup is called by Close after the last write, before the handles are
 	// closed. Nil: nothing to do.
@@ -25,7 +25,8 @@ type Config struct {
 // Store implements fleet.Store. See the package comment.
 type Store struct {
 	config     Config
-	writer     *writer
+	writer     *inbox
+	lookups    *lookups // nil: each is read by itself
 	statements sync.Map // query -> *sql.Stmt of the readers
 	indexes    atomic.Pointer[[]selector.Field]
 	closing    sync.Once
@@ -39,7 +40,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Dialect.migrate(ctx, c.Writer); err != nil {
 		return nil, err
 	}
-	return &Store{config: c, writer: startWriter(c.Dialect, c.Writer)}, nil
+	s := &Store{config: c, writer: startWriters(c.Dialect, c.Writer)}
+	if c.Dialect.Chunks == nil {
+		s.lookups = s.startLookups()
+	}
+	return s, nil
 }
 
 // Ping implements fleet.Store: both the readers and the writer must answer.
@@ -57,6 +62,9 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		var cleanup error
 		s.writer.stop()
+		if s.lookups != nil {
+			s.lookups.stop()
+		}
 		readers := s.config.Reader.Close()
 		if s.config.Cleanup != nil {
 			cleanup = s.config.Cleanup(s.config.Writer)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 )
 
@@ -38,94 +37,17 @@ var (
 
 // writer runs operations one after the other and commits them together.
 type writer struct {
+	*inbox
 	dialect Dialect
 	db      *sql.DB
 	conn    *sql.Conn            // nil until the first batch and after a fault
 	stmts   map[string]*sql.Stmt // of conn
 	groups  *groupSet            // the dynamic groups of the last batch that asked
 	over    map[overKey]string   // statements with their rows written out
-	queue   chan *operation
-	closing chan struct{}
-	stopped chan struct{}
-	last    int // operations in the batch before
-}
-
-// operation is one caller's wish. run may be called again after a batch was
-// rolled back, so it must not add to what an earlier run left in its results.
-type operation struct {
-	ctx   context.Context
-	run   func(*tx) error
-	reads *shadowKey // a shadow that run will read, nil for none
-	state atomic.Int32
-	done  chan error
-}
-
-// An operation waits until either the writer takes it or its caller leaves it,
-// never both: a cancelled operation has not happened.
-const (
-	waiting int32 = iota
-	taken
-	left
-)
-
-func startWriter(d Dialect, db *sql.DB) *writer {
-	w := &writer{
-		dialect: d, db: db,
-		queue:   make(chan *operation, maxBatch),
-		closing: make(chan struct{}),
-		stopped: make(chan struct{}),
-	}
-	go w.loop()
-	return w
-}
-
-// do runs f within a transaction and returns when that is durable, or when it
-// is certain that it never happened.
-func (w *writer) do(ctx context.Context, f func(*tx) error) error {
-	return w.queued(&operation{ctx: ctx, run: f, done: make(chan error, 1)})
-}
-
-// doShadow is do for an f that begins by reading the shadow. The shadows of a
-// batch are read together.
-func (w *writer) doShadow(ctx context.Context, key shadowKey, f func(*tx) error) error {
-	return w.queued(&operation{ctx: ctx, run: f, reads: &key, done: make(chan error, 1)})
-}
-
-func (w *writer) queued(o *operation) error {
-	ctx := o.ctx
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case <-w.closing:
-		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	case w.queue <- o:
-	}
-	var reason error
-	select {
-	case err := <-o.done:
-		return err
-	case <-ctx.Done():
-		reason = ctx.Err()
-	case <-w.stopped:
-		reason = errClosed
-	}
-	if o.state.CompareAndSwap(waiting, left) {
-		return reason
-	}
-	return <-o.done
-}
-
-// stop waits until everything in the queue is committed.
-func (w *writer) stop() {
-	close(w.closing)
-	<-w.stopped
+	last    int                  // operations in the batch before
 }
 
 func (w *writer) loop() {
-	defer close(w.stopped)
 	defer w.disconnect()
 	for {
 		select {

@@ -34,7 +34,7 @@ func testWriter(t *testing.T) (*writer, *sql.DB) {
 		dialect: Dialect{
 			Begin: "BEGIN IMMEDIATE", Rebind: func(q string) string { return q }, Chunks: []int{1}, Fault: func(error) Fault { return FaultOther },
 		},
-		db: db, queue: make(chan *operation, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{}),
+		db: db, inbox: newInbox(),
 	}, other
 }
 
@@ -198,7 +198,10 @@ func TestGoneCallersAreSkipped(t *testing.T) {
 // refused, and nobody waits for ever.
 func TestStopCommitsWhatIsQueued(t *testing.T) {
 	w, other := testWriter(t)
-	go w.loop()
+	go func() {
+		w.loop()
+		close(w.stopped)
+	}()
 	const n = 300
 	errs := make(chan error, n)
 	for i := range n {

@@ -1,0 +1,99 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"sync/atomic"
+)
+
+// inbox is where callers leave operations for the writers.
+type inbox struct {
+	queue   chan *operation
+	closing chan struct{}
+	stopped chan struct{} // closed when the last writer has ended
+}
+
+func newInbox() *inbox {
+	return &inbox{queue: make(chan *operation, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{})}
+}
+
+// operation is one caller's wish. run may be called again after a batch was
+// rolled back, so it must not add to what an earlier run left in its results.
+type operation struct {
+	ctx   context.Context
+	run   func(*tx) error
+	reads *shadowKey // a shadow that run will read, nil for none
+	state atomic.Int32
+	done  chan error
+}
+
+// An operation waits until either the writer takes it or its caller leaves it,
+// never both: a cancelled operation has not happened.
+const (
+	waiting int32 = iota
+	taken
+	left
+)
+
+// startWriters starts as many as the database takes: while one waits for it,
+// another works out what to write. They keep out of each other's way as those of
+// several otad do.
+func startWriters(d Dialect, db *sql.DB) *inbox {
+	in := newInbox()
+	var writers sync.WaitGroup
+	for range max(1, d.Writers) {
+		w := &writer{inbox: in, dialect: d, db: db}
+		writers.Go(w.loop)
+	}
+	go func() {
+		writers.Wait()
+		close(in.stopped)
+	}()
+	return in
+}
+
+// do runs f within a transaction and returns when that is durable, or when it
+// is certain that it never happened.
+func (in *inbox) do(ctx context.Context, f func(*tx) error) error {
+	return in.queued(&operation{ctx: ctx, run: f, done: make(chan error, 1)})
+}
+
+// doShadow is do for an f that begins by reading the shadoin. The shadows of a
+// batch are read together.
+func (in *inbox) doShadow(ctx context.Context, key shadowKey, f func(*tx) error) error {
+	return in.queued(&operation{ctx: ctx, run: f, reads: &key, done: make(chan error, 1)})
+}
+
+func (in *inbox) queued(o *operation) error {
+	ctx := o.ctx
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-in.closing:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	case in.queue <- o:
+	}
+	var reason error
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		reason = ctx.Err()
+	case <-in.stopped:
+		reason = errClosed
+	}
+	if o.state.CompareAndSwap(waiting, left) {
+		return reason
+	}
+	return <-o.done
+}
+
+// stop waits until everything in the queue is committed.
+func (in *inbox) stop() {
+	close(in.closing)
+	<-in.stopped
+}
