@@ -42,6 +42,7 @@ func newBrokerConfigCmd() *cobra.Command {
 	f.StringVar(&c.ACLFile, "acl-file", "/etc/mosquitto/"+mosquittoACL, "`path` of the ACL on the broker's machine")
 	f.StringVar(&c.Listen, "listen", "8883", "`port` of the devices' listener, or 'PORT ADDRESS'")
 	f.StringSliceVar(&c.Servers, "client-ids", []string{fleet.ReservedDeviceID}, "`names` of the otads at the broker, as in --mqtt-client-id")
+	f.String("crl-file", "", "`path` of the list of revoked certificates on the broker's machine (default: none, or the server's own setting)")
 	topicFlags(f)
 	load := configFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -53,6 +54,7 @@ func newBrokerConfigCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		c.CRLFile = settings.CRLFile
 		c.Publish, c.Subscribe = templates.Publish(), templates.Subscribe()
 		for _, name := range c.Servers {
 			if !fleet.Reserved(name) {

@@ -41,10 +41,8 @@ func newCheckCmd() *cobra.Command {
 }
 
 func check(ctx context.Context, c config) ([]string, error) {
-	if c.Database == "" {
-		if _, err := os.Stat(c.path("otad.db")); err != nil {
-			return nil, fmt.Errorf("no store in %s: %w", c.Data, err)
-		}
+	if err := storeIsThere(c); err != nil {
+		return nil, err
 	}
 	blobs, err := openBlobs(ctx, c)
 	if err != nil {
@@ -57,4 +55,15 @@ func check(ctx context.Context, c config) ([]string, error) {
 	f := fleet.New(fleet.Config{Store: store, Blobs: blobs, Now: time.Now})
 	faults, err := f.Check(ctx)
 	return faults, errors.Join(err, store.Close())
+}
+
+// storeIsThere keeps commands that only look from making an empty store.
+func storeIsThere(c config) error {
+	if c.Database != "" {
+		return nil
+	}
+	if _, err := os.Stat(c.path("otad.db")); err != nil {
+		return fmt.Errorf("no store in %s: %w", c.Data, err)
+	}
+	return nil
 }

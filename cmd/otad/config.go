@@ -41,6 +41,7 @@ type config struct {
 	MQTTShared     bool     `koanf:"mqtt-shared"`
 	MQTTDeviceURL  string   `koanf:"mqtt-device-url"`
 	MQTTClientID   string   `koanf:"mqtt-client-id"`
+	CRLFile        string   `koanf:"crl-file"`
 	ShadowBytes    int      `koanf:"shadow-bytes"`
 	TopicPublish   []string `koanf:"topic-publish"`
 	TopicSubscribe []string `koanf:"topic-subscribe"`

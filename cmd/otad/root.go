@@ -71,6 +71,6 @@ func newBrokerCmd() *cobra.Command {
 		}
 		return ca.WriteServer(*out, "broker", hosts, time.Now())
 	}
-	broker.AddCommand(cert, newBrokerConfigCmd())
+	broker.AddCommand(cert, newBrokerConfigCmd(), newBrokerCRLCmd())
 	return broker
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/otad/otad/internal/api"
 	"github.com/otad/otad/internal/deviceapi"
+	"github.com/otad/otad/internal/identity"
 	"github.com/otad/otad/internal/observability"
 )
 
@@ -34,6 +35,9 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	work.Go(func() error { return s.fleet.RunTrust(background) })
 	work.Go(func() error { return s.fleet.RunPresence(background) })
 	work.Go(func() error { return s.fleet.RunEvictions(background) })
+	if s.config.CRLFile != "" {
+		work.Go(func() error { return s.fleet.RunRevocationLists(background, s.saveLists) })
+	}
 
 	// Streams of the API end with their requests' context, which Shutdown alone
 	// would wait for.
@@ -67,6 +71,12 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	}
 	stopBackground()
 	return errors.Join(err, work.Wait())
+}
+
+// saveLists writes what the broker reads, who is another user: the lists are
+// public, and the directory says who gets at them.
+func (s *server) saveLists(lists []byte) error {
+	return identity.WritePublicFile(s.config.CRLFile, lists)
 }
 
 func (s *server) operatorPlane() http.Handler {

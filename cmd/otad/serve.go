@@ -59,6 +59,7 @@ func newServeFlags() *cobra.Command {
 	f.StringSlice("mqtt-limit", nil, "a limit of the embedded broker, as `NAME=VALUE` (keep-alive=60s); see docs/operations.md")
 	f.String("mqtt-broker", "", "use an external MQTT 5 broker: `URL` such as mqtts://broker:8883; nothing embedded is started then")
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
+	f.String("crl-file", "", "keep the list of revoked device certificates in this `file`, for the external broker (reload it when the file changes)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
 	f.Duration("job-links", 0, "`life` of download links in job documents, for devices without our agent, which then believe the server; 0: no links")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
@@ -409,7 +410,8 @@ func (s *server) connectBroker() (mqtt.Broker, error) {
 	}
 	return external.New(external.Config{
 		URL: s.config.MQTTBroker, Group: group, ClientID: s.config.MQTTClientID, Logger: s.log,
-		TLS: s.ca.Client(s.config.MQTTClientID, time.Now),
+		TLS:     s.ca.Client(s.config.MQTTClientID, time.Now),
+		StandIn: func(deviceID string) (*tls.Config, error) { return s.ca.StandIn(deviceID, time.Now()) },
 	})
 }
 

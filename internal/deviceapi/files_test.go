@@ -152,3 +152,20 @@ func TestACutObjectIsSeen(t *testing.T) {
 		t.Errorf("the log says nothing:\n%s", s)
 	}
 }
+
+// A broker on another machine has no certificate of a device.
+func TestRevocationListsAreForEverybody(t *testing.T) {
+	p := newPlane(t)
+	c := p.client()
+	want, err := p.fleet.RevocationLists(t.Context())
+	p.ok(err)
+	if r := p.do(c, "GET", "/crl.pem", ""); r.status != http.StatusOK || !bytes.Equal(r.body, want) {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	for range deviceapi.EnrollBurst {
+		p.do(c, "GET", "/crl.pem", "")
+	}
+	if r := p.do(c, "GET", "/crl.pem", ""); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") == "" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}

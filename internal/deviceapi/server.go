@@ -1,9 +1,9 @@
 // Package deviceapi is the HTTPS half of the device plane: enrollment,
 // certificate renewal, signed metadata and firmware images, as
-// docs/device-protocol.md writes it. Every door but enrollment and the links in
-// job documents needs the client certificate of a device that is known and not
-// revoked. It decides nothing by
-// itself; internal/fleet does.
+// docs/device-protocol.md writes it. Every door but enrollment, the links in job
+// documents and the list of revoked certificates needs the client certificate of
+// a device that is known and not revoked. It decides nothing by itself;
+// internal/fleet does.
 package deviceapi
 
 import (
@@ -49,12 +49,13 @@ type Server struct {
 	blobs   blob.Store
 	log     *slog.Logger
 	limiter *limiter
+	lists   *limiter // of the revocation lists
 }
 
 // New returns the handler of the device plane. It must be served with TLS that
 // verifies client certificates where they are given.
 func New(f *fleet.Service, blobs blob.Store, log *slog.Logger, now func() time.Time) http.Handler {
-	s := &Server{fleet: f, blobs: blobs, log: log, limiter: &limiter{now: now}}
+	s := &Server{fleet: f, blobs: blobs, log: log, limiter: &limiter{now: now}, lists: &limiter{now: now}}
 	return timed(s.routes(), BodyTimeout, WriteTimeout)
 }
 
@@ -66,10 +67,28 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /targets/{name}/{file}", s.device(s.target))
 	mux.HandleFunc("GET /images/{digest}", s.device(s.image))
 	mux.HandleFunc("GET /files/{digest}", s.linked)
+	mux.HandleFunc("GET /crl.pem", s.revocationLists)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fmt.Errorf("%w: no such page", fleet.ErrNotFound))
 	})
 	return mux
+}
+
+// revocationLists sends what a broker on another machine checks device
+// certificates with. It is public, as such lists are.
+func (s *Server) revocationLists(w http.ResponseWriter, r *http.Request) {
+	if !s.lists.allow(r.RemoteAddr) {
+		w.Header().Set("Retry-After", strconv.Itoa(int(EnrollWindow.Seconds())))
+		s.write(w, http.StatusTooManyRequests, "throttled", "too many requests from this address; try again in a minute")
+		return
+	}
+	b, err := s.fleet.RevocationLists(r.Context())
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	s.send(w, b)
 }
 
 // device lets through requests of admitted devices only.

@@ -68,9 +68,9 @@ func (s *Service) Enroll(ctx context.Context, e Enrollment) (Enrolled, error) {
 	if d, err = s.Store.Enroll(ctx, d, sha256.Sum256(e.Secret[:]), now); err != nil {
 		return Enrolled{}, err
 	}
-	chain, err := s.CA.Issue(csr, d.ID, now)
+	chain, err := s.issue(ctx, csr, d.ID, now)
 	if err != nil {
-		return Enrolled{}, fmt.Errorf("issue certificate for %s: %w", d.ID, err)
+		return Enrolled{}, err
 	}
 	s.Log.Info("device enrolled", "device", d.ID, "hardware", d.Hardware, "key", d.KeyFingerprint)
 	return Enrolled{Device: d, Certificate: chain, CA: s.CA.RootPEM(), Root: root.Bytes, MQTTURL: s.MQTTURL}, nil
@@ -86,7 +86,7 @@ func (s *Service) Renew(ctx context.Context, deviceID string, csrPEM []byte) ([]
 	if err != nil {
 		return nil, err
 	}
-	return s.CA.Issue(csr, d.ID, s.Now())
+	return s.issue(ctx, csr, d.ID, s.Now())
 }
 
 // Admit says whether a device with this certificate key may come in now.
@@ -199,6 +199,7 @@ func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, er
 	if len(before) > 0 { // they are REMOVED now: its last word before it is dropped
 		s.tellChange(ctx, id, before, false)
 	}
+	s.signals.raise(revocation) // first the list, so that who is dropped can not come back
 	s.Publisher.Disconnect(id, EvictedRevoked)
 	s.Wake() // a stage may have waited for it
 	return s.Device(ctx, id)

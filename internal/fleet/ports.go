@@ -17,6 +17,7 @@ type Store interface {
 	DeviceStore
 	PresenceStore
 	CredentialStore
+	CertificateStore
 	TokenStore
 	ShadowStore
 	GroupStore
@@ -104,6 +105,19 @@ type CredentialStore interface {
 	CreateIssuer(ctx context.Context, i Issuer) error
 	Issuers(ctx context.Context) ([]Issuer, error) // in order of their names
 	DeleteIssuer(ctx context.Context, name string) error
+}
+
+// CertificateStore keeps which certificates devices were given, for the list of
+// those that are revoked.
+type CertificateStore interface {
+	// PutCertificate remembers one; a serial number that is there already changes
+	// nothing. Those of the device that have ended at now are forgotten.
+	// ErrNotFound: no such device. A revoked one is taken: it may have been revoked
+	// while the certificate was made.
+	PutCertificate(ctx context.Context, c Certificate, now time.Time) error
+	// RevokedCertificates returns those of revoked devices that have not ended at
+	// now, in order of the device and the hexadecimal serial number.
+	RevokedCertificates(ctx context.Context, now time.Time) ([]RevokedCertificate, error)
 }
 
 // TokenStore keeps enrollment and API tokens, hashed.

@@ -31,7 +31,7 @@ type Publisher interface {
 	// ShadowUpdated sends accepted, delta and documents of an update to those
 	// that listen.
 	ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error
-	// Disconnect drops the device's live session, if the broker is ours.
+	// Disconnect drops the device's live session, if the broker can.
 	Disconnect(deviceID, reason string)
 }
 
@@ -43,6 +43,10 @@ type CA interface {
 	// IssueUntil is Issue for a certificate that ends then and is no device's: its
 	// name can not be a device id.
 	IssueUntil(csr *x509.CertificateRequest, name string, now, until time.Time) (chainPEM []byte, err error)
+	// RevocationLists signs the list of these serial numbers, dated issued, and
+	// whatever else a broker has to have beside it to check certificates of this CA:
+	// X509 CRL blocks in PEM, good until expires.
+	RevocationLists(revoked []x509.RevocationListEntry, issued, expires time.Time) ([]byte, error)
 	// RootPEM is the certificate that everything chains to, RootSHA256 the
 	// digest of its DER form.
 	RootPEM() []byte
@@ -86,6 +90,7 @@ type Service struct {
 	streaming chan struct{} // one element for each read of a stream's file
 	images    *rawimage.Reader
 	claimed   claimCounts
+	lists     lists
 	wake      chan struct{}
 }
 

@@ -169,7 +169,12 @@ func load(dir, name string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 
 // WriteFile writes a private file whole or not at all: temporary name, sync,
 // rename, sync of the directory.
-func WriteFile(path string, b []byte) error {
+func WriteFile(path string, b []byte) error { return writeFile(path, b, 0o600) }
+
+// WritePublicFile is WriteFile for what everybody may read.
+func WritePublicFile(path string, b []byte) error { return writeFile(path, b, 0o644) }
+
+func writeFile(path string, b []byte, mode os.FileMode) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
 	if err != nil {
@@ -177,6 +182,10 @@ func WriteFile(path string, b []byte) error {
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
 	if _, err := f.Write(b); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
 		_ = f.Close()
 		return err
 	}

@@ -22,6 +22,14 @@ type admitted struct {
 	log   *slog.Logger
 }
 
+// Disconnect ends the session of a revoked device. The other reasons are about
+// credentials that such a broker does not know.
+func (a admitted) Disconnect(deviceID, reason string) {
+	if d, ok := a.Broker.(interface{ Disconnect(deviceID, reason string) }); ok && reason == fleet.EvictedRevoked {
+		d.Disconnect(deviceID, reason)
+	}
+}
+
 func (a admitted) Subscribe(ctx context.Context, filters []string, h Handler) error {
 	return a.Broker.Subscribe(ctx, filters, func(ctx context.Context, m Message) error {
 		r, ok := parseTopic(m.Topic)

@@ -104,7 +104,7 @@ func (p *Publisher) listening(topic string) bool {
 	return !ok || l.Listening(topic)
 }
 
-// Disconnect drops the device's session where the broker is ours.
+// Disconnect drops the device's session where the broker can.
 func (p *Publisher) Disconnect(deviceID, reason string) {
 	if d, ok := p.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
 		d.Disconnect(deviceID, reason)

@@ -37,7 +37,7 @@ type Broker struct {
 // appended to its configuration.
 func Mosquitto(t testing.TB, devices *PKI, extra ...string) *Broker {
 	t.Helper()
-	bin, err := mosquittoBinary()
+	bin, err := MosquittoBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +81,9 @@ func (b *Broker) start() error {
 	return nil
 }
 
-// mosquittoBinary also looks where Debian puts it, which is on no user's PATH.
-func mosquittoBinary() (string, error) {
+// MosquittoBinary is the broker's program. It also looks where Debian puts it,
+// which is on no user's PATH.
+func MosquittoBinary() (string, error) {
 	for _, name := range []string{"mosquitto", "/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"} {
 		if bin, err := exec.LookPath(name); err == nil {
 			return bin, nil

@@ -28,7 +28,7 @@ type PlainBroker struct {
 // ends. extra lines are appended to its configuration.
 func PlainMosquitto(t testing.TB, extra ...string) *PlainBroker {
 	t.Helper()
-	bin, err := mosquittoBinary()
+	bin, err := MosquittoBinary()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,6 +79,12 @@ type Config struct {
 	Username string // empty: none
 	Password []byte
 
+	// StandIn is what a session of the device is ended with, by taking its place:
+	// credentials for its client id. nil: sessions can not be ended.
+	StandIn func(deviceID string) (*tls.Config, error)
+	// DeviceURL is where StandIn is let in. Empty: URL.
+	DeviceURL string
+
 	ReceiveMaximum uint16        // 0: DefaultReceiveMaximum
 	SessionExpiry  time.Duration // 0: DefaultSessionExpiry
 	RetryFor       time.Duration // 0: DefaultRetryFor
@@ -118,16 +124,19 @@ func (c Config) withDefaults() Config {
 
 // Broker implements mqtt.Broker.
 type Broker struct {
-	conf   Config
-	cm     *autopaho.ConnectionManager
-	cancel context.CancelFunc // ends cm and what waits for it
-	done   context.Context    // ended by cancel
-	lanes  *lanes
-	closed chan struct{} // closed when Close has finished
-	wg     sync.WaitGroup
+	conf     Config
+	device   *url.URL // where devices connect
+	cm       *autopaho.ConnectionManager
+	cancel   context.CancelFunc // ends cm and what waits for it
+	done     context.Context    // ended by cancel
+	lanes    *lanes
+	closed   chan struct{} // closed when Close has finished
+	evicting chan struct{} // one element for each session that is being ended
+	wg       sync.WaitGroup
 
 	mu         sync.Mutex
 	closing    bool
+	evicted    map[string]bool // device ids whose sessions are being ended
 	subscribed bool
 	filters    []string
 	live       context.Context // of the present connection, nil without one
@@ -144,7 +153,11 @@ func New(c Config) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("external broker: %w", err)
 	}
-	b := &Broker{conf: c.withDefaults(), closed: make(chan struct{}), up: make(chan struct{})}
+	b := &Broker{conf: c.withDefaults(), closed: make(chan struct{}), up: make(chan struct{}), evicted: map[string]bool{},
+		evicting: make(chan struct{}, maxEvicting)}
+	if b.device, err = url.Parse(cmp.Or(c.DeviceURL, c.URL)); err != nil {
+		return nil, fmt.Errorf("external broker: %w", err)
+	}
 	b.lanes = newLanes(b.conf.Logger, b.conf.RetryFor)
 	b.done, b.cancel = context.WithCancel(context.Background())
 	b.cm, err = autopaho.NewConnection(b.done, b.clientConfig(u))

@@ -276,3 +276,48 @@ func TestFreeFormTopicsAtMosquitto(t *testing.T) {
 		}
 	}
 }
+
+// Disconnect ends a session that is there, and nobody else's; the next session
+// begins with nothing.
+func TestDisconnectTakesTheDevicesPlace(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	srv := testserver.Mosquitto(t, pki)
+	b := open(t, srv, func(c *Config) {
+		c.DeviceURL = "mqtts://" + srv.DeviceAddr
+		c.StandIn = func(id string) (*tls.Config, error) { return pki.ClientTLS(id), nil }
+	})
+	defer b.Close()
+	gone, stays := device(t, srv, pki, "gone"), device(t, srv, pki, "stays")
+	b.Disconnect("gone", "revoked")
+	b.Disconnect("gone", "revoked") // again, while it is under way
+	take(t, gone.Done())
+	send(t, stays, "ota/stays/x", "1")
+	select {
+	case <-stays.Done():
+		t.Error("another device was disconnected")
+	default:
+	}
+	back := device(t, srv, pki, "gone") // before the broker knows: it is ended again
+	take(t, back.Done())
+}
+
+// Without a stand-in nothing happens, and Close ends what is under way.
+func TestDisconnectEndsWithTheBroker(t *testing.T) {
+	pki := testserver.NewPKI(t)
+	srv := testserver.Mosquitto(t, pki)
+	without := open(t, srv, nil)
+	defer without.Close()
+	dev := device(t, srv, pki, "dev")
+	without.Disconnect("dev", "revoked")
+	send(t, dev, "ota/dev/x", "1")
+	b := open(t, srv, func(c *Config) {
+		c.DeviceURL = "mqtts://" + srv.DeviceAddr
+		c.StandIn = func(string) (*tls.Config, error) { return nil, errors.New("no key") }
+	})
+	b.Disconnect("dev", "revoked")
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	b.Disconnect("dev", "revoked") // after it: nothing
+	send(t, dev, "ota/dev/x", "2")
+}

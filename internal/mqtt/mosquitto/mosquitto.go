@@ -17,6 +17,7 @@ type Config struct {
 	CertFile  string
 	KeyFile   string
 	ACLFile   string
+	CRLFile   string   // of otad's "--crl-file"; empty: none, and a revoked device keeps its certificate
 	Servers   []string // names in the certificates of the otads
 	Publish   []string // topic templates, as mqtt.ParseTemplates has accepted them
 	Subscribe []string
@@ -31,6 +32,10 @@ var ErrTemplate = errors.New("mosquitto has no rule for this topic template")
 // Main returns the configuration file. Each of its lines about identity matters:
 // without use_username_as_clientid a cloned certificate listens along unseen.
 func (c Config) Main() string {
+	crl := ""
+	if c.CRLFile != "" {
+		crl = "crlfile " + c.CRLFile + "\n"
+	}
 	return fmt.Sprintf(`# Made by "otad broker config mosquitto"; make it again rather than change it.
 per_listener_settings false
 allow_anonymous false
@@ -49,7 +54,7 @@ keyfile %s
 require_certificate true
 use_identity_as_username true
 use_username_as_clientid true
-`, c.ACLFile, c.Listen, c.CAFile, c.CertFile, c.KeyFile)
+%s`, c.ACLFile, c.Listen, c.CAFile, c.CertFile, c.KeyFile, crl)
 }
 
 // ACL returns the access control file. ErrTemplate for a template whose first

@@ -38,3 +38,12 @@ func TestFiles(t *testing.T) {
 		t.Errorf("a device called ota gets the server's tree: %v", err)
 	}
 }
+
+func TestRevocationLists(t *testing.T) {
+	if text := (mosquitto.Config{}).Main(); strings.Contains(text, "crlfile") {
+		t.Errorf("a list where there is none:\n%s", text)
+	}
+	if text := (mosquitto.Config{CRLFile: "/c/crl.pem"}).Main(); !strings.Contains(text, "\ncrlfile /c/crl.pem\n") {
+		t.Errorf("no list:\n%s", text)
+	}
+}

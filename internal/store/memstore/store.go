@@ -37,6 +37,8 @@ type Store struct {
 	replicas    map[string]time.Time
 	provisioned map[string]provisioned // by certificate id
 	events      map[string]eventLog    // by device
+
+	certificates map[string]fleet.Certificate // by serial number
 }
 
 var _ fleet.Store = (*Store)(nil)
@@ -61,6 +63,8 @@ func New() *Store {
 		replicas:    map[string]time.Time{},
 		provisioned: map[string]provisioned{},
 		events:      map[string]eventLog{},
+
+		certificates: map[string]fleet.Certificate{},
 	}
 }
 

@@ -58,6 +58,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"metadata kept", `INSERT INTO metadata VALUES ('snapshot', 17, 'x')`, "but for superseded ones: snapshot"},
 		{"tags", `UPDATE devices SET tags = 'x'`, "tags of device a are not JSON"},
 		{"certificate", `INSERT INTO provisioned VALUES ('c', 'x', 1)`, "certificate stands for no device: c"},
+		{"issued certificate", `INSERT INTO device_certificates VALUES ('1f', 'x', 1)`, "certificate was given to no device: 1f"},
 		{"events", `INSERT INTO device_event_logs VALUES ('x', 'l', 1, 1)`, "event belongs to no device: x"},
 		{"lost events", `INSERT INTO device_event_logs VALUES ('a', 'l', 1, 1)`, "does not stand where its log says: a"},
 		{"event heap", `INSERT INTO device_event_logs VALUES ('a', 'l', 501, 501);

@@ -25,7 +25,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	sorted := map[string]bool{"next execution": true, "pending executions": true} // the few of one device
+	sorted := map[string]bool{"next execution": true, "pending executions": true, "revoked certificates": true} // few
 	for _, c := range []struct{ name, want string }{
 		{"next execution", "executions_active (device_id=?"},
 		{"pending executions", "executions_active (device_id=?"},
@@ -40,6 +40,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"device history", "executions_device (device_id=?"},
 		{"executions of a rollout", "(rollout_id=?"},
 		{"devices", "SEARCH d USING PRIMARY KEY (id>?)"},
+		{"revoked certificates", "devices_revoked (revoked_at>?)"},
 	} {
 		plan := explain(t, db, sqlstore.HotQueries()[c.name])
 		if !strings.Contains(plan, c.want) || strings.Contains(plan, "SCAN ") || !sorted[c.name] && strings.Contains(plan, "TEMP B-TREE") {

@@ -72,6 +72,7 @@ var invariants = []invariant{
 		`SELECT name || '@' || version FROM releases WHERE (state = 'DRAFT') <> (signed_at IS NULL)`},
 	{"enrollment token was used too often", `SELECT id FROM enrollment_tokens WHERE uses < 0`},
 	{"certificate stands for no device", `SELECT certificate_id FROM provisioned WHERE device_id NOT IN (SELECT id FROM devices)`},
+	{"certificate was given to no device", `SELECT serial FROM device_certificates WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"too many events of a device are kept", fmt.Sprintf(`SELECT device_id FROM device_events GROUP BY device_id HAVING COUNT(*) > %d`, fleet.MaxEventsKept)},
 	{"the last event does not stand where its log says", `SELECT l.device_id FROM device_event_logs l WHERE l.position <>
 		(SELECT COALESCE(MAX(e.position), 0) FROM device_events e WHERE e.device_id = l.device_id)`},

@@ -29,6 +29,7 @@ func HotQueries() map[string]string {
 		"device":                  selectDevice,
 		"credentials":             selectCredentials,
 		"evictions":               selectEvictions,
+		"revoked certificates":    selectRevokedCertificates,
 	}
 }
 

@@ -28,7 +28,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			return nil, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 5, CreatedAt: epoch})
 		})
 		rt.Repeat(map[string]func(*rapid.T){
-			"enroll": w.enroll, "provision": w.provision, "events": w.happen, "revoke": w.revoke, "seen": w.seen,
+			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "revoke": w.revoke, "seen": w.seen,
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,

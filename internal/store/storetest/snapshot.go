@@ -35,6 +35,8 @@ func snapshot(s fleet.Store) map[string]any {
 		d, err := s.ProvisionedDevice(ctx, id)
 		note("certificate "+id, d, err)
 	}
+	revoked, err := s.RevokedCertificates(ctx, epoch.Add(-time.Hour))
+	note("revoked certificates", fmt.Sprint(revoked), err)
 	all, err := s.Groups(ctx)
 	note("groups", all, err)
 	for _, g := range all {

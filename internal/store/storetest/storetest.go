@@ -27,7 +27,7 @@ func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 		"devices": deviceTests, "tokens": tokenTests, "shadows": shadowTests, "releases": releaseTests,
 		"rollouts": rolloutTests, "executions": executionTests, "timeouts": timeoutTests, "state": stateTests, "cancelled": cancelledTests,
 		"selectors": selectorTests, "groups": groupTests, "credentials": credentialTests, "presence": presenceTests,
-		"provisioning": provisionTests, "events": eventTests,
+		"provisioning": provisionTests, "events": eventTests, "certificates": certificateTests,
 	}
 	for group, tests := range groups {
 		for _, test := range tests {

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestBrokerCRL(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	if _, err := run(t.Context(), "broker", "crl", "--data", data); err == nil || !strings.Contains(err.Error(), "no store") {
+		t.Errorf("of nothing: %v", err)
+	}
+	if _, err := os.Stat(data); err == nil {
+		t.Error("a store was made")
+	}
+	o := start(t, data)
+	if _, err := run(t.Context(), "broker", "crl", "--data", data); err == nil || !strings.Contains(err.Error(), "--crl-file") {
+		t.Errorf("of a running server: %v", err)
+	}
+	must(t, o.cmd.Process.Kill())
+	_ = o.cmd.Wait() // it was killed
+	shown, err := run(t.Context(), "broker", "crl", "--data", data)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "crl.pem")
+	if _, err := run(t.Context(), "broker", "crl", "--data", data, "--out", file); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(file)
+	must(t, err)
+	for _, text := range []string{shown, string(written)} {
+		block, rest := pem.Decode([]byte(text))
+		if block == nil {
+			t.Fatalf("no list in %q", text)
+		}
+		if _, err := x509.ParseRevocationList(block.Bytes); err != nil || len(rest) == 0 {
+			t.Errorf("%v, and %d bytes more", err, len(rest))
+		}
+	}
+}
+
+// The setting of the server is what the broker's configuration names.
+func TestBrokerConfigNamesTheLists(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "otad.yaml")
+	must(t, os.WriteFile(file, []byte("crl-file: /var/lib/otad-crl/crl.pem\n"), 0o600))
+	for want, args := range map[string][]string{
+		"\ncrlfile /var/lib/otad-crl/crl.pem\n": {"--config", file},
+		"\ncrlfile /elsewhere\n":                {"--config", file, "--crl-file", "/elsewhere"},
+	} {
+		out, err := run(t.Context(), append([]string{"broker", "config", "mosquitto"}, args...)...)
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("want %q: %v\n%s", want, err, out)
+		}
+	}
+}

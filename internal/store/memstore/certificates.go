@@ -1,0 +1,47 @@
+package memstore
+
+import (
+	"cmp"
+	"context"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+)
+
+// PutCertificate implements fleet.CertificateStore.
+func (s *Store) PutCertificate(ctx context.Context, c fleet.Certificate, now time.Time) error {
+	return s.locked(ctx, func() error {
+		if _, ok := s.devices[c.DeviceID]; !ok {
+			return notFound("device %s", c.DeviceID)
+		}
+		for serial, old := range s.certificates {
+			if old.DeviceID == c.DeviceID && !old.Ends.After(stored(now)) {
+				delete(s.certificates, serial)
+			}
+		}
+		if _, exists := s.certificates[c.Serial.Text(16)]; !exists {
+			s.certificates[c.Serial.Text(16)] = fleet.Certificate{DeviceID: c.DeviceID, Serial: new(big.Int).Set(c.Serial), Ends: stored(c.Ends)}
+		}
+		return nil
+	})
+}
+
+// RevokedCertificates implements fleet.CertificateStore.
+func (s *Store) RevokedCertificates(ctx context.Context, now time.Time) ([]fleet.RevokedCertificate, error) {
+	var list []fleet.RevokedCertificate
+	err := s.locked(ctx, func() error {
+		for _, c := range s.certificates {
+			if d := s.devices[c.DeviceID]; d.Revoked() && c.Ends.After(stored(now)) {
+				c.Serial = new(big.Int).Set(c.Serial)
+				list = append(list, fleet.RevokedCertificate{Certificate: c, RevokedAt: d.RevokedAt})
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(list, func(a, b fleet.RevokedCertificate) int {
+		return cmp.Or(cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.Serial.Text(16), b.Serial.Text(16)))
+	})
+	return list, err
+}
