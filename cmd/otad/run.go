@@ -38,6 +38,9 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	if s.config.CRLFile != "" {
 		work.Go(func() error { return s.fleet.RunRevocationLists(background, s.saveLists) })
 	}
+	if s.claim != nil {
+		work.Go(func() error { return s.claim.Keep(background) })
+	}
 
 	// Streams of the API end with their requests' context, which Shutdown alone
 	// would wait for.

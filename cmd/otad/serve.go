@@ -93,6 +93,7 @@ type server struct {
 	metrics   *observability.Metrics
 	ca        *identity.CA
 	store     *sqlstore.Store
+	claim     *sqlstore.Claim // of the embedded broker's state, nil with an external one
 	blobs     blob.Store
 	templates *mqtt.Templates
 	publisher *mqtt.Publisher
@@ -121,7 +122,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) 
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.store.Close()) }()
+	defer func() {
+		if s.claim != nil {
+			s.claim.Release()
+		}
+		err = errors.Join(err, s.store.Close())
+	}()
 	if err := s.openFiles(ctx); err != nil {
 		return err
 	}
@@ -337,8 +343,11 @@ func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.claim, err = s.store.ClaimBroker(ctx); err != nil {
+		return nil, fmt.Errorf("%w; see \"PostgreSQL\" in docs/operations.md", err)
+	}
 	b, err := broker.New(ctx, broker.Config{
-		Store: s.store, Limits: limits,
+		Store: s.claim, Limits: limits,
 		TLSAddr: s.config.MQTTListen, TLS: s.tlsConfig(tls.VerifyClientCertIfGiven), PlainAddr: s.config.MQTTPlain,
 		Authenticate: s.authenticate, Presence: s.fleet.Presence, Logger: s.log,
 	})

@@ -198,6 +198,21 @@ func endUnderLoad(t *testing.T, end syscall.Signal) {
 	}
 }
 
+// Replicas on one database may not all run the embedded broker: they would overwrite
+// each other's sessions.
+func TestASecondEmbeddedBrokerOnOneDatabaseIsRefused(t *testing.T) {
+	t.Setenv("OTAD_DATABASE", database.Database(t))
+	first := start(t, withDevice(t))
+	data := filepath.Join(t.TempDir(), "second")
+	_, err := run(t.Context(), serveArgs(data)...)
+	if err == nil || exitCode(err) != 1 || !strings.Contains(err.Error(), "another otad") || !strings.Contains(err.Error(), "--mqtt-broker") || !strings.Contains(err.Error(), "operations.md") {
+		t.Fatalf("a second one: %v", err)
+	}
+	must(t, first.cmd.Process.Kill())
+	_ = first.cmd.Wait() // which says that it was killed
+	start(t, data)       // in its place
+}
+
 func TestASecondOtadIsRefused(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	o := start(t, data)

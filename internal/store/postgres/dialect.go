@@ -21,6 +21,9 @@ import (
 const (
 	// migrationLock is the advisory lock of whoever migrates: "otad" in ASCII.
 	migrationLock = 0x6f746164
+	// brokerLock is the first half of the advisory lock of the embedded broker, "mqtt"
+	// in ASCII; the other half is the table it is about.
+	brokerLock = 0x6d717474
 	// statementTimeout is far above what a statement takes; a stage of a million
 	// executions takes seconds.
 	statementTimeout = 2 * time.Minute
@@ -31,15 +34,16 @@ const (
 
 func dialect() sqlstore.Dialect {
 	return sqlstore.Dialect{
-		Goose:   database.DialectPostgres,
-		Words:   sqlstore.Words{Text: `TEXT COLLATE "C"`, Int: "BIGINT", Bytes: "BYTEA", Postgres: true},
-		Lock:    lock,
-		Begin:   "BEGIN",
-		Writers: writers,
-		Rebind:  rebind,
-		Rows:    rows,
-		JSON:    jsonText{},
-		Indexes: indexes, Concurrently: "CONCURRENTLY",
+		Goose:      database.DialectPostgres,
+		Words:      sqlstore.Words{Text: `TEXT COLLATE "C"`, Int: "BIGINT", Bytes: "BYTEA", Postgres: true},
+		Lock:       lock,
+		Begin:      "BEGIN",
+		LockBroker: lockBroker,
+		Writers:    writers,
+		Rebind:     rebind,
+		Rows:       rows,
+		JSON:       jsonText{},
+		Indexes:    indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
 		ForShare:  " FOR SHARE",
 		Fault:     fault,
@@ -67,6 +71,25 @@ func lock(ctx context.Context, db *sql.DB) (unlock func() error, err error) {
 		_, err := conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrationLock))
 		return errors.Join(err, conn.Close())
 	}, nil
+}
+
+// lockBroker asks the database to miss a peer that has gone silent after a minute
+// rather than hours, so that another machine can take over; where the platform has
+// no such setting, its own default stands.
+func lockBroker(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]string{"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"} {
+		_, _ = conn.ExecContext(ctx, "SELECT set_config($1, $2, false)", name, value)
+	}
+	var locked bool
+	err = conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1, CAST(CAST('broker_state' AS regclass) AS oid)::int)", brokerLock).Scan(&locked)
+	if err == nil && locked {
+		return conn, nil
+	}
+	return nil, errors.Join(err, conn.Close())
 }
 
 // rebind numbers the placeholders. No statement has a ? in a literal.

@@ -61,7 +61,7 @@ func Open(ctx context.Context, c Config) (*sqlstore.Store, error) {
 	writer, reader := stdlib.OpenDB(*config), stdlib.OpenDB(*config)
 	writer.SetMaxOpenConns(writers + others)
 	n := max(minReaders, 2*runtime.GOMAXPROCS(0))
-	reader.SetMaxOpenConns(n)
+	reader.SetMaxOpenConns(n + 1) // one may hold the lock of the embedded broker
 	reader.SetMaxIdleConns(n)
 	if err = fit(ctx, writer); err == nil {
 		var s *sqlstore.Store

@@ -20,6 +20,10 @@ type Dialect struct {
 	// Writers is how many transactions may be under way at once. 0: one, as the
 	// database takes one at a time.
 	Writers int
+	// LockBroker takes the lock of the embedded broker on a connection, which holds
+	// it until it is closed; nil when another one has it. Nil: no other process has
+	// the database open.
+	LockBroker func(ctx context.Context, db *sql.DB) (*sql.Conn, error)
 	// Rebind turns the ? of a query into the database's placeholders.
 	Rebind func(query string) string
 	// Rows is n rows as a table v with the given columns, as it stands after FROM.

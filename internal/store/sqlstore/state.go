@@ -14,10 +14,20 @@ import (
 // it returns nil that is durable. Of what is asked for at the same time, the
 // last word on a key is written, once. See fleet.ValidState for limits.
 func (s *Store) SaveState(ctx context.Context, set map[string][]byte) error {
+	return s.saveState(ctx, set, nil)
+}
+
+// saveState is SaveState, of the owner of a claim unless that is nil.
+func (s *Store) saveState(ctx context.Context, set map[string][]byte, owner []byte) error {
 	if err := fleet.ValidState(set); err != nil {
 		return err
 	}
 	return s.writer.do(ctx, func(t *tx) error {
+		if owner != nil {
+			if err := t.owns(owner); err != nil {
+				return err
+			}
+		}
 		if t.state == nil {
 			t.state = make(map[string][]byte, len(set))
 		}
@@ -41,7 +51,7 @@ func (s *Store) LoadState(ctx context.Context, f func(key string, value []byte) 
 		}
 		refused = f(key, value)
 		return refused
-	}, `SELECT key, value FROM broker_state ORDER BY key`)
+	}, `SELECT key, value FROM broker_state WHERE key <> ? ORDER BY key`, ownerKey)
 	if err != nil && refused == nil {
 		return fmt.Errorf("read broker state: %w", err)
 	}
