@@ -56,3 +56,25 @@ func TestBrokerConfigNamesTheLists(t *testing.T) {
 		}
 	}
 }
+
+func TestBrokerConfigEMQX(t *testing.T) {
+	dir := t.TempDir()
+	out, err := run(t.Context(), "broker", "config", "emqx", "--out", dir, "--topic-publish", "sensors/{device}/#")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for file, want := range map[string]string{
+		"otad-emqx.conf": `path = "/etc/emqx/otad-acl.conf"`,
+		"otad-acl.conf":  `{allow, all, publish, ["sensors/${username}/#"]}.`,
+	} {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %v\n%s", file, err, text)
+		}
+	}
+	for _, args := range [][]string{{"emqx", "--crl-file", "/x"}, {"hivemq"}, {}, {"emqx", "--client-ids", "gw-1"}, {"emqx", "--topic-publish", "{device}/#"}} {
+		if _, err := run(t.Context(), append([]string{"broker", "config"}, args...)...); err == nil || exitCode(err) != 2 {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}

@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"internal/mqtt/broker":    {"pkg/ota", "internal/mqtt"},
 	"internal/mqtt/external":  {"pkg/ota", "internal/mqtt"},
 	"internal/mqtt/mosquitto": {},
+	"internal/mqtt/emqx":      {},
 	"internal/deviceapi":      {"pkg", "internal/fleet", "internal/blob"},
 	"internal/api":            {"pkg", "internal/fleet", "internal/blob", "proto"},
 	"internal/observability":  {"internal/mqtt"},
