@@ -3,7 +3,9 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/otad/otad/internal/store/sqlstore"
@@ -18,21 +20,29 @@ type jsonText struct{}
 // nul is how a zero byte stands in JSON text.
 const nul = `'\u0000'`
 
-// visible is the column as jsonb, where it can be read as such.
-func visible(column string) string {
+// readable is where the column can be read as jsonb.
+func readable(column string) string {
 	if table, ok := strings.CutSuffix(column, "document"); ok {
-		return "CASE WHEN " + table + "deleted_at IS NULL AND " + table + "opaque = 0 THEN CAST(" + column + " AS jsonb) END"
+		return table + "deleted_at IS NULL AND " + table + "opaque = 0"
 	}
-	return "CASE WHEN strpos(" + column + ", " + nul + ") = 0 THEN CAST(" + column + " AS jsonb) END"
+	return "strpos(" + column + ", " + nul + ") = 0"
 }
 
-// At implements sqlstore.JSON. Each key is asked for by itself: of a whole path
-// PostgreSQL takes digits for the place in an array.
+// maybeNumber reports whether PostgreSQL may take the key for a number.
+func maybeNumber(key string) bool { return !strings.ContainsFunc(key, unicode.IsLetter) }
+
+// At implements sqlstore.JSON. The text is read through to the value at the path,
+// and only that becomes jsonb, for half of what the whole document costs. Of a
+// whole path PostgreSQL takes digits for the place in an array, so where a key
+// may be some, each is asked for by itself.
 func (j jsonText) At(column string, keys []string, indexed bool) sqlstore.JSONValue {
 	if indexed {
 		return value{sqlstore.Condition{SQL: j.Index(column, keys)}}
 	}
-	v := sqlstore.Condition{SQL: "(" + visible(column) + ")"}
+	if len(keys) > 0 && !slices.ContainsFunc(keys, maybeNumber) {
+		return value{sqlstore.Say("(CASE WHEN "+readable(column)+" THEN CAST(CAST("+column+" AS json) #> CAST(? AS text[]) AS jsonb) END)", keys)}
+	}
+	v := sqlstore.Condition{SQL: "(CASE WHEN " + readable(column) + " THEN CAST(" + column + " AS jsonb) END)"}
 	for _, k := range keys {
 		v = sqlstore.Say("(? -> CAST(? AS text))", v, k)
 	}
@@ -46,15 +56,11 @@ const maxIndexed = 500
 // Index implements sqlstore.JSON, by a function of the migrations that reads the
 // JSON once. It is NULL for what is no scalar, and for long texts.
 func (jsonText) Index(column string, keys []string) string {
-	readable := "strpos(" + column + ", " + nul + ") = 0"
-	if table, ok := strings.CutSuffix(column, "document"); ok {
-		readable = table + "deleted_at IS NULL AND " + table + "opaque = 0"
-	}
 	path := make([]string, len(keys))
 	for i, k := range keys {
 		path[i] = "'" + strings.ReplaceAll(k, "'", "''") + "'"
 	}
-	return "(CASE WHEN " + readable + " THEN otad_scalar(" + column + ", " + strings.Join(path, ", ") + ") END)"
+	return "(CASE WHEN " + readable(column) + " THEN otad_scalar(" + column + ", " + strings.Join(path, ", ") + ") END)"
 }
 
 // Opaque implements sqlstore.JSON.

@@ -108,6 +108,7 @@ func parse(c Config) (*pgx.ConnConfig, error) {
 	for name, value := range map[string]string{
 		"application_name":                    "otad",
 		"default_transaction_isolation":       "read committed", // what the locks are made for
+		"jit":                                 "off",            // compiling a query takes longer than most of them
 		"idle_in_transaction_session_timeout": "60s",            // an otad that hangs holds no lock for ever
 	} {
 		if config.RuntimeParams[name] == "" {

@@ -25,7 +25,7 @@ func HotQueries() map[string]string {
 		"busy device":             selectBusy,
 		"device history":          history,
 		"executions of a rollout": rollout,
-		"devices":                 part{anyShadow, "d.id", always, Exactly(always), noGroups}.page("", pageRows).SQL,
+		"devices":                 part{from: anyShadow, id: "d.id", lead: always, Bounds: Exactly(always), groups: noGroups}.page("", pageRows).SQL,
 		"device":                  selectDevice,
 		"credentials":             selectCredentials,
 		"evictions":               selectEvictions,

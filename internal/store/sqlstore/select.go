@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -128,7 +129,8 @@ type part struct {
 	from, id string
 	lead     Condition
 	Bounds
-	groups string // what to read of the groups of a device
+	groups    string // what to read of the groups of a device
+	countFrom string // the tables to count in, when they are fewer
 }
 
 // plan chooses where a query begins: at an index, when the selector cannot hold
@@ -159,7 +161,16 @@ func (s *Store) plan(ctx context.Context, q fleet.DeviceQuery) (plan, error) {
 	if root != nil && len(rest) > 0 {
 		main.Bounds = w.list(both, rest)
 	}
-	p := plan{query: q, parts: w.apart(main, base, q.Selector.Fields())}
+	indexed := ""
+	if found != nil {
+		indexed = found.column
+	}
+	p := plan{query: q, parts: w.apart(main, base, q.Selector.Fields(), indexed)}
+	if base.from == theShadow && q.Revoked == nil && !asksDevice(q.Selector) {
+		for i := range p.parts {
+			p.parts[i].countFrom = "shadows s"
+		}
+	}
 	if q.Revoked != nil {
 		revoked := Condition{SQL: "d.revoked_at IS NULL"}
 		if *q.Revoked {
@@ -172,9 +183,17 @@ func (s *Store) plan(ctx context.Context, q fleet.DeviceQuery) (plan, error) {
 	return p, nil
 }
 
+// asksDevice reports whether the selector needs more of a device than its shadow.
+func asksDevice(s selector.Selector) bool {
+	return slices.ContainsFunc(s.Fields(), func(f selector.Field) bool {
+		return f.Source != selector.Reported && f.Source != selector.Desired
+	})
+}
+
 // apart returns the main part, and one of the rows that it can not judge for
-// each column that the database may be unable to read.
-func (w where) apart(main, base part, fields []selector.Field) []part {
+// each column that the database may be unable to read. An index of the main part
+// holds none of those.
+func (w where) apart(main, base part, fields []selector.Field, indexed string) []part {
 	parts := []part{main}
 	seen := map[string]bool{}
 	for _, f := range fields {
@@ -192,7 +211,9 @@ func (w where) apart(main, base part, fields []selector.Field) []part {
 		for _, earlier := range parts[1:] {
 			other.lead = both(other.lead, notTrue(earlier.lead))
 		}
-		parts[0].lead = both(parts[0].lead, notTrue(opaque))
+		if column != indexed {
+			parts[0].lead = both(parts[0].lead, notTrue(opaque))
+		}
 		parts = append(parts, other)
 	}
 	return parts
@@ -220,12 +241,13 @@ func (q part) page(after string, size int) Condition {
 func (p plan) count() Condition {
 	list := make([]Condition, len(p.parts))
 	for i, q := range p.parts {
+		from, where := cmp.Or(q.countFrom, q.from), Say(q.id+" > ? AND ? AND ?", p.query.After, q.lead, q.Upper)
 		if q.Upper.SQL == q.Lower.SQL {
-			list[i] = Say("SELECT COUNT(*), 0 FROM "+q.from+" WHERE "+q.id+" > ? AND ? AND ?", p.query.After, q.lead, q.Upper)
+			list[i] = Say("SELECT COUNT(*), 0 FROM "+from+" WHERE ?", where)
 			continue
 		}
 		list[i] = Say("SELECT COALESCE(SUM(CASE WHEN ? THEN 1 ELSE 0 END), 0), COALESCE(SUM(CASE WHEN ? THEN 0 ELSE 1 END), 0) FROM "+
-			q.from+" WHERE "+q.id+" > ? AND ? AND ?", q.Lower, q.Lower, p.query.After, q.lead, q.Upper)
+			from+" WHERE ?", q.Lower, q.Lower, where)
 	}
 	return union(list)
 }
@@ -317,9 +339,9 @@ func (w where) lookup(v JSONValue, c selector.Comparison) Lookup {
 // part is base from the index on. From an index on devices the shadow comes
 // second, so it is joined as if it might not be there.
 func (f sought) part(base part) part {
-	q := part{anyShadow, "d.id", f.Condition, base.Bounds, base.groups}
-	if f.column == "s.document" {
-		q = part{theShadow, "s.device_id", both(base.lead, f.Condition), base.Bounds, base.groups}
+	q := part{from: anyShadow, id: "d.id", lead: f.Condition, Bounds: base.Bounds, groups: base.groups}
+	if f.column == "s.document" { // only live shadows are in the index
+		q.from, q.id, q.lead = theShadow, "s.device_id", both(Condition{SQL: "s.name = ''"}, f.Condition)
 	}
 	if !f.Ordered {
 		q.id = "(" + q.id + " || '')" // not a column, so that no index on devices draws the query away
