@@ -54,7 +54,7 @@ var allowed = map[string][]string{
 	"internal/testserver":     {"internal/mqtt/mosquitto"},
 	"internal/arch":           {},
 	"internal/e2e":            {"internal/testserver"},
-	"internal/bench":          {"pkg", "agent", "internal/mqtt"},
+	"internal/bench":          {"pkg", "agent", "internal/mqtt", "internal/store/storetest", "internal/testserver"},
 	"proto":                   {"proto"},
 	"cmd":                     {"pkg", "agent", "internal", "proto"},
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -86,9 +87,21 @@ var sections = []struct {
 	{"idle", (*runner).idle},
 	{"download", (*runner).download},
 	{"stream", (*runner).stream},
-	{"shadow", (*runner).shadows},
+	{"shadow-sqlite", (*runner).shadowsSQLite},
+	{"shadow-postgres", (*runner).shadowsPostgres},
 	{"broker", (*runner).broker},
-	{"store", (*runner).store},
+	{"store-sqlite", (*runner).storeSQLite},
+	{"store-postgres", (*runner).storePostgres},
+	{"select", (*runner).selects},
+	{"plan", (*runner).plans},
+}
+
+// wants reports whether a section is to be run: by its name, or by the part of it
+// before the dash.
+func (o options) wants(section string) bool {
+	group, _, _ := strings.Cut(section, "-")
+	list := strings.Split(o.only, ",")
+	return o.only == "" || slices.Contains(list, section) || slices.Contains(list, group)
 }
 
 func sectionNames() []string {
@@ -116,7 +129,7 @@ func run(ctx context.Context, o options) (err error) {
 	}()
 	began, before := time.Now(), loadAverage()
 	for _, s := range sections {
-		if o.only != "" && !strings.Contains(","+o.only+",", ","+s.name+",") {
+		if !o.wants(s.name) {
 			continue
 		}
 		at := time.Now()

@@ -22,13 +22,17 @@ type process struct {
 }
 
 // start runs a program with its output in a file. It dies with this process.
-func start(log string, argv ...string) (*process, error) {
+func start(log string, argv ...string) (*process, error) { return startIn(log, nil, argv...) }
+
+// startIn is start with more in the environment.
+func startIn(log string, env []string, argv ...string) (*process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	p := &process{cmd: exec.Command(argv[0], argv[1:]...), log: log, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = f, f
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {

@@ -31,7 +31,12 @@ type site struct {
 }
 
 // newSite starts a server with extra flags. stop ends it.
-func (r *runner) newSite(name string, flags ...string) (_ *site, err error) {
+func (r *runner) newSite(name string, flags ...string) (*site, error) {
+	return r.newSiteIn(name, nil, flags...)
+}
+
+// newSiteIn is newSite with more in the server's environment.
+func (r *runner) newSiteIn(name string, env []string, flags ...string) (_ *site, err error) {
 	s := &site{r: r, dir: r.path(name)}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
@@ -41,7 +46,7 @@ func (r *runner) newSite(name string, flags ...string) (_ *site, err error) {
 		"--hosts", "localhost,127.0.0.1", "--log-format", "text", "--log-level", "warn",
 		"--api-listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0",
 	}, flags...)
-	s.server, err = start(s.path("otad.log"), argv...)
+	s.server, err = startIn(s.path("otad.log"), env, argv...)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +63,11 @@ func (r *runner) newSite(name string, flags ...string) (_ *site, err error) {
 
 // newOperatedSite starts a server and makes its operator's keys.
 func (r *runner) newOperatedSite(name string, flags ...string) (*site, error) {
-	s, err := r.newSite(name, flags...)
+	return r.newOperatedSiteIn(name, nil, flags...)
+}
+
+func (r *runner) newOperatedSiteIn(name string, env []string, flags ...string) (*site, error) {
+	s, err := r.newSiteIn(name, env, flags...)
 	if err != nil {
 		return nil, err
 	}

@@ -13,73 +13,128 @@ import (
 // storeRuns is how often each Go benchmark is run; the median counts.
 const storeRuns = 3
 
-// store runs the Go benchmarks of what the programs do inside.
-func (r *runner) store() error {
-	const sqlite, postgres, here = "./internal/store/sqlite", "./internal/store/postgres", "./internal/bench"
-	for _, d := range []struct{ pkg, name string }{{sqlite, "SQLite"}, {postgres, "PostgreSQL"}} {
-		if err := r.shadowStore(d.pkg, d.name); err != nil {
-			return err
-		}
-	}
-	for _, b := range []struct{ pkg, name, what string }{
-		{sqlite, "BenchmarkOpenStage100k", "SQLite: a stage of 100,000 executions opened"},
-		{here, "BenchmarkPlan100k", "Rollout over 100,000 devices planned, fleet and SQLite"},
-	} {
-		ns, err := r.goBench(b.pkg, b.name, "1x", "ns/op")
-		if err != nil {
-			return err
-		}
-		r.table.add(figure{what: b.what, measured: showSeconds(time.Duration(ns))})
-	}
-	return nil
-}
+const sqlitePackage, postgresPackage = "./internal/store/sqlite", "./internal/store/postgres"
+
+func (r *runner) storeSQLite() error { return r.shadowStore(sqlitePackage, "SQLite") }
+
+func (r *runner) storePostgres() error { return r.shadowStore(postgresPackage, "PostgreSQL") }
 
 // shadowStore measures shadows in one database, which shares the cores.
 func (r *runner) shadowStore(pkg, name string) error {
-	group, err := r.goBench(pkg, "BenchmarkShadowUpdate", "100000x", "updates/s")
+	const update, read, naive = "BenchmarkShadowUpdate", "BenchmarkShadowRead", "BenchmarkShadowUpdateNaive"
+	m, err := r.goBench(pkg, update+"|"+read+"|"+naive, "40000x")
 	if err != nil {
 		return err
 	}
-	naive, err := r.goBench(pkg, "BenchmarkShadowUpdateNaive", "5000x", "updates/s")
-	if err != nil {
-		return err
-	}
-	reads, err := r.goBench(pkg, "BenchmarkShadowRead", "100000x", "reads/s")
-	if err != nil {
-		return err
-	}
+	group, reads, alone := m.of(update, "updates/s"), m.of(read, "reads/s"), m.of(naive, "updates/s")
 	r.table.add(figure{
-		what: name + ": durable shadow updates in process, 100,000 devices, 200 callers", measured: fmt.Sprintf("%.0f/s", group),
-		peer: fmt.Sprintf("%.1fx one transaction each (%.0f/s)", group/naive, naive),
+		what:     name + ": durable shadow updates in process, 100,000 devices in random order, 200 callers",
+		measured: fmt.Sprintf("%.0f/s, p99 %.0f ms", group, m.of(update, "p99-ms")),
+		peer:     fmt.Sprintf("%.1fx one transaction each (%.0f/s)", group/alone, alone),
 	})
-	r.table.add(figure{what: name + ": shadow reads of the same", measured: fmt.Sprintf("%.0f/s", reads), target: ">= 20000/s", met: reads >= 20000})
+	r.table.add(figure{
+		what:     "  processor time of an update, here and in the database's own process",
+		measured: fmt.Sprintf("%.0f us and %.0f us", m.of(update, "cpu-us/op"), m.of(update, "db-us/op")),
+		peer:     fmt.Sprintf("%.0f us and %.0f us", m.of(naive, "cpu-us/op"), m.of(naive, "db-us/op")),
+	})
+	r.table.add(figure{
+		what: name + ": shadow reads of the same", measured: fmt.Sprintf("%.0f/s, p99 %.0f ms", reads, m.of(read, "p99-ms")),
+		target: fmt.Sprintf(">= %d/s", readsTarget), met: reads >= readsTarget,
+	})
 	return nil
 }
 
-// goBench returns the median of one unit of one benchmark.
-func (r *runner) goBench(pkg, name, times, unit string) (float64, error) {
-	r.say("%s", name)
-	out, err := exec.CommandContext(r.ctx, "go", "test", "-run", "^$", "-bench", "^"+name+"$", "-benchtime", times,
+const readsTarget = 20_000
+
+// selects measures selectors over a million devices.
+func (r *runner) selects() error {
+	m, err := r.goBench(postgresPackage, "BenchmarkSelect1M", "5x")
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		name, what string
+		target     time.Duration
+	}{
+		{"indexed", "of an indexed field, 1,000 match", 50 * time.Millisecond},
+		{"indexedTwo", "of an indexed field and another, 1,000 match", 50 * time.Millisecond},
+		{"scanText", "by text without an index, none match", 3 * time.Second},
+		{"scanNumber", "by a number without an index, 10,000 match", 3 * time.Second},
+	} {
+		name := "BenchmarkSelect1M/" + c.name
+		count := time.Duration(m.of(name+"/count", "ns/op"))
+		r.table.add(figure{
+			what: "PostgreSQL: 1,000,000 devices " + c.what + ": counted", measured: showMillis(count),
+			target: "< " + c.target.String(), met: count < c.target,
+		})
+		r.table.add(figure{
+			what:     "  first page of 50, all of them",
+			measured: showMillis(time.Duration(m.of(name+"/page", "ns/op"))) + ", " + showMillis(time.Duration(m.of(name+"/all", "ns/op"))),
+		})
+	}
+	return nil
+}
+
+func showMillis(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
+
+// plans measures what a rollout over 100,000 devices costs.
+func (r *runner) plans() error {
+	for _, b := range []struct{ pkg, name, what string }{
+		{sqlitePackage, "BenchmarkOpenStage100k", "SQLite: a stage of 100,000 executions opened"},
+		{"./internal/bench", "BenchmarkPlan100k", "Rollout over 100,000 devices planned, fleet and SQLite"},
+	} {
+		m, err := r.goBench(b.pkg, b.name, "1x")
+		if err != nil {
+			return err
+		}
+		r.table.add(figure{what: b.what, measured: showSeconds(time.Duration(m.of(b.name, "ns/op")))})
+	}
+	return nil
+}
+
+// measurements are the medians of Go benchmarks by name and unit.
+type measurements map[[2]string][]float64
+
+func (m measurements) of(name, unit string) float64 {
+	values := m[[2]string{name, unit}]
+	if len(values) == 0 {
+		return 0
+	}
+	return median(values)
+}
+
+// goBench runs the Go benchmarks that the pattern names.
+func (r *runner) goBench(pkg, pattern, times string) (measurements, error) {
+	r.say("%s", pattern)
+	out, err := exec.CommandContext(r.ctx, "go", "test", "-run", "^$", "-bench", "^("+pattern+")$", "-benchtime", times,
 		"-count", strconv.Itoa(storeRuns), pkg).CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w: %s", name, err, out)
+		return nil, fmt.Errorf("%s: %w: %s", pattern, err, out)
 	}
-	var values []float64
+	return parseGoBench(out)
+}
+
+// parseGoBench reads lines of a name, how often it ran and pairs of a value and
+// its unit.
+func parseGoBench(out []byte) (measurements, error) {
+	m := measurements{}
 	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
 		fields := strings.Fields(s.Text())
-		for i, field := range fields {
-			if field != unit || !strings.HasPrefix(fields[0], name) {
-				continue
-			}
-			v, err := strconv.ParseFloat(fields[i-1], 64)
+		if len(fields) < 4 || !strings.HasPrefix(fields[0], "Benchmark") {
+			continue
+		}
+		name, _, _ := strings.Cut(fields[0], "-") // the number of processors
+		for i := 2; i+1 < len(fields); i += 2 {
+			v, err := strconv.ParseFloat(fields[i], 64)
 			if err != nil {
-				return 0, fmt.Errorf("%s: %w", name, err)
+				return nil, fmt.Errorf("%s: %w", fields[0], err)
 			}
-			values = append(values, v)
+			key := [2]string{name, fields[i+1]}
+			m[key] = append(m[key], v)
 		}
 	}
-	if len(values) != storeRuns {
-		return 0, fmt.Errorf("%s: %d values of %s in %s", name, len(values), unit, out)
+	if len(m) == 0 {
+		return nil, fmt.Errorf("no figures in %s", out)
 	}
-	return median(values), nil
+	return m, nil
 }

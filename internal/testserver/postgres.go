@@ -47,14 +47,20 @@ const postgresUser = "postgres"
 // Database makes an empty database and returns its URL, password included.
 func (p *Postgres) Database(t testing.TB) string {
 	t.Helper()
-	if err := p.start(); err != nil {
+	url, err := p.NewDatabase()
+	if err != nil {
 		t.Fatal(err)
+	}
+	return url
+}
+
+// NewDatabase is Database for who is no test.
+func (p *Postgres) NewDatabase() (string, error) {
+	if err := p.start(); err != nil {
+		return "", err
 	}
 	name := fmt.Sprintf("test%d", p.made.Add(1))
-	if err := p.Do("CREATE DATABASE " + name + " TEMPLATE template0 ENCODING 'UTF8'"); err != nil {
-		t.Fatal(err)
-	}
-	return p.url(name)
+	return p.url(name), p.Do("CREATE DATABASE " + name + " TEMPLATE template0 ENCODING 'UTF8'")
 }
 
 // Schema makes an empty schema and returns the URL that looks there and nowhere
