@@ -6,7 +6,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-.PHONY: help build test check demo bench fuzz generate tools test-tools clean
+.PHONY: help build test check demo bench fuzz soak generate tools test-tools clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -27,6 +27,9 @@ bench: build test-tools ## the table of docs/benchmarks.md
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh
+
+soak: build test-tools ## long runs of kills, probes, connections and fuzzing, SOAKTIME (10m) each
+	@scripts/soak.sh
 
 generate: tools ## Go code from proto/
 	PATH=$(TOOLS):$$PATH buf generate

@@ -193,29 +193,13 @@ func (b *brokers) addIdle(what string, target int64, each [2]int64) {
 
 // idleTLS does it with 10,000 devices of their own.
 func (b *brokers) idleTLS() error {
-	b.r.say("enrolling %d devices", idleConns)
-	configs := make([]*tls.Config, idleConns)
-	var g errgroup.Group
-	g.SetLimit(idleWorkers)
-	for i := range configs {
-		g.Go(func() error {
-			key, err := newEd25519()
-			if err == nil {
-				configs[i], err = b.site.enrollKey(fmt.Sprintf("idle-%d", i), i, key)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	configs, err := b.enrollIdle()
+	if err != nil {
 		return err
-	}
-	own := func(i int) []string {
-		id := fmt.Sprintf("idle-%d", i)
-		return []string{"ota/" + id + "/command", "$aws/things/" + id + "/jobs/notify"}
 	}
 	var rests [2]int64
 	for i, s := range b.both() {
-		conns, each, err := b.r.openIdle(s, own, func(n int) dialer { return dialer{addr: s.tls, tls: configs[n]} })
+		conns, each, err := b.r.openIdle(s, idleTopics, func(n int) dialer { return dialer{addr: s.tls, tls: configs[n]} })
 		closeAll(conns)
 		if err != nil {
 			return fmt.Errorf("idle TLS connections to %s: %w", s.name, err)

@@ -59,9 +59,9 @@ func (r *runner) newBrokers() (_ *brokers, err error) {
 	if b.site, err = r.newOperatedSite("broker", "--mqtt-plain", plain, "--mqtt-plain-auth", "none"); err != nil {
 		return nil, err
 	}
-	at, err := url.Parse(b.site.at.MQTT)
+	at, err := hostOf(b.site.at.MQTT)
 	if err == nil {
-		b.otad = &brokerServer{name: "otad", plain: plain, tls: at.Host, process: b.site.server}
+		b.otad = &brokerServer{name: "otad", plain: plain, tls: at, process: b.site.server}
 		b.mosquitto, err = b.startMosquitto()
 	}
 	if err != nil {
@@ -69,6 +69,15 @@ func (r *runner) newBrokers() (_ *brokers, err error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// hostOf is the host:port of a URL.
+func hostOf(address string) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", err
+	}
+	return u.Host, nil
 }
 
 // startMosquitto gives the peer a certificate of the same authority, no log, no

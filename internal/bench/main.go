@@ -28,6 +28,7 @@ type options struct {
 	kernels string // directory of old and new, two real kernels
 	only    string // sections, separated by commas; empty: all
 	keep    bool
+	hold    time.Duration // of the section held
 }
 
 // runner is one run of the benchmark.
@@ -53,8 +54,9 @@ func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` of otad, otactl and otagent")
 	flag.StringVar(&o.kernels, "kernels", ".cache/kernels", "`directory` of two kernels, old and new")
-	flag.StringVar(&o.only, "only", "", "sections to run: "+strings.Join(sectionNames(), ",")+" (default: all)")
+	flag.StringVar(&o.only, "only", "", "sections to run: "+strings.Join(sectionNames(), ",")+" (default: all but held)")
 	flag.BoolVar(&o.keep, "keep", false, "leave the directory of the run")
+	flag.DurationVar(&o.hold, "hold", time.Minute, "how long the section held lasts")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -94,15 +96,19 @@ var sections = []struct {
 	{"store-postgres", (*runner).storePostgres},
 	{"select", (*runner).selects},
 	{"plan", (*runner).plans},
+	{heldSection, (*runner).held},
 }
 
 // wants reports whether a section is to be run: by its name, or by the part of it
-// before the dash.
+// before the dash; the long run only by its name.
 func (o options) wants(section string) bool {
 	group, _, _ := strings.Cut(section, "-")
 	list := strings.Split(o.only, ",")
-	return o.only == "" || slices.Contains(list, section) || slices.Contains(list, group)
+	return o.only == "" && section != heldSection || slices.Contains(list, section) || slices.Contains(list, group)
 }
+
+// heldSection runs only when it is asked for by name.
+const heldSection = "held"
 
 func sectionNames() []string {
 	var names []string

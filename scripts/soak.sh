@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Long runs of what the tests do briefly; ends at the first loss with status 1.
+#
+#   SOAKTIME   how long each part lasts (default 10m), as Go writes durations
+#   SOAKPARTS  which: kills probes connections fuzz (default all)
+#   SOAKSEED   repeats the moments of the kills that an earlier run printed
+#   FUZZTIME   of each fuzz target (default: as many as fit into SOAKTIME)
+#
+# kills: otad is killed under MQTT traffic of devices, on SQLite and PostgreSQL;
+# what it acknowledged must be there. probes: the probes of the broker (T1 to
+# T13), again and again. connections: 10,000 plain and 10,000 mTLS connections
+# that rest and have to be heard. fuzz: every parser.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export SOAKTIME=${SOAKTIME:-10m}
+parts=${SOAKPARTS:-kills probes connections fuzz}
+logs=$PWD/.cache/soak
+mkdir -p "$logs" .cache/tools
+
+# seconds DURATION: 90, 90s, 15m, 2h, 1h30m
+seconds() {
+  local rest=$1 sum=0
+  [[ $rest =~ ^([0-9]+[hms]?)+$ ]] || { echo "SOAKTIME=$1: want a duration such as 15m" >&2; exit 2; }
+  while [[ $rest =~ ^([0-9]+)([hms]?)(.*)$ ]]; do
+    case ${BASH_REMATCH[2]} in h) sum=$((sum + BASH_REMATCH[1] * 3600)) ;; m) sum=$((sum + BASH_REMATCH[1] * 60)) ;; *) sum=$((sum + BASH_REMATCH[1])) ;; esac
+    rest=${BASH_REMATCH[3]}
+  done
+  echo "$sum"
+}
+long=$(seconds "$SOAKTIME")
+[[ $SOAKTIME =~ [hms]$ ]] || export SOAKTIME=${SOAKTIME}s
+
+# lost PART LOG REPEAT
+lost() {
+  echo "soak: $1: LOST; its output is in $2, again with: $3" >&2
+  grep -E '^\s+[a-z_]+_test\.go:|^--- FAIL|panic:|DATA RACE' "$2" | head -40 >&2 || true
+  exit 1
+}
+
+kills() {
+  local log=$logs/kills.log seed=${SOAKSEED:-$(date +%s%N)}
+  echo "soak: kills for $SOAKTIME, SOAKSEED=$seed"
+  SOAKSEED=$seed CGO_ENABLED=1 go test -race -count=1 -timeout $((long + 900))s -v -run '^TestDeviceTrafficOutlivesKills$' ./internal/e2e >"$log" 2>&1 ||
+    lost kills "$log" "SOAKPARTS=kills SOAKSEED=$seed make soak"
+  grep -E 'none lost' "$log" | sed 's/^ *soak_test.go:[0-9]*:/soak: kills:/'
+}
+
+probes() {
+  local log=$logs/probes.log end=$((SECONDS + long)) round=0
+  echo "soak: probes for $SOAKTIME"
+  while [ $round = 0 ] || [ $SECONDS -lt $end ]; do
+    round=$((round + 1))
+    { CGO_ENABLED=1 go test -race -count=1 -timeout 20m -run '^TestProbes$' ./internal/mqtt/broker &&
+      CGO_ENABLED=1 go test -race -count=1 -timeout 20m -run '^TestBroker(Killed|Probes)$' ./internal/e2e; } >"$log" 2>&1 ||
+      lost "probes, round $round" "$log" "SOAKPARTS=probes make soak"
+    echo "soak: probes: round $round well"
+  done
+}
+
+connections() {
+  local log=$logs/connections.log
+  echo "soak: 20,000 connections for $SOAKTIME"
+  go build -o .cache/tools/otad-bench ./internal/bench
+  .cache/tools/otad-bench -bin bin -only held -hold "$SOAKTIME" >"$log" 2>&1 || { tail -3 "$log" >&2; lost connections "$log" "SOAKPARTS=connections make soak"; }
+  grep held "$log" | tail -2 | sed 's/^bench: /soak: connections: /'
+}
+
+fuzz() {
+  local log=$logs/fuzz.log targets
+  targets=$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | wc -l)
+  local each=${FUZZTIME:-$((long / targets > 5 ? long / targets : 5))s}
+  echo "soak: $targets fuzz targets for $each each"
+  FUZZTIME=$each scripts/fuzz.sh >"$log" 2>&1 ||
+    lost fuzz "$log" "the command that the output names (the input lies in testdata/fuzz)"
+}
+
+for part in $parts; do
+  case $part in kills | probes | connections | fuzz) "$part" ;; *) echo "SOAKPARTS: $part: want kills, probes, connections or fuzz" >&2; exit 2 ;; esac
+done
+echo "soak: nothing lost"
