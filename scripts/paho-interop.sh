@@ -35,7 +35,7 @@ else
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   bin/otad serve --data "$work/data" --hosts localhost,127.0.0.1 --log-format text \
     --api-listen 127.0.0.1:0 --device-listen 127.0.0.1:0 --mqtt-listen 127.0.0.1:0 \
-    --mqtt-plain "$host:$port" --mqtt-plain-auth none --mqtt-limit keep-alive=60s >"$logs/otad.log" 2>&1 &
+    --mqtt-plain "$host:$port" --mqtt-plain-auth none --mqtt-limit keep-alive=60s,connect-rate=1000,failure-rate=1000,packet-rate=100000 >"$logs/otad.log" 2>&1 &
   server=$!
 fi
 

@@ -18,6 +18,7 @@ func limitNames(l *broker.Limits) map[string]any {
 		"receive-maximum": &l.ReceiveMaximum, "topic-aliases": &l.TopicAliases, "inflight": &l.Inflight, "queued": &l.Queued,
 		"queued-bytes": &l.QueuedBytes, "session-expiry": &l.SessionExpiry, "keep-alive": &l.KeepAlive, "connections": &l.Connections,
 		"subscriptions": &l.Subscriptions, "retained": &l.Retained, "retained-per-client": &l.RetainedPerClient,
+		"packet-rate": &l.PacketRate, "byte-rate": &l.ByteRate, "connect-rate": &l.ConnectRate, "failure-rate": &l.FailureRate,
 		"connect-timeout": &l.ConnectTimeout, "write-timeout": &l.WriteTimeout, "stall-timeout": &l.StallTimeout,
 	}
 }

@@ -376,6 +376,7 @@ func (s *server) brokerMetrics(b *broker.Broker) {
 		{"otad_mqtt_received_packets", "Packets received since the start.", func(s broker.Stats) int { return int(s.Received) }},
 		{"otad_mqtt_sent_messages", "Messages sent since the start.", func(s broker.Stats) int { return int(s.Sent) }},
 		{"otad_mqtt_dropped_messages", "Messages of QoS 0 dropped for want of room since the start.", func(s broker.Stats) int { return int(s.Dropped) }},
+		{"otad_mqtt_slowed_clients", "Times that a client was ahead of its rates and had to wait, since the start.", func(s broker.Stats) int { return int(s.Slowed) }},
 		{"otad_mqtt_refused_connections", "Connections refused since the start.", func(s broker.Stats) int { return int(s.Refused) }},
 	} {
 		s.metrics.Gauge(g.name, g.help, func() float64 { return float64(g.value(b.Stats())) })

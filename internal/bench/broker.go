@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -61,23 +62,30 @@ var sinkTraffic = traffic{
 	filter: func(int) string { return "bench/fan/#" }, acks: true, target: inProcessTarget,
 }
 
-// broker is the section.
-func (r *runner) broker() error {
+// unlimited is a section on brokers whose rates nothing in it reaches; limited is one
+// with otad as it is by default.
+func unlimited(part func(*brokers) error) func(*runner) error {
+	return func(r *runner) error {
+		return r.withBrokers(part, "--mqtt-limit", "packet-rate=1000000000,byte-rate=1000000000,connect-rate=1000000000,failure-rate=1000000000")
+	}
+}
+
+func limited(part func(*brokers) error) func(*runner) error {
+	return func(r *runner) error { return r.withBrokers(part) }
+}
+
+// withBrokers runs a part on brokers of its own: what one load has freed would hide
+// what a connection takes in another.
+func (r *runner) withBrokers(part func(*brokers) error, args ...string) error {
 	if err := raiseFiles(); err != nil {
 		return err
 	}
-	b, err := r.newBrokers()
+	b, err := r.newBrokers(args...)
 	if err != nil {
 		return err
 	}
 	defer b.stop()
-	// Memory first: what a load has freed would hide what a connection takes.
-	for _, part := range []func() error{b.idlePlain, b.idleTLS, b.throughput, b.inProcess, b.connects, b.abused} {
-		if err := part(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return part(b)
 }
 
 // outcome is what one run of a load gave.
@@ -88,6 +96,9 @@ type outcome struct {
 
 func (b *brokers) throughput() error {
 	for _, t := range brokerTraffic {
+		if !strings.Contains(t.name, b.r.row) {
+			continue
+		}
 		if err := b.compare(t, b.both(), func(s *brokerServer) traffic { return t }); err != nil {
 			return err
 		}
@@ -116,7 +127,7 @@ func (b *brokers) inProcess() error {
 // the medians.
 func (b *brokers) compare(t traffic, servers []*brokerServer, of func(*brokerServer) traffic) error {
 	var runs [2][]outcome
-	for range brokerRounds {
+	for range b.r.rounds {
 		for i, s := range servers {
 			o, err := b.r.runTraffic(s, of(s))
 			if err != nil {

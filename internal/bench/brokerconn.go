@@ -62,7 +62,7 @@ func (b *brokers) connects() error {
 
 func (b *brokers) connectRate(what string, target float64, of func(*brokerServer, int) dialer) error {
 	var perCore, perSecond [2][]float64
-	for range brokerRounds {
+	for range b.r.rounds {
 		for i, s := range b.both() {
 			wall, core, err := b.r.connectRun(s, func(n int) dialer { return of(s, n) })
 			if err != nil {

@@ -50,13 +50,13 @@ func freePort() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-func (r *runner) newBrokers() (_ *brokers, err error) {
+func (r *runner) newBrokers(args ...string) (_ *brokers, err error) {
 	plain, err := freePort()
 	if err != nil {
 		return nil, err
 	}
 	b := &brokers{r: r}
-	if b.site, err = r.newOperatedSite("broker", "--mqtt-plain", plain, "--mqtt-plain-auth", "none"); err != nil {
+	if b.site, err = r.newOperatedSite("broker", append(args, "--mqtt-plain", plain, "--mqtt-plain-auth", "none")...); err != nil {
 		return nil, err
 	}
 	at, err := hostOf(b.site.at.MQTT)

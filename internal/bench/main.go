@@ -27,6 +27,8 @@ type options struct {
 	bin     string // directory of otad, otactl and otagent
 	kernels string // directory of old and new, two real kernels
 	only    string // sections, separated by commas; empty: all
+	row     string // a word of the rows of the broker to run; empty: all
+	rounds  int    // of the rows of the broker
 	keep    bool
 	hold    time.Duration // of the section held
 }
@@ -55,6 +57,8 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` of otad, otactl and otagent")
 	flag.StringVar(&o.kernels, "kernels", ".cache/kernels", "`directory` of two kernels, old and new")
 	flag.StringVar(&o.only, "only", "", "sections to run: "+strings.Join(sectionNames(), ",")+" (default: all but held)")
+	flag.StringVar(&o.row, "row", "", "a `word` in the names of the broker's loads and abuses to run (default: all)")
+	flag.IntVar(&o.rounds, "rounds", brokerRounds, "`rounds` of each of the broker's rows")
 	flag.BoolVar(&o.keep, "keep", false, "leave the directory of the run")
 	flag.DurationVar(&o.hold, "hold", time.Minute, "how long the section held lasts")
 	flag.Parse()
@@ -91,7 +95,12 @@ var sections = []struct {
 	{"stream", (*runner).stream},
 	{"shadow-sqlite", (*runner).shadowsSQLite},
 	{"shadow-postgres", (*runner).shadowsPostgres},
-	{"broker", (*runner).broker},
+	{"broker-idle", unlimited((*brokers).idlePlain)},
+	{"broker-tls", unlimited((*brokers).idleTLS)},
+	{"broker-traffic", unlimited((*brokers).throughput)},
+	{"broker-ingest", unlimited((*brokers).inProcess)},
+	{"broker-connect", unlimited((*brokers).connects)},
+	{"broker-abuse", limited((*brokers).abused)},
 	{"store-sqlite", (*runner).storeSQLite},
 	{"store-postgres", (*runner).storePostgres},
 	{"select", (*runner).selects},

@@ -10,7 +10,8 @@ import (
 // openBroker is an otad with a listener without credentials.
 func openBroker(t *testing.T) brokertest.ProbeTarget {
 	addr := freeAddr(t)
-	s := prepareSite(t, nil, "--mqtt-plain", addr, "--mqtt-plain-auth", "none", "--log-level", "error")
+	s := prepareSite(t, nil, "--mqtt-plain", addr, "--mqtt-plain-auth", "none", "--log-level", "error",
+		"--mqtt-limit", "packet-rate=1000000000,byte-rate=1000000000,connect-rate=1000000000,failure-rate=1000000000")
 	s.startServer()
 	return brokertest.ProbeTarget{
 		Addr: addr, PacketLimit: 256 << 10, TellsWhy: true, ServerKeepAlive: 1200,

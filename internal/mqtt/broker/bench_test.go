@@ -14,7 +14,7 @@ import (
 )
 
 func openBench(b *testing.B) *Broker {
-	br, err := New(b.Context(), Config{PlainAddr: "127.0.0.1:0", Authenticate: func(context.Context, Credentials) (mqtt.Identity, error) {
+	br, err := New(b.Context(), Config{PlainAddr: "127.0.0.1:0", Limits: unpaced(), Authenticate: func(context.Context, Credentials) (mqtt.Identity, error) {
 		return mqtt.Identity{Name: "open", Access: mqtt.OpenAccess()}, nil
 	}})
 	if err != nil {

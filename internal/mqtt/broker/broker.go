@@ -97,7 +97,12 @@ type Broker struct {
 	tls      net.Listener // nil: none
 	plain    net.Listener // nil: none
 	lastID   atomic.Uint64
-	handler  atomic.Pointer[handler]
+
+	packets, bytes meters // of sessions without a connection
+	connecting     meters // of sessions
+	failing        meters // of addresses
+
+	handler atomic.Pointer[handler]
 
 	wg     sync.WaitGroup // accept loops, connections, timers
 	quit   chan struct{}  // closed when Close begins

@@ -28,10 +28,16 @@ func device(id string) mqtt.Identity {
 	return mqtt.Identity{Name: id, Device: true, Access: mqtt.DeviceAccess(id, nil)}
 }
 
+// unpaced are limits for tests that are in a hurry.
+func unpaced() Limits {
+	const any = 1 << 30
+	return Limits{PacketRate: any, ByteRate: any, ConnectRate: any, FailureRate: any}
+}
+
 // open starts a broker; Close is the caller's.
 func open(t *testing.T, pki *testserver.PKI, change func(*Config)) *Broker {
 	t.Helper()
-	c := Config{TLS: pki.ServerTLS(), TLSAddr: "127.0.0.1:0", Authenticate: byCertificate}
+	c := Config{TLS: pki.ServerTLS(), TLSAddr: "127.0.0.1:0", Authenticate: byCertificate, Limits: unpaced()}
 	if change != nil {
 		change(&c)
 	}

@@ -24,6 +24,7 @@ type conn struct {
 	session *session // set once, before anybody else knows of the connection
 	aliases map[uint16]string
 	deadline
+	pace
 	clean bool // the client said goodbye: no will
 
 	dirty      bool       // the packet at hand changed what is in the store

@@ -19,9 +19,11 @@ import (
 // serve runs one network connection to its end.
 func (b *Broker) serve(nc net.Conn, plain bool) {
 	defer b.unregister(nc)
+	b.paceFailures(nc.RemoteAddr())
 	c := &conn{b: b, nc: nc, plain: plain, closing: make(chan struct{}), told: make(chan struct{}), done: make(chan struct{})}
 	if err := b.connect(c); err != nil {
 		b.stats.refused.Add(1)
+		b.noteFailure(nc.RemoteAddr())
 		b.log.Info("connection refused", "remote", nc.RemoteAddr().String(), "error", err)
 		c.hangUp()
 		return
@@ -143,6 +145,7 @@ func (b *Broker) admit(c *conn, p packet.Connect) error {
 	if err != nil {
 		return err
 	}
+	b.paceConnect(sessionKey(id, clientID))
 	if err := b.checkWill(p.Will, id); err != nil {
 		return err
 	}

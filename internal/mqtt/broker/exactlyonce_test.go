@@ -82,7 +82,7 @@ func (w *wire) until(last string) map[string]int {
 // with a full queue, both subscribed to "a" and "end" with QoS 2.
 func crowd(t *testing.T, store Store) (b *Broker, slow *wire) {
 	t.Helper()
-	b = openPlain(t, store, func(c *Config) { c.Limits = Limits{Queued: 2, Inflight: 1} })
+	b = openPlain(t, store, func(c *Config) { c.Limits.Queued, c.Limits.Inflight = 2, 1 })
 	away := join5(t, b, "away")
 	away.subscribe2("a", "end")
 	away.drop()

@@ -35,6 +35,7 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.session = s
+	c.takePace()
 	s.stopTimer()
 	s.conn, s.identity = c, id
 	s.expiry, s.since = s.b.expiry(p.SessionExpiry), time.Time{}
@@ -73,6 +74,7 @@ func (b *Broker) detach(c *conn) {
 	c.lose(errGone) // if nobody has
 	reason := c.cause.reason
 	now := time.Now()
+	c.keepPace(now)
 	b.mu.Lock()
 	s.mu.Lock()
 	s.conn, s.since = nil, now

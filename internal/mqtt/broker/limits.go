@@ -22,6 +22,10 @@ const (
 	DefaultSubscriptions     = 50
 	DefaultRetained          = 100_000
 	DefaultRetainedPerClient = 50
+	DefaultPacketRate        = 500
+	DefaultByteRate          = 1 << 20
+	DefaultConnectRate       = 5
+	DefaultFailureRate       = 5
 	DefaultConnectTimeout    = 10 * time.Second
 	DefaultWriteTimeout      = 10 * time.Second
 	DefaultStallTimeout      = 10 * time.Second
@@ -53,6 +57,10 @@ type Limits struct {
 	Subscriptions     int           // filters of one session
 	Retained          int           // retained messages of all
 	RetainedPerClient int           // retained messages of one name
+	PacketRate        int           // packets a second from a client, acknowledgements of its messages excepted; 2 s of it at once
+	ByteRate          int           // bytes a second from a client; 2 s of it at once
+	ConnectRate       int           // connections a second of one client; 10 s of it at once
+	FailureRate       int           // connections a second of an address that come to nothing; 10 s of it at once
 	ConnectTimeout    time.Duration // TLS handshake and CONNECT together
 	WriteTimeout      time.Duration // a client that does not read for so long is gone
 	StallTimeout      time.Duration // a client whose queue stays full for so long is dropped
@@ -75,6 +83,10 @@ func (l Limits) withDefaults() Limits {
 		Subscriptions:     cmp.Or(l.Subscriptions, DefaultSubscriptions),
 		Retained:          cmp.Or(l.Retained, DefaultRetained),
 		RetainedPerClient: cmp.Or(l.RetainedPerClient, DefaultRetainedPerClient),
+		PacketRate:        cmp.Or(l.PacketRate, DefaultPacketRate),
+		ByteRate:          cmp.Or(l.ByteRate, DefaultByteRate),
+		ConnectRate:       cmp.Or(l.ConnectRate, DefaultConnectRate),
+		FailureRate:       cmp.Or(l.FailureRate, DefaultFailureRate),
 		ConnectTimeout:    cmp.Or(l.ConnectTimeout, DefaultConnectTimeout),
 		WriteTimeout:      cmp.Or(l.WriteTimeout, DefaultWriteTimeout),
 		StallTimeout:      cmp.Or(l.StallTimeout, DefaultStallTimeout),

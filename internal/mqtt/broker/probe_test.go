@@ -17,7 +17,7 @@ func openToAll(context.Context, Credentials) (mqtt.Identity, error) {
 
 func TestProbes(t *testing.T) {
 	brokertest.RunProbes(t, func(t *testing.T) brokertest.ProbeTarget {
-		b, err := New(t.Context(), Config{PlainAddr: "127.0.0.1:0", Authenticate: openToAll})
+		b, err := New(t.Context(), Config{PlainAddr: "127.0.0.1:0", Authenticate: openToAll, Limits: unpaced()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,12 +17,14 @@ func (c *conn) receive() {
 		h, body, ok, err := c.frames.next(c.b.lim.PacketBytes)
 		if err == nil && !ok {
 			c.flush()
+			c.throttle()
 			if err = c.extend(c.nc); err == nil {
 				err = c.frames.fill(c.nc)
 			}
 		}
 		if ok {
 			c.b.stats.received.Add(1)
+			c.measure(h)
 			err = c.handle(h, body)
 		}
 		if err == nil {

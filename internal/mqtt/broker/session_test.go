@@ -85,7 +85,7 @@ func (m *memory) keys(prefix string) int {
 // openPlain starts a broker that lets everybody in.
 func openPlain(t *testing.T, s Store, change func(*Config)) *Broker {
 	t.Helper()
-	c := Config{PlainAddr: "127.0.0.1:0", Store: s, Authenticate: func(context.Context, Credentials) (mqtt.Identity, error) {
+	c := Config{PlainAddr: "127.0.0.1:0", Store: s, Limits: unpaced(), Authenticate: func(context.Context, Credentials) (mqtt.Identity, error) {
 		return mqtt.Identity{Name: "open", Access: mqtt.OpenAccess()}, nil
 	}}
 	if change != nil {
@@ -384,7 +384,7 @@ func TestExactlyOnce(t *testing.T) {
 // publisher is slowed down, then refused.
 func TestStalledSubscriber(t *testing.T) {
 	b := openPlain(t, &memory{state: map[string][]byte{}}, func(c *Config) {
-		c.Limits = Limits{Queued: 50, StallTimeout: 100 * time.Millisecond}
+		c.Limits.Queued, c.Limits.StallTimeout = 50, 100*time.Millisecond
 	})
 	sub := join5(t, b, "sub")
 	sub.subscribe("a")

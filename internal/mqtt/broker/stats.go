@@ -3,7 +3,7 @@ package broker
 import "sync/atomic"
 
 type counters struct {
-	received, sent, dropped, refused, bytesOut atomic.Uint64
+	received, sent, dropped, refused, slowed, bytesOut atomic.Uint64
 }
 
 // Stats are figures of the broker, as other brokers publish them below $SYS.
@@ -17,6 +17,7 @@ type Stats struct {
 	Sent          uint64 // publishes
 	Dropped       uint64 // publishes of QoS 0 for which there was no room
 	Refused       uint64 // connections
+	Slowed        uint64 // times that a client was ahead of its rates and had to wait
 	BytesSent     uint64
 }
 
@@ -24,7 +25,7 @@ type Stats struct {
 func (b *Broker) Stats() Stats {
 	s := Stats{
 		Retained: b.retained.size(), Received: b.stats.received.Load(), Sent: b.stats.sent.Load(),
-		Dropped: b.stats.dropped.Load(), Refused: b.stats.refused.Load(), BytesSent: b.stats.bytesOut.Load(),
+		Dropped: b.stats.dropped.Load(), Refused: b.stats.refused.Load(), Slowed: b.stats.slowed.Load(), BytesSent: b.stats.bytesOut.Load(),
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,0 +1,194 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/mqtt"
+	"github.com/otad/otad/internal/mqtt/packet"
+)
+
+func TestMeter(t *testing.T) {
+	var m meter
+	now := time.Unix(1000, 0)
+	each := cost(1, 10)
+	for i := range 20 { // 2 s of it at once
+		if wait := m.use(now, each, 2*time.Second); wait != 0 {
+			t.Fatalf("number %d waits %s", i, wait)
+		}
+	}
+	if wait := m.use(now, each, 2*time.Second); wait != each {
+		t.Errorf("waits %s, want %s", wait, each)
+	}
+	if wait := m.use(now.Add(each), each, 2*time.Second); wait != each {
+		t.Errorf("a tenth of a second later it waits %s, want %s", wait, each)
+	}
+	now = now.Add(time.Hour) // rest is not saved up
+	if wait := m.use(now, 3*time.Second, 2*time.Second); wait != time.Second {
+		t.Errorf("waits %s, want 1s", wait)
+	}
+}
+
+// Many clients leave no more behind than those who are at their rate now.
+func TestMetersForget(t *testing.T) {
+	var m meters
+	now := time.Unix(1000, 0)
+	for i := range 100 * minSweep {
+		now = now.Add(time.Millisecond)
+		m.use(fmt.Sprint(i), now, cost(1, 5), connectBurst)
+	}
+	if n := len(m.of); n > 2*minSweep {
+		t.Errorf("%d meters", n)
+	}
+	for range 1000 { // nobody waits for long, and not for long after
+		if wait := m.use("x", now, cost(1, 5), connectBurst); wait > maxConnectWait {
+			t.Fatalf("waits %s", wait)
+		}
+	}
+	if wait := m.use("x", now.Add(maxConnectWait), 0, connectBurst); wait != 0 {
+		t.Errorf("waits %s a second later", wait)
+	}
+	if m.use("unknown", now, 0, connectBurst); len(m.of) > 2*minSweep+1 {
+		t.Error("asking is remembered")
+	}
+}
+
+// A client that sends faster than it may is slowed down, loses nothing, and nobody
+// else waits.
+func TestAFastClientIsSlowedDown(t *testing.T) {
+	const rate, n = 100, 250
+	b := openPlain(t, nil, func(c *Config) { c.Limits.PacketRate = rate })
+	fast, calm := dialPlain(t, b), dialPlain(t, b)
+	fast.v5 = false // whose number of unacknowledged publishes is free
+	fast.mustConnect("fast")
+	calm.mustConnect("calm")
+	began := time.Now()
+	var all []byte
+	for i := range n {
+		all = append(all, framed(0x32, join(str("a"), []byte{0, byte(i%200 + 1)}))...)
+	}
+	fast.send(all)
+	for range n {
+		fast.expect(puback)
+	}
+	fast.send([]byte{0xc0, 0}) // PINGREQ
+	fast.expect(13)
+	if took, want := time.Since(began), cost(n, rate)-packetBurst; took < want {
+		t.Errorf("%d packets in %s, want %s", n, took, want)
+	}
+	if b.Stats().Slowed == 0 {
+		t.Error("nobody was slowed down")
+	}
+	slowed := b.Stats().Slowed
+	for i := range 10 {
+		calm.mustPublish("a", uint16(i+1), "")
+	}
+	if b.Stats().Slowed != slowed {
+		t.Error("another client waits too")
+	}
+}
+
+// Nor does it help to connect again.
+func TestAFastClientStaysSlow(t *testing.T) {
+	const rate, n, rounds = 1000, 1000, 4
+	b := openPlain(t, nil, func(c *Config) { c.Limits.PacketRate = rate })
+	began := time.Now()
+	for range rounds {
+		w := dialPlain(t, b)
+		w.v5 = false
+		w.mustConnect("fast")
+		var all []byte
+		for i := range n {
+			all = append(all, framed(0x32, join(str("a"), []byte{0, byte(i%200 + 1)}))...)
+		}
+		w.send(all)
+		for range n {
+			w.expect(puback)
+		}
+		w.send([]byte{0xc0, 0})
+		w.expect(13)
+		w.drop()
+		offline(t, b, 0)
+	}
+	if took, want := time.Since(began), cost(rounds*n, rate)-packetBurst; took < want {
+		t.Errorf("%d packets in %s, want %s", rounds*n, took, want)
+	}
+}
+
+// Bytes have a rate too.
+func TestALoudClientIsSlowedDown(t *testing.T) {
+	const rate = 10_000
+	b := openPlain(t, nil, func(c *Config) { c.Limits.ByteRate = rate })
+	w := dialPlain(t, b)
+	w.mustConnect("loud")
+	began := time.Now()
+	w.mustPublish("a", 1, string(make([]byte, 3*rate)))
+	w.send([]byte{0xc0, 0})
+	w.expect(13)
+	if took := time.Since(began); took < cost(3*rate, rate)-packetBurst {
+		t.Errorf("3 s worth of bytes in %s", took)
+	}
+}
+
+// What a client has to acknowledge does not count against it.
+func TestAcknowledgementsHaveNoRate(t *testing.T) {
+	b := openPlain(t, nil, func(c *Config) { c.Limits.PacketRate = 1 })
+	sub := dialPlain(t, b)
+	sub.mustConnect("sub")
+	sub.subscribe("a")
+	for i := range 200 {
+		if err := b.Publish(t.Context(), mqtt.Message{Topic: "a", QoS: 1, Payload: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+		sub.ack(packet.PUBACK, sub.receive().ID)
+	}
+	if n := b.Stats().Slowed; n != 0 {
+		t.Errorf("slowed %d times", n)
+	}
+}
+
+// A client that connects again and again waits, and so does an address from which
+// nothing good comes; others do not.
+func TestReconnectingClientsWait(t *testing.T) {
+	b := openPlain(t, nil, func(c *Config) {
+		c.Limits.ConnectRate = 1
+		c.Authenticate = func(_ context.Context, c Credentials) (mqtt.Identity, error) {
+			if c.ClientID == "nobody" {
+				return mqtt.Identity{}, fmt.Errorf("unknown")
+			}
+			return mqtt.Identity{Name: "open", Access: mqtt.OpenAccess()}, nil
+		}
+	})
+	began, burst := time.Now(), int(connectBurst/time.Second)
+	for range burst + 1 {
+		w := dialPlain(t, b)
+		w.mustConnect("again")
+		w.drop()
+	}
+	if took := time.Since(began); took < maxConnectWait*9/10 || b.Stats().Slowed == 0 {
+		t.Errorf("%d connections in %s", burst+1, took)
+	}
+	slowed := b.Stats().Slowed
+	dialPlain(t, b).mustConnect("another")
+	if b.Stats().Slowed != slowed {
+		t.Error("another client waits too")
+	}
+}
+
+func TestFailingAddressesWait(t *testing.T) {
+	b := openPlain(t, nil, func(c *Config) { c.Limits.FailureRate = 1 })
+	began, burst := time.Now(), int(connectBurst/time.Second)
+	for range burst + 2 {
+		w := dialPlain(t, b)
+		w.send([]byte{0xff, 0xff, 0xff, 0xff, 0xff})
+		if kind, _ := w.read(); kind != 0 {
+			t.Fatalf("packet %d", kind)
+		}
+	}
+	if took := time.Since(began); took < maxConnectWait*9/10 || b.Stats().Slowed == 0 {
+		t.Errorf("%d failures in %s", burst+2, took)
+	}
+	dialPlain(t, b).mustConnect("good") // a second later, but it gets in
+}
