@@ -20,7 +20,8 @@ const pageSize = 500
 
 func newDeviceCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "device", Short: "List, show, create and revoke devices"},
-		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceHistoryCmd(a), newDeviceCreateCmd(a), newDeviceCredentialCmd(a), newDeviceRevokeCmd(a))
+		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceHistoryCmd(a), newDeviceCreateCmd(a), newDeviceCredentialCmd(a),
+		newDeviceTagCmd(a), newDeviceRevokeCmd(a))
 }
 
 // deviceView is a device as -o json shows it. Times are RFC 3339.

@@ -62,6 +62,14 @@ func (h deviceHandler) RevokeDevice(ctx context.Context, r *connect.Request[otad
 	return connect.NewResponse(&otadv1.RevokeDeviceResponse{Device: encodeDevice(d)}), nil
 }
 
+func (h deviceHandler) ChangeTags(ctx context.Context, r *connect.Request[otadv1.ChangeTagsRequest]) (*connect.Response[otadv1.ChangeTagsResponse], error) {
+	d, err := h.fleet.ChangeTags(ctx, r.Msg.GetId(), r.Msg.GetSet(), r.Msg.GetRemove())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.ChangeTagsResponse{Device: encodeDevice(d)}), nil
+}
+
 func (h deviceHandler) CreateEnrollmentToken(ctx context.Context, r *connect.Request[otadv1.CreateEnrollmentTokenRequest]) (*connect.Response[otadv1.CreateEnrollmentTokenResponse], error) {
 	want := fleet.EnrollmentToken{
 		Uses: int(r.Msg.GetUses()), DeviceGlob: r.Msg.GetDeviceGlob(), Hardware: r.Msg.GetHardware(), Tags: r.Msg.GetTags(),

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strings"
 	"time"
@@ -311,6 +312,38 @@ func (t EnrollmentToken) validate(now time.Time) error {
 		}
 	}
 	return validateTags(t.Tags)
+}
+
+// ChangeTags sets and removes tags of a device.
+func (s *Service) ChangeTags(ctx context.Context, id string, set map[string]string, remove []string) (DeviceRecord, error) {
+	if _, err := MergeTags(nil, set, remove); err != nil {
+		return DeviceRecord{}, err
+	}
+	if err := s.Store.ChangeTags(ctx, id, set, remove); err != nil {
+		return DeviceRecord{}, err
+	}
+	s.Log.Info("device tags changed", "device", id)
+	return s.Device(ctx, id)
+}
+
+// MergeTags is what a device's tags become. ErrInvalid: a tag is both set and
+// removed, is no tag, or they would be more than MaxTags. It changes neither map.
+func MergeTags(have, set map[string]string, remove []string) (map[string]string, error) {
+	tags := maps.Clone(have)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	for _, k := range remove {
+		if _, both := set[k]; both {
+			return nil, fmt.Errorf("%w: tag %s is set and removed at once", ErrInvalid, k)
+		}
+		if err := ota.ValidateWord("tag", k); err != nil {
+			return nil, err
+		}
+		delete(tags, k)
+	}
+	maps.Copy(tags, set)
+	return tags, validateTags(tags)
 }
 
 func validateTags(tags map[string]string) error {

@@ -69,6 +69,10 @@ type DeviceStore interface {
 	RevokeDevice(ctx context.Context, id string, now time.Time) error
 	// CreateDevice creates a device that has no key; ErrConflict: the id exists.
 	CreateDevice(ctx context.Context, d Device) error
+	// ChangeTags sets the tags and removes those with the given keys, whether the
+	// device has them or not; dynamic groups follow in the same transaction.
+	// ErrInvalid: see MergeTags.
+	ChangeTags(ctx context.Context, id string, set map[string]string, remove []string) error
 }
 
 // PresenceStore keeps who is connected and when a device was last heard of.

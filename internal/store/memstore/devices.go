@@ -129,6 +129,25 @@ func (s *Store) ungrouped(id string) fleet.DeviceView {
 	return v
 }
 
+// ChangeTags implements fleet.DeviceStore.
+func (s *Store) ChangeTags(ctx context.Context, id string, set map[string]string, remove []string) error {
+	return s.locked(ctx, func() error {
+		d, ok := s.devices[id]
+		if !ok {
+			return notFound("device %s", id)
+		}
+		tags, err := fleet.MergeTags(d.Tags, set, remove)
+		if err != nil {
+			return err
+		}
+		if d.Tags = tags; len(tags) == 0 {
+			d.Tags = nil
+		}
+		s.devices[id] = d
+		return nil
+	})
+}
+
 // RevokeDevice implements fleet.DeviceStore.
 func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return s.locked(ctx, func() error {

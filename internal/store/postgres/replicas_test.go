@@ -72,7 +72,7 @@ func (r *race) group(t *testing.T) {
 			switch {
 			case n%7 == i%7:
 				name := fmt.Sprintf("g%d-%d", i, n)
-				g := fleet.Group{Name: name, Dynamic: true, Selector: fmt.Sprintf("shadow.reported.member > %d", n), CreatedAt: time.Now()}
+				g := fleet.Group{Name: name, Dynamic: true, Selector: fmt.Sprintf("shadow.reported.member > %d OR tags.k = %q", n, fmt.Sprint(n%3)), CreatedAt: time.Now()}
 				if err := s.CreateGroup(ctx, g, nil); err != nil {
 					return err
 				}
@@ -82,6 +82,11 @@ func (r *race) group(t *testing.T) {
 					}
 				}
 			default:
+				if n%3 == 0 {
+					if err := s.ChangeTags(ctx, device(i+n), map[string]string{"k": fmt.Sprint(rand.IntN(3))}, nil); err != nil {
+						return err
+					}
+				}
 				u := shadow.NewUpdate(nil, map[string]any{"member": rand.IntN(20)})
 				if _, err := s.UpdateShadow(ctx, device(i+n), "", u, time.Now()); err != nil {
 					return err

@@ -26,8 +26,8 @@ func (m membership) compare(other membership) int {
 // Another otad that makes a group waits until every batch that did not know of
 // it has ended, and then finds what they wrote; see dynamicGroups.
 func (t *tx) flushGroups() error {
-	classic := slices.DeleteFunc(slices.Clone(t.dirty), func(c *cachedShadow) bool { return c.key.name != "" })
-	if len(classic)+len(t.enrolled) == 0 {
+	subjects := t.subjects()
+	if len(subjects) == 0 {
 		return nil
 	}
 	set, err := t.dynamicGroups()
@@ -35,42 +35,93 @@ func (t *tx) flushGroups() error {
 		return err
 	}
 	var joined, gone []membership
-	for _, d := range t.enrolled {
-		for _, g := range set.list {
-			if g.matches(d, shadow.Document{}) {
-				joined = append(joined, membership{g.name, d.ID})
-			}
-		}
-	}
-	for _, c := range classic {
-		if joined, gone, err = t.regroup(set, c, joined, gone); err != nil {
+	for _, s := range subjects {
+		if joined, gone, err = t.regroup(set, s, joined, gone); err != nil {
 			return err
 		}
 	}
 	return t.writeMembers(joined, gone)
 }
 
-// regroup adds to joined and gone what a changed shadow changes.
-func (t *tx) regroup(set *groupSet, c *cachedShadow, joined, gone []membership) (_, _ []membership, err error) {
-	d := fleet.Device{ID: c.key.device}
-	known := false
-	for i := range set.touched(c.before, c.doc) {
-		g := set.list[i]
-		if g.device && !known {
-			if d, err = t.deviceFacts(d.ID); err != nil {
-				return nil, nil, err
-			}
-			known = true
+// subject is a device that the batch made or changed.
+type subject struct {
+	id            string
+	created       bool
+	retagged      bool
+	device        fleet.Device // before the batch, of one that was retagged
+	before, after shadow.Document
+}
+
+func (t *tx) subjects() map[string]*subject {
+	list := map[string]*subject{}
+	of := func(id string) *subject {
+		s := list[id]
+		if s == nil {
+			s = &subject{id: id}
+			list[id] = s
 		}
-		was, is := g.matches(d, c.before), g.matches(d, c.doc)
-		switch {
-		case is && !was:
-			joined = append(joined, membership{g.name, d.ID})
-		case was && !is:
-			gone = append(gone, membership{g.name, d.ID})
+		return s
+	}
+	for _, d := range t.enrolled {
+		of(d.ID).created = true
+	}
+	for id, before := range t.retagged {
+		s := of(id)
+		s.retagged, s.device = true, before
+		if c := t.shadows[shadowKey{device: id}]; c != nil {
+			s.before, s.after = c.doc, c.doc
 		}
 	}
+	for _, c := range t.dirty {
+		if c.key.name == "" {
+			s := of(c.key.device)
+			s.before, s.after = c.before, c.doc
+		}
+	}
+	return list
+}
+
+// regroup adds to joined and gone what the change of a device changes.
+func (t *tx) regroup(set *groupSet, s *subject, joined, gone []membership) (_, _ []membership, err error) {
+	touched := set.touched(s.before, s.after)
+	switch {
+	case s.created:
+		touched = set.all
+	case s.retagged:
+		touched = append(touched, set.device...)
+		slices.Sort(touched)
+		touched = slices.Compact(touched)
+	}
+	if len(touched) == 0 {
+		return joined, gone, nil
+	}
+	d := fleet.Device{ID: s.id}
+	if s.created || s.retagged || slices.ContainsFunc(touched, func(i int) bool { return set.list[i].device }) {
+		if d, err = t.deviceFacts(s.id); err != nil {
+			return nil, nil, err
+		}
+	}
+	was := d
+	if s.retagged {
+		was = s.device
+	}
+	before, after := facts(was, s.before), facts(d, s.after)
+	for _, i := range touched {
+		g := set.list[i]
+		joined, gone = moved(membership{g.name, s.id}, !s.created && g.sel.Match(before), g.sel.Match(after), joined, gone)
+	}
 	return joined, gone, nil
+}
+
+// moved adds a membership that has come or gone.
+func moved(m membership, was, is bool, joined, gone []membership) (_, _ []membership) {
+	switch {
+	case is && !was:
+		joined = append(joined, m)
+	case was && !is:
+		gone = append(gone, m)
+	}
+	return joined, gone
 }
 
 // deviceFacts is what selectors ask of the device itself.

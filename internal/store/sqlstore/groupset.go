@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/selector"
@@ -16,6 +17,7 @@ type groupSet struct {
 	// The groups that ask for something below a key at the top of a section, and
 	// those that ask for a section as a whole.
 	desired, reported sectionIndex
+	all, device       []int // every group, and those that ask for hardware or tags
 }
 
 type dynamicGroup struct {
@@ -29,15 +31,16 @@ type sectionIndex struct {
 	keys  map[string][]fieldOf
 }
 
-// fieldOf is a path below a key, and the group that asks for it.
+// fieldOf is a path below a key, and the groups that ask for it.
 type fieldOf struct {
-	path  []string
-	group int
+	path   []string
+	groups []int
 }
 
 func newGroupSet(generation int64, list []dynamicGroup) *groupSet {
 	s := &groupSet{generation: generation, list: list}
 	for i := range list {
+		s.all = append(s.all, i)
 		for _, f := range list[i].sel.Fields() {
 			switch f.Source {
 			case selector.Desired:
@@ -47,6 +50,9 @@ func newGroupSet(generation int64, list []dynamicGroup) *groupSet {
 			case selector.Hardware, selector.Tags:
 				list[i].device = true
 			}
+		}
+		if list[i].device {
+			s.device = append(s.device, i)
 		}
 	}
 	return s
@@ -60,31 +66,31 @@ func (x *sectionIndex) add(path []string, group int) {
 	if x.keys == nil {
 		x.keys = map[string][]fieldOf{}
 	}
-	x.keys[path[0]] = append(x.keys[path[0]], fieldOf{path[1:], group})
+	fields := x.keys[path[0]]
+	same := func(f fieldOf) bool { return slices.Equal(f.path, path[1:]) }
+	if at := slices.IndexFunc(fields, same); at >= 0 {
+		fields[at].groups = append(fields[at].groups, group)
+		return
+	}
+	x.keys[path[0]] = append(fields, fieldOf{path[1:], []int{group}})
 }
 
 // touched returns the groups that ask for something in which the documents
-// differ.
-func (s *groupSet) touched(before, after shadow.Document) map[int]bool {
-	var groups map[int]bool
-	touch := func(i int) {
-		if groups == nil {
-			groups = map[int]bool{}
-		}
-		groups[i] = true
-	}
+// differ, each once.
+func (s *groupSet) touched(before, after shadow.Document) []int {
+	var groups []int
+	touch := func(list []int) { groups = append(groups, list...) }
 	s.desired.compare(before.Desired, after.Desired, touch)
 	s.reported.compare(before.Reported, after.Reported, touch)
-	return groups
+	slices.Sort(groups)
+	return slices.Compact(groups)
 }
 
-func (x sectionIndex) compare(before, after map[string]any, touch func(group int)) {
+func (x sectionIndex) compare(before, after map[string]any, touch func(groups []int)) {
 	if sameMap(before, after) {
 		return
 	}
-	for _, group := range x.whole {
-		touch(group)
-	}
+	touch(x.whole)
 	for key, fields := range x.keys {
 		a, b := before[key], after[key]
 		if m, ok := a.(map[string]any); ok {
@@ -94,7 +100,7 @@ func (x sectionIndex) compare(before, after map[string]any, touch func(group int
 		}
 		for _, f := range fields {
 			if !sameValue(below(a, f.path), below(b, f.path)) {
-				touch(f.group)
+				touch(f.groups)
 			}
 		}
 	}
@@ -127,7 +133,12 @@ func sameValue(a, b any) bool {
 	}
 }
 
+// facts shows a device to the selectors of groups.
+func facts(d fleet.Device, doc shadow.Document) selector.Facts {
+	return fleet.Facts(fleet.DeviceView{Device: d, Shadow: doc})
+}
+
 // matches reports whether the group has the device.
 func (g dynamicGroup) matches(d fleet.Device, doc shadow.Document) bool {
-	return g.sel.Match(fleet.Facts(fleet.DeviceView{Device: d, Shadow: doc}))
+	return g.sel.Match(facts(d, doc))
 }

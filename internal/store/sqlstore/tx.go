@@ -21,8 +21,10 @@ type tx struct {
 	// state is what the batch is going to store for the broker, written once at
 	// its end too; nil deletes the key.
 	state map[string][]byte
-	// enrolled are the devices that the batch created.
+	// enrolled are the devices that the batch created, retagged those whose tags it
+	// changed as they stood before.
 	enrolled []fleet.Device
+	retagged map[string]fleet.Device
 	// groups are the dynamic groups as the transaction sees them, once they were
 	// asked for; regrouped says that it changed them itself.
 	groups    *groupSet

@@ -139,7 +139,7 @@ func (f *fleetUnderLoad) measure(b *testing.B, unit string, do func(i int) error
 	b.Helper()
 	b.ReportAllocs()
 	var took latencies
-	before, database := processorTime(), f.database()
+	before, database := ProcessorTime(), f.database()
 	b.ResetTimer()
 	err := atOnce(b.N, func(n int) error {
 		began := time.Now()
@@ -151,7 +151,7 @@ func (f *fleetUnderLoad) measure(b *testing.B, unit string, do func(i int) error
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), unit)
-	b.ReportMetric((processorTime()-before).Seconds()*1e6/float64(b.N), "cpu-us/op")
+	b.ReportMetric((ProcessorTime()-before).Seconds()*1e6/float64(b.N), "cpu-us/op")
 	b.ReportMetric((f.database()-database).Seconds()*1e6/float64(b.N), "db-us/op")
 	b.ReportMetric(float64(took.at(0.99).Microseconds())/1000, "p99-ms")
 }
@@ -193,8 +193,8 @@ func atOnce(n int, f func(i int) error) error {
 	})...)
 }
 
-// processorTime is what this process has used.
-func processorTime() time.Duration {
+// ProcessorTime is what this process has used.
+func ProcessorTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0

@@ -270,6 +270,7 @@ var cancelledTests = []test{
 			"Enroll":       func() error { _, err := s.Enroll(gone, fleet.Device{ID: "e"}, secret(1), epoch); return err },
 			"Device":       func() error { _, err := s.Device(gone, "d"); return err },
 			"Devices":      func() error { return s.Devices(gone, "", func(fleet.DeviceView) bool { return true }) },
+			"ChangeTags":   func() error { return s.ChangeTags(gone, "d", map[string]string{"k": "v"}, nil) },
 			"RevokeDevice": func() error { return s.RevokeDevice(gone, "d", epoch) },
 			"SeenDevices":  func() error { return s.SeenDevices(gone, map[string]time.Time{"d": epoch}) },
 			"CreateDevice": func() error { return s.CreateDevice(gone, fleet.Device{ID: "e"}) },

@@ -92,6 +92,58 @@ var groupTests = []test{
 		s.update("b", "", "k", "x")
 		s.equal("after another is deleted", s.members("x"), []string{"b"})
 	}},
+	{"dynamic groups follow tags", func(s *suite) {
+		s.enrolled("a", "b")
+		s.update("b", "", "k", "x")
+		s.group("site", `tags.site = "paris"`)
+		s.group("both", `tags.site = "paris" AND shadow.reported.k = "x"`)
+		s.group("none", `NOT tags:site`)
+		s.must(s.ChangeTags(ctx, "a", map[string]string{"site": "paris", "ring": "1"}, nil))
+		s.must(s.ChangeTags(ctx, "b", map[string]string{"site": "paris"}, []string{"never-there"}))
+		s.equal("of one tag", s.members("site"), []string{"a", "b"})
+		s.equal("of a tag and the shadow", s.members("both"), []string{"b"})
+		s.equal("without the tag", s.members("none"), []string(nil))
+		s.update("a", "", "k", "x")
+		s.equal("after an update", s.members("both"), []string{"a", "b"})
+		s.must(s.ChangeTags(ctx, "a", nil, []string{"site"}))
+		s.equal("of one tag", s.members("site"), []string{"b"})
+		s.equal("of a tag and the shadow", s.members("both"), []string{"b"})
+		s.equal("without the tag", s.members("none"), []string{"a"})
+		d, err := s.Device(ctx, "a")
+		s.must(err)
+		s.equal("tags", d.Tags, map[string]string{"ring": "1"})
+		s.must(s.ChangeTags(ctx, "a", nil, []string{"ring"}))
+		d, err = s.Device(ctx, "a")
+		s.must(err)
+		s.equal("no tags", len(d.Tags), 0)
+		s.wantErr(s.ChangeTags(ctx, "nobody", map[string]string{"site": "paris"}, nil), fleet.ErrNotFound)
+		s.wantErr(s.ChangeTags(ctx, "a", map[string]string{"site": "x"}, []string{"site"}), fleet.ErrInvalid)
+	}},
+	{"a device has an end of tags", func(s *suite) {
+		s.enrolled("a")
+		tags := map[string]string{}
+		for i := range fleet.MaxTags {
+			tags[fmt.Sprint("t", i)] = "x"
+		}
+		s.must(s.ChangeTags(ctx, "a", tags, nil))
+		s.wantErr(s.ChangeTags(ctx, "a", map[string]string{"more": "x"}, nil), fleet.ErrInvalid)
+		s.must(s.ChangeTags(ctx, "a", map[string]string{"more": "x"}, []string{"t0"}))
+	}},
+	{"tags, updates and new groups at once", func(s *suite) {
+		ids := []string{"a", "b", "c", "d"}
+		s.enrolled(ids...)
+		errs := together(80, func(i int) error {
+			switch {
+			case i%10 == 0:
+				return s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(`shadow.reported.k >= "%02d" AND tags.k >= "%02[1]d"`, i), CreatedAt: epoch}, nil)
+			case i%2 == 0:
+				return s.ChangeTags(ctx, ids[i%4], map[string]string{"k": fmt.Sprintf("%02d", 79-i)}, nil)
+			}
+			_, err := s.UpdateShadow(ctx, ids[i/2%4], "", reported("k", fmt.Sprintf("%02d", i)), epoch)
+			return err
+		})
+		s.equal("done", s.wins(errs, nil), 80)
+	}},
 	{"selectors ask for groups", func(s *suite) {
 		s.enrolled("a", "b", "c")
 		s.update("b", "", "k", "x")

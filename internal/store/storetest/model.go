@@ -28,7 +28,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			return nil, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 5, CreatedAt: epoch})
 		})
 		rt.Repeat(map[string]func(*rapid.T){
-			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "revoke": w.revoke, "seen": w.seen,
+			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "seen": w.seen,
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
@@ -188,6 +188,15 @@ func (w *walk) group(t *rapid.T) {
 		members = rapid.SliceOfN(devices, 0, 3).Draw(t, "members")
 	}
 	w.same("group", func(s fleet.Store) (any, error) { return nil, s.CreateGroup(ctx, g, members) })
+}
+
+func (w *walk) tag(t *rapid.T) {
+	id, value := devices.Draw(t, "device"), rapid.SampledFrom([]string{"x", "y", ""}).Draw(t, "value")
+	set, remove := map[string]string{"k": value}, []string(nil)
+	if value == "" {
+		set, remove = nil, []string{"k"}
+	}
+	w.same("tag", func(s fleet.Store) (any, error) { return nil, s.ChangeTags(ctx, id, set, remove) })
 }
 
 func (w *walk) changeMembers(t *rapid.T) {

@@ -558,6 +558,110 @@ func (x *RevokeDeviceResponse) GetDevice() *Device {
 	return nil
 }
 
+type ChangeTagsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Set           map[string]string      `protobuf:"bytes,2,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Remove        []string               `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"` // keys; those that the device does not have are passed over
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeTagsRequest) Reset() {
+	*x = ChangeTagsRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeTagsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeTagsRequest) ProtoMessage() {}
+
+func (x *ChangeTagsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeTagsRequest.ProtoReflect.Descriptor instead.
+func (*ChangeTagsRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ChangeTagsRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ChangeTagsRequest) GetSet() map[string]string {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *ChangeTagsRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+type ChangeTagsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        *Device                `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeTagsResponse) Reset() {
+	*x = ChangeTagsResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeTagsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeTagsResponse) ProtoMessage() {}
+
+func (x *ChangeTagsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeTagsResponse.ProtoReflect.Descriptor instead.
+func (*ChangeTagsResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ChangeTagsResponse) GetDevice() *Device {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
 type CreateDeviceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -569,7 +673,7 @@ type CreateDeviceRequest struct {
 
 func (x *CreateDeviceRequest) Reset() {
 	*x = CreateDeviceRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +685,7 @@ func (x *CreateDeviceRequest) String() string {
 func (*CreateDeviceRequest) ProtoMessage() {}
 
 func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +698,7 @@ func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeviceRequest.ProtoReflect.Descriptor instead.
 func (*CreateDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateDeviceRequest) GetId() string {
@@ -627,7 +731,7 @@ type CreateDeviceResponse struct {
 
 func (x *CreateDeviceResponse) Reset() {
 	*x = CreateDeviceResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +743,7 @@ func (x *CreateDeviceResponse) String() string {
 func (*CreateDeviceResponse) ProtoMessage() {}
 
 func (x *CreateDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +756,7 @@ func (x *CreateDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeviceResponse.ProtoReflect.Descriptor instead.
 func (*CreateDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateDeviceResponse) GetDevice() *Device {
@@ -677,7 +781,7 @@ type DeviceCredential struct {
 
 func (x *DeviceCredential) Reset() {
 	*x = DeviceCredential{}
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +793,7 @@ func (x *DeviceCredential) String() string {
 func (*DeviceCredential) ProtoMessage() {}
 
 func (x *DeviceCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +806,7 @@ func (x *DeviceCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceCredential.ProtoReflect.Descriptor instead.
 func (*DeviceCredential) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeviceCredential) GetId() string {
@@ -750,7 +854,7 @@ type SetDevicePasswordRequest struct {
 
 func (x *SetDevicePasswordRequest) Reset() {
 	*x = SetDevicePasswordRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +866,7 @@ func (x *SetDevicePasswordRequest) String() string {
 func (*SetDevicePasswordRequest) ProtoMessage() {}
 
 func (x *SetDevicePasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +879,7 @@ func (x *SetDevicePasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDevicePasswordRequest.ProtoReflect.Descriptor instead.
 func (*SetDevicePasswordRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetDevicePasswordRequest) GetDeviceId() string {
@@ -802,7 +906,7 @@ type SetDevicePasswordResponse struct {
 
 func (x *SetDevicePasswordResponse) Reset() {
 	*x = SetDevicePasswordResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +918,7 @@ func (x *SetDevicePasswordResponse) String() string {
 func (*SetDevicePasswordResponse) ProtoMessage() {}
 
 func (x *SetDevicePasswordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +931,7 @@ func (x *SetDevicePasswordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDevicePasswordResponse.ProtoReflect.Descriptor instead.
 func (*SetDevicePasswordResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetDevicePasswordResponse) GetCredential() *DeviceCredential {
@@ -854,7 +958,7 @@ type AddDeviceKeyRequest struct {
 
 func (x *AddDeviceKeyRequest) Reset() {
 	*x = AddDeviceKeyRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[14]
+	mi := &file_otad_v1_device_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +970,7 @@ func (x *AddDeviceKeyRequest) String() string {
 func (*AddDeviceKeyRequest) ProtoMessage() {}
 
 func (x *AddDeviceKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[14]
+	mi := &file_otad_v1_device_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +983,7 @@ func (x *AddDeviceKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDeviceKeyRequest.ProtoReflect.Descriptor instead.
 func (*AddDeviceKeyRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddDeviceKeyRequest) GetDeviceId() string {
@@ -905,7 +1009,7 @@ type AddDeviceKeyResponse struct {
 
 func (x *AddDeviceKeyResponse) Reset() {
 	*x = AddDeviceKeyResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[15]
+	mi := &file_otad_v1_device_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1021,7 @@ func (x *AddDeviceKeyResponse) String() string {
 func (*AddDeviceKeyResponse) ProtoMessage() {}
 
 func (x *AddDeviceKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[15]
+	mi := &file_otad_v1_device_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1034,7 @@ func (x *AddDeviceKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDeviceKeyResponse.ProtoReflect.Descriptor instead.
 func (*AddDeviceKeyResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddDeviceKeyResponse) GetCredential() *DeviceCredential {
@@ -949,7 +1053,7 @@ type ListDeviceCredentialsRequest struct {
 
 func (x *ListDeviceCredentialsRequest) Reset() {
 	*x = ListDeviceCredentialsRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[16]
+	mi := &file_otad_v1_device_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1065,7 @@ func (x *ListDeviceCredentialsRequest) String() string {
 func (*ListDeviceCredentialsRequest) ProtoMessage() {}
 
 func (x *ListDeviceCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[16]
+	mi := &file_otad_v1_device_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1078,7 @@ func (x *ListDeviceCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListDeviceCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{16}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListDeviceCredentialsRequest) GetDeviceId() string {
@@ -993,7 +1097,7 @@ type ListDeviceCredentialsResponse struct {
 
 func (x *ListDeviceCredentialsResponse) Reset() {
 	*x = ListDeviceCredentialsResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[17]
+	mi := &file_otad_v1_device_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1109,7 @@ func (x *ListDeviceCredentialsResponse) String() string {
 func (*ListDeviceCredentialsResponse) ProtoMessage() {}
 
 func (x *ListDeviceCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[17]
+	mi := &file_otad_v1_device_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1122,7 @@ func (x *ListDeviceCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListDeviceCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{17}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListDeviceCredentialsResponse) GetCredentials() []*DeviceCredential {
@@ -1038,7 +1142,7 @@ type DeleteDeviceCredentialRequest struct {
 
 func (x *DeleteDeviceCredentialRequest) Reset() {
 	*x = DeleteDeviceCredentialRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[18]
+	mi := &file_otad_v1_device_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1154,7 @@ func (x *DeleteDeviceCredentialRequest) String() string {
 func (*DeleteDeviceCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteDeviceCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[18]
+	mi := &file_otad_v1_device_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1167,7 @@ func (x *DeleteDeviceCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeviceCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeviceCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{18}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteDeviceCredentialRequest) GetDeviceId() string {
@@ -1088,7 +1192,7 @@ type DeleteDeviceCredentialResponse struct {
 
 func (x *DeleteDeviceCredentialResponse) Reset() {
 	*x = DeleteDeviceCredentialResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[19]
+	mi := &file_otad_v1_device_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1204,7 @@ func (x *DeleteDeviceCredentialResponse) String() string {
 func (*DeleteDeviceCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteDeviceCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[19]
+	mi := &file_otad_v1_device_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1217,7 @@ func (x *DeleteDeviceCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeviceCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDeviceCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{19}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{21}
 }
 
 // JwtIssuer is a party whose JWTs say which device somebody is.
@@ -1129,7 +1233,7 @@ type JwtIssuer struct {
 
 func (x *JwtIssuer) Reset() {
 	*x = JwtIssuer{}
-	mi := &file_otad_v1_device_proto_msgTypes[20]
+	mi := &file_otad_v1_device_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1245,7 @@ func (x *JwtIssuer) String() string {
 func (*JwtIssuer) ProtoMessage() {}
 
 func (x *JwtIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[20]
+	mi := &file_otad_v1_device_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1258,7 @@ func (x *JwtIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtIssuer.ProtoReflect.Descriptor instead.
 func (*JwtIssuer) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{20}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *JwtIssuer) GetName() string {
@@ -1196,7 +1300,7 @@ type CreateJwtIssuerRequest struct {
 
 func (x *CreateJwtIssuerRequest) Reset() {
 	*x = CreateJwtIssuerRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[21]
+	mi := &file_otad_v1_device_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1312,7 @@ func (x *CreateJwtIssuerRequest) String() string {
 func (*CreateJwtIssuerRequest) ProtoMessage() {}
 
 func (x *CreateJwtIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[21]
+	mi := &file_otad_v1_device_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1325,7 @@ func (x *CreateJwtIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJwtIssuerRequest.ProtoReflect.Descriptor instead.
 func (*CreateJwtIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{21}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateJwtIssuerRequest) GetName() string {
@@ -1254,7 +1358,7 @@ type CreateJwtIssuerResponse struct {
 
 func (x *CreateJwtIssuerResponse) Reset() {
 	*x = CreateJwtIssuerResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[22]
+	mi := &file_otad_v1_device_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1370,7 @@ func (x *CreateJwtIssuerResponse) String() string {
 func (*CreateJwtIssuerResponse) ProtoMessage() {}
 
 func (x *CreateJwtIssuerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[22]
+	mi := &file_otad_v1_device_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1383,7 @@ func (x *CreateJwtIssuerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJwtIssuerResponse.ProtoReflect.Descriptor instead.
 func (*CreateJwtIssuerResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{22}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateJwtIssuerResponse) GetIssuer() *JwtIssuer {
@@ -1297,7 +1401,7 @@ type ListJwtIssuersRequest struct {
 
 func (x *ListJwtIssuersRequest) Reset() {
 	*x = ListJwtIssuersRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[23]
+	mi := &file_otad_v1_device_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1413,7 @@ func (x *ListJwtIssuersRequest) String() string {
 func (*ListJwtIssuersRequest) ProtoMessage() {}
 
 func (x *ListJwtIssuersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[23]
+	mi := &file_otad_v1_device_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1426,7 @@ func (x *ListJwtIssuersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJwtIssuersRequest.ProtoReflect.Descriptor instead.
 func (*ListJwtIssuersRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{23}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{25}
 }
 
 type ListJwtIssuersResponse struct {
@@ -1334,7 +1438,7 @@ type ListJwtIssuersResponse struct {
 
 func (x *ListJwtIssuersResponse) Reset() {
 	*x = ListJwtIssuersResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[24]
+	mi := &file_otad_v1_device_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1450,7 @@ func (x *ListJwtIssuersResponse) String() string {
 func (*ListJwtIssuersResponse) ProtoMessage() {}
 
 func (x *ListJwtIssuersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[24]
+	mi := &file_otad_v1_device_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1463,7 @@ func (x *ListJwtIssuersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJwtIssuersResponse.ProtoReflect.Descriptor instead.
 func (*ListJwtIssuersResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{24}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListJwtIssuersResponse) GetIssuers() []*JwtIssuer {
@@ -1378,7 +1482,7 @@ type DeleteJwtIssuerRequest struct {
 
 func (x *DeleteJwtIssuerRequest) Reset() {
 	*x = DeleteJwtIssuerRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[25]
+	mi := &file_otad_v1_device_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1494,7 @@ func (x *DeleteJwtIssuerRequest) String() string {
 func (*DeleteJwtIssuerRequest) ProtoMessage() {}
 
 func (x *DeleteJwtIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[25]
+	mi := &file_otad_v1_device_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1507,7 @@ func (x *DeleteJwtIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJwtIssuerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJwtIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{25}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteJwtIssuerRequest) GetName() string {
@@ -1421,7 +1525,7 @@ type DeleteJwtIssuerResponse struct {
 
 func (x *DeleteJwtIssuerResponse) Reset() {
 	*x = DeleteJwtIssuerResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[26]
+	mi := &file_otad_v1_device_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1537,7 @@ func (x *DeleteJwtIssuerResponse) String() string {
 func (*DeleteJwtIssuerResponse) ProtoMessage() {}
 
 func (x *DeleteJwtIssuerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[26]
+	mi := &file_otad_v1_device_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1550,7 @@ func (x *DeleteJwtIssuerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJwtIssuerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJwtIssuerResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{26}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{28}
 }
 
 type EnrollmentToken struct {
@@ -1465,7 +1569,7 @@ type EnrollmentToken struct {
 
 func (x *EnrollmentToken) Reset() {
 	*x = EnrollmentToken{}
-	mi := &file_otad_v1_device_proto_msgTypes[27]
+	mi := &file_otad_v1_device_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1581,7 @@ func (x *EnrollmentToken) String() string {
 func (*EnrollmentToken) ProtoMessage() {}
 
 func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[27]
+	mi := &file_otad_v1_device_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1594,7 @@ func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
 func (*EnrollmentToken) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{27}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EnrollmentToken) GetId() string {
@@ -1565,7 +1669,7 @@ type CreateEnrollmentTokenRequest struct {
 
 func (x *CreateEnrollmentTokenRequest) Reset() {
 	*x = CreateEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[28]
+	mi := &file_otad_v1_device_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1681,7 @@ func (x *CreateEnrollmentTokenRequest) String() string {
 func (*CreateEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[28]
+	mi := &file_otad_v1_device_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1694,7 @@ func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{28}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateEnrollmentTokenRequest) GetUses() int32 {
@@ -1646,7 +1750,7 @@ type CreateEnrollmentTokenResponse struct {
 
 func (x *CreateEnrollmentTokenResponse) Reset() {
 	*x = CreateEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[29]
+	mi := &file_otad_v1_device_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1762,7 @@ func (x *CreateEnrollmentTokenResponse) String() string {
 func (*CreateEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[29]
+	mi := &file_otad_v1_device_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1775,7 @@ func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{29}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateEnrollmentTokenResponse) GetToken() *EnrollmentToken {
@@ -1712,7 +1816,7 @@ type DeviceEvent struct {
 
 func (x *DeviceEvent) Reset() {
 	*x = DeviceEvent{}
-	mi := &file_otad_v1_device_proto_msgTypes[30]
+	mi := &file_otad_v1_device_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1828,7 @@ func (x *DeviceEvent) String() string {
 func (*DeviceEvent) ProtoMessage() {}
 
 func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[30]
+	mi := &file_otad_v1_device_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1841,7 @@ func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceEvent.ProtoReflect.Descriptor instead.
 func (*DeviceEvent) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeviceEvent) GetPosition() int64 {
@@ -1807,7 +1911,7 @@ type ListDeviceEventsRequest struct {
 
 func (x *ListDeviceEventsRequest) Reset() {
 	*x = ListDeviceEventsRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[31]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1923,7 @@ func (x *ListDeviceEventsRequest) String() string {
 func (*ListDeviceEventsRequest) ProtoMessage() {}
 
 func (x *ListDeviceEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[31]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1936,7 @@ func (x *ListDeviceEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListDeviceEventsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListDeviceEventsRequest) GetId() string {
@@ -1866,7 +1970,7 @@ type ListDeviceEventsResponse struct {
 
 func (x *ListDeviceEventsResponse) Reset() {
 	*x = ListDeviceEventsResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[32]
+	mi := &file_otad_v1_device_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1982,7 @@ func (x *ListDeviceEventsResponse) String() string {
 func (*ListDeviceEventsResponse) ProtoMessage() {}
 
 func (x *ListDeviceEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[32]
+	mi := &file_otad_v1_device_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1995,7 @@ func (x *ListDeviceEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListDeviceEventsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListDeviceEventsResponse) GetEvents() []*DeviceEvent {
@@ -1916,7 +2020,7 @@ type ListEnrollmentTokensRequest struct {
 
 func (x *ListEnrollmentTokensRequest) Reset() {
 	*x = ListEnrollmentTokensRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[33]
+	mi := &file_otad_v1_device_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2032,7 @@ func (x *ListEnrollmentTokensRequest) String() string {
 func (*ListEnrollmentTokensRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[33]
+	mi := &file_otad_v1_device_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2045,7 @@ func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{35}
 }
 
 type ListEnrollmentTokensResponse struct {
@@ -1953,7 +2057,7 @@ type ListEnrollmentTokensResponse struct {
 
 func (x *ListEnrollmentTokensResponse) Reset() {
 	*x = ListEnrollmentTokensResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[34]
+	mi := &file_otad_v1_device_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2069,7 @@ func (x *ListEnrollmentTokensResponse) String() string {
 func (*ListEnrollmentTokensResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[34]
+	mi := &file_otad_v1_device_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2082,7 @@ func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{34}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListEnrollmentTokensResponse) GetTokens() []*EnrollmentToken {
@@ -1997,7 +2101,7 @@ type RevokeEnrollmentTokenRequest struct {
 
 func (x *RevokeEnrollmentTokenRequest) Reset() {
 	*x = RevokeEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[35]
+	mi := &file_otad_v1_device_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2113,7 @@ func (x *RevokeEnrollmentTokenRequest) String() string {
 func (*RevokeEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[35]
+	mi := &file_otad_v1_device_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2126,7 @@ func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{35}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RevokeEnrollmentTokenRequest) GetId() string {
@@ -2040,7 +2144,7 @@ type RevokeEnrollmentTokenResponse struct {
 
 func (x *RevokeEnrollmentTokenResponse) Reset() {
 	*x = RevokeEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[36]
+	mi := &file_otad_v1_device_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2156,7 @@ func (x *RevokeEnrollmentTokenResponse) String() string {
 func (*RevokeEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[36]
+	mi := &file_otad_v1_device_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2169,7 @@ func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{36}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{38}
 }
 
 var File_otad_v1_device_proto protoreflect.FileDescriptor
@@ -2114,6 +2218,15 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x13RevokeDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
 	"\x14RevokeDeviceResponse\x12'\n" +
+	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\"\xaa\x01\n" +
+	"\x11ChangeTagsRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
+	"\x03set\x18\x02 \x03(\v2#.otad.v1.ChangeTagsRequest.SetEntryR\x03set\x12\x16\n" +
+	"\x06remove\x18\x03 \x03(\tR\x06remove\x1a6\n" +
+	"\bSetEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"=\n" +
+	"\x12ChangeTagsResponse\x12'\n" +
 	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\"\xb6\x01\n" +
 	"\x13CreateDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -2230,12 +2343,14 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x06tokens\x18\x01 \x03(\v2\x18.otad.v1.EnrollmentTokenR\x06tokens\".\n" +
 	"\x1cRevokeEnrollmentTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1f\n" +
-	"\x1dRevokeEnrollmentTokenResponse2\x8d\v\n" +
+	"\x1dRevokeEnrollmentTokenResponse2\xd4\v\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
 	"\tGetDevice\x12\x19.otad.v1.GetDeviceRequest\x1a\x1a.otad.v1.GetDeviceResponse\x12K\n" +
-	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12K\n" +
+	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12E\n" +
+	"\n" +
+	"ChangeTags\x12\x1a.otad.v1.ChangeTagsRequest\x1a\x1b.otad.v1.ChangeTagsResponse\x12K\n" +
 	"\fCreateDevice\x12\x1c.otad.v1.CreateDeviceRequest\x1a\x1d.otad.v1.CreateDeviceResponse\x12Z\n" +
 	"\x11SetDevicePassword\x12!.otad.v1.SetDevicePasswordRequest\x1a\".otad.v1.SetDevicePasswordResponse\x12K\n" +
 	"\fAddDeviceKey\x12\x1c.otad.v1.AddDeviceKeyRequest\x1a\x1d.otad.v1.AddDeviceKeyResponse\x12f\n" +
@@ -2261,7 +2376,7 @@ func file_otad_v1_device_proto_rawDescGZIP() []byte {
 	return file_otad_v1_device_proto_rawDescData
 }
 
-var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_otad_v1_device_proto_goTypes = []any{
 	(*Device)(nil),                         // 0: otad.v1.Device
 	(*ListDevicesRequest)(nil),             // 1: otad.v1.ListDevicesRequest
@@ -2272,106 +2387,113 @@ var file_otad_v1_device_proto_goTypes = []any{
 	(*GetDeviceResponse)(nil),              // 6: otad.v1.GetDeviceResponse
 	(*RevokeDeviceRequest)(nil),            // 7: otad.v1.RevokeDeviceRequest
 	(*RevokeDeviceResponse)(nil),           // 8: otad.v1.RevokeDeviceResponse
-	(*CreateDeviceRequest)(nil),            // 9: otad.v1.CreateDeviceRequest
-	(*CreateDeviceResponse)(nil),           // 10: otad.v1.CreateDeviceResponse
-	(*DeviceCredential)(nil),               // 11: otad.v1.DeviceCredential
-	(*SetDevicePasswordRequest)(nil),       // 12: otad.v1.SetDevicePasswordRequest
-	(*SetDevicePasswordResponse)(nil),      // 13: otad.v1.SetDevicePasswordResponse
-	(*AddDeviceKeyRequest)(nil),            // 14: otad.v1.AddDeviceKeyRequest
-	(*AddDeviceKeyResponse)(nil),           // 15: otad.v1.AddDeviceKeyResponse
-	(*ListDeviceCredentialsRequest)(nil),   // 16: otad.v1.ListDeviceCredentialsRequest
-	(*ListDeviceCredentialsResponse)(nil),  // 17: otad.v1.ListDeviceCredentialsResponse
-	(*DeleteDeviceCredentialRequest)(nil),  // 18: otad.v1.DeleteDeviceCredentialRequest
-	(*DeleteDeviceCredentialResponse)(nil), // 19: otad.v1.DeleteDeviceCredentialResponse
-	(*JwtIssuer)(nil),                      // 20: otad.v1.JwtIssuer
-	(*CreateJwtIssuerRequest)(nil),         // 21: otad.v1.CreateJwtIssuerRequest
-	(*CreateJwtIssuerResponse)(nil),        // 22: otad.v1.CreateJwtIssuerResponse
-	(*ListJwtIssuersRequest)(nil),          // 23: otad.v1.ListJwtIssuersRequest
-	(*ListJwtIssuersResponse)(nil),         // 24: otad.v1.ListJwtIssuersResponse
-	(*DeleteJwtIssuerRequest)(nil),         // 25: otad.v1.DeleteJwtIssuerRequest
-	(*DeleteJwtIssuerResponse)(nil),        // 26: otad.v1.DeleteJwtIssuerResponse
-	(*EnrollmentToken)(nil),                // 27: otad.v1.EnrollmentToken
-	(*CreateEnrollmentTokenRequest)(nil),   // 28: otad.v1.CreateEnrollmentTokenRequest
-	(*CreateEnrollmentTokenResponse)(nil),  // 29: otad.v1.CreateEnrollmentTokenResponse
-	(*DeviceEvent)(nil),                    // 30: otad.v1.DeviceEvent
-	(*ListDeviceEventsRequest)(nil),        // 31: otad.v1.ListDeviceEventsRequest
-	(*ListDeviceEventsResponse)(nil),       // 32: otad.v1.ListDeviceEventsResponse
-	(*ListEnrollmentTokensRequest)(nil),    // 33: otad.v1.ListEnrollmentTokensRequest
-	(*ListEnrollmentTokensResponse)(nil),   // 34: otad.v1.ListEnrollmentTokensResponse
-	(*RevokeEnrollmentTokenRequest)(nil),   // 35: otad.v1.RevokeEnrollmentTokenRequest
-	(*RevokeEnrollmentTokenResponse)(nil),  // 36: otad.v1.RevokeEnrollmentTokenResponse
-	nil,                                    // 37: otad.v1.Device.TagsEntry
-	nil,                                    // 38: otad.v1.CreateDeviceRequest.TagsEntry
-	nil,                                    // 39: otad.v1.EnrollmentToken.TagsEntry
-	nil,                                    // 40: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	(*timestamppb.Timestamp)(nil),          // 41: google.protobuf.Timestamp
+	(*ChangeTagsRequest)(nil),              // 9: otad.v1.ChangeTagsRequest
+	(*ChangeTagsResponse)(nil),             // 10: otad.v1.ChangeTagsResponse
+	(*CreateDeviceRequest)(nil),            // 11: otad.v1.CreateDeviceRequest
+	(*CreateDeviceResponse)(nil),           // 12: otad.v1.CreateDeviceResponse
+	(*DeviceCredential)(nil),               // 13: otad.v1.DeviceCredential
+	(*SetDevicePasswordRequest)(nil),       // 14: otad.v1.SetDevicePasswordRequest
+	(*SetDevicePasswordResponse)(nil),      // 15: otad.v1.SetDevicePasswordResponse
+	(*AddDeviceKeyRequest)(nil),            // 16: otad.v1.AddDeviceKeyRequest
+	(*AddDeviceKeyResponse)(nil),           // 17: otad.v1.AddDeviceKeyResponse
+	(*ListDeviceCredentialsRequest)(nil),   // 18: otad.v1.ListDeviceCredentialsRequest
+	(*ListDeviceCredentialsResponse)(nil),  // 19: otad.v1.ListDeviceCredentialsResponse
+	(*DeleteDeviceCredentialRequest)(nil),  // 20: otad.v1.DeleteDeviceCredentialRequest
+	(*DeleteDeviceCredentialResponse)(nil), // 21: otad.v1.DeleteDeviceCredentialResponse
+	(*JwtIssuer)(nil),                      // 22: otad.v1.JwtIssuer
+	(*CreateJwtIssuerRequest)(nil),         // 23: otad.v1.CreateJwtIssuerRequest
+	(*CreateJwtIssuerResponse)(nil),        // 24: otad.v1.CreateJwtIssuerResponse
+	(*ListJwtIssuersRequest)(nil),          // 25: otad.v1.ListJwtIssuersRequest
+	(*ListJwtIssuersResponse)(nil),         // 26: otad.v1.ListJwtIssuersResponse
+	(*DeleteJwtIssuerRequest)(nil),         // 27: otad.v1.DeleteJwtIssuerRequest
+	(*DeleteJwtIssuerResponse)(nil),        // 28: otad.v1.DeleteJwtIssuerResponse
+	(*EnrollmentToken)(nil),                // 29: otad.v1.EnrollmentToken
+	(*CreateEnrollmentTokenRequest)(nil),   // 30: otad.v1.CreateEnrollmentTokenRequest
+	(*CreateEnrollmentTokenResponse)(nil),  // 31: otad.v1.CreateEnrollmentTokenResponse
+	(*DeviceEvent)(nil),                    // 32: otad.v1.DeviceEvent
+	(*ListDeviceEventsRequest)(nil),        // 33: otad.v1.ListDeviceEventsRequest
+	(*ListDeviceEventsResponse)(nil),       // 34: otad.v1.ListDeviceEventsResponse
+	(*ListEnrollmentTokensRequest)(nil),    // 35: otad.v1.ListEnrollmentTokensRequest
+	(*ListEnrollmentTokensResponse)(nil),   // 36: otad.v1.ListEnrollmentTokensResponse
+	(*RevokeEnrollmentTokenRequest)(nil),   // 37: otad.v1.RevokeEnrollmentTokenRequest
+	(*RevokeEnrollmentTokenResponse)(nil),  // 38: otad.v1.RevokeEnrollmentTokenResponse
+	nil,                                    // 39: otad.v1.Device.TagsEntry
+	nil,                                    // 40: otad.v1.ChangeTagsRequest.SetEntry
+	nil,                                    // 41: otad.v1.CreateDeviceRequest.TagsEntry
+	nil,                                    // 42: otad.v1.EnrollmentToken.TagsEntry
+	nil,                                    // 43: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	(*timestamppb.Timestamp)(nil),          // 44: google.protobuf.Timestamp
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
-	37, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
-	41, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	41, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	41, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
-	41, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
+	39, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
+	44, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	44, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	44, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
+	44, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
 	0,  // 6: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
 	0,  // 7: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
-	38, // 8: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
-	0,  // 9: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
-	41, // 10: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
-	11, // 11: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
-	11, // 12: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
-	11, // 13: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
-	41, // 14: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
-	20, // 15: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
-	20, // 16: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
-	39, // 17: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
-	41, // 18: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	41, // 19: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	41, // 20: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
-	40, // 21: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	41, // 22: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	27, // 23: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
-	41, // 24: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
-	41, // 25: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
-	30, // 26: otad.v1.ListDeviceEventsResponse.events:type_name -> otad.v1.DeviceEvent
-	27, // 27: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
-	1,  // 28: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 29: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
-	5,  // 30: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	7,  // 31: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	9,  // 32: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
-	12, // 33: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
-	14, // 34: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
-	16, // 35: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
-	18, // 36: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
-	21, // 37: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
-	23, // 38: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
-	25, // 39: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
-	31, // 40: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
-	28, // 41: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	33, // 42: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	35, // 43: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 44: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 45: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 46: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	8,  // 47: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	10, // 48: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
-	13, // 49: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
-	15, // 50: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
-	17, // 51: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
-	19, // 52: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
-	22, // 53: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
-	24, // 54: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
-	26, // 55: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
-	32, // 56: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
-	29, // 57: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	34, // 58: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	36, // 59: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	44, // [44:60] is the sub-list for method output_type
-	28, // [28:44] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	40, // 8: otad.v1.ChangeTagsRequest.set:type_name -> otad.v1.ChangeTagsRequest.SetEntry
+	0,  // 9: otad.v1.ChangeTagsResponse.device:type_name -> otad.v1.Device
+	41, // 10: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
+	0,  // 11: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
+	44, // 12: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
+	13, // 13: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
+	13, // 14: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
+	13, // 15: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
+	44, // 16: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
+	22, // 17: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
+	22, // 18: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
+	42, // 19: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
+	44, // 20: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	44, // 21: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	44, // 22: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
+	43, // 23: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	44, // 24: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	29, // 25: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
+	44, // 26: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
+	44, // 27: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
+	32, // 28: otad.v1.ListDeviceEventsResponse.events:type_name -> otad.v1.DeviceEvent
+	29, // 29: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
+	1,  // 30: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
+	3,  // 31: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 32: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	7,  // 33: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	9,  // 34: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
+	11, // 35: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	14, // 36: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	16, // 37: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	18, // 38: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	20, // 39: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	23, // 40: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	25, // 41: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	27, // 42: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	33, // 43: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
+	30, // 44: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	35, // 45: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	37, // 46: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 47: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 48: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 49: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	8,  // 50: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	10, // 51: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
+	12, // 52: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	15, // 53: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	17, // 54: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	19, // 55: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	21, // 56: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	24, // 57: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	26, // 58: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	28, // 59: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	34, // 60: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
+	31, // 61: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	36, // 62: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	38, // 63: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	47, // [47:64] is the sub-list for method output_type
+	30, // [30:47] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_device_proto_init() }
@@ -2385,7 +2507,7 @@ func file_otad_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_device_proto_rawDesc), len(file_otad_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,9 @@ const (
 	// DeviceServiceRevokeDeviceProcedure is the fully-qualified name of the DeviceService's
 	// RevokeDevice RPC.
 	DeviceServiceRevokeDeviceProcedure = "/otad.v1.DeviceService/RevokeDevice"
+	// DeviceServiceChangeTagsProcedure is the fully-qualified name of the DeviceService's ChangeTags
+	// RPC.
+	DeviceServiceChangeTagsProcedure = "/otad.v1.DeviceService/ChangeTags"
 	// DeviceServiceCreateDeviceProcedure is the fully-qualified name of the DeviceService's
 	// CreateDevice RPC.
 	DeviceServiceCreateDeviceProcedure = "/otad.v1.DeviceService/CreateDevice"
@@ -90,6 +93,8 @@ type DeviceServiceClient interface {
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
+	// ChangeTags sets and removes tags of a device; dynamic groups follow at once.
+	ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error)
 	// CreateDevice makes a device known that comes in with a password or a JWT
 	// instead of a certificate.
 	CreateDevice(context.Context, *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error)
@@ -147,6 +152,12 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+DeviceServiceRevokeDeviceProcedure,
 			connect.WithSchema(deviceServiceMethods.ByName("RevokeDevice")),
+			connect.WithClientOptions(opts...),
+		),
+		changeTags: connect.NewClient[v1.ChangeTagsRequest, v1.ChangeTagsResponse](
+			httpClient,
+			baseURL+DeviceServiceChangeTagsProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ChangeTags")),
 			connect.WithClientOptions(opts...),
 		),
 		createDevice: connect.NewClient[v1.CreateDeviceRequest, v1.CreateDeviceResponse](
@@ -230,6 +241,7 @@ type deviceServiceClient struct {
 	countDevices           *connect.Client[v1.CountDevicesRequest, v1.CountDevicesResponse]
 	getDevice              *connect.Client[v1.GetDeviceRequest, v1.GetDeviceResponse]
 	revokeDevice           *connect.Client[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse]
+	changeTags             *connect.Client[v1.ChangeTagsRequest, v1.ChangeTagsResponse]
 	createDevice           *connect.Client[v1.CreateDeviceRequest, v1.CreateDeviceResponse]
 	setDevicePassword      *connect.Client[v1.SetDevicePasswordRequest, v1.SetDevicePasswordResponse]
 	addDeviceKey           *connect.Client[v1.AddDeviceKeyRequest, v1.AddDeviceKeyResponse]
@@ -262,6 +274,11 @@ func (c *deviceServiceClient) GetDevice(ctx context.Context, req *connect.Reques
 // RevokeDevice calls otad.v1.DeviceService.RevokeDevice.
 func (c *deviceServiceClient) RevokeDevice(ctx context.Context, req *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {
 	return c.revokeDevice.CallUnary(ctx, req)
+}
+
+// ChangeTags calls otad.v1.DeviceService.ChangeTags.
+func (c *deviceServiceClient) ChangeTags(ctx context.Context, req *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error) {
+	return c.changeTags.CallUnary(ctx, req)
 }
 
 // CreateDevice calls otad.v1.DeviceService.CreateDevice.
@@ -332,6 +349,8 @@ type DeviceServiceHandler interface {
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
+	// ChangeTags sets and removes tags of a device; dynamic groups follow at once.
+	ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error)
 	// CreateDevice makes a device known that comes in with a password or a JWT
 	// instead of a certificate.
 	CreateDevice(context.Context, *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error)
@@ -385,6 +404,12 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		DeviceServiceRevokeDeviceProcedure,
 		svc.RevokeDevice,
 		connect.WithSchema(deviceServiceMethods.ByName("RevokeDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceChangeTagsHandler := connect.NewUnaryHandler(
+		DeviceServiceChangeTagsProcedure,
+		svc.ChangeTags,
+		connect.WithSchema(deviceServiceMethods.ByName("ChangeTags")),
 		connect.WithHandlerOptions(opts...),
 	)
 	deviceServiceCreateDeviceHandler := connect.NewUnaryHandler(
@@ -469,6 +494,8 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 			deviceServiceGetDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceRevokeDeviceProcedure:
 			deviceServiceRevokeDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceChangeTagsProcedure:
+			deviceServiceChangeTagsHandler.ServeHTTP(w, r)
 		case DeviceServiceCreateDeviceProcedure:
 			deviceServiceCreateDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceSetDevicePasswordProcedure:
@@ -516,6 +543,10 @@ func (UnimplementedDeviceServiceHandler) GetDevice(context.Context, *connect.Req
 
 func (UnimplementedDeviceServiceHandler) RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.RevokeDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.ChangeTags is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) CreateDevice(context.Context, *connect.Request[v1.CreateDeviceRequest]) (*connect.Response[v1.CreateDeviceResponse], error) {
