@@ -408,7 +408,7 @@ func (d *demo) rollOutBad(ctx context.Context) error {
 		return err
 	}
 	for i, s := range r.Stages {
-		if s.Target > 0 {
+		if s.OpenedAt != nil {
 			d.summary.BadReleaseStoppedAtStage = i + 1
 		}
 	}

@@ -118,7 +118,7 @@ func (h rolloutHandler) PauseRollout(ctx context.Context, r *connect.Request[ota
 	if err != nil {
 		return nil, err
 	}
-	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reason)
+	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reason, "")
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +250,7 @@ func encodeCounts(c ota.Counts) *otadv1.Counts {
 func encodeExecution(e ota.Execution) *otadv1.Execution {
 	return &otadv1.Execution{
 		RolloutId: e.RolloutID, DeviceId: e.DeviceID, Stage: int32(e.Stage + 1), Attempt: int32(e.Attempt),
-		Status: string(e.Status), Class: string(e.Class), Step: e.Step(), Reason: e.Reason(), Details: e.Details,
+		Status: string(e.Status), Class: string(e.Class), Step: string(e.Step()), Reason: e.Reason(), Details: e.Details,
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
-	"github.com/otad/otad/pkg/selector"
 )
 
 // Wake makes the engine look again. It never blocks.
@@ -74,20 +73,25 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		if err != nil {
 			return wake, err
 		}
-		p, err := s.Store.Progress(ctx, r)
+		now := s.Now()
+		p, err := s.Store.Progress(ctx, r, now)
 		if err != nil {
 			return wake, err
 		}
-		now := s.Now()
 		d := ota.Plan(r, p, now)
-		if !d.Changed && !d.CancelQueued {
+		if !d.Changed && !d.Cancel && !d.Arrange {
+			s.tellHeld(ctx, r, p.Total())
 			return d.Wake, nil
 		}
-		step := Advance{Rollout: d.Rollout, CancelQueued: d.CancelQueued, Now: now}
-		if d.Open != nil {
-			if step.Insert, err = s.open(ctx, d.Rollout, *d.Open, p, now); err != nil {
-				return wake, fmt.Errorf("open stage %d: %w", d.Open.Stage+1, err)
-			}
+		step := Advance{Rollout: d.Rollout, Cancel: d.Cancel, Now: now}
+		switch {
+		case d.Arrange:
+			step.Rollout, err = s.arrange(ctx, r, now)
+		case d.Take != nil:
+			err = s.take(ctx, *d.Take, &step)
+		}
+		if err != nil {
+			return wake, err
 		}
 		err = s.Store.Advance(ctx, step)
 		if errors.Is(err, ErrStale) {
@@ -96,52 +100,82 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		if err != nil {
 			return wake, err
 		}
-		s.logStep(r, d.Rollout, len(step.Insert))
+		s.logStep(r, step)
 		s.signals.raise("rollout/" + id)
 		s.tellStep(ctx, r, step)
-	}
-}
-
-func (s *Service) logStep(before, after ota.Rollout, inserted int) {
-	stage := min(after.Current()+1, len(after.Stages))
-	s.Log.Info("rollout moved", "rollout", after.ID, "state", after.State, "stage", stage, "was", before.State, "executions", inserted, "reason", after.Reason)
-}
-
-// open returns the executions that an opening asks for.
-func (s *Service) open(ctx context.Context, r ota.Rollout, o ota.Opening, p ota.Progress, now time.Time) ([]ota.Execution, error) {
-	sel, err := selector.Parse(r.Selector)
-	if err != nil {
-		return nil, err
-	}
-	release, err := s.Store.Release(ctx, r.Release)
-	if err != nil {
-		return nil, err
-	}
-	if release.State != ota.ReleaseSigned {
-		return nil, fmt.Errorf("%w: %s is %s", ErrUnsigned, r.Release, release.State)
-	}
-	c := candidates{rollout: r, release: release, sel: sel, has: map[string]bool{}}
-	var insert []ota.Execution
-	err = s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Latest: true}, func(e ota.Execution) bool {
-		c.has[e.DeviceID] = true
-		if o.Retry && e.Stage == o.Stage && e.Status.Terminal() && e.Status != ota.Succeeded && e.Status != ota.Removed {
-			insert = append(insert, queued(r, e.DeviceID, o.Stage, e.Attempt+1, now))
+		if step.Rollout.State.Terminal() {
+			s.held.forget(id)
 		}
-		return true
-	})
-	if err != nil {
-		return nil, err
+		if d.Arrange || step.Rollout.State.Terminal() {
+			s.dropCandidates(ctx, step.Rollout)
+		}
 	}
-	ids, err := s.pick(ctx, c, o.Target-len(c.has))
-	for _, id := range ids {
-		insert = append(insert, queued(r, id, o.Stage, 1, now))
-	}
-	return insert, err
 }
 
-func queued(r ota.Rollout, deviceID string, stage, attempt int, now time.Time) ota.Execution {
-	return ota.Execution{
-		RolloutID: r.ID, DeviceID: deviceID, Release: r.Release, Stage: stage, Attempt: attempt,
-		Status: ota.Queued, Version: 1, QueuedAt: now, UpdatedAt: now,
+func (s *Service) logStep(before ota.Rollout, step Advance) {
+	after := step.Rollout
+	stage := min(after.Current()+1, len(after.Stages))
+	s.Log.Info("rollout moved", "rollout", after.ID, "state", after.State, "stage", stage, "was", before.State, "executions", len(step.Insert), "reason", after.Reason)
+}
+
+// take adds to the step the executions that are asked for, and moves the cursor
+// past the candidates that had their turn.
+func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
+	r := &step.Rollout
+	if t.Repeat {
+		step.Repeat = &t.Stage
 	}
+	if t.Retries > 0 {
+		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Latest: true, RetryDue: step.Now}, func(e ota.Execution) bool {
+			step.Insert = append(step.Insert, queued(*r, e.DeviceID, e.Stage, e.Attempt+1, e.Lane))
+			return len(step.Insert) < t.Retries
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if t.Devices == 0 {
+		return nil
+	}
+	release, err := s.signed(ctx, r.Release)
+	if err != nil {
+		return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
+	}
+	step.Supersede = true
+	target := r.Stages[t.Stage].Target
+	for left := t.Devices; left > 0 && r.Cursor < target; {
+		turns, err := s.Store.Turns(ctx, *r, r.Cursor, min(left, target-r.Cursor, turnsRead))
+		if err != nil {
+			return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
+		}
+		if len(turns) == 0 {
+			return fmt.Errorf("open stage %d: rollout %s has no candidate for turn %d of %d", t.Stage+1, r.ID, r.Cursor, target)
+		}
+		r.Cursor += len(turns)
+		for _, turn := range turns {
+			if !turn.Revoked && !turn.Superseded && turn.Digest != release.ImageDigest {
+				step.Insert = append(step.Insert, queued(*r, turn.DeviceID, turn.Stage, 1, turn.Lane))
+				left--
+			}
+		}
+	}
+	return nil
+}
+
+// turnsRead is how many candidates are read at a time.
+const turnsRead = 10_000
+
+func queued(r ota.Rollout, deviceID string, stage, attempt int, lane string) ota.Execution {
+	return ota.Execution{
+		RolloutID: r.ID, DeviceID: deviceID, Release: r.Release, Stage: stage, Attempt: attempt, Lane: lane, Status: ota.Queued,
+	}
+}
+
+// signed returns a release that may be rolled out.
+func (s *Service) signed(ctx context.Context, id ota.ReleaseID) (ota.Release, error) {
+	release, err := s.Store.Release(ctx, id)
+	if err == nil && release.State != ota.ReleaseSigned {
+		err = fmt.Errorf("%w: release %s is %s; sign it first: otactl firmware sign %s", ErrUnsigned, id, release.State, id)
+	}
+	return release, err
 }

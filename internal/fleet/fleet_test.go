@@ -96,11 +96,12 @@ type world struct {
 	store   fleet.Store
 	notes   *notes
 	targets signing.TargetsKey
+	name    string // of the firmware that release makes
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), store: memstore.New(), notes: &notes{next: map[string]*ota.Execution{}, said: map[string][]string{}}}
+	w := &world{t: t, ctx: t.Context(), name: "gw", store: memstore.New(), notes: &notes{next: map[string]*ota.Execution{}, said: map[string][]string{}}}
 	blobs, err := dir.New(t.TempDir())
 	w.ok(err)
 	ca, err := identity.Open(t.TempDir(), time.Now())
@@ -154,7 +155,7 @@ func (w *world) draft(version string, raw []byte) (ota.Release, []byte, error) {
 		w.t.Fatal(err)
 	}
 	r, err := w.s.CreateRelease(w.ctx, ota.Manifest{
-		Name: "gw", Version: version, HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage,
+		Name: w.name, Version: version, HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage,
 		ImageDigest: digest, ImageSize: ix.RawSize, ObjectSize: ix.ObjectSize(),
 	}, index)
 	return r, index, err
@@ -404,7 +405,7 @@ func TestPauseAndAbortHoldBackWhatIsQueued(t *testing.T) {
 		if w.notes.next[ids[0]] == nil {
 			t.Fatal("the device was not told of its job")
 		}
-		_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch")
+		_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch", "")
 		w.ok(err)
 		if _, err := w.s.StartNext(w.ctx, ids[0], ota.Starting{}); !errors.Is(err, fleet.ErrNotFound) {
 			t.Fatalf("a paused rollout started a device: %v", err)

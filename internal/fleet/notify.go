@@ -27,12 +27,14 @@ func (s *Service) tellStep(ctx context.Context, before ota.Rollout, step Advance
 	switch {
 	case step.Rollout.State.Terminal(): // nothing was pending any more
 	case runs && !ran:
-		s.tellAppeared(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool { return e.Status == ota.Queued }))
+		s.tellAppeared(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool {
+			return e.Status == ota.Queued || before.Holds() && e.Status == ota.InProgress
+		}))
 	case runs:
 		s.tellAppeared(ctx, before, step.Insert)
 	case ran:
 		s.tellVanished(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool {
-			return e.Status == ota.Queued || e.Status == ota.Canceled
+			return e.Status == ota.Queued || e.Status == ota.Canceled || step.Rollout.Holds() && e.Status == ota.InProgress
 		}))
 	}
 }
@@ -65,7 +67,8 @@ func (s *Service) tellAppeared(ctx context.Context, r ota.Rollout, list []ota.Ex
 func (s *Service) tellVanished(ctx context.Context, r ota.Rollout, list []ota.Execution) {
 	priority := s.priorities()
 	s.tellEach(ctx, list, func(e ota.Execution, pending []ota.Execution) bool {
-		if len(pending) == 0 {
+		// what it works on is cancelled, or to be held
+		if len(pending) == 0 || !e.StartedAt.IsZero() {
 			return true
 		}
 		first := pending[0]
@@ -110,6 +113,74 @@ func (s *Service) tellEach(ctx context.Context, list []ota.Execution, next func(
 		})
 	}
 	_ = told.Wait() // tell logs
+}
+
+// heldTold is how many devices that wait for a place are told in one look.
+const heldTold = 32
+
+// tellHeld tells devices that wait for a place in a rollout with a bound of what
+// is in flight, some at each look, so that those that are off hold up nobody. Who
+// asks first gets the place.
+func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
+	limit := r.Terms.InFlight
+	if r.State != ota.RolloutRunning || c.Queued == 0 || limit == (ota.InFlight{}) || limit.Max > 0 && c.InProgress >= limit.Max {
+		return
+	}
+	n := heldTold
+	if limit.Max > 0 {
+		n = max(n, 2*(limit.Max-c.InProgress))
+	}
+	after := s.held.after(r.ID)
+	var list []ota.Execution
+	for range 2 { // from the start again at the end
+		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Active: true, AfterDevice: after}, func(e ota.Execution) bool {
+			if e.Status == ota.Queued {
+				list = append(list, e)
+			}
+			return len(list) < n
+		})
+		if err != nil {
+			s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
+			return
+		}
+		if len(list) > 0 || after == "" {
+			break
+		}
+		after = ""
+	}
+	if len(list) > 0 {
+		s.held.told(r.ID, list[len(list)-1].DeviceID)
+		s.tellEach(ctx, list, func(_ ota.Execution, pending []ota.Execution) bool {
+			return len(pending) > 0 && pending[0].RolloutID == r.ID
+		})
+	}
+}
+
+// held remembers how far tellHeld came in each rollout.
+type held struct {
+	mu   sync.Mutex
+	last map[string]string
+}
+
+func (h *held) after(rolloutID string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last[rolloutID]
+}
+
+func (h *held) told(rolloutID, deviceID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.last == nil {
+		h.last = map[string]string{}
+	}
+	h.last[rolloutID] = deviceID
+}
+
+func (h *held) forget(rolloutID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.last, rolloutID)
 }
 
 // tellAll tells every device that has something to do: after a crash nobody

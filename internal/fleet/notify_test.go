@@ -29,9 +29,10 @@ func TestWhoIsToldWhat(t *testing.T) {
 		ids := map[string]string{}
 		roll := func(version string, priority int) {
 			t.Helper()
-			<-time.After(time.Second) // virtual: the order is by age
+			<-time.After(time.Second)   // virtual: the order is by age
+			w.name = "fw" + version[:1] // of one name, a later one would supersede
 			w.release(version)
-			v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: version}, Stages: w.stages("100%"), Priority: priority})
+			v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: w.name, Version: version}, Stages: w.stages("100%"), Priority: priority})
 			w.ok(err)
 			ids[version] = v.ID
 		}
@@ -53,13 +54,13 @@ func TestWhoIsToldWhat(t *testing.T) {
 		said("an urgent one, while one is in progress", "jobs 1.0 3.0 2.0")
 		report("1.0", ota.Succeeded)
 		said("finished", "jobs 3.0 2.0, next 3.0")
-		_, err = w.s.PauseRollout(w.ctx, ids["3.0"], "")
+		_, err = w.s.PauseRollout(w.ctx, ids["3.0"], "", "")
 		w.ok(err)
 		said("the next one is held back", "jobs 2.0, next 2.0")
 		_, err = w.s.ResumeRollout(w.ctx, ids["3.0"], "")
 		w.ok(err)
 		said("and let go again", "jobs 3.0 2.0, next 3.0")
-		_, err = w.s.PauseRollout(w.ctx, ids["2.0"], "")
+		_, err = w.s.PauseRollout(w.ctx, ids["2.0"], "", "")
 		w.ok(err)
 		said("one behind it is held back", "jobs 3.0")
 		_, err = w.s.ResumeRollout(w.ctx, ids["2.0"], "")
@@ -82,7 +83,7 @@ func TestWhoIsToldWhat(t *testing.T) {
 		_, err = w.s.AbortRollout(w.ctx, ids["6.0"], "")
 		w.ok(err)
 		said("aborted behind the next", "jobs 4.0")
-		_, err = w.s.PauseRollout(w.ctx, ids["4.0"], "")
+		_, err = w.s.PauseRollout(w.ctx, ids["4.0"], "", "")
 		w.ok(err)
 		said("held back", "jobs, next none")
 		_, err = w.s.AbortRollout(w.ctx, ids["4.0"], "")

@@ -37,7 +37,7 @@ func TestAbortWithNothingInFlightEndsAtOnce(t *testing.T) {
 			w.ok(err)
 			w.opened(v.ID)
 			if pause {
-				_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch")
+				_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch", "")
 				w.ok(err)
 			}
 			v, err = w.s.AbortRollout(w.ctx, v.ID, "wrong colour") // no engine runs
@@ -62,7 +62,7 @@ func TestResumeTellsWhoAskedInVain(t *testing.T) {
 		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("100%")})
 		w.ok(err)
 		w.opened(v.ID)
-		_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch")
+		_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch", "")
 		w.ok(err)
 		clear(w.notes.next)
 		_, err = w.s.ResumeRollout(w.ctx, v.ID, "")

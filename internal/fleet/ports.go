@@ -184,10 +184,22 @@ type RolloutStore interface {
 	Rollouts(ctx context.Context) ([]ota.Rollout, error) // newest first
 	// Progress counts the executions by stage: for each device the newest attempt
 	// only. Armed counts those that finished after the rollout's ArmedAt.
-	Progress(ctx context.Context, r ota.Rollout) (ota.Progress, error)
+	Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota.Progress, error)
 	// Advance writes the step. ErrStale when the stored Revision is not the
-	// given one; otherwise the Revision becomes one higher.
+	// given one; otherwise the Revision becomes one higher. When the rollout
+	// becomes RUNNING, claim timers of what is QUEUED start anew; when it stops
+	// running they are taken off. An attempt after the first takes the RetryAt of
+	// the one before it.
 	Advance(ctx context.Context, a Advance) error
+	// PutCandidates stores a part of a line, whose first has the given turn.
+	PutCandidates(ctx context.Context, rolloutID, line string, turn int, list []ota.Candidate) error
+	// Turns returns the candidates of the rollout's line from the given turn on,
+	// in order, at most limit. Of ota.Candidate, only DeviceID, Stage and Lane are
+	// kept. Devices that are gone are Revoked.
+	Turns(ctx context.Context, r ota.Rollout, turn, limit int) ([]Turn, error)
+	// DropCandidates forgets up to limit candidates of lines of the rollout that
+	// are not this one, and says whether there may be more.
+	DropCandidates(ctx context.Context, rolloutID, keep string, limit int) (more bool, err error)
 }
 
 // MaxExpired is how many executions one call of Expire ends; a few more when they
@@ -198,17 +210,21 @@ const MaxExpired = 1000
 type ExecutionFilter struct {
 	RolloutID string
 	DeviceID  string
-	Stage     *int
-	Active    bool // QUEUED and IN_PROGRESS only
-	Latest    bool // the newest attempt of each (rollout, device) only
+	// AfterDevice: only devices with ids after this one.
+	AfterDevice string
+	Stage       *int
+	Active      bool      // QUEUED and IN_PROGRESS only
+	Latest      bool      // the newest attempt of each (rollout, device) only
+	RetryDue    time.Time // those with a RetryAt up to this moment only
 }
 
 // ExecutionStore keeps executions.
 type ExecutionStore interface {
 	// NextExecution returns what the device shall work on: an IN_PROGRESS
 	// execution first, else the QUEUED one of the rollout with the highest
-	// priority, then the oldest. QUEUED ones of a rollout that is not RUNNING are
-	// held back. ErrNotFound when there is none.
+	// priority, then the oldest. QUEUED ones of a rollout that is not RUNNING, or
+	// has as many in flight as its terms allow, are held back. ErrNotFound when
+	// there is none.
 	NextExecution(ctx context.Context, deviceID string) (ota.Execution, error)
 	// Pending returns the first limit of what the device may work on: the one
 	// IN_PROGRESS, then the QUEUED ones in the order that NextExecution would give
@@ -218,10 +234,11 @@ type ExecutionStore interface {
 	// StartNext is NextExecution followed by ota.Start, in one.
 	StartNext(ctx context.Context, deviceID string, s ota.Starting, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the
-	// execution comes back as it stands, with that error. A QUEUED execution of a
-	// rollout that is not RUNNING can not be started: ota.ErrTransition.
+	// execution comes back as it stands, with that error. A QUEUED execution that
+	// NextExecution holds back can not be started: ota.ErrTransition.
 	Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error)
-	// Expire ends what is due at now, as ota.Expire does, those due first first:
+	// Expire ends what is due at now, as ota.Expire does, those due first first;
+	// but what is QUEUED and held back by terms gets its claim timer anew:
 	// about MaxExpired of them, so that others get a turn. It returns them as they
 	// stand then, in that order, and when the next of the rest is due; zero: none
 	// is. A time that is not after now asks for another call.

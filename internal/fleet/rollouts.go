@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
@@ -23,14 +25,17 @@ type RolloutPreview struct {
 	Population int
 	Stages     []StagePreview
 	Excluded   []Exclusion
-	Bytes      int64 // that all devices together download at the most
+	Conflicts  []Conflict
+	Bytes      int64         // that all devices together download at the most
+	Duration   time.Duration // that rate and soak take at the least
 }
 
 // StagePreview is one stage of a preview.
 type StagePreview struct {
-	Target  int      // cumulative
-	Devices int      // new in this stage
-	Sample  []string // the first of them
+	Target  int            // cumulative
+	Devices int            // new in this stage
+	Strata  map[string]int // its devices by stratum; nil without strata
+	Sample  []string       // the first of them
 }
 
 // Exclusion counts devices that the rollout would leave out, for one reason.
@@ -40,30 +45,33 @@ type Exclusion struct {
 	Sample  []string
 }
 
+// Conflict counts devices that another rollout has work for.
+type Conflict struct {
+	Rollout    ota.Rollout
+	Devices    int
+	Supersedes bool // what waits there is cancelled; else it comes first or after, by priority and age
+}
+
 // previewSample is how many device ids a preview shows for each stage or reason.
 const previewSample = 10
 
 // PlanRollout says what CreateRollout would do with r (Release, Selector, Seed,
-// Stages, Abort and Priority set), and changes nothing. ErrConflict when no
-// device is eligible or the release is not signed.
+// Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
+// no device is eligible, ErrUnsigned when the release is not signed.
 func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
-	r, c, err := s.prepare(ctx, r)
+	r, err := s.prepare(r)
+	if err != nil {
+		return RolloutPreview{}, err
+	}
+	j, err := s.judgeOf(ctx, r)
 	if err != nil {
 		return RolloutPreview{}, err
 	}
 	p := RolloutPreview{Rollout: r}
 	excluded := map[string]*Exclusion{}
-	no := false
-	err = s.Store.SelectDevices(ctx, DeviceQuery{Selector: c.sel, Revoked: &no}, func(v DeviceView) bool {
-		if why := c.exclude(v); why != "" {
-			exclude(excluded, why, v.ID)
-		} else {
-			p.Population++
-		}
-		return true
-	})
+	list, err := s.candidates(ctx, j, func(why, id string) { exclude(excluded, why, id) })
 	if err == nil {
-		err = s.unselected(ctx, c.sel, excluded)
+		err = s.unselected(ctx, j.selector, excluded)
 	}
 	if err != nil {
 		return RolloutPreview{}, err
@@ -71,11 +79,67 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	for _, why := range slices.Sorted(maps.Keys(excluded)) {
 		p.Excluded = append(p.Excluded, *excluded[why])
 	}
-	if p.Population == 0 {
+	if p.Population = len(list); p.Population == 0 {
 		return RolloutPreview{}, noDevices(p)
 	}
-	p.Bytes = int64(p.Population) * (c.release.ObjectSize + c.release.IndexSize)
-	return s.previewStages(ctx, c, p)
+	stages, list := ota.Arrange(r.Stages, list)
+	for _, stage := range stages {
+		p.Stages = append(p.Stages, previewStage(r, list, stage.Target, p.Stages))
+	}
+	reached := list[:stages[len(stages)-1].Target]
+	p.Bytes = int64(len(reached)) * (j.release.ObjectSize + j.release.IndexSize)
+	p.Duration = r.Terms.Rate.Least(len(reached))
+	for _, stage := range stages {
+		p.Duration += stage.Soak
+	}
+	p.Conflicts, err = s.conflicts(ctx, r, reached)
+	return p, err
+}
+
+func previewStage(r ota.Rollout, list []ota.Candidate, target int, before []StagePreview) StagePreview {
+	from := 0
+	if len(before) > 0 {
+		from = before[len(before)-1].Target
+	}
+	part := list[from:target]
+	p := StagePreview{Target: target, Devices: len(part)}
+	for _, c := range part[:min(previewSample, len(part))] {
+		p.Sample = append(p.Sample, c.DeviceID)
+	}
+	if len(r.Terms.Strata) > 0 {
+		p.Strata = map[string]int{}
+		for _, c := range part {
+			p.Strata[strings.ReplaceAll(c.Stratum, "\x00", " ")]++
+		}
+	}
+	return p
+}
+
+// conflicts returns the rollouts that have work for the devices.
+func (s *Service) conflicts(ctx context.Context, r ota.Rollout, list []ota.Candidate) ([]Conflict, error) {
+	reached := make(map[string]bool, len(list))
+	for _, c := range list {
+		reached[c.DeviceID] = true
+	}
+	busy := map[string]int{}
+	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
+		if reached[e.DeviceID] {
+			busy[e.RolloutID]++
+		}
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	var conflicts []Conflict
+	for _, id := range slices.Sorted(maps.Keys(busy)) {
+		other, err := s.Store.Rollout(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		conflicts = append(conflicts, Conflict{Rollout: other, Devices: busy[id], Supersedes: r.Supersedes(other)})
+	}
+	return conflicts, nil
 }
 
 func exclude(excluded map[string]*Exclusion, why, id string) {
@@ -125,7 +189,7 @@ func noDevices(p RolloutPreview) error {
 	for _, e := range p.Excluded {
 		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
 			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
-			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked",
+			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked", ExcludedQuarantined: "tried this image and went back",
 		}[e.Reason])
 	}
 	if len(p.Excluded) == 0 {
@@ -137,77 +201,57 @@ func noDevices(p RolloutPreview) error {
 // ErrNoDevices: a rollout would reach nobody.
 var ErrNoDevices = errors.New("nothing to roll out")
 
-func (s *Service) previewStages(ctx context.Context, c candidates, p RolloutPreview) (RolloutPreview, error) {
-	last := 0
-	for _, stage := range p.Rollout.Stages {
-		target := stage.Size.Of(p.Population)
-		p.Stages = append(p.Stages, StagePreview{Target: target, Devices: max(target-last, 0)})
-		last = max(last, target)
-	}
-	want := 0 // enough ids to show the first of every stage
-	for _, stage := range p.Stages {
-		if stage.Devices > 0 {
-			want = max(want, stage.Target-stage.Devices+min(stage.Devices, previewSample))
-		}
-	}
-	ids, err := s.pick(ctx, c, want)
-	if err != nil {
-		return RolloutPreview{}, err
-	}
-	for i := range p.Stages {
-		from := min(p.Stages[i].Target-p.Stages[i].Devices, len(ids))
-		to := min(from+min(p.Stages[i].Devices, previewSample), len(ids))
-		p.Stages[i].Sample = ids[from:to]
-	}
-	return p, nil
-}
-
 // MaxSeedBytes is the longest seed of a rollout.
 const MaxSeedBytes = 64
 
-// prepare checks a plan and fills in what the operator left to the server.
-func (s *Service) prepare(ctx context.Context, r ota.Rollout) (ota.Rollout, candidates, error) {
+// prepare checks a plan and fills in what the operator left to the server. A
+// rollout whose State is DRAFT stays one.
+func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
 	if err := r.Validate(); err != nil {
-		return r, candidates{}, err
+		return r, err
 	}
-	sel, err := selector.Parse(r.Selector)
-	if err != nil {
-		return r, candidates{}, err
+	if _, err := selector.Parse(r.Selector); err != nil {
+		return r, err
 	}
-	release, err := s.Store.Release(ctx, r.Release)
-	if err != nil {
-		return r, candidates{}, err
-	}
-	if release.State != ota.ReleaseSigned {
-		return r, candidates{}, fmt.Errorf("%w: release %s is %s; sign it first: otactl firmware sign %s", ErrUnsigned, r.Release, release.State, r.Release)
+	for i, stage := range r.Stages {
+		if _, err := selector.Parse(stage.Size.Selector); err != nil {
+			return r, fmt.Errorf("stage %d: %w", i+1, err)
+		}
 	}
 	if len(r.Seed) > MaxSeedBytes {
-		return r, candidates{}, fmt.Errorf("%w: seed of %d bytes: at most %d", ErrInvalid, len(r.Seed), MaxSeedBytes)
+		return r, fmt.Errorf("%w: seed of %d bytes: at most %d", ErrInvalid, len(r.Seed), MaxSeedBytes)
 	}
 	if r.Seed == "" {
 		r.Seed = newID("")
 	}
-	r.State, r.CreatedAt = ota.RolloutRunning, s.Now()
-	r.ArmedAt = r.CreatedAt
-	return r, candidates{rollout: r, release: release, sel: sel}, nil
+	r.CreatedAt = s.Now()
+	if start := r.Terms.Start; start.After(r.CreatedAt.Add(ota.MaxStart)) {
+		return r, fmt.Errorf("%w: start at %s: at most %d days ahead", ErrInvalid, start.Format(time.RFC3339), ota.MaxStart/(24*time.Hour))
+	}
+	if r.State == ota.RolloutDraft {
+		return r, nil
+	}
+	r.State = ota.RolloutDraft
+	return ota.Submit(r)
 }
 
 // ErrUnsigned: the release stands in no signed targets, so no device would run it.
 var ErrUnsigned = errors.New("release is not signed")
 
-// CreateRollout starts a rollout.
+// CreateRollout stores a rollout and starts it, unless it is a DRAFT, awaits
+// approval or its time.
 func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView, error) {
 	p, err := s.PlanRollout(ctx, r)
 	if err != nil {
 		return RolloutView{}, err
 	}
 	r = p.Rollout
-	r.ID, r.Population = newID("r-"), p.Population
+	r.ID = newID("r-")
 	if err := s.Store.CreateRollout(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
-	s.Log.Info("rollout created", "rollout", r.ID, "release", r.Release.String(), "population", r.Population)
-	s.Wake()
+	s.Log.Info("rollout created", "rollout", r.ID, "release", r.Release.String(), "state", r.State, "population", p.Population)
+	s.follow(ctx, r)
 	return s.Rollout(ctx, r.ID)
 }
 
@@ -217,7 +261,7 @@ func (s *Service) Rollout(ctx context.Context, id string) (RolloutView, error) {
 	r, err := s.Store.Rollout(ctx, id)
 	for err == nil {
 		var p ota.Progress
-		if p, err = s.Store.Progress(ctx, r); err != nil {
+		if p, err = s.Store.Progress(ctx, r, s.Now()); err != nil {
 			break
 		}
 		var again ota.Rollout
@@ -247,54 +291,100 @@ func (s *Service) Rollouts(ctx context.Context) ([]RolloutView, error) {
 	return views, nil
 }
 
-// PauseRollout stops new executions at once.
-func (s *Service) PauseRollout(ctx context.Context, id, reason string) (RolloutView, error) {
-	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
-		r, err := ota.Pause(r, reason)
-		return r, false, err
+// SubmitRollout lets a DRAFT start, or await its approval.
+func (s *Service) SubmitRollout(ctx context.Context, id string) (RolloutView, error) {
+	return s.operate(ctx, id, ota.Submit)
+}
+
+// ApproveRollout approves a rollout that awaits it, or with a stage, counted from
+// 1, that stage.
+func (s *Service) ApproveRollout(ctx context.Context, id string, stage int) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
+		if stage != 0 {
+			return ota.ApproveStage(r, stage, s.Now())
+		}
+		return ota.Approve(r, s.Now())
 	})
+}
+
+// EditRollout replaces the plan of a rollout that has not begun; what was approved
+// is to be approved again.
+func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
+		plan.Release = r.Release
+		if plan.Seed == "" {
+			plan.Seed = r.Seed
+		}
+		plan, err := s.prepare(plan)
+		if err != nil {
+			return r, err
+		}
+		return ota.Edit(r, plan)
+	})
+}
+
+// PauseRollout stops new executions at once. A policy overrides that of the plan.
+func (s *Service) PauseRollout(ctx context.Context, id, reason string, policy ota.PausePolicy) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Pause(r, reason, policy) })
 }
 
 // ResumeRollout lets a paused rollout go on.
 func (s *Service) ResumeRollout(ctx context.Context, id string, failed ota.ResumeAction) (RolloutView, error) {
-	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
-		r, err := ota.Resume(r, failed, s.Now())
-		return r, false, err
-	})
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Resume(r, failed, s.Now()) })
 }
 
-// AbortRollout cancels what is queued and ends the rollout when what is in
+// AbortRollout cancels what can be cancelled and ends the rollout when what is in
 // flight has finished: at once when nothing is.
 func (s *Service) AbortRollout(ctx context.Context, id, reason string) (RolloutView, error) {
-	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, bool, error) {
-		r, err := ota.Abort(r, reason, s.Now())
-		return r, true, err
-	})
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Abort(r, reason, s.Now()) })
+}
+
+// StopRollouts is the emergency stop: it pauses every rollout that runs, with
+// devices in flight held before they install, and returns those that it stopped.
+// One that can not be stopped does not keep it from the others.
+func (s *Service) StopRollouts(ctx context.Context, reason string) (stopped []string, err error) {
+	all, err := s.Store.Rollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var failed []error
+	for _, r := range all {
+		if r.State != ota.RolloutRunning && r.State != ota.RolloutScheduled {
+			continue
+		}
+		switch _, err := s.PauseRollout(ctx, r.ID, reason, ota.PauseHoldBeforeInstall); {
+		case err == nil:
+			stopped = append(stopped, r.ID)
+		case !errors.Is(err, ota.ErrState): // it ended by itself
+			failed = append(failed, fmt.Errorf("stop rollout %s: %w", r.ID, err))
+		}
+	}
+	return stopped, errors.Join(failed...)
 }
 
 // follow does what an operator's act asks for besides its record. What fails
 // here the engine does later.
 func (s *Service) follow(ctx context.Context, r ota.Rollout) {
 	defer s.Wake()
-	if r.State == ota.RolloutAborting {
-		if _, err := s.advance(ctx, r.ID); err != nil {
-			s.Log.Warn("rollout is aborting, the engine will end it", "rollout", r.ID, "error", err)
+	if r.State == ota.RolloutAborting || r.State == ota.RolloutScheduled {
+		if _, err := s.advance(ctx, r.ID); err != nil && ctx.Err() == nil {
+			s.Log.Warn("the engine will move the rollout later", "rollout", r.ID, "state", r.State, "error", err)
 		}
 	}
 }
 
 // operate applies an operator's act, again if the engine was faster.
-func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) (next ota.Rollout, cancel bool, err error)) (RolloutView, error) {
+func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) (ota.Rollout, error)) (RolloutView, error) {
 	for {
 		r, err := s.Store.Rollout(ctx, id)
 		if err != nil {
 			return RolloutView{}, err
 		}
-		next, cancel, err := act(r)
+		next, err := act(r)
 		if err != nil {
 			return RolloutView{}, err
 		}
-		step := Advance{Rollout: next, CancelQueued: cancel, Now: s.Now()}
+		step := Advance{Rollout: next, Cancel: next.State == ota.RolloutAborting, Now: s.Now()}
 		err = s.Store.Advance(ctx, step)
 		if errors.Is(err, ErrStale) {
 			continue

@@ -92,6 +92,7 @@ type Service struct {
 	claimed   claimCounts
 	lists     lists
 	wake      chan struct{}
+	held      held
 }
 
 // New returns a Service; RunEngine must run for rollouts to move, RunTimeouts

@@ -189,7 +189,7 @@ func TestTimeoutsOfManyAtOnce(t *testing.T) {
 		}
 		<-time.After(time.Hour + time.Second)
 		synctest.Wait()
-		p, err := w.store.Progress(w.ctx, v.Rollout)
+		p, err := w.store.Progress(w.ctx, v.Rollout, time.Now())
 		w.ok(err)
 		if got := p.Total().Finished[ota.ClassTimedOut]; got != n {
 			t.Errorf("%d of %d", got, n)

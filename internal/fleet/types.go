@@ -179,10 +179,25 @@ type Advance struct {
 	// Insert are new executions, Attempt and Stage set, Status QUEUED. One whose
 	// (rollout, device, attempt) exists is left as it is.
 	Insert []ota.Execution
-	// CancelQueued cancels every QUEUED execution of the rollout, with the
+	// Supersede cancels QUEUED executions of older rollouts of the same firmware
+	// name, with this rollout's priority or a lower one, on the devices of Insert.
+	Supersede bool
+	// Repeat makes what did not succeed in the stage with this index due for
+	// another attempt. Nil: nothing.
+	Repeat *int
+	// Cancel does what ota.Cancel does to every execution of the rollout, with the
 	// rollout's Reason.
-	CancelQueued bool
-	Now          time.Time
+	Cancel bool
+	Now    time.Time
+}
+
+// Turn is a candidate of a rollout as it stands when its turn has come.
+type Turn struct {
+	ota.Candidate
+	Revoked bool
+	// Superseded: a rollout that supersedes this one has work for the device, or had.
+	Superseded bool
+	Digest     string // of the image that the device says it runs; empty: not said, or not to be read
 }
 
 // ValidInsert reports an execution that may not be inserted by a step of the

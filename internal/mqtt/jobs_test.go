@@ -124,7 +124,7 @@ func TestCanceledAndRemovedAreVisible(t *testing.T) {
 	r, err := f.store.Rollout(ctx, "r-1")
 	f.ok(err)
 	r.State, r.Reason = ota.RolloutAborting, "wrong colour"
-	f.ok(f.store.Advance(ctx, fleet.Advance{Rollout: r, CancelQueued: true, Now: now}))
+	f.ok(f.store.Advance(ctx, fleet.Advance{Rollout: r, Cancel: true, Now: now}))
 	check := func(status string) {
 		t.Helper()
 		e := f.answer(jobs+"r-1/get", ``, "/accepted")["execution"].(map[string]any)

@@ -63,33 +63,32 @@ type Execution struct {
 	Version    int64             // from 1; raised by one on every accepted change
 	QueuedAt   time.Time
 	StartedAt  time.Time // zero while QUEUED
+	StepAt     time.Time // when it came to the step it is at; zero while QUEUED
 	UpdatedAt  time.Time
 	FinishedAt time.Time // zero until terminal
-	// Timeout is the rollout's InProgressTimeout.
+	// Lane is the device's value of what InFlight.Per names, when it was made.
+	Lane string
+	// Timeout is the rollout's InProgressTimeout, Timers and Retry are its terms.
 	Timeout time.Duration
-	// Expires is when the server ends it as TIMED_OUT, if nothing else ends it
-	// before. Zero: never, and always unless IN_PROGRESS.
-	Expires time.Time
-}
-
-// bound is when the rollout's timeout ends the execution, whatever the device
-// says; zero without one. It is fixed by the start.
-func (e Execution) bound() time.Time {
-	if e.Timeout == 0 {
-		return time.Time{}
-	}
-	return e.StartedAt.Add(e.Timeout)
+	Timers  Timers
+	Retry   Retry
+	// Expires is when the server ends it as TIMED_OUT, of class ExpiresAs, if
+	// nothing else ends it before. Zero: never, and always when terminal.
+	Expires   time.Time
+	ExpiresAs Class
+	// RetryAt is when a finished one is followed by the next attempt. Zero: never.
+	RetryAt time.Time
 }
 
 // Step is the agent's own word for where it is inside IN_PROGRESS.
-func (e Execution) Step() string { return e.Details[DetailStep] }
+func (e Execution) Step() Step { return Step(e.Details[DetailStep]) }
 
 // Reason is the agent's explanation, empty when it gave none.
 func (e Execution) Reason() string { return e.Details[DetailReason] }
 
 // Keys of statusDetails that our agent sets; other devices may leave them out.
 const (
-	DetailStep   = "step"   // fetching, staged, rebooting, trial, committing, rolling-back
+	DetailStep   = "step"   // a Step
 	DetailReason = "reason" // why it failed, for people
 	DetailClass  = "class"  // a Class, refines FAILED
 	DetailBytes  = "bytes"  // decimal bytes fetched over the network
@@ -177,20 +176,61 @@ func Apply(e Execution, r Report, now time.Time) (Execution, error) {
 		next.StartedAt = now
 	}
 	if next.Status.Terminal() {
-		next.FinishedAt, next.Expires = now, time.Time{}
-		next.Class = classOf(next)
-		return next, nil
+		return finished(next, classOf(next), now), nil
 	}
+	next.rearm(r, e.Status == Queued || e.Step() != next.Step(), now)
+	return next, nil
+}
+
+// rearm sets when an execution in progress expires. A report that says how long
+// its step may take, or takes that bound off, is obeyed below the bounds of the
+// rollout; else the timer runs on, unless a new step begins.
+func (e *Execution) rearm(r Report, begun bool, now time.Time) {
+	limit, class := e.Timers.timer(e.Step())
 	switch {
 	case r.StepTimeout > 0:
-		next.Expires = now.Add(r.StepTimeout)
-		if bound := next.bound(); !bound.IsZero() && bound.Before(next.Expires) {
-			next.Expires = bound
-		}
-	case r.StepTimeout == NoStepTimeout || e.Status == Queued:
-		next.Expires = next.bound()
+		e.Expires, e.ExpiresAs = now.Add(r.StepTimeout), class
+	case r.StepTimeout == NoStepTimeout || begun && e.Timers != (Timers{}):
+		e.Expires, e.ExpiresAs = time.Time{}, ClassNone
 	}
-	return next, nil
+	if begun {
+		e.StepAt = now
+	}
+	if limit > 0 {
+		e.expireBy(e.StepAt.Add(limit), class)
+	}
+	if e.Timeout > 0 {
+		e.expireBy(e.StartedAt.Add(e.Timeout), ClassTimedOut)
+	}
+}
+
+func (e *Execution) expireBy(at time.Time, as Class) {
+	if e.Expires.IsZero() || at.Before(e.Expires) {
+		e.Expires, e.ExpiresAs = at, as
+	}
+}
+
+// finished ends an execution with a verdict.
+func finished(e Execution, class Class, now time.Time) Execution {
+	e.Class, e.FinishedAt = class, now
+	e.Expires, e.ExpiresAs = time.Time{}, ClassNone
+	e.RetryAt = e.Retry.after(e)
+	return e
+}
+
+// Queue returns a new execution as it is queued.
+func Queue(e Execution, now time.Time) Execution {
+	e.Status, e.Version, e.QueuedAt, e.UpdatedAt = Queued, 1, now, now
+	return Claimable(e, now)
+}
+
+// Claimable starts the claim timer of a QUEUED execution anew.
+func Claimable(e Execution, now time.Time) Execution {
+	e.Expires, e.ExpiresAs = time.Time{}, ClassNone
+	if e.Timers.Claim > 0 {
+		e.Expires, e.ExpiresAs = now.Add(e.Timers.Claim), ClassTimedOut
+	}
+	return e
 }
 
 // Start returns the execution as start-next leaves it: a QUEUED one becomes
@@ -205,13 +245,13 @@ func Start(e Execution, s Starting, now time.Time) (Execution, error) {
 // Expire returns the execution as the server ends it when its time is up: its
 // details stay, since they say where the device was.
 func Expire(e Execution, now time.Time) (Execution, bool) {
-	if e.Status != InProgress || e.Expires.IsZero() || now.Before(e.Expires) {
+	if e.Status.Terminal() || e.Expires.IsZero() || now.Before(e.Expires) {
 		return e, false
 	}
-	e.Status, e.Class = TimedOut, ClassTimedOut
+	as := e.ExpiresAs
+	e.Status, e.UpdatedAt = TimedOut, now
 	e.Version++
-	e.UpdatedAt, e.FinishedAt, e.Expires = now, now, time.Time{}
-	return e, true
+	return finished(e, as, now), true
 }
 
 // Before reports whether the device shall work on a, of a rollout of priority pa,
@@ -220,17 +260,27 @@ func Before(a Execution, pa int, b Execution, pb int) bool {
 	return cmp.Or(cmp.Compare(pb, pa), a.QueuedAt.Compare(b.QueuedAt), cmp.Compare(a.RolloutID, b.RolloutID)) < 0
 }
 
-// Cancel returns the execution as an abort leaves it: only QUEUED ones change.
+// Cancel returns the execution as an abort leaves it: what is QUEUED changes, and
+// what is IN_PROGRESS at a step at which it can still be given up.
 func Cancel(e Execution, reason string, now time.Time) (Execution, bool) {
+	if e.Status.Terminal() || e.Status == InProgress && e.Step().Activated() {
+		return e, false
+	}
+	return ended(e, Canceled, reason, now), true
+}
+
+// Supersede returns a QUEUED execution as a newer rollout of the same firmware
+// leaves it.
+func Supersede(e Execution, by string, now time.Time) (Execution, bool) {
 	if e.Status != Queued {
 		return e, false
 	}
-	e.Status, e.Class = Canceled, ClassNone
-	e.Details = map[string]string{DetailReason: reason}
-	e.Version++
-	e.UpdatedAt, e.FinishedAt = now, now
-	return e, true
+	return ended(e, Canceled, SupersededReason+by, now), true
 }
+
+// SupersededReason begins the reason of an execution that made way for the
+// rollout whose id follows.
+const SupersededReason = "superseded by rollout "
 
 // Remove returns the execution of a device that is locked out: whatever is not
 // finished is REMOVED, without a verdict.
@@ -238,11 +288,17 @@ func Remove(e Execution, reason string, now time.Time) (Execution, bool) {
 	if e.Status.Terminal() {
 		return e, false
 	}
-	e.Status, e.Class = Removed, ClassNone
+	return ended(e, Removed, reason, now), true
+}
+
+// ended is an execution that ends without a verdict.
+func ended(e Execution, as Status, reason string, now time.Time) Execution {
+	e.Status, e.Class = as, ClassNone
 	e.Details = map[string]string{DetailReason: reason}
 	e.Version++
-	e.UpdatedAt, e.FinishedAt, e.Expires = now, now, time.Time{}
-	return e, true
+	e.UpdatedAt, e.FinishedAt = now, now
+	e.Expires, e.ExpiresAs = time.Time{}, ClassNone
+	return e
 }
 
 func classOf(e Execution) Class {

@@ -120,14 +120,23 @@ func TestStartIsIdempotent(t *testing.T) {
 	}
 }
 
-func TestCancelTouchesQueuedOnly(t *testing.T) {
+// TestCancelLeavesWhatIsActivated walks every (status, step) pair.
+func TestCancelLeavesWhatIsActivated(t *testing.T) {
+	early := map[Step]bool{StepWaiting: true, StepFetching: true, StepStaged: true}
 	for _, s := range Statuses {
-		e, changed := Cancel(Execution{Status: s, Version: 1}, "why", t0)
-		if changed != (s == Queued) || changed != (e.Status == Canceled && s != Canceled) {
-			t.Errorf("%s: changed %v to %s", s, changed, e.Status)
-		}
-		if changed && (e.Class != ClassNone || e.Reason() != "why" || e.Version != 2 || e.FinishedAt.IsZero()) {
-			t.Errorf("%s: %+v", s, e)
+		for _, step := range []Step{"", StepWaiting, StepFetching, StepStaged, StepRebooting, StepTrial, StepCommitting, StepRollingBack, "its own"} {
+			before := Execution{Status: s, Version: 1, Details: map[string]string{DetailStep: string(step)}, Expires: t0, ExpiresAs: ClassSilent}
+			e, changed := Cancel(before, "why", t0)
+			if want := s == Queued || s == InProgress && early[step]; changed != want || !changed && cmp.Diff(before, e) != "" {
+				t.Errorf("%s at %s: changed %v to %s", s, step, changed, e.Status)
+			}
+			if changed && (e.Status != Canceled || e.Class != ClassNone || e.Reason() != "why" || e.Version != 2 || e.FinishedAt.IsZero() || !e.Expires.IsZero()) {
+				t.Errorf("%s at %s: %+v", s, step, e)
+			}
+			e, changed = Supersede(before, "r-2", t0)
+			if changed != (s == Queued) || changed && (e.Status != Canceled || e.Reason() != "superseded by rollout r-2") {
+				t.Errorf("%s at %s: superseded %v, %+v", s, step, changed, e)
+			}
 		}
 	}
 }

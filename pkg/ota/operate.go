@@ -18,10 +18,83 @@ const (
 	ResumeSkip   ResumeAction = "skip"
 )
 
-// Pause stops new executions at once; those in flight finish.
-func Pause(r Rollout, reason string) (Rollout, error) {
-	if r.State != RolloutRunning {
-		return r, fmt.Errorf("%w: rollout %s is %s, only a RUNNING one can be paused", ErrState, r.ID, r.State)
+// Submit makes a DRAFT wait for its approval, or for its time.
+func Submit(r Rollout) (Rollout, error) {
+	if r.State != RolloutDraft {
+		return r, wrongState(r, "only a DRAFT can be submitted")
+	}
+	r.State = RolloutScheduled
+	if r.Terms.Approval {
+		r.State = RolloutAwaitingApproval
+	}
+	return r, nil
+}
+
+// Approve lets a rollout that awaits it go on.
+func Approve(r Rollout, now time.Time) (Rollout, error) {
+	if r.State != RolloutAwaitingApproval {
+		return r, wrongState(r, "only one that is AWAITING_APPROVAL can be approved")
+	}
+	r.State, r.ApprovedAt = RolloutScheduled, now
+	return r, nil
+}
+
+// ApproveStage lets a PENDING stage, counted from 1, open when its turn comes.
+func ApproveStage(r Rollout, stage int, now time.Time) (Rollout, error) {
+	if r.State.Terminal() || r.State == RolloutAborting {
+		return r, wrongState(r, "nothing of it is left to approve")
+	}
+	if stage < 1 || stage > len(r.Stages) {
+		return r, invalid("stage %d of rollout %s: it has %d", stage, r.ID, len(r.Stages))
+	}
+	r.Stages = append([]Stage(nil), r.Stages...)
+	s := &r.Stages[stage-1]
+	if s.State != StagePending || !s.Approval {
+		return r, fmt.Errorf("%w: stage %d of rollout %s awaits no approval", ErrState, stage, r.ID)
+	}
+	s.ApprovedAt = now
+	return r, nil
+}
+
+// Edit replaces the plan of a rollout that has not begun: what stands in plan
+// but its release. Whatever was approved is to be approved again.
+func Edit(r, plan Rollout) (Rollout, error) {
+	if r.State.Begun() {
+		return r, wrongState(r, "only one that has not begun can be edited")
+	}
+	plan.Release = r.Release
+	if err := plan.Validate(); err != nil {
+		return r, err
+	}
+	r.Selector, r.Seed, r.Abort, r.Priority = plan.Selector, plan.Seed, plan.Abort, plan.Priority
+	r.InProgressTimeout, r.Terms = plan.InProgressTimeout, plan.Terms
+	r.Stages = append([]Stage(nil), plan.Stages...)
+	for i := range r.Stages {
+		r.Stages[i].ApprovedAt = time.Time{}
+	}
+	r.ApprovedAt = time.Time{}
+	if r.State != RolloutDraft {
+		r.State = RolloutDraft
+		return Submit(r)
+	}
+	return r, nil
+}
+
+func wrongState(r Rollout, rule string) error {
+	return fmt.Errorf("%w: rollout %s is %s: %s", ErrState, r.ID, r.State, rule)
+}
+
+// Pause stops new executions at once; the policy, else Terms.OnPause, says what
+// becomes of those in flight. One that is SCHEDULED does not start.
+func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
+	if r.State != RolloutRunning && r.State != RolloutScheduled {
+		return r, wrongState(r, "only a RUNNING or SCHEDULED one can be paused")
+	}
+	if policy != "" {
+		r.Terms.OnPause = policy
+	}
+	if err := r.Terms.validate(); err != nil {
+		return r, err
 	}
 	r.State, r.Reason = RolloutPaused, reason
 	return r, nil
@@ -31,7 +104,11 @@ func Pause(r Rollout, reason string) (Rollout, error) {
 // after it. A failed stage must be dealt with by name: silence never skips it.
 func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	if r.State != RolloutPaused {
-		return r, fmt.Errorf("%w: rollout %s is %s, only a PAUSED one can be resumed", ErrState, r.ID, r.State)
+		return r, wrongState(r, "only a PAUSED one can be resumed")
+	}
+	if r.StartedAt.IsZero() { // it had not begun
+		r.State, r.Reason = RolloutScheduled, ""
+		return r, nil
 	}
 	r.Stages = append([]Stage(nil), r.Stages...)
 	if s := r.current(); s != nil && s.State == StageFailed {
@@ -48,12 +125,17 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	return r, nil
 }
 
-// Abort ends a rollout and keeps what is installed: QUEUED executions are
-// cancelled, those in flight finish.
+// Abort ends a rollout and keeps what is installed: executions are cancelled as
+// Cancel does it, the others finish.
 func Abort(r Rollout, reason string, now time.Time) (Rollout, error) {
-	if r.State != RolloutRunning && r.State != RolloutPaused {
-		return r, fmt.Errorf("%w: rollout %s is %s, only a RUNNING or PAUSED one can be aborted", ErrState, r.ID, r.State)
+	if r.State.Terminal() || r.State == RolloutAborting {
+		return r, wrongState(r, "it can not be aborted")
 	}
 	r.Stages = append([]Stage(nil), r.Stages...)
 	return abort(r, reason, now).Rollout, nil
+}
+
+// Holds reports whether devices in flight are asked to stay as they are.
+func (r Rollout) Holds() bool {
+	return r.State == RolloutPaused && r.Terms.OnPause == PauseHoldBeforeInstall
 }

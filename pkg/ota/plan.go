@@ -11,6 +11,7 @@ type Counts struct {
 	Queued     int
 	InProgress int
 	Finished   map[Class]int // by class; ClassNone counts cancelled and removed ones
+	Retrying   int           // of the finished ones: those that will get another attempt
 }
 
 // Sample is the number of executions that finished with a verdict.
@@ -43,7 +44,7 @@ func (c Counts) Of(class Class) int {
 
 // Add returns the sum of two counts.
 func (c Counts) Add(o Counts) Counts {
-	sum := Counts{Queued: c.Queued + o.Queued, InProgress: c.InProgress + o.InProgress, Finished: map[Class]int{}}
+	sum := Counts{Queued: c.Queued + o.Queued, InProgress: c.InProgress + o.InProgress, Retrying: c.Retrying + o.Retrying, Finished: map[Class]int{}}
 	for _, f := range []map[Class]int{c.Finished, o.Finished} {
 		for class, n := range f {
 			sum.Finished[class] += n
@@ -52,10 +53,15 @@ func (c Counts) Add(o Counts) Counts {
 	return sum
 }
 
-// Progress is what the executions of one rollout say, read in one query.
+// Settled reports whether nothing more is to come from them.
+func (c Counts) Settled() bool { return c.Active() == 0 && c.Retrying == 0 }
+
+// Progress is what the executions of one rollout say at one moment.
 type Progress struct {
-	Stages []Counts // one for each stage
-	Armed  Counts   // finished after the rollout's ArmedAt: what abort rules look at
+	Stages    []Counts  // one for each stage
+	Armed     Counts    // finished after the rollout's ArmedAt: what abort rules look at
+	Due       int       // executions whose next attempt is due
+	NextRetry time.Time // when the next one will be due; zero: none waits
 }
 
 // Total sums the stages.
@@ -69,19 +75,24 @@ func (p Progress) Total() Counts {
 
 // Decision is what Plan wants done, all of it in one transaction.
 type Decision struct {
-	Rollout      Rollout   // the rollout as it should stand; Revision is left to the store
-	Changed      bool      // Rollout differs from what came in
-	Open         *Opening  // devices to be given executions
-	CancelQueued bool      // QUEUED executions are to be cancelled, with Rollout.Reason
-	Wake         time.Time // when to plan again if nothing else happens; zero: only on events
+	Rollout Rollout   // the rollout as it should stand; Revision is left to the store
+	Changed bool      // Rollout differs from what came in
+	Arrange bool      // its devices are to be arranged, see Arrange and Begin
+	Take    *Taking   // executions are to be made
+	Cancel  bool      // executions are to be cancelled as Cancel does it, with Rollout.Reason
+	Wake    time.Time // when to plan again if nothing else happens; zero: only on events
 }
 
-// Opening asks for executions until the rollout has Target of them.
-type Opening struct {
-	Stage  int
-	Target int  // cumulative over all stages
-	Retry  bool // the stage is repeated: its unsuccessful devices get one more attempt
+// Taking asks for executions.
+type Taking struct {
+	Stage   int
+	Devices int  // for the next so many candidates from Rollout.Cursor on that are still eligible, up to the stage's Target
+	Retries int  // next attempts, of so many whose RetryAt has come, the longest due first
+	Repeat  bool // what did not succeed in the stage is due for another attempt now
 }
+
+// MaxTaken is how many executions are made in one transaction.
+const MaxTaken = 100_000
 
 // Plan says what happens next to a rollout. It is level-triggered: it looks
 // only at where things stand, so running it twice, late, or on two replicas
@@ -89,28 +100,47 @@ type Opening struct {
 // call again while Changed.
 //
 //	state            event                                   next
-//	RUNNING          an abort rule trips                     ABORTING, QUEUED cancelled
+//	SCHEDULED        its time has come                       devices arranged, see Begin
+//	RUNNING          an abort rule trips                     ABORTING, executions cancelled
 //	ABORTING         nothing in flight                       ABORTED
-//	RUNNING, no open stage, one PENDING                      stage OPEN, executions made
+//	RUNNING          retries due, the rate allows            attempts made
+//	RUNNING, no open stage, one PENDING and approved         stage OPEN
+//	RUNNING, OPEN    devices left for it, the rate allows    executions made
 //	RUNNING, OPEN    no device was left for it               stage PASSED
 //	RUNNING, OPEN    gate met                                SOAKING
 //	RUNNING, OPEN    all finished, gate not met              stage FAILED, PAUSED
 //	RUNNING, SOAKING gate no longer met                      stage OPEN again (and then judged)
 //	RUNNING, SOAKING soak over                               stage PASSED
 //	RUNNING          all PASSED, nothing in flight           COMPLETED
-//	PAUSED           -                                       stays
+//	others           -                                       stay
 func Plan(r Rollout, p Progress, now time.Time) Decision {
 	r.Stages = append([]Stage(nil), r.Stages...)
 	switch r.State {
+	case RolloutScheduled:
+		if now.Before(r.Terms.Start) {
+			return Decision{Rollout: r, Wake: r.Terms.Start}
+		}
+		return Decision{Rollout: r, Arrange: true}
 	case RolloutAborting:
 		return planAborting(r, p, now)
 	case RolloutRunning:
 		if rule, tripped := firstTripped(r.Abort, p.Armed); tripped {
 			return abort(r, tripReason(rule, p.Armed), now)
 		}
-		return planStages(r, p, now)
+		return planRunning(r, p, now)
 	}
 	return Decision{Rollout: r}
+}
+
+// Begin returns the rollout as it starts, with stages as Arrange returns them and
+// the name of the arrangement.
+func Begin(r Rollout, stages []Stage, population int, line string, now time.Time) Rollout {
+	r.Stages, r.Population, r.Line, r.Cursor = stages, population, line, 0
+	r.State, r.StartedAt, r.ArmedAt, r.PacedAt = RolloutRunning, now, now, now
+	if population == 0 {
+		r.State, r.Reason, r.StartedAt = RolloutPaused, "no device is eligible", time.Time{}
+	}
+	return r
 }
 
 // Tripped reports whether the rule stops a rollout with these counts.
@@ -143,13 +173,13 @@ func abort(r Rollout, reason string, now time.Time) Decision {
 	if s := r.current(); s != nil && s.State != StagePending {
 		s.State, s.EndedAt = StageFailed, now
 	}
-	return Decision{Rollout: r, Changed: true, CancelQueued: true}
+	return Decision{Rollout: r, Changed: true, Cancel: true}
 }
 
 func planAborting(r Rollout, p Progress, now time.Time) Decision {
 	total := p.Total()
 	if total.Queued > 0 {
-		return Decision{Rollout: r, CancelQueued: true}
+		return Decision{Rollout: r, Cancel: true}
 	}
 	if total.InProgress > 0 {
 		return Decision{Rollout: r}
@@ -158,10 +188,45 @@ func planAborting(r Rollout, p Progress, now time.Time) Decision {
 	return Decision{Rollout: r, Changed: true}
 }
 
+// planRunning makes executions first: what the rate allows now can not wait for
+// a verdict.
+func planRunning(r Rollout, p Progress, now time.Time) Decision {
+	total := p.Total()
+	want := min(r.waiting()+p.Due, MaxTaken)
+	n, pacedAt, again := r.Terms.Rate.pace(total, r.PacedAt, now, want)
+	if n > 0 {
+		r.PacedAt = pacedAt
+		retries := min(p.Due, n)
+		return Decision{Rollout: r, Changed: true, Take: &Taking{
+			Stage: min(r.Current(), len(r.Stages)-1), Retries: retries, Devices: n - retries,
+		}}
+	}
+	d := planStages(r, p, now)
+	d.Wake = earliest(d.Wake, again, p.NextRetry)
+	return d
+}
+
+// waiting is how many candidates of the open stage have not had their turn.
+func (r Rollout) waiting() int {
+	if s := r.current(); s != nil && s.State == StageOpen {
+		return max(s.Target-r.Cursor, 0)
+	}
+	return 0
+}
+
+func earliest(times ...time.Time) (first time.Time) {
+	for _, t := range times {
+		if first.IsZero() || !t.IsZero() && t.Before(first) {
+			first = t
+		}
+	}
+	return first
+}
+
 func planStages(r Rollout, p Progress, now time.Time) Decision {
 	i := r.Current()
 	if i == len(r.Stages) {
-		if p.Total().Active() > 0 {
+		if !p.Total().Settled() {
 			return Decision{Rollout: r}
 		}
 		r.State, r.EndedAt = RolloutCompleted, now
@@ -170,10 +235,16 @@ func planStages(r Rollout, p Progress, now time.Time) Decision {
 	stage, counts := &r.Stages[i], p.stage(i)
 	switch stage.State {
 	case StagePending:
-		retry := !stage.OpenedAt.IsZero()
+		if stage.Approval && stage.ApprovedAt.IsZero() {
+			return Decision{Rollout: r}
+		}
+		d := Decision{Changed: true}
+		if !stage.OpenedAt.IsZero() {
+			d.Take = &Taking{Stage: i, Repeat: true}
+		}
 		stage.State, stage.OpenedAt = StageOpen, now
-		stage.Target = stage.Size.Of(r.Population)
-		return Decision{Rollout: r, Changed: true, Open: &Opening{Stage: i, Target: stage.Target, Retry: retry}}
+		d.Rollout = r
+		return d
 	case StageOpen:
 		return planOpen(r, i, counts, now)
 	default:
@@ -183,6 +254,9 @@ func planStages(r Rollout, p Progress, now time.Time) Decision {
 
 func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	stage := &r.Stages[i]
+	if r.waiting() > 0 {
+		return Decision{Rollout: r}
+	}
 	if c.Total() == 0 { // it was given no device: nothing to judge and nothing to soak
 		stage.State, stage.EndedAt = StagePassed, now
 		return Decision{Rollout: r, Changed: true}
@@ -191,13 +265,16 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 		stage.State, stage.SoakingAt = StageSoaking, now
 		return Decision{Rollout: r, Changed: true, Wake: now.Add(stage.Soak)}
 	}
-	if c.Active() > 0 {
+	if !c.Settled() {
 		return Decision{Rollout: r}
 	}
 	stage.State, stage.EndedAt = StageFailed, now
 	r.State = RolloutPaused
 	r.Reason = fmt.Sprintf("stage %d failed its gate: %d of %d finished succeeded, wanted %s",
 		i+1, c.Of(ClassSucceeded), c.Sample(), stage.Gate)
+	if c.Sample() == 0 {
+		r.Reason = fmt.Sprintf("stage %d proves nothing: its %d executions were all cancelled or removed", i+1, c.Total())
+	}
 	return Decision{Rollout: r, Changed: true}
 }
 
@@ -217,7 +294,7 @@ func planSoaking(r Rollout, i int, c Counts, now time.Time) Decision {
 // enough reports whether the sample is large enough to judge the gate. A stage
 // whose executions have all finished is always judged.
 func (g Gate) enough(c Counts) bool {
-	if c.Active() == 0 {
+	if c.Settled() {
 		return true
 	}
 	return g.MinFinished > 0 && c.Sample() >= g.MinFinished

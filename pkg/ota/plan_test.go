@@ -1,21 +1,23 @@
 package ota
 
 import (
+	"errors"
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
+	"github.com/google/go-cmp/cmp"
 )
 
 func rollout(states ...StageState) Rollout {
 	r := Rollout{
-		ID: "r-1", Release: ReleaseID{"gw", "1.0"}, Seed: "s", State: RolloutRunning, Population: 100,
+		ID: "r-1", Release: ReleaseID{"gw", "1.0"}, Seed: "s", State: RolloutRunning, Population: 100, StartedAt: t0, PacedAt: t0,
 		Abort: []AbortRule{{Class: ClassAny, Share: 0.5, MinSample: 4}},
 	}
 	for i, s := range states {
-		st := Stage{Size: Size{Percent: float64(100 * (i + 1) / len(states))}, Gate: Gate{Success: 0.9}, Soak: time.Hour, State: s}
+		st := Stage{Size: Size{Percent: float64(100 * (i + 1) / len(states))}, Target: 100 * (i + 1) / len(states), Gate: Gate{Success: 0.9}, Soak: time.Hour, State: s}
 		if s != StagePending {
 			st.OpenedAt = t0
+			r.Cursor = st.Target
 		}
 		if s == StageSoaking {
 			st.SoakingAt = t0
@@ -45,13 +47,40 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 		at       time.Duration
 		state    RolloutState
 		stages   []StageState
-		open     *Opening
+		take     *Taking
 		cancel   bool
+		arrange  bool
 		wake     time.Duration
 		mustStay bool
 	}{
 		{name: "first stage opens", r: rollout(StagePending, StagePending), p: progress(),
-			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, open: &Opening{Stage: 0, Target: 50}},
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}},
+		{name: "an open stage takes its devices", r: untaken(rollout(StageOpen, StagePending), 0), p: progress(),
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, take: &Taking{Stage: 0, Devices: 50}},
+		{name: "and no more than its rate allows", r: rated(untaken(rollout(StageOpen, StagePending), 10)), p: progress(counts(10, 0, 0, 0)),
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, take: &Taking{Stage: 0, Devices: 2}},
+		{name: "and waits for its rate", r: rated(untaken(rollout(StageOpen, StagePending), 10)), p: progress(counts(10, 0, 0, 0)), at: -time.Second,
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, wake: -time.Second / 2, mustStay: true},
+		{name: "a stage is not judged while devices wait for their turn", r: rated(untaken(rollout(StageOpen, StagePending), 10)), p: progress(counts(0, 0, 0, 3)), at: -time.Second,
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, wake: -time.Second / 2, mustStay: true},
+		{name: "retries come before new devices", r: rated(untaken(rollout(StageOpen, StagePending), 10)), p: due(progress(counts(0, 0, 9, 1)), 1),
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, take: &Taking{Stage: 0, Devices: 1, Retries: 1}},
+		{name: "retries go on when all stages have passed", r: rollout(StagePassed, StagePassed), p: due(progress(counts(0, 0, 99, 1)), 1),
+			state: RolloutRunning, stages: []StageState{StagePassed, StagePassed}, take: &Taking{Stage: 1, Retries: 1}},
+		{name: "a stage is not judged while a device will try again", r: rollout(StageOpen, StagePending), p: retrying(progress(counts(0, 0, 1, 1)), 1),
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, wake: time.Hour, mustStay: true},
+		{name: "a stage that needs approval waits", r: approval(rollout(StagePassed, StagePending), false), p: progress(counts(0, 0, 50, 0)),
+			state: RolloutRunning, stages: []StageState{StagePassed, StagePending}, mustStay: true},
+		{name: "and opens when it has it", r: approval(rollout(StagePassed, StagePending), true), p: progress(counts(0, 0, 50, 0)),
+			state: RolloutRunning, stages: []StageState{StagePassed, StageOpen}},
+		{name: "a scheduled one waits for its time", r: in(RolloutScheduled), p: progress(),
+			state: RolloutScheduled, stages: []StageState{StageFailed, StagePending}, wake: time.Minute, mustStay: true},
+		{name: "and is arranged then", r: in(RolloutScheduled), p: progress(), at: time.Minute,
+			state: RolloutScheduled, stages: []StageState{StageFailed, StagePending}, arrange: true, mustStay: true},
+		{name: "a draft stays", r: in(RolloutDraft), p: progress(),
+			state: RolloutDraft, stages: []StageState{StageFailed, StagePending}, mustStay: true},
+		{name: "one that awaits approval stays", r: in(RolloutAwaitingApproval), p: progress(),
+			state: RolloutAwaitingApproval, stages: []StageState{StageFailed, StagePending}, mustStay: true},
 		{name: "open and unfinished stays", r: rollout(StageOpen, StagePending), p: progress(counts(1, 0, 49, 0)),
 			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, mustStay: true},
 		{name: "gate met soaks", r: rollout(StageOpen, StagePending), p: progress(counts(0, 0, 48, 2)),
@@ -65,7 +94,7 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 		{name: "gate lost while soaking opens again", r: rollout(StageSoaking, StagePending), p: progress(counts(0, 0, 40, 10)), at: time.Hour,
 			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}},
 		{name: "next stage opens after the pass", r: rollout(StagePassed, StagePending), p: progress(counts(0, 0, 50, 0)),
-			state: RolloutRunning, stages: []StageState{StagePassed, StageOpen}, open: &Opening{Stage: 1, Target: 100}},
+			state: RolloutRunning, stages: []StageState{StagePassed, StageOpen}},
 		{name: "all passed completes", r: rollout(StagePassed, StagePassed), p: progress(counts(0, 0, 50, 0), counts(0, 0, 50, 0)),
 			state: RolloutCompleted, stages: []StageState{StagePassed, StagePassed}},
 		{name: "all passed with stragglers waits", r: rollout(StagePassed, StagePassed), p: progress(counts(0, 1, 50, 0)),
@@ -102,14 +131,14 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 					t.Errorf("stage %d is %s, want %s", i+1, got, want)
 				}
 			}
-			if (d.Open == nil) != (c.open == nil) || d.Open != nil && *d.Open != *c.open {
-				t.Errorf("opening %+v, want %+v", d.Open, c.open)
+			if diff := cmp.Diff(c.take, d.Take); diff != "" {
+				t.Errorf("takes:\n%s", diff)
 			}
-			if d.CancelQueued != c.cancel || d.Changed == c.mustStay {
-				t.Errorf("cancel %v, changed %v", d.CancelQueued, d.Changed)
+			if d.Cancel != c.cancel || d.Changed == c.mustStay || d.Arrange != c.arrange {
+				t.Errorf("cancel %v, changed %v, arrange %v", d.Cancel, d.Changed, d.Arrange)
 			}
 			want := time.Time{}
-			if c.wake > 0 {
+			if c.wake != 0 {
 				want = t0.Add(c.wake)
 			}
 			if !d.Wake.Equal(want) {
@@ -117,6 +146,37 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 			}
 		})
 	}
+}
+
+// untaken is the rollout with the cursor set back.
+func untaken(r Rollout, cursor int) Rollout {
+	r.Cursor = cursor
+	return r
+}
+
+// rated makes two a second, starting with t0.
+func rated(r Rollout) Rollout {
+	r.Terms.Rate, r.PacedAt, r.Terms.Start = Rate{PerMinute: 120}, t0, t0
+	return r
+}
+
+func approval(r Rollout, given bool) Rollout {
+	s := &r.Stages[len(r.Stages)-1]
+	s.Approval = true
+	if given {
+		s.ApprovedAt = t0
+	}
+	return r
+}
+
+func due(p Progress, n int) Progress {
+	p.Due, p.Stages[0].Retrying = n, n
+	return p
+}
+
+func retrying(p Progress, n int) Progress {
+	p.NextRetry, p.Stages[0].Retrying = t0.Add(time.Hour), n
+	return p
 }
 
 func paused() Rollout {
@@ -127,7 +187,7 @@ func paused() Rollout {
 
 func in(s RolloutState) Rollout {
 	r := rollout(StageFailed, StagePending)
-	r.State = s
+	r.State, r.Terms.Start = s, t0.Add(time.Minute)
 	return r
 }
 
@@ -157,8 +217,8 @@ func TestRepeatedStageAsksForRetries(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := Plan(again, Progress{}, t0)
-	if d.Open == nil || !d.Open.Retry || d.Open.Stage != 0 {
-		t.Fatalf("opening %+v", d.Open)
+	if diff := cmp.Diff(&Taking{Stage: 0, Repeat: true}, d.Take); diff != "" {
+		t.Fatal(diff)
 	}
 	skipped, err := Resume(r, ResumeSkip, t0)
 	if err != nil || skipped.Stages[0].State != StagePassed || r.Stages[0].State != StageFailed {
@@ -166,205 +226,76 @@ func TestRepeatedStageAsksForRetries(t *testing.T) {
 	}
 }
 
+// TestOperatorActsFitTheState walks every (state, act) pair.
 func TestOperatorActsFitTheState(t *testing.T) {
-	for _, s := range []RolloutState{RolloutRunning, RolloutPaused, RolloutAborting, RolloutCompleted, RolloutAborted} {
-		r := rollout(StageOpen, StagePending)
-		r.State = s
-		_, pauseErr := Pause(r, "why")
-		_, resumeErr := Resume(r, "", t0)
-		_, abortErr := Abort(r, "why", t0)
-		if (pauseErr == nil) != (s == RolloutRunning) || (resumeErr == nil) != (s == RolloutPaused) ||
-			(abortErr == nil) != (s == RolloutRunning || s == RolloutPaused) {
-			t.Errorf("%s: pause %v, resume %v, abort %v", s, pauseErr, resumeErr, abortErr)
-		}
+	acts := map[string]func(Rollout) (Rollout, error){
+		"submit":  Submit,
+		"approve": func(r Rollout) (Rollout, error) { return Approve(r, t0) },
+		"edit":    func(r Rollout) (Rollout, error) { return Edit(r, r) },
+		"stage":   func(r Rollout) (Rollout, error) { return ApproveStage(r, 2, t0) },
+		"pause":   func(r Rollout) (Rollout, error) { return Pause(r, "why", "") },
+		"resume":  func(r Rollout) (Rollout, error) { return Resume(r, "", t0) },
+		"abort":   func(r Rollout) (Rollout, error) { return Abort(r, "why", t0) },
 	}
-}
-
-// TestPlanProperty drives random rollouts over random fleets, with crashes (a
-// decision that is lost), repetitions and operators, and holds the rules that
-// must never break.
-func TestPlanProperty(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		m := newModel(t)
-		for step := 0; step < 400 && !m.r.State.Terminal(); step++ {
-			m.step(t)
-			m.check(t)
-		}
-		m.drain(t)
-		m.check(t)
-	})
-}
-
-type model struct {
-	r       Rollout
-	now     time.Time
-	devices []Execution
-	started int // executions made after an abort or pause was written
-}
-
-func newModel(t *rapid.T) *model {
-	n := rapid.IntRange(1, 40).Draw(t, "devices")
-	m := &model{now: t0, r: Rollout{ID: "r", State: RolloutRunning, Population: n}}
-	last := 0.0
-	for last < 100 {
-		last = min(100, last+rapid.Float64Range(1, 100).Draw(t, "percent"))
-		m.r.Stages = append(m.r.Stages, Stage{
-			Size: Size{Percent: last}, State: StagePending, Soak: time.Duration(rapid.IntRange(0, 3).Draw(t, "soak")) * time.Minute,
-			Gate: Gate{Success: rapid.Float64Range(0, 1).Draw(t, "gate"), MinFinished: rapid.IntRange(0, 5).Draw(t, "min")},
-		})
+	want := map[RolloutState]map[string]RolloutState{
+		RolloutDraft:            {"submit": RolloutAwaitingApproval, "edit": RolloutDraft, "stage": RolloutDraft, "abort": RolloutAborting},
+		RolloutAwaitingApproval: {"approve": RolloutScheduled, "edit": RolloutAwaitingApproval, "stage": RolloutAwaitingApproval, "abort": RolloutAborting},
+		RolloutScheduled:        {"pause": RolloutPaused, "edit": RolloutAwaitingApproval, "stage": RolloutScheduled, "abort": RolloutAborting},
+		RolloutRunning:          {"pause": RolloutPaused, "stage": RolloutRunning, "abort": RolloutAborting},
+		RolloutPaused:           {"resume": RolloutRunning, "stage": RolloutPaused, "abort": RolloutAborting},
 	}
-	if rapid.Bool().Draw(t, "abort rule") {
-		m.r.Abort = []AbortRule{{Class: ClassAny, Share: rapid.Float64Range(0, 1).Draw(t, "share"), Count: rapid.IntRange(0, 5).Draw(t, "count")}}
-	}
-	return m
-}
-
-func (m *model) progress() Progress {
-	p := Progress{Stages: make([]Counts, len(m.r.Stages)), Armed: Counts{Finished: map[Class]int{}}}
-	for i := range p.Stages {
-		p.Stages[i].Finished = map[Class]int{}
-	}
-	for _, e := range m.devices {
-		c := &p.Stages[e.Stage]
-		switch {
-		case e.Status == Queued:
-			c.Queued++
-		case e.Status == InProgress:
-			c.InProgress++
-		default:
-			c.Finished[e.Class]++
-			if e.FinishedAt.After(m.r.ArmedAt) {
-				p.Armed.Finished[e.Class]++
+	for _, state := range RolloutStates {
+		for name, act := range acts {
+			r := approval(rollout(StageOpen, StagePending), false)
+			r.State, r.Terms.Approval, r.ApprovedAt = state, true, t0
+			got, err := act(r)
+			next, ok := want[state][name]
+			if !ok {
+				if !errors.Is(err, ErrState) || cmp.Diff(r, got) != "" {
+					t.Errorf("%s in %s: %s, %v", name, state, got.State, err)
+				}
+				continue
+			}
+			if err != nil || got.State != next {
+				t.Errorf("%s in %s: %s, %v", name, state, got.State, err)
+			}
+			if name == "edit" && !got.ApprovedAt.IsZero() {
+				t.Errorf("an edit in %s left the approval", state)
 			}
 		}
 	}
-	return p
 }
 
-func (m *model) plan(t *rapid.T) bool {
-	d := Plan(m.r, m.progress(), m.now)
-	if rapid.IntRange(0, 9).Draw(t, "crash") == 0 {
-		return true // before it was written
+func TestAnEditVoidsTheApprovalOfAStage(t *testing.T) {
+	r := approval(rollout(StagePending, StagePending), true)
+	r.State = RolloutDraft
+	if got, err := Edit(r, r); err != nil || !got.Stages[1].ApprovedAt.IsZero() || r.Stages[1].ApprovedAt.IsZero() {
+		t.Errorf("%+v, %v", got.Stages[1], err)
 	}
-	m.write(d)
-	return d.Changed || d.CancelQueued
+	bad := r
+	bad.Stages = nil
+	if _, err := Edit(r, bad); !errors.Is(err, ErrInvalid) {
+		t.Errorf("an impossible plan: %v", err)
+	}
 }
 
-func (m *model) write(d Decision) {
-	wasStopped := m.r.State != RolloutRunning
-	m.r = d.Rollout
-	if d.Open != nil {
-		if wasStopped {
-			m.started++
-		}
-		for len(m.devices) < d.Open.Target {
-			m.devices = append(m.devices, Execution{Status: Queued, Stage: d.Open.Stage, Attempt: 1, Version: 1})
-		}
-		for i, e := range m.devices {
-			if d.Open.Retry && e.Stage == d.Open.Stage && e.Status.Terminal() && e.Status != Succeeded {
-				m.devices[i] = Execution{Status: Queued, Stage: e.Stage, Attempt: e.Attempt + 1, Version: 1}
-			}
-		}
-	}
-	if d.CancelQueued {
-		for i := range m.devices {
-			m.devices[i], _ = Cancel(m.devices[i], m.r.Reason, m.now)
+func TestAStageWithoutApprovalIsNotApproved(t *testing.T) {
+	r := approval(rollout(StageOpen, StagePending), false)
+	for stage, want := range map[int]error{0: ErrInvalid, 1: ErrState, 2: nil, 3: ErrInvalid} {
+		got, err := ApproveStage(r, stage, t0)
+		if !errors.Is(err, want) || err == nil && (got.Stages[1].ApprovedAt.IsZero() || !r.Stages[1].ApprovedAt.IsZero()) {
+			t.Errorf("stage %d: %v", stage, err)
 		}
 	}
 }
 
-func (m *model) step(t *rapid.T) {
-	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "seconds")) * time.Second)
-	switch rapid.IntRange(0, 9).Draw(t, "what") {
-	case 0, 1, 2, 3:
-		m.plan(t)
-	case 4, 5, 6, 7, 8:
-		m.report(t)
-	default:
-		m.operator(t)
+func TestARolloutThatFindsNobodyWaitsForAnOperator(t *testing.T) {
+	r := Begin(in(RolloutScheduled), nil, 0, "line", t0)
+	if r.State != RolloutPaused || r.Reason == "" {
+		t.Fatalf("%+v", r)
 	}
-}
-
-func (m *model) report(t *rapid.T) {
-	if len(m.devices) == 0 {
-		return
-	}
-	i := rapid.IntRange(0, len(m.devices)-1).Draw(t, "device")
-	if m.devices[i].Status == Queued && m.r.State != RolloutRunning {
-		return // the store holds it back
-	}
-	to := rapid.SampledFrom([]Status{InProgress, Succeeded, Succeeded, Failed, Rejected}).Draw(t, "status")
-	if next, err := Apply(m.devices[i], Report{Status: to}, m.now); err == nil {
-		m.devices[i] = next
-	}
-}
-
-func (m *model) operator(t *rapid.T) {
-	var next Rollout
-	var err error
-	switch rapid.IntRange(0, 5).Draw(t, "operator") {
-	case 0:
-		next, err = Abort(m.r, "stop", m.now)
-		if err == nil {
-			m.write(Decision{Rollout: next, CancelQueued: true})
-		}
-		return
-	case 1, 2:
-		next, err = Pause(m.r, "wait")
-	case 3:
-		next, err = Resume(m.r, ResumeSkip, m.now)
-	default:
-		next, err = Resume(m.r, ResumeRepeat, m.now)
-	}
-	if err == nil {
-		m.r = next
-	}
-}
-
-func (m *model) check(t *rapid.T) {
-	if m.started > 0 {
-		t.Fatalf("executions were made after an abort or pause was written")
-	}
-	open := 0
-	for i, s := range m.r.Stages {
-		if s.State == StageOpen || s.State == StageSoaking {
-			open++
-		}
-		if s.State != StagePassed && i+1 < len(m.r.Stages) && m.r.Stages[i+1].State != StagePending {
-			t.Fatalf("stage %d is %s while stage %d is %s", i+1, s.State, i+2, m.r.Stages[i+1].State)
-		}
-	}
-	if open > 1 {
-		t.Fatalf("%d stages are open", open)
-	}
-	limit := 0
-	for _, s := range m.r.Stages {
-		limit = max(limit, s.Target)
-	}
-	if len(m.devices) > limit || limit > m.r.Population {
-		t.Fatalf("%d executions, limit %d of %d", len(m.devices), limit, m.r.Population)
-	}
-}
-
-// drain lets everything in flight finish: a running or aborting rollout then
-// ends, or is paused with a reason.
-func (m *model) drain(t *rapid.T) {
-	for i := 0; i < 10*len(m.r.Stages)+10; i++ {
-		for j, e := range m.devices {
-			if !e.Status.Terminal() && (e.Status == InProgress || m.r.State == RolloutRunning) {
-				m.devices[j], _ = Apply(e, Report{Status: Succeeded}, m.now)
-			}
-		}
-		m.now = m.now.Add(time.Hour)
-		m.write(Plan(m.r, m.progress(), m.now))
-	}
-	switch m.r.State {
-	case RolloutCompleted, RolloutAborted:
-	case RolloutPaused:
-		if m.r.Reason == "" {
-			t.Fatal("paused without a reason")
-		}
-	default:
-		t.Fatalf("never ends: %s", m.r.State)
+	r.Stages = []Stage{{State: StagePending}}
+	if r, err := Resume(r, "", t0); err != nil || r.State != RolloutScheduled {
+		t.Errorf("%s, %v", r.State, err)
 	}
 }

@@ -12,18 +12,30 @@ import (
 // RolloutState is the state of a whole rollout.
 type RolloutState string
 
-// The states of design/rollouts that this version reaches. COMPLETED and
-// ABORTED are final.
+// The states. COMPLETED and ABORTED are final.
 const (
-	RolloutRunning   RolloutState = "RUNNING"
-	RolloutPaused    RolloutState = "PAUSED"
-	RolloutAborting  RolloutState = "ABORTING"
-	RolloutCompleted RolloutState = "COMPLETED"
-	RolloutAborted   RolloutState = "ABORTED"
+	RolloutDraft            RolloutState = "DRAFT"             // can be edited, does nothing
+	RolloutAwaitingApproval RolloutState = "AWAITING_APPROVAL" // can be edited, starts when it is approved
+	RolloutScheduled        RolloutState = "SCHEDULED"         // starts at its time, or as soon as its devices are arranged
+	RolloutRunning          RolloutState = "RUNNING"
+	RolloutPaused           RolloutState = "PAUSED"
+	RolloutAborting         RolloutState = "ABORTING"
+	RolloutCompleted        RolloutState = "COMPLETED"
+	RolloutAborted          RolloutState = "ABORTED"
 )
+
+// RolloutStates lists every state, in the order a rollout may take them.
+var RolloutStates = []RolloutState{
+	RolloutDraft, RolloutAwaitingApproval, RolloutScheduled, RolloutRunning, RolloutPaused, RolloutAborting, RolloutCompleted, RolloutAborted,
+}
 
 // Terminal reports whether nothing more happens to the rollout.
 func (s RolloutState) Terminal() bool { return s == RolloutCompleted || s == RolloutAborted }
+
+// Begun reports whether devices may have been given executions.
+func (s RolloutState) Begun() bool {
+	return s != RolloutDraft && s != RolloutAwaitingApproval && s != RolloutScheduled
+}
 
 // StageState is the state of one stage.
 type StageState string
@@ -37,15 +49,18 @@ const (
 	StageFailed  StageState = "FAILED"
 )
 
-// Size is how much of the fleet has been reached when a stage is complete. It
-// is cumulative; exactly one of the two is set.
+// Size is how much of the fleet has been reached when a stage is complete.
+// Percent and Count are cumulative; a Selector adds the devices it means. Exactly
+// one of the three is set.
 type Size struct {
-	Percent float64 `json:"percent,omitempty"` // over 0, up to 100, of the population
-	Count   int     `json:"count,omitempty"`   // devices
+	Percent  float64 `json:"percent,omitempty"`  // over 0, up to 100, of the population
+	Count    int     `json:"count,omitempty"`    // devices
+	Selector string  `json:"selector,omitempty"` // those of the population that it means
 }
 
 // Of returns the cumulative number of devices for a population, at least 1 when
-// there are any, never more than the population.
+// there are any, never more than the population. That of a Selector depends on
+// the devices, see Arrange.
 func (s Size) Of(population int) int {
 	n := s.Count
 	if s.Percent > 0 {
@@ -56,6 +71,9 @@ func (s Size) Of(population int) int {
 }
 
 func (s Size) String() string {
+	if s.Selector != "" {
+		return "{" + s.Selector + "}"
+	}
 	if s.Percent > 0 {
 		return strconv.FormatFloat(s.Percent, 'f', -1, 64) + "%"
 	}
@@ -73,12 +91,15 @@ type Stage struct {
 	Size Size          `json:"size"`
 	Gate Gate          `json:"gate"`
 	Soak time.Duration `json:"soak,omitempty"` // how long the gate must hold before the next stage opens
+	// Approval: the stage does not open before an operator approves it.
+	Approval bool `json:"approval,omitempty"`
 
-	State     StageState `json:"state"`
-	Target    int        `json:"target,omitempty"` // cumulative devices, fixed when the stage opens
-	OpenedAt  time.Time  `json:"openedAt,omitzero"`
-	SoakingAt time.Time  `json:"soakingAt,omitzero"`
-	EndedAt   time.Time  `json:"endedAt,omitzero"`
+	State      StageState `json:"state"`
+	Target     int        `json:"target,omitempty"` // cumulative devices, fixed by Arrange
+	ApprovedAt time.Time  `json:"approvedAt,omitzero"`
+	OpenedAt   time.Time  `json:"openedAt,omitzero"`
+	SoakingAt  time.Time  `json:"soakingAt,omitzero"`
+	EndedAt    time.Time  `json:"endedAt,omitzero"`
 }
 
 // AbortRule stops a rollout. It trips when the share of finished executions of
@@ -104,14 +125,27 @@ type Rollout struct {
 	// InProgressTimeout is how long an execution may be IN_PROGRESS before it is
 	// TIMED_OUT, and can not be changed later; 0: for ever.
 	InProgressTimeout time.Duration
+	Terms             Terms
 
 	State      RolloutState
-	Reason     string // why PAUSED, ABORTING or ABORTED
-	Population int    // eligible devices when it was created; percentages are of this
+	Reason     string    // why PAUSED, ABORTING or ABORTED
+	Population int       // eligible devices when it started; percentages are of this
+	Line       string    // names the arrangement that they stand in
+	Cursor     int       // how many of them, in order, have had their turn
+	PacedAt    time.Time // when the next execution would be due at an even rate, see Rate
+	ApprovedAt time.Time // zero: not yet, or edited since
 	ArmedAt    time.Time
 	Revision   int64 // raised by one on every change, for compare and set
 	CreatedAt  time.Time
+	StartedAt  time.Time // when its devices were arranged; zero before
 	EndedAt    time.Time // zero until terminal
+}
+
+// Supersedes reports whether what is QUEUED for o makes way on devices that r
+// reaches: the same firmware, created earlier, of no higher priority.
+func (r Rollout) Supersedes(o Rollout) bool {
+	return r.ID != o.ID && r.Release.Name == o.Release.Name && o.Priority <= r.Priority &&
+		(o.CreatedAt.Before(r.CreatedAt) || o.CreatedAt.Equal(r.CreatedAt) && o.ID < r.ID)
 }
 
 // Limits of a rollout.
@@ -139,6 +173,9 @@ func (r Rollout) Validate() error {
 	if t := r.InProgressTimeout; t != 0 && !validTimeout(t) {
 		return invalid("timeout of %s: want %s to %s", t, MinTimeout, MaxTimeout)
 	}
+	if err := r.Terms.validate(); err != nil {
+		return err
+	}
 	for i, s := range r.Stages {
 		if err := s.validate(); err != nil {
 			return fmt.Errorf("stage %d: %w", i+1, err)
@@ -157,8 +194,10 @@ func (r Rollout) Validate() error {
 
 func (s Stage) validate() error {
 	switch {
-	case (s.Size.Percent != 0) == (s.Size.Count != 0):
-		return invalid("a stage is a percentage or a number of devices")
+	case s.Size.kinds() != 1:
+		return invalid("a stage is a percentage, a number of devices or a selector")
+	case len(s.Size.Selector) > MaxSelector:
+		return invalid("selector of %d bytes: at most %d", len(s.Size.Selector), MaxSelector)
 	case s.Size.Percent < 0 || s.Size.Percent > 100 || math.IsNaN(s.Size.Percent):
 		return invalid("stage of %s: want over 0%% up to 100%%", s.Size)
 	case s.Size.Count < 0:
@@ -173,10 +212,20 @@ func (s Stage) validate() error {
 	return nil
 }
 
+func (s Size) kinds() int {
+	n := 0
+	for _, set := range []bool{s.Percent != 0, s.Count != 0, s.Selector != ""} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
 // ascending compares sizes of one kind; a percentage and a number can not be
 // compared before the population is known, so Of orders them then.
 func ascending(a, b Size) bool {
-	if (a.Percent > 0) != (b.Percent > 0) {
+	if a.Selector != "" || b.Selector != "" || (a.Percent > 0) != (b.Percent > 0) {
 		return true
 	}
 	return b.Percent > a.Percent || b.Count > a.Count

@@ -80,9 +80,9 @@ func TestTimeoutLimits(t *testing.T) {
 func TestExpireEndsWhatIsDue(t *testing.T) {
 	for _, s := range Statuses {
 		for _, expires := range []time.Time{{}, t0.Add(-time.Second), t0, t0.Add(1)} {
-			e := Execution{Status: s, Version: 1, Details: map[string]string{"step": "fetching"}, Expires: expires}
+			e := Execution{Status: s, Version: 1, Details: map[string]string{"step": "fetching"}, Expires: expires, ExpiresAs: ClassSilent}
 			got, changed := Expire(e, t0)
-			if due := s == InProgress && !expires.IsZero() && !expires.After(t0); changed != due {
+			if due := !s.Terminal() && !expires.IsZero() && !expires.After(t0); changed != due {
 				t.Errorf("%s, expires %v: changed %v", s, expires, changed)
 			}
 			if !changed {
@@ -91,7 +91,7 @@ func TestExpireEndsWhatIsDue(t *testing.T) {
 				}
 				continue
 			}
-			if got.Status != TimedOut || got.Class != ClassTimedOut || got.Version != 2 || !got.FinishedAt.Equal(t0) || !got.Expires.IsZero() || got.Step() != "fetching" {
+			if got.Status != TimedOut || got.Class != ClassSilent || got.Version != 2 || !got.FinishedAt.Equal(t0) || !got.Expires.IsZero() || got.Step() != "fetching" {
 				t.Errorf("%+v", got)
 			}
 			if _, again := Expire(got, t0.Add(time.Hour)); again {
@@ -104,8 +104,89 @@ func TestExpireEndsWhatIsDue(t *testing.T) {
 	}
 }
 
+// The timers of a plan, report by report: minutes after t0.
+func TestTimersRunFromTheStepTheyBelongTo(t *testing.T) {
+	timers := Timers{Claim: 30 * time.Minute, Fetch: 20 * time.Minute, Install: 5 * time.Minute, Reboot: 4 * time.Minute, Health: 10 * time.Minute}
+	e := Queue(Execution{Timers: timers, Timeout: time.Hour}, t0)
+	at := func(minute int) time.Time { return t0.Add(time.Duration(minute) * time.Minute) }
+	expect := func(minute int, class Class) {
+		t.Helper()
+		if !e.Expires.Equal(at(minute)) || e.ExpiresAs != class {
+			t.Fatalf("%s expires %v as %q, want minute %d as %q", e.Step(), e.Expires, e.ExpiresAs, minute, class)
+		}
+	}
+	expect(30, ClassTimedOut)
+	for _, c := range []struct {
+		minute  int
+		step    Step
+		timeout time.Duration
+		want    int
+		class   Class
+	}{
+		{10, StepWaiting, 0, 70, ClassTimedOut}, // the whole alone
+		{12, StepFetching, 0, 32, ClassTimedOut},
+		{20, StepFetching, 0, 32, ClassTimedOut},             // the same step: its timer runs on
+		{21, StepFetching, NoStepTimeout, 32, ClassTimedOut}, // a device does not lift the plan's bound
+		{22, StepFetching, 2 * time.Hour, 32, ClassTimedOut},
+		{23, StepFetching, time.Minute, 24, ClassTimedOut}, // but may set a shorter one
+		{23, StepStaged, 0, 28, ClassTimedOut},
+		{24, StepRebooting, 0, 28, ClassSilent},
+		{27, StepTrial, 0, 37, ClassSilent},
+		{36, StepCommitting, 0, 46, ClassSilent},
+		{37, StepRollingBack, 0, 41, ClassSilent},
+		{69, StepTrial, 0, 70, ClassTimedOut}, // the whole is nearer
+		{69, "its own", 0, 70, ClassTimedOut},
+	} {
+		var err error
+		e, err = Apply(e, Report{Status: InProgress, StepTimeout: c.timeout, Details: map[string]string{DetailStep: string(c.step)}}, at(c.minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(c.want, c.class)
+	}
+	over, ended := Expire(e, at(70))
+	if !ended || over.Class != ClassTimedOut {
+		t.Errorf("%+v", over)
+	}
+}
+
+func TestRetry(t *testing.T) {
+	retry := Retry{Attempts: 4, Backoff: time.Hour, On: []Class{ClassFailed, ClassSilent}}
+	for _, c := range []struct {
+		status  Status
+		class   Class
+		attempt int
+		want    time.Duration // 0: never
+	}{
+		{Failed, ClassFailed, 1, time.Hour}, {Failed, ClassFailed, 2, 2 * time.Hour}, {Failed, ClassFailed, 3, 4 * time.Hour},
+		{Failed, ClassFailed, 4, 0}, {Failed, ClassSilent, 1, time.Hour}, {Failed, ClassRolledBack, 1, 0}, {Rejected, ClassRejected, 1, 0}, {Succeeded, ClassSucceeded, 1, 0},
+	} {
+		e := Execution{Status: InProgress, Attempt: c.attempt, Retry: retry}
+		details := map[string]string{}
+		if c.status == Failed {
+			details[DetailClass] = string(c.class)
+		}
+		e, err := Apply(e, Report{Status: c.status, Details: details}, t0)
+		want := time.Time{}
+		if c.want > 0 {
+			want = t0.Add(c.want)
+		}
+		if err != nil || e.Class != c.class || !e.RetryAt.Equal(want) {
+			t.Errorf("%s %d: %s, retry at %v, want %v; %v", c.class, c.attempt, e.Class, e.RetryAt, want, err)
+		}
+	}
+	e, _ := Expire(Execution{Status: Queued, Attempt: 1, Expires: t0, ExpiresAs: ClassTimedOut, Retry: Retry{Attempts: 2}}, t0)
+	if !e.RetryAt.Equal(t0) {
+		t.Errorf("what timed out is retried by default: %v", e.RetryAt)
+	}
+	far := Execution{Attempt: 10, Class: ClassFailed, FinishedAt: t0}
+	if got := (Retry{Attempts: 11, Backoff: MaxBackoff}).after(far); !got.Equal(t0.Add(MaxBackoff)) {
+		t.Errorf("backoff over its limit: %v", got)
+	}
+}
+
 // Whatever a device says, its execution ends by the rollout's timeout at the
-// latest, and only what is in progress has a timer.
+// latest.
 func TestTimeoutProperty(t *testing.T) {
 	steps := rapid.SampledFrom([]time.Duration{0, NoStepTimeout, MinTimeout, time.Hour, MaxTimeout})
 	rapid.Check(t, func(t *rapid.T) {
@@ -120,8 +201,10 @@ func TestTimeoutProperty(t *testing.T) {
 				e = next
 			}
 			switch {
-			case e.Status != InProgress && !e.Expires.IsZero():
+			case e.Status.Terminal() && !e.Expires.IsZero():
 				t.Fatalf("%s expires %v", e.Status, e.Expires)
+			case e.Expires.IsZero() != (e.ExpiresAs == ClassNone):
+				t.Fatalf("expires %v as %q", e.Expires, e.ExpiresAs)
 			case e.Status == InProgress && e.Timeout > 0 && (e.Expires.IsZero() || e.Expires.After(e.StartedAt.Add(e.Timeout))):
 				t.Fatalf("started %v, timeout %s, expires %v", e.StartedAt, e.Timeout, e.Expires)
 			}

@@ -73,6 +73,22 @@ func (s *Store) checkRollout(r ota.Rollout, say func(string, ...any)) {
 	if n := len(s.executions[r.ID]); n > target {
 		say("rollout %s has executions for %d devices: its stages allow %d", r.ID, n, target)
 	}
+	flying, lanes := 0, map[string]int{}
+	for _, attempts := range s.executions[r.ID] {
+		if e := attempts[len(attempts)-1]; e.Status == ota.InProgress {
+			flying++
+			lanes[e.Lane]++
+		}
+	}
+	if limit := r.Terms.InFlight; limit.Max > 0 && flying > limit.Max {
+		say("rollout %s has %d in flight, over %d", r.ID, flying, limit.Max)
+	} else if limit.PerMax > 0 {
+		for lane, n := range lanes {
+			if n > limit.PerMax {
+				say("rollout %s has %d in flight in %q, over %d", r.ID, n, lane, limit.PerMax)
+			}
+		}
+	}
 	for device, attempts := range s.executions[r.ID] {
 		if _, ok := s.devices[device]; !ok {
 			say("execution of rollout %s on no device: %s", r.ID, device)
@@ -97,12 +113,15 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 	if e.Status.Terminal() == e.FinishedAt.IsZero() {
 		say("%s is %s, finished at %s", name, e.Status, e.FinishedAt)
 	}
-	if unstarted := e.Status == ota.Queued || e.Status == ota.Canceled || e.Status == ota.Removed; !unstarted && e.StartedAt.IsZero() ||
+	if unstarted := e.Status == ota.Queued || e.Status == ota.Canceled || e.Status == ota.Removed || e.Status == ota.TimedOut; !unstarted && e.StartedAt.IsZero() ||
 		e.Status == ota.Queued && !e.StartedAt.IsZero() {
 		say("%s is %s, started at %s", name, e.Status, e.StartedAt)
 	}
-	if e.Status != ota.InProgress && !e.Expires.IsZero() {
-		say("%s is %s and expires at %s", name, e.Status, e.Expires)
+	if e.Status.Terminal() && !e.Expires.IsZero() || e.Expires.IsZero() != (e.ExpiresAs == ota.ClassNone) {
+		say("%s is %s and expires at %s as %q", name, e.Status, e.Expires, e.ExpiresAs)
+	}
+	if !e.RetryAt.IsZero() && (!e.Status.Terminal() || e.Status == ota.Succeeded || e.Status == ota.Removed) {
+		say("%s is %s and is to be tried again at %s", name, e.Status, e.RetryAt)
 	}
 	if t := r.InProgressTimeout; t > 0 && e.Status == ota.InProgress && (e.Expires.IsZero() || e.Expires.After(e.StartedAt.Add(t))) {
 		say("%s expires at %s, past the rollout's timeout", name, e.Expires)

@@ -166,9 +166,9 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 				continue
 			}
 			last := len(attempts) - 1
-			if e, changed := ota.Remove(attempts[last], fleet.RevokedReason, stored(now)); changed {
-				byDevice[id] = append(slices.Clone(attempts[:last]), e)
-			}
+			e, _ := ota.Remove(attempts[last], fleet.RevokedReason, stored(now))
+			e.RetryAt = time.Time{}
+			byDevice[id] = append(slices.Clone(attempts[:last]), e)
 		}
 		return nil
 	})

@@ -67,7 +67,7 @@ func (s *Store) next(deviceID string) (ota.Execution, error) {
 func (s *Store) pending(deviceID string) []ota.Execution {
 	var list []ota.Execution
 	for _, e := range s.active(deviceID) {
-		if e.Status == ota.InProgress || s.rollouts[e.RolloutID].State == ota.RolloutRunning {
+		if e.Status == ota.InProgress || s.rollouts[e.RolloutID].State == ota.RolloutRunning && !s.full(e) {
 			list = append(list, e)
 		}
 	}
@@ -83,6 +83,24 @@ func (s *Store) pending(deviceID string) []ota.Execution {
 		return 1
 	})
 	return list
+}
+
+// full reports whether the rollout has as many in flight as it may.
+func (s *Store) full(e ota.Execution) bool {
+	limit := s.rollouts[e.RolloutID].Terms.InFlight
+	if limit == (ota.InFlight{}) {
+		return false
+	}
+	n, lane := 0, 0
+	for _, attempts := range s.executions[e.RolloutID] {
+		if other := attempts[len(attempts)-1]; other.Status == ota.InProgress {
+			n++
+			if other.Lane == e.Lane {
+				lane++
+			}
+		}
+	}
+	return limit.Max > 0 && n >= limit.Max || limit.PerMax > 0 && lane >= limit.PerMax
 }
 
 // active returns the device's executions that are not finished, one for each
@@ -125,6 +143,9 @@ func (s *Store) mayStart(e ota.Execution) error {
 	if state := s.rollouts[e.RolloutID].State; state != ota.RolloutRunning {
 		return fmt.Errorf("%w: rollout %s is %s", ota.ErrTransition, e.RolloutID, state)
 	}
+	if s.full(e) {
+		return fmt.Errorf("%w: rollout %s has as many devices in flight as it may", ota.ErrTransition, e.RolloutID)
+	}
 	for _, other := range s.active(e.DeviceID) {
 		if other.Status == ota.InProgress {
 			return fmt.Errorf("%w: device %s works on rollout %s", ota.ErrTransition, e.DeviceID, other.RolloutID)
@@ -135,31 +156,45 @@ func (s *Store) mayStart(e ota.Execution) error {
 
 // Expire implements fleet.ExecutionStore.
 func (s *Store) Expire(ctx context.Context, now time.Time) (expired []ota.Execution, next time.Time, err error) {
+	now = stored(now)
 	err = s.locked(ctx, func() error {
-		var timed []ota.Execution
-		for device := range s.devices {
-			for _, e := range s.active(device) {
-				if !e.Expires.IsZero() {
-					timed = append(timed, e)
-				}
+		due := s.timed(now)
+		if len(due) > fleet.MaxExpired {
+			due = s.timed(due[fleet.MaxExpired-1].Expires)
+		}
+		for i, e := range due {
+			if e.Status == ota.Queued && (s.rollouts[e.RolloutID].State != ota.RolloutRunning || s.full(e)) {
+				due[i] = s.put(ota.Claimable(e, now))
 			}
 		}
-		slices.SortFunc(timed, func(a, b ota.Execution) int {
-			return cmp.Or(a.Expires.Compare(b.Expires), cmp.Compare(a.RolloutID, b.RolloutID), cmp.Compare(a.DeviceID, b.DeviceID))
-		})
-		for _, e := range timed {
-			over, due := ota.Expire(e, stored(now))
-			if !due || len(expired) >= fleet.MaxExpired && !e.Expires.Equal(next) {
-				next = e.Expires
-				return nil
+		for _, e := range due {
+			if over, ended := ota.Expire(e, now); ended {
+				expired = append(expired, ownExecution(s.put(over)))
 			}
-			next = e.Expires
-			expired = append(expired, ownExecution(s.put(over)))
 		}
-		next = time.Time{}
+		if rest := s.timed(time.Time{}); len(rest) > 0 {
+			next = rest[0].Expires
+		}
 		return nil
 	})
 	return expired, next, err
+}
+
+// timed returns the executions that expire by then, or all that ever do when it
+// is zero, in the order in which they do.
+func (s *Store) timed(by time.Time) []ota.Execution {
+	var timed []ota.Execution
+	for device := range s.devices {
+		for _, e := range s.active(device) {
+			if !e.Expires.IsZero() && (by.IsZero() || !e.Expires.After(by)) {
+				timed = append(timed, e)
+			}
+		}
+	}
+	slices.SortFunc(timed, func(a, b ota.Execution) int {
+		return cmp.Or(a.Expires.Compare(b.Expires), cmp.Compare(a.RolloutID, b.RolloutID), cmp.Compare(a.DeviceID, b.DeviceID))
+	})
+	return timed
 }
 
 // Execution implements fleet.ExecutionStore.
@@ -198,6 +233,8 @@ func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f 
 func matches(f fleet.ExecutionFilter, e ota.Execution, latest bool) bool {
 	return (f.RolloutID == "" || f.RolloutID == e.RolloutID) &&
 		(f.DeviceID == "" || f.DeviceID == e.DeviceID) &&
+		e.DeviceID > f.AfterDevice &&
+		(f.RetryDue.IsZero() || !e.RetryAt.IsZero() && !e.RetryAt.After(stored(f.RetryDue))) &&
 		(f.Stage == nil || *f.Stage == e.Stage) &&
 		(!f.Active || !e.Status.Terminal()) &&
 		(!f.Latest || latest)

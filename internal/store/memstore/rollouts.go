@@ -54,7 +54,7 @@ func (s *Store) Rollouts(ctx context.Context) ([]ota.Rollout, error) {
 }
 
 // Progress implements fleet.RolloutStore.
-func (s *Store) Progress(ctx context.Context, r ota.Rollout) (ota.Progress, error) {
+func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota.Progress, error) {
 	p := ota.Progress{Stages: make([]ota.Counts, len(r.Stages)), Armed: ota.Counts{Finished: map[ota.Class]int{}}}
 	for i := range p.Stages {
 		p.Stages[i].Finished = map[ota.Class]int{}
@@ -71,6 +71,9 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout) (ota.Progress, erro
 			if e.Stage < len(p.Stages) {
 				count(&p.Stages[e.Stage], e)
 			}
+			if !e.RetryAt.IsZero() && r.State == ota.RolloutRunning {
+				retry(&p, e, stored(now))
+			}
 		}
 		return nil
 	})
@@ -78,6 +81,18 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout) (ota.Progress, erro
 		return ota.Progress{}, err
 	}
 	return p, nil
+}
+
+func retry(p *ota.Progress, e ota.Execution, now time.Time) {
+	switch {
+	case !e.RetryAt.After(now):
+		p.Due++
+	case p.NextRetry.IsZero() || e.RetryAt.Before(p.NextRetry):
+		p.NextRetry = e.RetryAt
+	}
+	if e.Stage < len(p.Stages) {
+		p.Stages[e.Stage].Retrying++
+	}
 }
 
 func count(c *ota.Counts, e ota.Execution) {
@@ -92,7 +107,7 @@ func count(c *ota.Counts, e ota.Execution) {
 }
 
 // Advance implements fleet.RolloutStore. Executions are inserted first and
-// cancelled then, so CancelQueued leaves none.
+// cancelled then, so Cancel leaves none that it should not.
 func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 	return s.locked(ctx, func() error {
 		old, ok := s.rollouts[a.Rollout.ID]
@@ -103,18 +118,59 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
 		next := ownRollout(a.Rollout)
-		next.Release, next.CreatedAt, next.InProgressTimeout = old.Release, old.CreatedAt, old.InProgressTimeout
+		next.Release, next.CreatedAt = old.Release, old.CreatedAt
+		if old.State.Begun() {
+			next.InProgressTimeout = old.InProgressTimeout
+		}
 		next.Revision++
 		executions, err := s.inserted(next, a)
 		if err != nil {
 			return err
 		}
-		if a.CancelQueued {
-			cancelQueued(executions, a)
-		}
+		change(executions, func(e ota.Execution) (ota.Execution, bool) { return follow(old, next, a, e) })
 		s.rollouts[next.ID], s.executions[next.ID] = next, executions
+		if a.Supersede {
+			s.supersede(next, a)
+		}
 		return nil
 	})
+}
+
+// follow does to an execution what a step asks for besides new ones.
+func follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution, bool) {
+	changed := false
+	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Status != ota.Succeeded && e.Status != ota.Removed {
+		e.RetryAt, changed = stored(a.Now), true
+	}
+	if a.Cancel {
+		if c, ok := ota.Cancel(e, r.Reason, stored(a.Now)); ok {
+			e, changed = c, true
+		}
+	}
+	if runs := r.State == ota.RolloutRunning; e.Status == ota.Queued && runs != (old.State == ota.RolloutRunning) {
+		e, changed = ota.Claimable(e, stored(a.Now)), true
+		if !runs {
+			e.Expires, e.ExpiresAs = time.Time{}, ota.ClassNone
+		}
+	}
+	return e, changed
+}
+
+func (s *Store) supersede(r ota.Rollout, a fleet.Advance) {
+	devices := map[string]bool{}
+	for _, e := range a.Insert {
+		devices[e.DeviceID] = true
+	}
+	for id, o := range s.rollouts {
+		if r.Supersedes(o) {
+			change(s.executions[id], func(e ota.Execution) (ota.Execution, bool) {
+				if !devices[e.DeviceID] {
+					return e, false
+				}
+				return ota.Supersede(e, r.ID, stored(a.Now))
+			})
+		}
+	}
 }
 
 // inserted returns the rollout's executions after a.Insert, leaving those of
@@ -145,18 +201,23 @@ func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execu
 			return nil, fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
 		}
 		now := stored(a.Now)
-		executions[e.DeviceID] = append(slices.Clone(attempts), ota.Execution{
+		attempts = slices.Clone(attempts)
+		if last := len(attempts) - 1; last >= 0 {
+			attempts[last].RetryAt = time.Time{}
+		}
+		executions[e.DeviceID] = append(attempts, ota.Queue(ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
-			Status: ota.Queued, Version: 1, QueuedAt: now, UpdatedAt: now, Timeout: r.InProgressTimeout,
-		})
+			Lane: e.Lane, Timeout: r.InProgressTimeout, Timers: r.Terms.Timers, Retry: r.Terms.Retry,
+		}, now))
 	}
 	return executions, nil
 }
 
-func cancelQueued(executions map[string][]ota.Execution, a fleet.Advance) {
+// change replaces the newest attempts that f changes.
+func change(executions map[string][]ota.Execution, f func(ota.Execution) (ota.Execution, bool)) {
 	for device, attempts := range executions {
 		last := len(attempts) - 1
-		if e, changed := ota.Cancel(attempts[last], a.Rollout.Reason, stored(a.Now)); changed {
+		if e, changed := f(attempts[last]); changed {
 			executions[device] = append(slices.Clone(attempts[:last]), e)
 		}
 	}
@@ -166,10 +227,83 @@ func ownRollout(r ota.Rollout) ota.Rollout {
 	r.Stages = append([]ota.Stage(nil), r.Stages...)
 	for i := range r.Stages {
 		g := &r.Stages[i]
-		g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
+		g.ApprovedAt, g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.ApprovedAt), stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
 	}
 	r.Abort = append([]ota.AbortRule(nil), r.Abort...)
 	r.InProgressTimeout = r.InProgressTimeout.Truncate(time.Microsecond)
 	r.ArmedAt, r.CreatedAt, r.EndedAt = stored(r.ArmedAt), stored(r.CreatedAt), stored(r.EndedAt)
+	r.PacedAt, r.ApprovedAt, r.StartedAt, r.Terms.Start = stored(r.PacedAt), stored(r.ApprovedAt), stored(r.StartedAt), stored(r.Terms.Start)
+	r.Terms.Strata, r.Terms.Retry.On = slices.Clone(r.Terms.Strata), slices.Clone(r.Terms.Retry.On)
 	return r
+}
+
+// line names a line of candidates.
+type line struct{ rollout, name string }
+
+// PutCandidates implements fleet.RolloutStore.
+func (s *Store) PutCandidates(ctx context.Context, rolloutID, name string, turn int, list []ota.Candidate) error {
+	return s.locked(ctx, func() error {
+		l := line{rolloutID, name}
+		if s.lines[l] == nil {
+			s.lines[l] = map[int]ota.Candidate{}
+		}
+		for i, c := range list {
+			if _, ok := s.lines[l][turn+i]; !ok {
+				s.lines[l][turn+i] = ota.Candidate{DeviceID: c.DeviceID, Stage: c.Stage, Lane: c.Lane}
+			}
+		}
+		return nil
+	})
+}
+
+// Turns implements fleet.RolloutStore.
+func (s *Store) Turns(ctx context.Context, r ota.Rollout, turn, limit int) ([]fleet.Turn, error) {
+	var turns []fleet.Turn
+	err := s.locked(ctx, func() error {
+		l := s.lines[line{r.ID, r.Line}]
+		for _, n := range slices.Sorted(maps.Keys(l)) {
+			if n < turn || len(turns) == limit {
+				continue
+			}
+			c := l[n]
+			d, ok := s.devices[c.DeviceID]
+			v := fleet.DeviceView{Device: d, Shadow: s.shadows[shadowKey{c.DeviceID, ""}]}
+			turns = append(turns, fleet.Turn{Candidate: c, Revoked: !ok || d.Revoked(), Superseded: s.superseded(r, c.DeviceID), Digest: v.Firmware().Digest})
+		}
+		return nil
+	})
+	return turns, err
+}
+
+func (s *Store) superseded(r ota.Rollout, device string) bool {
+	for id, devices := range s.executions {
+		for _, e := range devices[device] {
+			if s.rollouts[id].Supersedes(r) && e.Status != ota.Canceled && e.Status != ota.Removed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// DropCandidates implements fleet.RolloutStore.
+func (s *Store) DropCandidates(ctx context.Context, rolloutID, keep string, limit int) (more bool, err error) {
+	err = s.locked(ctx, func() error {
+		for l, candidates := range s.lines {
+			if l.rollout != rolloutID || l.name == keep {
+				continue
+			}
+			for turn := range candidates {
+				if limit == 0 {
+					more = true
+					return nil
+				}
+				delete(candidates, turn)
+				limit--
+			}
+			delete(s.lines, l)
+		}
+		return nil
+	})
+	return more, err
 }

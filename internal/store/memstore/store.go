@@ -29,6 +29,7 @@ type Store struct {
 	rollouts   map[string]ota.Rollout
 	groups     map[string]group
 	executions map[string]map[string][]ota.Execution // rollout, device, attempts in order
+	lines      map[line]map[int]ota.Candidate        // by turn
 	state      map[string][]byte                     // of the embedded broker
 
 	credentials map[string][]fleet.Credential // by device
@@ -55,6 +56,7 @@ func New() *Store {
 		rollouts:   map[string]ota.Rollout{},
 		groups:     map[string]group{},
 		executions: map[string]map[string][]ota.Execution{},
+		lines:      map[line]map[int]ota.Candidate{},
 		state:      map[string][]byte{},
 
 		credentials: map[string][]fleet.Credential{},

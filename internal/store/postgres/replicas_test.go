@@ -269,7 +269,7 @@ func cancel(ctx context.Context, s *sqlstore.Store, id string) error {
 		return err
 	}
 	r.State, r.Reason = ota.RolloutAborting, "enough"
-	return s.Advance(ctx, fleet.Advance{Rollout: r, Now: time.Now(), CancelQueued: true})
+	return s.Advance(ctx, fleet.Advance{Rollout: r, Now: time.Now(), Cancel: true})
 }
 
 func (r *race) advance(t *testing.T) {

@@ -257,7 +257,7 @@ func BenchmarkOpenStage100k(b *testing.B) {
 	b.StopTimer()
 	r := running(fmt.Sprintf("019a7c1e-4b5d-7e6f-8a9b-%012d", 0), n)
 	start := time.Now()
-	p, err := s.Progress(ctx, r)
+	p, err := s.Progress(ctx, r, time.Now())
 	must(b, err)
 	if p.Stages[0].Queued != n {
 		b.Fatalf("progress %+v", p)

@@ -17,9 +17,9 @@ import (
 const insertRows = 10_000
 
 // Advance implements fleet.RolloutStore. Executions are inserted first and
-// cancelled then, so CancelQueued leaves none.
+// cancelled then, so Cancel leaves none that it should not.
 func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
-	stages, abort, err := planText(a.Rollout)
+	p, err := planOf(a.Rollout)
 	if err != nil {
 		return err
 	}
@@ -36,17 +36,99 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		}
 		r := a.Rollout
 		r.Release = old.Release
-		if err := writeRollout(t, r, stages, abort); err != nil {
+		if old.State.Begun() {
+			r.InProgressTimeout = old.InProgressTimeout
+		}
+		if err := writeRollout(t, r, p); err != nil {
 			return err
 		}
 		if err := insertExecutions(t, r, insert, a); err != nil {
 			return err
 		}
-		if a.CancelQueued {
-			return cancelQueued(t, a)
+		return t.follow(old, r, a)
+	})
+}
+
+// follow does to executions what a step asks for besides new ones.
+func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
+	if a.Supersede {
+		if err := t.supersede(r, a); err != nil {
+			return err
+		}
+	}
+	if a.Repeat != nil {
+		_, err := t.exec(updateRepeat, micros(a.Now), r.ID, *a.Repeat)
+		if err != nil {
+			return err
+		}
+	}
+	if a.Cancel {
+		if err := cancel(t, a); err != nil {
+			return err
+		}
+	}
+	if (old.State == ota.RolloutRunning) == (r.State == ota.RolloutRunning) || r.Terms.Timers.Claim == 0 {
+		return nil
+	}
+	var e ota.Execution
+	if r.State == ota.RolloutRunning {
+		e = ota.Claimable(ota.Execution{Timers: r.Terms.Timers}, a.Now)
+	}
+	_, err := t.exec(`UPDATE executions SET expires_at = ?, expires_as = ? WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1`, micros(e.Expires), e.ExpiresAs, r.ID)
+	return err
+}
+
+const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AND stage = ? AND latest = 1
+	AND status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED')`
+
+// updateSuperseded looks at the status again: another process may have started
+// one meanwhile.
+const updateSuperseded = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
+	expires_at = NULL, expires_as = '' FROM {rows} WHERE executions.status = 'QUEUED'
+	AND executions.rollout_id = v.rollout AND executions.device_id = v.device AND executions.attempt = v.attempt`
+
+func (t *tx) supersede(r ota.Rollout, a fleet.Advance) error {
+	e, _ := ota.Supersede(ota.Execution{Status: ota.Queued}, r.ID, a.Now)
+	details, err := mapText(e.Details)
+	if err != nil {
+		return err
+	}
+	query := `SELECT o.rollout_id, o.attempt, o.device_id FROM {rows} JOIN executions o ON o.device_id = v.device AND o.status = 'QUEUED'`
+	older := map[string]bool{}
+	var ids, rollouts []string
+	var attempts []int64
+	err = t.look(func(row row) error {
+		var rollout, device string
+		var attempt int64
+		if err := row.Scan(&rollout, &attempt, &device); err != nil {
+			return err
+		}
+		if rollout != r.ID {
+			older[rollout] = false
+			ids, rollouts, attempts = append(ids, device), append(rollouts, rollout), append(attempts, attempt)
 		}
 		return nil
-	})
+	}, query, len(a.Insert), texts("device", list(a.Insert, func(e ota.Execution) string { return e.DeviceID })))
+	if err != nil {
+		return err
+	}
+	for id := range older {
+		o, err := scanRollout(t.row(selectRollout+` WHERE id = ?`, id))
+		if err != nil {
+			return err
+		}
+		older[id] = r.Supersedes(o)
+	}
+	var d, k []string
+	var n []int64
+	for i, rollout := range rollouts {
+		if older[rollout] {
+			d, k, n = append(d, ids[i]), append(k, rollout), append(n, attempts[i])
+		}
+	}
+	_, err = t.bulk(t.exec, updateSuperseded, len(d), []any{e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt)},
+		texts("rollout", k), texts("device", d), integers("attempt", n))
+	return err
 }
 
 // inOrder returns the executions by attempt and device: first attempts can go in
@@ -59,11 +141,13 @@ func inOrder(list []ota.Execution) []ota.Execution {
 	return list
 }
 
-func writeRollout(t *tx, r ota.Rollout, stages, abort string) error {
+func writeRollout(t *tx, r ota.Rollout, p planText) error {
 	_, err := t.exec(`UPDATE rollouts SET selector = ?, seed = ?, stages = ?, abort = ?, priority = ?, state = ?, reason = ?,
-		population = ?, armed_at = ?, revision = ?, ended_at = ? WHERE id = ?`,
-		r.Selector, r.Seed, stages, abort, r.Priority, r.State, r.Reason,
-		r.Population, micros(r.ArmedAt), r.Revision+1, micros(r.EndedAt), r.ID)
+		population = ?, armed_at = ?, revision = ?, ended_at = ?, in_progress_timeout = ?,
+		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ? WHERE id = ?`,
+		r.Selector, r.Seed, p.stages, p.abort, r.Priority, r.State, r.Reason,
+		r.Population, micros(r.ArmedAt), r.Revision+1, micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
+		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), r.ID)
 	return err
 }
 
@@ -93,15 +177,18 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 // insertQueued gives what all rows share once. The WHERE is what SQLite's
 // grammar wants before ON CONFLICT.
 const insertQueued = `INSERT INTO executions
-	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details)
-	SELECT CAST(? AS TEXT), v.device, v.attempt, 1, v.stage, CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}'
+	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane)
+	SELECT CAST(? AS TEXT), v.device, v.attempt, 1, v.stage, CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
+	CAST(? AS BIGINT), CAST(? AS TEXT), v.lane
 	FROM {rows} WHERE 1 = 1 ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
 func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) error {
-	_, err := t.bulk(t.exec, insertQueued, len(chunk), []any{r.ID, ota.Queued, micros(a.Now), micros(a.Now)},
+	e := ota.Queue(ota.Execution{Timers: r.Terms.Timers}, a.Now)
+	_, err := t.bulk(t.exec, insertQueued, len(chunk), []any{r.ID, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs},
 		texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })),
 		integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
-		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })))
+		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })),
+		texts("lane", list(chunk, func(e ota.Execution) string { return e.Lane })))
 	if errors.Is(err, errForeignKey) {
 		return notFound("device %s, or one after it in the step", chunk[0].DeviceID)
 	}
@@ -111,7 +198,7 @@ func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) e
 // insertRetry adds an attempt after the first; the one before it must have
 // finished.
 func insertRetry(t *tx, r ota.Rollout, e ota.Execution, a fleet.Advance) error {
-	n, err := t.exec(`UPDATE executions SET latest = 0
+	n, err := t.exec(`UPDATE executions SET latest = 0, retry_at = NULL
 		WHERE rollout_id = ? AND device_id = ? AND attempt = ? AND status NOT IN ('QUEUED', 'IN_PROGRESS')`,
 		r.ID, e.DeviceID, e.Attempt-1)
 	if err != nil {
@@ -126,20 +213,21 @@ func insertRetry(t *tx, r ota.Rollout, e ota.Execution, a fleet.Advance) error {
 	return insertChunk(t, r, []ota.Execution{e}, a)
 }
 
-// updateQueued looks at the status of the row itself too: another process may
-// have started it since the index was read.
-const updateQueued = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?
-	WHERE status = 'QUEUED' AND (rollout_id, device_id, attempt) IN
-	(SELECT rollout_id, device_id, attempt FROM executions WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1)`
+// updateCancelled looks at the status of the row itself too: another process may
+// have moved it since the index was read.
+const updateCancelled = `UPDATE executions SET status = ?, class = ?, details = ?, step = '', version = version + 1, updated_at = ?, finished_at = ?,
+	expires_at = NULL, expires_as = ''
+	WHERE (status = 'QUEUED' OR status = 'IN_PROGRESS' AND step IN ('waiting', 'fetching', 'staged')) AND (rollout_id, device_id, attempt) IN
+	(SELECT rollout_id, device_id, attempt FROM executions WHERE rollout_id = ? AND status IN ('QUEUED', 'IN_PROGRESS') AND latest = 1)`
 
-// cancelQueued does to every QUEUED row what ota.Cancel does to one.
-func cancelQueued(t *tx, a fleet.Advance) error {
+// cancel does to every row what ota.Cancel does to one.
+func cancel(t *tx, a fleet.Advance) error {
 	e, _ := ota.Cancel(ota.Execution{Status: ota.Queued}, a.Rollout.Reason, a.Now)
 	details, err := mapText(e.Details)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(updateQueued,
+	_, err = t.exec(updateCancelled,
 		e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), a.Rollout.ID)
 	return err
 }

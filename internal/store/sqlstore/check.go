@@ -31,10 +31,17 @@ var invariants = []invariant{
 	{"execution has a version below 1", executionName + ` WHERE e.version < 1`},
 	{"finished_at is set exactly when an execution is finished",
 		executionName + ` WHERE (e.finished_at IS NULL) <> (e.status IN ('QUEUED', 'IN_PROGRESS'))`},
-	{"started_at is set from IN_PROGRESS on, unless cancelled or removed",
+	{"started_at is set from IN_PROGRESS on, unless it ended before",
 		executionName + ` WHERE (e.status = 'QUEUED' AND e.started_at IS NOT NULL)
-		OR (e.status NOT IN ('QUEUED', 'CANCELED', 'REMOVED') AND e.started_at IS NULL)`},
-	{"expires_at is set only on what is IN_PROGRESS", executionName + ` WHERE e.expires_at IS NOT NULL AND e.status <> 'IN_PROGRESS'`},
+		OR (e.status NOT IN ('QUEUED', 'CANCELED', 'REMOVED', 'TIMED_OUT') AND e.started_at IS NULL)`},
+	{"expires_at is set only on what is not finished, with expires_as", executionName + ` WHERE
+		(e.expires_at IS NOT NULL AND e.status NOT IN ('QUEUED', 'IN_PROGRESS')) OR (e.expires_at IS NULL) <> (e.expires_as = '')`},
+	{"retry_at is set only on the newest attempt, which did not succeed", executionName + ` WHERE e.retry_at IS NOT NULL
+		AND (e.latest <> 1 OR e.status IN ('QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'REMOVED'))`},
+	{"rollout has more in flight than it may", `SELECT r.id FROM rollouts r WHERE r.max_in_flight > 0
+		AND r.max_in_flight < (SELECT COUNT(*) FROM executions e WHERE e.rollout_id = r.id AND e.status = 'IN_PROGRESS')`},
+	{"rollout has more in flight in a lane than it may", `SELECT r.id || ' ' || e.lane FROM rollouts r JOIN executions e ON e.rollout_id = r.id
+		WHERE r.max_per_lane > 0 AND e.status = 'IN_PROGRESS' GROUP BY r.id, e.lane, r.max_per_lane HAVING COUNT(*) > r.max_per_lane`},
 	{"what is IN_PROGRESS expires by the rollout's timeout at the latest", executionName + ` JOIN rollouts r ON r.id = e.rollout_id
 		WHERE r.in_progress_timeout > 0 AND e.status = 'IN_PROGRESS'
 		AND (e.expires_at IS NULL OR e.expires_at > e.started_at + r.in_progress_timeout)`},

@@ -135,7 +135,7 @@ func (s documentInto) Scan(v any) error {
 	return fmt.Errorf("shadow of type %T", v)
 }
 
-const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?, expires_at = NULL
+const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?, step = '', expires_at = NULL, expires_as = ''
 	WHERE device_id = ? AND latest = 1 AND status IN ('QUEUED', 'IN_PROGRESS')`
 
 // RevokeDevice implements fleet.DeviceStore.
@@ -161,7 +161,10 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 		if err != nil {
 			return err
 		}
-		_, err = t.exec(removeActive, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id)
+		if _, err = t.exec(removeActive, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id); err != nil {
+			return err
+		}
+		_, err = t.exec(`UPDATE executions SET retry_at = NULL WHERE device_id = ? AND retry_at IS NOT NULL`, id)
 		return err
 	})
 }

@@ -12,21 +12,40 @@ import (
 )
 
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
-	e.version, e.queued_at, e.started_at, e.updated_at, e.finished_at, e.details,
-	r.in_progress_timeout, e.expires_at
+	e.version, e.queued_at, e.started_at, e.step_at, e.updated_at, e.finished_at, e.details, e.lane,
+	r.in_progress_timeout, r.terms, e.expires_at, e.expires_as, e.retry_at
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
 	var e ota.Execution
 	err := r.Scan(&e.RolloutID, &e.DeviceID, &e.Release.Name, &e.Release.Version, &e.Stage, &e.Attempt, &e.Status, &e.Class,
-		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
-		mapInto{&e.Details}, durationInto{&e.Timeout}, timeInto{&e.Expires})
+		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
+		mapInto{&e.Details}, &e.Lane, durationInto{&e.Timeout}, termsInto{&e}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt})
 	return e, err
 }
 
+// termsInto scans a rollout's terms into what an execution has of them.
+type termsInto struct{ e *ota.Execution }
+
+func (s termsInto) Scan(v any) error {
+	if v == emptyMap {
+		return nil
+	}
+	var terms ota.Terms
+	if err := (jsonInto{&terms}).Scan(v); err != nil {
+		return err
+	}
+	s.e.Timers, s.e.Retry = terms.Timers, terms.Retry
+	return nil
+}
+
 const (
+	// mayRun is so for an execution that its rollout does not hold back.
+	mayRun = `(r.state = 'RUNNING'
+	AND (r.max_in_flight = 0 OR r.max_in_flight > (SELECT COUNT(*) FROM executions x WHERE x.rollout_id = r.id AND x.status = 'IN_PROGRESS'))
+	AND (r.max_per_lane = 0 OR r.max_per_lane > (SELECT COUNT(*) FROM executions x WHERE x.rollout_id = r.id AND x.status = 'IN_PROGRESS' AND x.lane = e.lane)))`
 	selectPending = selectExecution + ` WHERE e.device_id = ? AND e.status IN ('QUEUED', 'IN_PROGRESS')
-	AND (e.status = 'IN_PROGRESS' OR r.state = 'RUNNING')
+	AND (e.status = 'IN_PROGRESS' OR ` + mayRun + `)
 	ORDER BY CASE e.status WHEN 'IN_PROGRESS' THEN 0 ELSE 1 END, r.priority DESC, e.queued_at, e.rollout_id LIMIT `
 	selectNext = selectPending + `1`
 )
@@ -87,18 +106,38 @@ func (t *tx) lockNext(deviceID string) (ota.Execution, error) {
 		return ota.Execution{}, err
 	}
 	for {
-		e, err := scanExecution(t.row(selectNext+t.forUpdate("e"), deviceID))
-		if !errors.Is(err, sql.ErrNoRows) {
-			return e, err
-		}
-		_, err = scanExecution(t.row(selectNext, deviceID))
+		seen, err := scanExecution(t.row(selectNext, deviceID))
 		if errors.Is(err, sql.ErrNoRows) {
 			return ota.Execution{}, notFound("next execution of device %s", deviceID)
+		}
+		if err == nil && seen.Status == ota.Queued {
+			err = t.lockLimited(seen.RolloutID)
 		}
 		if err != nil {
 			return ota.Execution{}, err
 		}
+		e, err := scanExecution(t.row(selectNext+t.forUpdate("e"), deviceID))
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return ota.Execution{}, err
+		}
+		if err == nil && (e.RolloutID == seen.RolloutID || e.Status != ota.Queued) {
+			return e, nil
+		}
 	}
+}
+
+// lockLimited holds a rollout with a bound of what is in flight, so that two can
+// not both take the last place.
+func (t *tx) lockLimited(rolloutID string) error {
+	if t.w.dialect.ForShare == "" {
+		return nil // there are no others
+	}
+	var one int
+	err := t.row(`SELECT 1 FROM rollouts WHERE id = ? AND (max_in_flight > 0 OR max_per_lane > 0)`+t.forUpdate("rollouts"), rolloutID).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
 }
 
 func (t *tx) lockDevice(id string) error {
@@ -162,6 +201,9 @@ func noExecution(err error, rolloutID, deviceID string) error {
 	return err
 }
 
+const selectMayRun = `SELECT r.state, ` + mayRun + ` FROM executions e JOIN rollouts r ON r.id = e.rollout_id
+	WHERE e.rollout_id = ? AND e.device_id = ? AND e.latest = 1`
+
 const selectBusy = `SELECT rollout_id FROM executions WHERE device_id = ? AND status = 'IN_PROGRESS'`
 
 // mayStart reports why a QUEUED execution must wait.
@@ -169,12 +211,19 @@ func (t *tx) mayStart(e ota.Execution) error {
 	if err := t.lockDevice(e.DeviceID); err != nil {
 		return err
 	}
+	if err := t.lockLimited(e.RolloutID); err != nil {
+		return err
+	}
 	var state ota.RolloutState
-	if err := t.row(`SELECT state FROM rollouts WHERE id = ?`, e.RolloutID).Scan(&state); err != nil {
+	var may bool
+	if err := t.row(selectMayRun, e.RolloutID, e.DeviceID).Scan(&state, &may); err != nil {
 		return err
 	}
 	if state != ota.RolloutRunning {
 		return fmt.Errorf("%w: rollout %s is %s", ota.ErrTransition, e.RolloutID, state)
+	}
+	if !may {
+		return fmt.Errorf("%w: rollout %s has as many devices in flight as it may", ota.ErrTransition, e.RolloutID)
 	}
 	var other string
 	err := t.row(selectBusy, e.DeviceID).Scan(&other)
@@ -192,9 +241,11 @@ func (t *tx) putExecution(e ota.Execution) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, updated_at = ?, finished_at = ?, details = ?, expires_at = ?
+	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, step_at = ?, updated_at = ?, finished_at = ?,
+		details = ?, step = ?, expires_at = ?, expires_as = ?, retry_at = ?
 		WHERE rollout_id = ? AND device_id = ? AND attempt = ?`,
-		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.UpdatedAt), micros(e.FinishedAt), details, micros(e.Expires),
+		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.StepAt), micros(e.UpdatedAt), micros(e.FinishedAt),
+		details, e.Step(), micros(e.Expires), e.ExpiresAs, micros(e.RetryAt),
 		e.RolloutID, e.DeviceID, e.Attempt)
 	return err
 }
@@ -262,6 +313,9 @@ func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
 	if f.DeviceID != "" {
 		query, args = query+` AND e.device_id = ?`, append(args, f.DeviceID)
 	}
+	if f.AfterDevice != "" {
+		query, args = query+` AND e.device_id > ?`, append(args, f.AfterDevice)
+	}
 	if f.Stage != nil {
 		query, args = query+` AND e.stage = ?`, append(args, *f.Stage)
 	}
@@ -270,6 +324,9 @@ func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
 	}
 	if f.Latest {
 		query += ` AND e.latest = 1`
+	}
+	if !f.RetryDue.IsZero() {
+		query, args = query+` AND e.retry_at <= ?`, append(args, f.RetryDue.UnixMicro())
 	}
 	return query + ` AND (e.rollout_id, e.device_id, e.attempt) > (?, ?, ?)
 		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`, args

@@ -5,50 +5,62 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 )
 
 const selectRollout = `SELECT id, release_name, release_version, selector, seed, stages, abort, priority,
-	state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout FROM rollouts`
+	state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
+	terms, line, next_turn, paced_at, approved_at, started_at FROM rollouts`
 
 func scanRollout(r row) (ota.Rollout, error) {
 	var o ota.Rollout
 	err := r.Scan(&o.ID, &o.Release.Name, &o.Release.Version, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
 		&o.Priority, &o.State, &o.Reason, &o.Population, timeInto{&o.ArmedAt}, &o.Revision,
-		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout})
+		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout},
+		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt})
 	return o, err
 }
 
-// planText returns the stages and abort rules as JSON; empty ones are null.
-func planText(r ota.Rollout) (stages, abort string, err error) {
+// planText is the parts of a plan that are kept as JSON; empty lists are null.
+type planText struct{ stages, abort, terms string }
+
+func planOf(r ota.Rollout) (p planText, err error) {
 	kept := append([]ota.Stage(nil), r.Stages...)
 	for i := range kept {
 		g := &kept[i]
-		g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
+		g.ApprovedAt, g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.ApprovedAt), stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
 	}
-	if stages, err = jsonText(kept); err == nil {
-		abort, err = jsonText(append([]ota.AbortRule(nil), r.Abort...))
+	terms := r.Terms
+	terms.Start = stored(terms.Start)
+	if p.stages, err = jsonText(kept); err == nil {
+		p.abort, err = jsonText(append([]ota.AbortRule(nil), r.Abort...))
+	}
+	if err == nil {
+		p.terms, err = jsonText(terms)
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("plan of rollout %s: %w", r.ID, err)
+		return p, fmt.Errorf("plan of rollout %s: %w", r.ID, err)
 	}
-	return stages, abort, nil
+	return p, nil
 }
 
 // CreateRollout implements fleet.RolloutStore.
 func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
-	stages, abort, err := planText(r)
+	p, err := planOf(r)
 	if err != nil {
 		return err
 	}
 	return s.writer.do(ctx, func(t *tx) error {
 		n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, selector, seed, stages, abort, priority,
-			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			r.ID, r.Release.Name, r.Release.Version, r.Selector, r.Seed, stages, abort, r.Priority,
-			r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds())
+			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
+			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			r.ID, r.Release.Name, r.Release.Version, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
+			r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
+			p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt))
 		switch {
 		case errors.Is(err, errForeignKey):
 			return notFound("release %s", r.Release)
@@ -85,8 +97,11 @@ func (s *Store) Rollouts(ctx context.Context) ([]ota.Rollout, error) {
 const selectProgress = `SELECT stage, status, class, COUNT(*), SUM(CASE WHEN finished_at > ? THEN 1 ELSE 0 END)
 	FROM executions WHERE rollout_id = ? AND latest = 1 GROUP BY status, stage, class`
 
+const selectRetries = `SELECT stage, COUNT(*), SUM(CASE WHEN retry_at <= ? THEN 1 ELSE 0 END), MIN(CASE WHEN retry_at > ? THEN retry_at END)
+	FROM executions WHERE rollout_id = ? AND retry_at IS NOT NULL GROUP BY stage`
+
 // Progress implements fleet.RolloutStore.
-func (s *Store) Progress(ctx context.Context, r ota.Rollout) (ota.Progress, error) {
+func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota.Progress, error) {
 	p := ota.Progress{Stages: make([]ota.Counts, len(r.Stages)), Armed: ota.Counts{Finished: map[ota.Class]int{}}}
 	for i := range p.Stages {
 		p.Stages[i].Finished = map[ota.Class]int{}
@@ -108,6 +123,9 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout) (ota.Progress, erro
 		}
 		return nil
 	}, selectProgress, stored(r.ArmedAt).UnixMicro(), r.ID)
+	if err == nil && found && r.State == ota.RolloutRunning {
+		err = s.retries(ctx, r.ID, &p, stored(now).UnixMicro())
+	}
 	if err != nil {
 		return ota.Progress{}, fmt.Errorf("progress of rollout %s: %w", r.ID, err)
 	}
@@ -117,6 +135,24 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout) (ota.Progress, erro
 		}
 	}
 	return p, nil
+}
+
+func (s *Store) retries(ctx context.Context, id string, p *ota.Progress, now int64) error {
+	return s.rows(ctx, func(row row) error {
+		var stage, n, due int
+		var next time.Time
+		if err := row.Scan(&stage, &n, &due, timeInto{&next}); err != nil {
+			return err
+		}
+		p.Due += due
+		if !next.IsZero() && (p.NextRetry.IsZero() || next.Before(p.NextRetry)) {
+			p.NextRetry = next
+		}
+		if stage < len(p.Stages) {
+			p.Stages[stage].Retrying += n
+		}
+		return nil
+	}, selectRetries, now, now, id)
 }
 
 func count(c *ota.Counts, status ota.Status, class ota.Class, n int) {

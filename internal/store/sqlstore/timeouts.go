@@ -15,9 +15,12 @@ const (
 	selectExpiry = `SELECT expires_at FROM executions WHERE expires_at IS NOT NULL ORDER BY expires_at LIMIT 1`
 	// selectLastDue is the last of a full batch of those that are due.
 	selectLastDue = `SELECT expires_at FROM executions WHERE expires_at <= ? ORDER BY expires_at LIMIT 1 OFFSET ?`
-	selectDue     = selectExecution + ` WHERE e.expires_at <= ? AND e.status = 'IN_PROGRESS' ORDER BY e.expires_at, e.rollout_id, e.device_id`
-	updateDue     = `UPDATE executions SET status = ?, class = ?, version = version + 1, updated_at = ?, finished_at = ?, expires_at = NULL
-		WHERE expires_at <= ? AND status = 'IN_PROGRESS'`
+	selectDue     = selectExecution + ` WHERE e.expires_at <= ? AND e.status IN ('QUEUED', 'IN_PROGRESS') ORDER BY e.expires_at, e.rollout_id, e.device_id`
+	// selectHeld is what is due, but could not have been started.
+	selectHeld = selectExecution + ` WHERE e.expires_at <= ? AND e.status = 'QUEUED' AND NOT ` + mayRun + ` ORDER BY e.expires_at, e.rollout_id, e.device_id`
+	updateDue  = `UPDATE executions SET status = CAST(? AS TEXT), class = v.class, version = version + 1, updated_at = CAST(? AS BIGINT), finished_at = CAST(? AS BIGINT),
+		expires_at = NULL, expires_as = '', retry_at = v.retry FROM {rows}
+		WHERE executions.rollout_id = v.rollout AND executions.device_id = v.device AND executions.attempt = v.attempt`
 )
 
 // Expire implements fleet.ExecutionStore. A look that finds nothing due is a
@@ -59,6 +62,9 @@ func (t *tx) expire(now time.Time) ([]ota.Execution, error) {
 	if !last.IsZero() {
 		due = last
 	}
+	if err := t.hold(due, now); err != nil {
+		return nil, err
+	}
 	var expired []ota.Execution
 	err = t.rows(func(r row) error {
 		e, err := scanExecution(r)
@@ -73,6 +79,30 @@ func (t *tx) expire(now time.Time) ([]ota.Execution, error) {
 		return nil, err // another process was faster
 	}
 	over := expired[0]
-	_, err = t.exec(updateDue, over.Status, over.Class, micros(over.UpdatedAt), micros(over.FinishedAt), micros(due))
+	_, err = t.bulk(t.exec, updateDue, len(expired), []any{over.Status, micros(over.UpdatedAt), micros(over.FinishedAt)},
+		texts("rollout", list(expired, func(e ota.Execution) string { return e.RolloutID })),
+		texts("device", list(expired, func(e ota.Execution) string { return e.DeviceID })),
+		integers("attempt", list(expired, func(e ota.Execution) int64 { return int64(e.Attempt) })),
+		texts("class", list(expired, func(e ota.Execution) string { return string(e.Class) })),
+		times("retry", list(expired, func(e ota.Execution) time.Time { return e.RetryAt })))
 	return expired, err
+}
+
+// hold starts the claim timers of what is held back anew.
+func (t *tx) hold(due, now time.Time) error {
+	var held []ota.Execution
+	err := t.rows(func(r row) error {
+		e, err := scanExecution(r)
+		held = append(held, ota.Claimable(e, now))
+		return err
+	}, selectHeld+t.forUpdate("e"), micros(due))
+	if err != nil {
+		return err
+	}
+	for _, e := range held {
+		if err := t.putExecution(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }

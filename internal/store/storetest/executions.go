@@ -120,7 +120,7 @@ var executionTests = []test{
 		want := ota.Execution{
 			RolloutID: "r", DeviceID: "d", Release: ota.ReleaseID{Name: "app", Version: "1"}, Attempt: 1, Status: ota.InProgress,
 			Details: map[string]string{ota.DetailStep: "fetching"}, Version: 2,
-			QueuedAt: kept, StartedAt: kept.Add(time.Second), UpdatedAt: kept.Add(time.Second),
+			QueuedAt: kept, StartedAt: kept.Add(time.Second), StepAt: kept.Add(time.Second), UpdatedAt: kept.Add(time.Second),
 		}
 		s.equal("started", first, want)
 		again, err := s.StartNext(ctx, "d", ota.Starting{Details: map[string]string{ota.DetailStep: "other"}}, epoch.Add(time.Hour))
@@ -200,7 +200,7 @@ var executionTests = []test{
 			s.wantErr(err, ota.ErrTerminal)
 			s.equal("returned", e, done)
 		}
-		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, CancelQueued: true, Now: epoch}))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Cancel: true, Now: epoch}))
 		s.equal("stored", s.execution("r", "d"), done)
 	}},
 	{"a report is about the newest attempt", func(s *suite) {
@@ -304,7 +304,7 @@ var cancelledTests = []test{
 				return s.PublishMetadata(gone, []fleet.Metadata{{Role: fleet.RoleRoot, Version: 1, Bytes: []byte("r")}}, nil, epoch)
 			},
 			"CreateRollout": func() error { return s.CreateRollout(gone, newRollout("x", 1)) },
-			"Advance":       func() error { return s.Advance(gone, fleet.Advance{Rollout: r, CancelQueued: true, Now: epoch}) },
+			"Advance":       func() error { return s.Advance(gone, fleet.Advance{Rollout: r, Cancel: true, Now: epoch}) },
 			"StartNext":     func() error { _, err := s.StartNext(gone, "d", ota.Starting{}, epoch); return err },
 			"Expire":        func() error { _, _, err := s.Expire(gone, epoch.Add(1000*time.Hour)); return err },
 			"Report": func() error {

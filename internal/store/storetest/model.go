@@ -232,6 +232,9 @@ func (w *walk) rollout(t *rapid.T) {
 	r := newRollout(rollouts.Draw(t, "rollout"), 6)
 	r.Release.Version = versions.Draw(t, "version")
 	r.InProgressTimeout = rapid.SampledFrom([]time.Duration{0, time.Minute, time.Hour}).Draw(t, "timeout")
+	r.Terms.Timers = ota.Timers{Claim: rapid.SampledFrom([]time.Duration{0, 2 * time.Minute}).Draw(t, "claim"), Fetch: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(t, "fetch")}
+	r.Terms.InFlight.Max = rapid.SampledFrom([]int{0, 1}).Draw(t, "in flight")
+	r.Terms.Retry.Attempts = rapid.SampledFrom([]int{0, 2}).Draw(t, "attempts")
 	r.Priority, r.CreatedAt = rapid.IntRange(0, 2).Draw(t, "priority"), w.time(t)
 	w.same("rollout", func(s fleet.Store) (any, error) { return nil, s.CreateRollout(ctx, r) })
 }
@@ -250,8 +253,12 @@ func (w *walk) advance(t *rapid.T) {
 	r.Revision -= int64(rapid.SampledFrom([]int{0, 0, 0, 0, 1}).Draw(t, "stale"))
 	r.State = rapid.SampledFrom([]ota.RolloutState{ota.RolloutRunning, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting}).Draw(t, "state")
 	r.ArmedAt, r.Reason = w.time(t), rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason")
-	a := fleet.Advance{Rollout: r, Now: w.time(t), CancelQueued: rapid.IntRange(0, 5).Draw(t, "cancel") == 0}
+	a := fleet.Advance{Rollout: r, Now: w.time(t), Cancel: rapid.IntRange(0, 5).Draw(t, "cancel") == 0}
+	a.Supersede = rapid.Bool().Draw(t, "supersede")
 	stage := rapid.IntRange(0, 1).Draw(t, "stage")
+	if rapid.IntRange(0, 5).Draw(t, "repeat") == 0 {
+		a.Repeat = &stage
+	}
 	for _, d := range rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices") {
 		a.Insert = append(a.Insert, queued(stage, 1, d)...)
 	}
@@ -292,7 +299,8 @@ func (w *walk) report(t *rapid.T) {
 		StepTimeout:     stepTimeouts.Draw(t, "step"),
 	}
 	if rapid.Bool().Draw(t, "detailed") {
-		r.Details = map[string]string{ota.DetailClass: rapid.SampledFrom([]string{"silent", "rolled_back", "x"}).Draw(t, "class")}
+		r.Details = map[string]string{ota.DetailClass: rapid.SampledFrom([]string{"silent", "rolled_back", "x"}).Draw(t, "class"),
+			ota.DetailStep: rapid.SampledFrom([]string{"fetching", "rebooting", "x"}).Draw(t, "at")}
 	}
 	now := w.time(t)
 	w.same("report", func(s fleet.Store) (any, error) { return s.Report(ctx, r, now) })

@@ -107,18 +107,18 @@ var rolloutTests = []test{
 		s.equal("enrolled", s.wins(errs, nil), n)
 		r := s.open(s.rollout("r", n), epoch, queued(0, 1, ids...)...)
 		s.equal("executions", len(s.executions(fleet.ExecutionFilter{RolloutID: "r"})), n)
-		p, err := s.Progress(ctx, r)
+		p, err := s.Progress(ctx, r, epoch)
 		s.must(err)
 		s.equal("queued", p.Stages[0].Queued, n)
 	}},
-	{"CancelQueued cancels every queued one and no other", func(s *suite) {
+	{"Cancel cancels every queued one and no other", func(s *suite) {
 		s.enrolled("a", "b", "c", "d")
 		r := s.open(s.rollout("r", 4), epoch, queued(0, 1, "a", "b", "c")...)
 		other := s.open(s.rollout("other", 4), epoch, queued(0, 1, "d")...)
 		running := s.report("r", "b", ota.InProgress, epoch)
 		done := s.report("r", "c", ota.Failed, epoch)
 		r.State, r.Reason = ota.RolloutAborting, `why "not"`
-		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: queued(0, 1, "d"), CancelQueued: true, Now: epoch.Add(time.Second)}))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: queued(0, 1, "d"), Cancel: true, Now: epoch.Add(time.Second)}))
 		for _, device := range []string{"a", "d"} {
 			e := s.execution("r", device)
 			s.equal("status", e.Status, ota.Canceled)
@@ -157,7 +157,7 @@ var rolloutTests = []test{
 		s.report("r", "e", ota.Rejected, epoch.Add(3*time.Second))
 		r = s.open(r, epoch.Add(2*time.Second), queued(0, 2, "a")...)
 		r.ArmedAt = epoch.Add(time.Second)
-		p, err := s.Progress(ctx, r)
+		p, err := s.Progress(ctx, r, epoch)
 		s.must(err)
 		s.equal("progress", p, ota.Progress{
 			Stages: []ota.Counts{
@@ -167,16 +167,16 @@ var rolloutTests = []test{
 			Armed: ota.Counts{Finished: map[ota.Class]int{ota.ClassRejected: 1}},
 		})
 		r.ArmedAt = time.Time{}
-		p, err = s.Progress(ctx, r)
+		p, err = s.Progress(ctx, r, epoch)
 		s.must(err)
 		s.equal("armed from the start", p.Armed.Finished, map[ota.Class]int{ota.ClassRejected: 1, ota.ClassSucceeded: 1})
 		s.equal("older attempts", names(s.executions(fleet.ExecutionFilter{DeviceID: "a"})), []string{"r a 1", "r a 2"})
 		r.ID = "nobody"
-		_, err = s.Progress(ctx, r)
+		_, err = s.Progress(ctx, r, epoch)
 		s.wantErr(err, fleet.ErrNotFound)
 	}},
 	{"progress of a rollout without executions is zero", func(s *suite) {
-		p, err := s.Progress(ctx, s.rollout("r", 0))
+		p, err := s.Progress(ctx, s.rollout("r", 0), epoch)
 		s.must(err)
 		s.equal("stages", len(p.Stages), 2)
 		s.equal("total", p.Total().Total(), 0)

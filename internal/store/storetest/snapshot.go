@@ -54,7 +54,7 @@ func snapshot(s fleet.Store) map[string]any {
 	list, err := s.Rollouts(ctx)
 	note("rollouts", list, err)
 	for _, r := range list {
-		p, err := s.Progress(ctx, r)
+		p, err := s.Progress(ctx, r, epoch)
 		note("progress of "+r.ID, p, err)
 	}
 	for _, f := range []fleet.ExecutionFilter{{}, {Latest: true}, {Active: true}} {

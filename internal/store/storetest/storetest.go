@@ -25,7 +25,7 @@ import (
 func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 	groups := map[string][]test{
 		"devices": deviceTests, "tokens": tokenTests, "shadows": shadowTests, "releases": releaseTests,
-		"rollouts": rolloutTests, "executions": executionTests, "timeouts": timeoutTests, "state": stateTests, "cancelled": cancelledTests,
+		"rollouts": rolloutTests, "executions": executionTests, "timeouts": timeoutTests, "terms": termTests, "state": stateTests, "cancelled": cancelledTests,
 		"selectors": selectorTests, "groups": groupTests, "credentials": credentialTests, "presence": presenceTests,
 		"provisioning": provisionTests, "events": eventTests, "certificates": certificateTests,
 	}

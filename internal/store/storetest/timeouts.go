@@ -60,13 +60,13 @@ var timeoutTests = []test{
 		s.equal("ended", ended, "r d")
 		s.equal("next", next.IsZero(), true)
 		want := again
-		want.Status, want.Class, want.Version, want.Expires = ota.TimedOut, ota.ClassTimedOut, 4, time.Time{}
+		want.Status, want.Class, want.Version, want.Expires, want.ExpiresAs = ota.TimedOut, ota.ClassTimedOut, 4, time.Time{}, ota.ClassNone
 		want.UpdatedAt, want.FinishedAt = kept.Add(61*time.Minute), kept.Add(61*time.Minute)
 		s.equal("stands", s.execution("r", "d"), want)
 		s.equal("a QUEUED one has no timer", s.execution("r", "e").Status, ota.Queued)
 		ended, _ = s.expire(epoch.Add(100 * time.Hour))
 		s.equal("again", ended, "")
-		p, err := s.Progress(ctx, r)
+		p, err := s.Progress(ctx, r, epoch)
 		s.must(err)
 		s.equal("timed out", p.Stages[0].Finished[ota.ClassTimedOut], 1)
 		s.equal("next of d", s.next("d"), "")

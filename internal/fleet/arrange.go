@@ -1,0 +1,200 @@
+package fleet
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
+)
+
+// Why a device gets no execution.
+const (
+	ExcludedSelector    = "not-selected"
+	ExcludedHardware    = "hardware"
+	ExcludedCurrent     = "current"     // it reports to run the image already
+	ExcludedQuarantined = "quarantined" // the image was tried on it and rolled back
+	ExcludedRevoked     = "revoked"
+)
+
+// judge says which devices a rollout may reach, and what it needs to know of them.
+type judge struct {
+	rollout     ota.Rollout
+	release     ota.Release
+	selector    selector.Selector
+	quarantined map[string]bool
+	meant       map[string]uint32 // by device, see ota.Candidate
+}
+
+// judgeOf reads what a rollout's plan refers to.
+func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err error) {
+	j.rollout = r
+	if j.selector, err = selector.Parse(r.Selector); err != nil {
+		return j, err
+	}
+	if j.meant, err = s.meant(ctx, r.Stages); err != nil {
+		return j, err
+	}
+	if j.release, err = s.signed(ctx, r.Release); err != nil {
+		return j, err
+	}
+	if !r.Terms.Quarantined {
+		j.quarantined, err = s.quarantined(ctx, j.release.ImageDigest)
+	}
+	return j, err
+}
+
+// meant returns which devices the stages that are selectors mean.
+func (s *Service) meant(ctx context.Context, stages []ota.Stage) (map[string]uint32, error) {
+	meant := map[string]uint32{}
+	selectors := 0
+	for _, stage := range stages {
+		if stage.Size.Selector == "" {
+			continue
+		}
+		sel, err := selector.Parse(stage.Size.Selector)
+		if err != nil {
+			return nil, err
+		}
+		err = s.Store.SelectDevices(ctx, DeviceQuery{Selector: sel}, func(v DeviceView) bool {
+			meant[v.ID] |= 1 << selectors
+			return true
+		})
+		if err != nil {
+			return nil, err
+		}
+		selectors++
+	}
+	return meant, nil
+}
+
+// quarantined returns the devices that tried this image and went back, whichever
+// release or rollout it was part of.
+func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bool, error) {
+	releases, err := s.Store.Releases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	same := map[ota.ReleaseID]bool{}
+	for _, r := range releases {
+		same[r.ID()] = r.ImageDigest == digest
+	}
+	rollouts, err := s.Store.Rollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	devices := map[string]bool{}
+	for _, r := range rollouts {
+		if !same[r.Release] {
+			continue
+		}
+		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID}, func(e ota.Execution) bool {
+			if e.Class == ota.ClassRolledBack {
+				devices[e.DeviceID] = true
+			}
+			return true
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return devices, nil
+}
+
+// exclude says why a device that is selected and not revoked is not eligible; ""
+// when it is.
+func (j judge) exclude(v DeviceView) string {
+	switch {
+	case !j.release.Fits(v.Hardware):
+		return ExcludedHardware
+	case v.Firmware().Digest == j.release.ImageDigest:
+		return ExcludedCurrent
+	case j.quarantined[v.ID]:
+		return ExcludedQuarantined
+	}
+	return ""
+}
+
+func (j judge) candidate(v DeviceView) ota.Candidate {
+	c := ota.Candidate{DeviceID: v.ID, Bucket: ota.Bucket(j.rollout.Seed, v.ID), Meant: j.meant[v.ID]}
+	if strata := j.rollout.Terms.Strata; len(strata) > 0 {
+		values := make([]string, len(strata))
+		for i, s := range strata {
+			values[i] = valueOf(v.Device, s)
+		}
+		c.Stratum = strings.Join(values, "\x00")
+	}
+	if per := j.rollout.Terms.InFlight.Per; per != "" {
+		c.Lane = valueOf(v.Device, per)
+	}
+	return c
+}
+
+// valueOf is the device's value of a tag, or its hardware model.
+func valueOf(d Device, key string) string {
+	if key == ota.ByHardware {
+		return d.Hardware
+	}
+	return d.Tags[key]
+}
+
+// candidates returns the devices that the rollout may reach, in no order, and
+// tells excluded why it may not reach others that the selector means.
+func (s *Service) candidates(ctx context.Context, j judge, excluded func(why, id string)) ([]ota.Candidate, error) {
+	var list []ota.Candidate
+	no := false
+	err := s.Store.SelectDevices(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, func(v DeviceView) bool {
+		if why := j.exclude(v); why != "" {
+			excluded(why, v.ID)
+		} else {
+			list = append(list, j.candidate(v))
+		}
+		return true
+	})
+	return list, err
+}
+
+// arrange puts the devices of a rollout in order, stores the line and returns the
+// rollout as it begins. Whoever writes that first wins; another line is dropped.
+func (s *Service) arrange(ctx context.Context, r ota.Rollout, now time.Time) (ota.Rollout, error) {
+	j, err := s.judgeOf(ctx, r)
+	if err != nil {
+		return r, err
+	}
+	list, err := s.candidates(ctx, j, func(string, string) {})
+	if err != nil {
+		return r, err
+	}
+	stages, list := ota.Arrange(r.Stages, list)
+	line, population := newID(""), len(list)
+	if len(stages) > 0 {
+		list = list[:stages[len(stages)-1].Target] // nobody else ever has a turn
+	}
+	for turn := 0; turn < len(list); turn += turnsRead {
+		part := list[turn:min(turn+turnsRead, len(list))]
+		if err := s.Store.PutCandidates(ctx, r.ID, line, turn, part); err != nil {
+			return r, err
+		}
+	}
+	return ota.Begin(r, stages, population, line, now), nil
+}
+
+// dropped is how many candidates are dropped in one transaction.
+const dropped = 20_000
+
+// dropCandidates forgets lines that nobody needs: all when the rollout has ended.
+// What is left by a crash goes when it ends.
+func (s *Service) dropCandidates(ctx context.Context, r ota.Rollout) {
+	keep := r.Line
+	if r.State.Terminal() {
+		keep = ""
+	}
+	for more := true; more; {
+		var err error
+		if more, err = s.Store.DropCandidates(ctx, r.ID, keep, dropped); err != nil {
+			s.Log.Warn("candidates of a rollout could not be dropped", "rollout", r.ID, "error", err)
+			return
+		}
+	}
+}

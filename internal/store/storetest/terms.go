@@ -1,0 +1,284 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// bound creates a running rollout with terms and gives the devices executions.
+func (s *suite) bound(id string, terms ota.Terms, devices ...string) ota.Rollout {
+	s.Helper()
+	r := newRollout(id, 12)
+	r.Terms = terms
+	s.must(s.createRollout(r))
+	insert := queued(0, 1, devices...)
+	for i := range insert {
+		insert[i].Lane = devices[i][:1]
+	}
+	return s.open(r, epoch, insert...)
+}
+
+func step(at ota.Step) map[string]string { return map[string]string{ota.DetailStep: string(at)} }
+
+func at(minutes int) time.Time { return epoch.Add(time.Duration(minutes) * time.Minute) }
+
+func keptAt(minutes int) time.Time { return kept.Add(time.Duration(minutes) * time.Minute) }
+
+var termTests = []test{
+	{"terms and the state of a rollout are kept", func(s *suite) {
+		r := newRollout("r", 3)
+		r.State = ota.RolloutAwaitingApproval
+		r.Terms = ota.Terms{
+			Start: epoch, Approval: true, Rate: ota.Rate{PerMinute: 7.5, Factor: 2, Each: 10, Of: ota.RateByNotified, Max: 100},
+			InFlight: ota.InFlight{Max: 5, Per: "site", PerMax: 2}, Timers: ota.Timers{Claim: time.Hour, Health: time.Minute},
+			Retry: ota.Retry{Attempts: 3, Backoff: time.Minute, On: []ota.Class{ota.ClassSilent}}, Strata: []string{"hardware"},
+			OnPause: ota.PauseHoldBeforeInstall, Quarantined: true,
+		}
+		r.Stages[1].Approval = true
+		s.must(s.createRollout(r))
+		r.Terms.Start = kept
+		got, err := s.Rollout(ctx, "r")
+		s.must(err)
+		s.equal("rollout", got, r)
+		r.State, r.Line, r.Cursor, r.InProgressTimeout = ota.RolloutRunning, "l1", 2, time.Hour
+		r.PacedAt, r.ApprovedAt, r.StartedAt, r.Stages[1].ApprovedAt = kept.Add(1000), kept.Add(2000), kept.Add(3000), kept.Add(4000)
+		got = s.open(r, epoch)
+		r.Revision++
+		s.equal("rollout", got, r)
+		got.InProgressTimeout = time.Minute
+		s.equal("a timeout that is fixed", s.open(got, epoch).InProgressTimeout, time.Hour)
+	}},
+	{"candidates get their turn in order, as they stand then", func(s *suite) {
+		s.enrolled("a", "b", "c", "d")
+		r := s.rollout("r", 4)
+		r.Line = "l"
+		put := func(line string, turn int, list ...ota.Candidate) {
+			s.must(s.PutCandidates(ctx, "r", line, turn, list))
+		}
+		put("l", 0, ota.Candidate{DeviceID: "c", Stage: 0, Lane: "x"}, ota.Candidate{DeviceID: "a", Stage: 1})
+		put("l", 2, ota.Candidate{DeviceID: "gone", Stage: 1}, ota.Candidate{DeviceID: "b", Stage: 1}, ota.Candidate{DeviceID: "d", Stage: 1})
+		put("l", 0, ota.Candidate{DeviceID: "c", Stage: 0, Lane: "x"}, ota.Candidate{DeviceID: "a", Stage: 1}) // again
+		put("other", 0, ota.Candidate{DeviceID: "d"})
+		_, err := s.UpdateShadow(ctx, "b", "", shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": "d1"}}), epoch)
+		s.must(err)
+		_, err = s.UpdateShadow(ctx, "c", "", shadow.NewUpdate(nil, map[string]any{"firmware": []any{}}), epoch)
+		s.must(err)
+		s.must(s.RevokeDevice(ctx, "a", epoch))
+		newer := newRollout("s", 1)
+		newer.CreatedAt = kept.Add(time.Second)
+		s.must(s.createRollout(newer))
+		s.open(newer, epoch, queued(0, 1, "d")...)
+		all := []fleet.Turn{
+			{Candidate: ota.Candidate{DeviceID: "c", Lane: "x"}}, {Candidate: ota.Candidate{DeviceID: "a", Stage: 1}, Revoked: true},
+			{Candidate: ota.Candidate{DeviceID: "gone", Stage: 1}, Revoked: true}, {Candidate: ota.Candidate{DeviceID: "b", Stage: 1}, Digest: "d1"},
+			{Candidate: ota.Candidate{DeviceID: "d", Stage: 1}, Superseded: true},
+		}
+		turns := func(from, limit int) []fleet.Turn {
+			got, err := s.Turns(ctx, r, from, limit)
+			s.must(err)
+			return got
+		}
+		s.equal("all", turns(0, 10), all)
+		s.equal("some", turns(1, 2), all[1:3])
+		s.equal("after the last", turns(5, 10), []fleet.Turn(nil))
+		more, err := s.DropCandidates(ctx, "r", "l", 1)
+		s.must(err)
+		if more {
+			more, err = s.DropCandidates(ctx, "r", "l", 1)
+			s.must(err)
+		}
+		s.equal("more", more, false)
+		s.equal("what is kept", turns(0, 10), all)
+		more, err = s.DropCandidates(ctx, "r", "", 2)
+		s.must(err)
+		s.equal("more", more, true)
+		_, err = s.DropCandidates(ctx, "r", "", 10)
+		s.must(err)
+		s.equal("nothing is left", turns(0, 10), []fleet.Turn(nil))
+	}},
+	{"no more are in flight than terms allow", func(s *suite) {
+		s.enrolled("a1", "a2", "a3", "b1", "b2")
+		s.bound("r", ota.Terms{InFlight: ota.InFlight{Max: 3, Per: "site", PerMax: 2}}, "a1", "a2", "a3", "b1", "b2")
+		for _, d := range []string{"a1", "a2"} {
+			_, err := s.StartNext(ctx, d, ota.Starting{}, epoch)
+			s.must(err)
+		}
+		held := func(device string) {
+			s.Helper()
+			_, err := s.NextExecution(ctx, device)
+			s.wantErr(err, fleet.ErrNotFound)
+			_, err = s.StartNext(ctx, device, ota.Starting{}, epoch)
+			s.wantErr(err, fleet.ErrNotFound)
+			list, err := s.Pending(ctx, device, 10)
+			s.must(err)
+			s.equal("pending", len(list), 0)
+			e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: device, Status: ota.InProgress}, epoch)
+			s.wantErr(err, ota.ErrTransition)
+			s.equal("stands", e.Status, ota.Queued)
+		}
+		held("a3") // its lane is full
+		s.report("r", "b1", ota.InProgress, epoch)
+		held("b2") // the rollout is full
+		s.report("r", "a1", ota.Succeeded, epoch)
+		s.report("r", "a3", ota.InProgress, epoch)
+		held("b2")
+		s.report("r", "b1", ota.Failed, epoch)
+		s.report("r", "b2", ota.InProgress, epoch)
+	}},
+	{"of devices that start at once, as many as may", func(s *suite) {
+		ids := make([]string, 12)
+		for i := range ids {
+			ids[i] = fmt.Sprintf("%c%02d", 'a'+i%2, i)
+		}
+		s.enrolled(ids...)
+		s.bound("r", ota.Terms{InFlight: ota.InFlight{Max: 5, Per: "site", PerMax: 3}}, ids...)
+		errs := together(len(ids), func(i int) error {
+			_, err := s.StartNext(ctx, ids[i], ota.Starting{}, epoch)
+			return err
+		})
+		s.equal("started", s.wins(errs, fleet.ErrNotFound), 5)
+	}},
+	{"the timers of steps end as the class they stand for", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.bound("r", ota.Terms{Timers: ota.Timers{Claim: 10 * time.Minute, Fetch: 20 * time.Minute, Reboot: 5 * time.Minute}}, "a", "b", "c")
+		s.equal("a claim runs", s.execution("r", "a").Expires, keptAt(10))
+		_, err := s.StartNext(ctx, "b", ota.Starting{Details: step(ota.StepFetching)}, epoch)
+		s.must(err)
+		_, err = s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "c", Status: ota.InProgress, Details: step(ota.StepRebooting)}, at(6))
+		s.must(err)
+		ended, next := s.expire(at(10))
+		s.equal("ended", ended, "r a")
+		s.equal("next", next, keptAt(11))
+		s.equal("a", s.execution("r", "a").Class, ota.ClassTimedOut)
+		ended, _ = s.expire(at(11))
+		s.equal("ended", ended, "r c")
+		c := s.execution("r", "c")
+		s.equal("c", c.Class, ota.ClassSilent)
+		s.equal("its status", c.Status, ota.TimedOut)
+		_, err = s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "b", Status: ota.InProgress, Details: step(ota.StepRebooting)}, at(19))
+		s.must(err)
+		_, next = s.expire(at(20))
+		s.equal("a step takes the timer of the one before along", next, keptAt(24))
+	}},
+	{"a claim does not run while the device could not start", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		claim := ota.Terms{Timers: ota.Timers{Claim: 10 * time.Minute}, InFlight: ota.InFlight{Max: 1}}
+		r := s.bound("r", claim, "a", "b")
+		s.report("r", "a", ota.InProgress, epoch)
+		ended, next := s.expire(at(10))
+		s.equal("held back", ended, "")
+		s.equal("it gets its time anew", next, keptAt(20))
+		r.State = ota.RolloutPaused
+		r = s.open(r, at(11))
+		ended, next = s.expire(at(60))
+		s.equal("paused", ended, "")
+		s.equal("no timer", next.IsZero(), true)
+		s.report("r", "a", ota.Succeeded, at(61))
+		r.State = ota.RolloutRunning
+		s.open(r, at(70))
+		s.equal("anew after the pause", s.execution("r", "b").Expires, keptAt(80))
+		ended, _ = s.expire(at(80))
+		s.equal("ended", ended, "r b")
+	}},
+	{"what failed is due for another attempt", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		r := s.bound("r", ota.Terms{Retry: ota.Retry{Attempts: 2, Backoff: 10 * time.Minute}, Timers: ota.Timers{Claim: time.Hour}}, "a", "b", "c")
+		s.equal("a retry", s.report("r", "a", ota.Failed, epoch).RetryAt, keptAt(10))
+		s.report("r", "b", ota.Failed, at(5))
+		s.report("r", "c", ota.Rejected, epoch)
+		progress := func(minute int) ota.Progress {
+			p, err := s.Progress(ctx, r, at(minute))
+			s.must(err)
+			return p
+		}
+		p := progress(9)
+		s.equal("retrying", []any{p.Stages[0].Retrying, p.Due, p.NextRetry}, []any{2, 0, keptAt(10)})
+		p = progress(10)
+		s.equal("one due", []any{p.Stages[0].Retrying, p.Due, p.NextRetry}, []any{2, 1, keptAt(15)})
+		s.equal("those due", len(s.executions(fleet.ExecutionFilter{RolloutID: "r", RetryDue: at(10)})), 1)
+		r = s.open(r, at(12), queued(0, 2, "a")...)
+		second := s.execution("r", "a")
+		s.equal("second", []any{second.Attempt, second.Status, second.Expires, second.RetryAt.IsZero()}, []any{2, ota.Queued, keptAt(72), true})
+		p = progress(12)
+		s.equal("one left", []any{p.Stages[0].Retrying, p.Stages[0].Queued, p.Due}, []any{1, 1, 0})
+		s.equal("the last attempt", s.report("r", "a", ota.Failed, at(13)).RetryAt.IsZero(), true)
+		s.must(s.RevokeDevice(ctx, "b", at(14)))
+		p = progress(60)
+		s.equal("a revoked device is not tried again", []any{p.Stages[0].Retrying, p.Due}, []any{0, 0})
+		s.equal("one that timed out", s.claimOver("c2").RetryAt, keptAt(60+10))
+	}},
+	{"a repeated stage is due as a whole, but for what succeeded", func(s *suite) {
+		s.enrolled("a", "b", "c", "d", "e")
+		r := s.bound("r", ota.Terms{}, "a", "b", "c", "d")
+		r = s.open(r, epoch, queued(1, 1, "e")...)
+		s.report("r", "a", ota.Failed, epoch)
+		s.report("r", "b", ota.Succeeded, epoch)
+		s.must(s.RevokeDevice(ctx, "c", epoch))
+		s.report("r", "e", ota.Failed, epoch)
+		stage := 0
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Repeat: &stage, Now: at(1)}))
+		due := s.executions(fleet.ExecutionFilter{RolloutID: "r", RetryDue: at(1)})
+		s.equal("due", len(due), 1)
+		s.equal("device", due[0].DeviceID, "a")
+	}},
+	{"cancelling reaches what is not activated yet", func(s *suite) {
+		s.enrolled("a", "b", "c", "d", "e")
+		r := s.bound("r", ota.Terms{Timers: ota.Timers{Fetch: time.Hour}}, "a", "b", "c", "d", "e")
+		for device, at := range map[string]ota.Step{"b": ota.StepFetching, "c": ota.StepStaged, "d": ota.StepRebooting, "e": ""} {
+			_, err := s.StartNext(ctx, device, ota.Starting{Details: step(at)}, epoch)
+			s.must(err)
+		}
+		r.State, r.Reason = ota.RolloutAborting, "why"
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Cancel: true, Now: at(1)}))
+		for device, want := range map[string]ota.Status{
+			"a": ota.Canceled, "b": ota.Canceled, "c": ota.Canceled, "d": ota.InProgress, "e": ota.InProgress,
+		} {
+			e := s.execution("r", device)
+			s.equal("status of "+device, e.Status, want)
+			if want == ota.Canceled {
+				s.equal("details", e.Details, map[string]string{ota.DetailReason: "why"})
+				s.equal("timer", e.Expires.IsZero(), true)
+				_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: device, Status: ota.InProgress}, at(2))
+				s.wantErr(err, ota.ErrTerminal)
+			}
+		}
+	}},
+	{"a newer rollout of the firmware supersedes what waits", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.bound("old", ota.Terms{Timers: ota.Timers{Claim: time.Hour}}, "a", "b", "c")
+		s.report("old", "b", ota.InProgress, epoch)
+		high := newRollout("high", 1)
+		high.Priority = 2
+		s.must(s.createRollout(high))
+		s.open(high, epoch, queued(0, 1, "a")...)
+		foreign := newRollout("foreign", 1)
+		foreign.Release.Name = "other"
+		s.must(s.createRollout(foreign))
+		s.open(foreign, epoch, queued(0, 1, "a")...)
+		r := newRollout("new", 3)
+		r.CreatedAt = kept.Add(time.Second)
+		s.must(s.createRollout(r))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: queued(0, 1, "a", "b"), Supersede: true, Now: at(1)}))
+		for rollout, want := range map[string]ota.Status{"old": ota.Canceled, "high": ota.Queued, "foreign": ota.Queued, "new": ota.Queued} {
+			s.equal("a in "+rollout, s.execution(rollout, "a").Status, want)
+		}
+		a := s.execution("old", "a")
+		s.equal("reason", a.Reason(), "superseded by rollout new")
+		s.equal("timer", a.Expires.IsZero(), true)
+		s.equal("b works on it", s.execution("old", "b").Status, ota.InProgress)
+		s.equal("c was not reached", s.execution("old", "c").Status, ota.Queued)
+	}},
+}
+
+// claimOver enrolls a device and lets its claim run out after an hour.
+func (s *suite) claimOver(device string) ota.Execution {
+	s.Helper()
+	s.enrolled(device)
+	s.bound("claim", ota.Terms{Retry: ota.Retry{Attempts: 2, Backoff: 10 * time.Minute}, Timers: ota.Timers{Claim: time.Hour}}, device)
+	s.expire(at(60))
+	return s.execution("claim", device)
+}

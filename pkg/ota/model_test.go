@@ -1,0 +1,383 @@
+package ota
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// TestPlanProperty drives random rollouts over random fleets, with crashes (a
+// decision that is lost), repetitions, clock jumps and operators, and holds the
+// rules that must never break.
+func TestPlanProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newModel(t)
+		for step := 0; step < 400 && !m.r.State.Terminal(); step++ {
+			m.step(t)
+			m.check(t)
+		}
+		m.drain(t)
+		m.check(t)
+	})
+}
+
+// model is a store with one rollout, as simple as can be.
+type model struct {
+	r          Rollout
+	now        time.Time
+	candidates []Candidate
+	revoked    map[string]bool
+	executions map[string][]Execution // attempts by device
+	made       []time.Time
+	repeats    int // how often an operator gave a stage another go
+}
+
+func newModel(t *rapid.T) *model {
+	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}}
+	for i := range rapid.IntRange(0, 40).Draw(t, "devices") {
+		id := fmt.Sprintf("d%d", i)
+		m.candidates = append(m.candidates, Candidate{
+			DeviceID: id, Bucket: Bucket("seed", id), Stratum: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "stratum"),
+			Meant: rapid.Uint32Range(0, 3).Draw(t, "meant"),
+		})
+	}
+	m.r = Rollout{ID: "r", State: RolloutDraft, Terms: drawTerms(t)}
+	last := 0.0
+	for i := 0; last < 100; i++ {
+		size := Size{}
+		if i < 3 && rapid.IntRange(0, 4).Draw(t, "kind") == 0 {
+			size.Selector = "x"
+		} else {
+			last = min(100, last+rapid.Float64Range(1, 100).Draw(t, "percent"))
+			size.Percent = last
+		}
+		m.r.Stages = append(m.r.Stages, Stage{
+			Size: size, State: StagePending, Soak: time.Duration(rapid.IntRange(0, 3).Draw(t, "soak")) * time.Minute,
+			Gate:     Gate{Success: rapid.Float64Range(0, 1).Draw(t, "gate"), MinFinished: rapid.IntRange(0, 5).Draw(t, "min")},
+			Approval: rapid.IntRange(0, 4).Draw(t, "approval") == 0,
+		})
+	}
+	if rapid.Bool().Draw(t, "abort rule") {
+		m.r.Abort = []AbortRule{{Class: ClassAny, Share: rapid.Float64Range(0, 1).Draw(t, "share"), Count: rapid.IntRange(0, 5).Draw(t, "count")}}
+	}
+	return m
+}
+
+func drawTerms(t *rapid.T) Terms {
+	var terms Terms
+	terms.Approval = rapid.Bool().Draw(t, "approve")
+	if rapid.Bool().Draw(t, "scheduled") {
+		terms.Start = t0.Add(time.Minute)
+	}
+	if rapid.Bool().Draw(t, "rated") {
+		terms.Rate.PerMinute = rapid.Float64Range(0.2, 600).Draw(t, "rate")
+	}
+	if rapid.Bool().Draw(t, "retried") {
+		terms.Retry = Retry{Attempts: rapid.IntRange(2, 4).Draw(t, "attempts"), Backoff: time.Duration(rapid.IntRange(0, 300).Draw(t, "backoff")) * time.Second}
+	}
+	if rapid.Bool().Draw(t, "timed") {
+		terms.Timers = Timers{Claim: 5 * time.Minute, Fetch: 3 * time.Minute, Reboot: time.Minute}
+	}
+	return terms
+}
+
+func (m *model) newest(id string) *Execution {
+	attempts := m.executions[id]
+	if len(attempts) == 0 {
+		return nil
+	}
+	return &attempts[len(attempts)-1]
+}
+
+func (m *model) progress() Progress {
+	p := Progress{Stages: make([]Counts, len(m.r.Stages)), Armed: Counts{Finished: map[Class]int{}}}
+	for i := range p.Stages {
+		p.Stages[i].Finished = map[Class]int{}
+	}
+	for id := range m.executions {
+		e := m.newest(id)
+		c := &p.Stages[e.Stage]
+		switch e.Status {
+		case Queued:
+			c.Queued++
+		case InProgress:
+			c.InProgress++
+		default:
+			c.Finished[e.Class]++
+			if e.FinishedAt.After(m.r.ArmedAt) {
+				p.Armed.Finished[e.Class]++
+			}
+		}
+		if e.RetryAt.IsZero() {
+			continue
+		}
+		c.Retrying++
+		if !e.RetryAt.After(m.now) {
+			p.Due++
+		} else {
+			p.NextRetry = earliest(p.NextRetry, e.RetryAt)
+		}
+	}
+	return p
+}
+
+func (m *model) plan(t *rapid.T) Decision {
+	d := Plan(m.r, m.progress(), m.now)
+	if rapid.IntRange(0, 9).Draw(t, "crash") == 0 {
+		return d // before it was written
+	}
+	m.write(t, d)
+	return d
+}
+
+func (m *model) write(t *rapid.T, d Decision) {
+	if d.Arrange {
+		var stages []Stage
+		stages, m.candidates = Arrange(m.r.Stages, m.candidates)
+		m.r = Begin(m.r, stages, len(m.candidates), "line", m.now)
+		return
+	}
+	before := m.r
+	m.r = d.Rollout
+	if d.Take != nil {
+		if before.State != RolloutRunning {
+			t.Fatalf("executions are made while the rollout is %s", before.State)
+		}
+		m.take(t, *d.Take)
+	}
+	for id := range m.executions {
+		if d.Cancel {
+			e := m.newest(id)
+			*e, _ = Cancel(*e, m.r.Reason, m.now)
+		}
+	}
+	for i, s := range m.r.Stages {
+		if s.State == StagePassed && before.Stages[i].State != StagePassed {
+			c := m.progress().Stages[i]
+			if c.Total() > 0 && !s.Gate.met(c) {
+				t.Fatalf("stage %d passed without its gate: %+v", i+1, c)
+			}
+			if m.r.Cursor < s.Target {
+				t.Fatalf("stage %d passed at %d of %d", i+1, m.r.Cursor, s.Target)
+			}
+		}
+	}
+}
+
+func (m *model) take(t *rapid.T, k Taking) {
+	for id := range m.executions {
+		if e := m.newest(id); k.Repeat && e.Stage == k.Stage && e.Status.Terminal() && e.Status != Succeeded {
+			e.RetryAt = m.now
+		}
+	}
+	for _, id := range m.due() {
+		if k.Retries == 0 {
+			break
+		}
+		e := m.newest(id)
+		e.RetryAt = time.Time{}
+		m.add(*e, e.Attempt+1)
+		k.Retries--
+	}
+	target := m.r.Stages[k.Stage].Target
+	for k.Devices > 0 && m.r.Cursor < target {
+		c := m.candidates[m.r.Cursor]
+		m.r.Cursor++
+		if c.Stage != k.Stage || len(m.executions[c.DeviceID]) > 0 {
+			t.Fatalf("candidate %+v in stage %d", c, k.Stage)
+		}
+		if m.revoked[c.DeviceID] {
+			continue
+		}
+		m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage}, 1)
+		k.Devices--
+	}
+}
+
+func (m *model) add(e Execution, attempt int) {
+	e = Queue(Execution{DeviceID: e.DeviceID, Stage: e.Stage, Attempt: attempt, Timers: m.r.Terms.Timers, Retry: m.r.Terms.Retry}, m.now)
+	m.executions[e.DeviceID] = append(m.executions[e.DeviceID], e)
+	m.made = append(m.made, m.now)
+}
+
+// due are the devices whose next attempt is due, in order.
+func (m *model) due() []string {
+	var ids []string
+	for id := range m.executions {
+		if e := m.newest(id); !e.RetryAt.IsZero() && !e.RetryAt.After(m.now) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (m *model) step(t *rapid.T) {
+	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90_000).Draw(t, "milliseconds")) * time.Millisecond)
+	switch rapid.IntRange(0, 12).Draw(t, "what") {
+	case 0, 1, 2, 3, 4:
+		m.plan(t)
+	case 5, 6, 7, 8, 9:
+		m.report(t)
+	case 10:
+		for id := range m.executions {
+			e := m.newest(id)
+			if e.Status != Queued || m.r.State == RolloutRunning {
+				*e, _ = Expire(*e, m.now)
+			}
+		}
+	case 11:
+		if len(m.candidates) > 0 {
+			m.revoked[m.candidates[rapid.IntRange(0, len(m.candidates)-1).Draw(t, "revoked")].DeviceID] = true
+		}
+	default:
+		m.operator(t)
+	}
+}
+
+func (m *model) report(t *rapid.T) {
+	if len(m.candidates) == 0 {
+		return
+	}
+	e := m.newest(m.candidates[rapid.IntRange(0, len(m.candidates)-1).Draw(t, "device")].DeviceID)
+	if e == nil || e.Status == Queued && m.r.State != RolloutRunning {
+		return // the store holds it back
+	}
+	was := e.Status
+	details := map[string]string{DetailStep: string(rapid.SampledFrom([]Step{"", StepFetching, StepStaged, StepRebooting, StepTrial}).Draw(t, "step"))}
+	to := rapid.SampledFrom([]Status{InProgress, Succeeded, Succeeded, Failed, Rejected}).Draw(t, "status")
+	next, err := Apply(*e, Report{Status: to, Details: details}, m.now)
+	if err == nil && was.Terminal() {
+		t.Fatalf("%s reopened as %s", was, to)
+	}
+	*e = next
+}
+
+func (m *model) operator(t *rapid.T) {
+	var next Rollout
+	var err error
+	switch rapid.IntRange(0, 9).Draw(t, "operator") {
+	case 0:
+		if next, err = Abort(m.r, "stop", m.now); err == nil {
+			m.write(t, Decision{Rollout: next, Cancel: true})
+		}
+		return
+	case 1, 2:
+		next, err = Pause(m.r, "wait", "")
+	case 3:
+		if next, err = Resume(m.r, ResumeSkip, m.now); err == nil && next.Stages != nil {
+			m.r = next // by the operator's word, without the gate
+			return
+		}
+	case 4, 5:
+		next, err = Submit(m.r)
+	case 6, 7:
+		next, err = Approve(m.r, m.now)
+	case 8:
+		next, err = ApproveStage(m.r, rapid.IntRange(1, len(m.r.Stages)).Draw(t, "stage"), m.now)
+	default:
+		if next, err = Resume(m.r, ResumeRepeat, m.now); err == nil {
+			m.repeats++
+		}
+	}
+	if err == nil {
+		m.r = next
+	}
+}
+
+func (m *model) check(t *rapid.T) {
+	open := 0
+	for i, s := range m.r.Stages {
+		if s.State == StageOpen || s.State == StageSoaking {
+			open++
+		}
+		if s.State != StagePassed && i+1 < len(m.r.Stages) && m.r.Stages[i+1].State != StagePending {
+			t.Fatalf("stage %d is %s while stage %d is %s", i+1, s.State, i+2, m.r.Stages[i+1].State)
+		}
+	}
+	if open > 1 {
+		t.Fatalf("%d stages are open", open)
+	}
+	// A stage that is not open yet has no execution, and no stage is over its size.
+	size := make([]int, len(m.r.Stages))
+	for id, attempts := range m.executions {
+		size[attempts[0].Stage]++
+		most := max(1, m.r.Terms.Retry.Attempts) + m.repeats
+		if len(attempts) > most {
+			t.Fatalf("device %s has %d attempts, at most %d", id, len(attempts), most)
+		}
+	}
+	from := 0
+	for i, s := range m.r.Stages {
+		if s.OpenedAt.IsZero() && size[i] > 0 || size[i] > max(s.Target-from, 0) {
+			t.Fatalf("stage %d (%s) has %d executions, from %d to %d", i+1, s.State, size[i], from, s.Target)
+		}
+		from = max(from, s.Target)
+	}
+	m.checkRate(t)
+}
+
+// checkRate holds Rate's promise for every span of time.
+func (m *model) checkRate(t *rapid.T) {
+	perMinute := m.r.Terms.Rate.PerMinute
+	if perMinute == 0 {
+		return
+	}
+	burst := math.Ceil(perMinute / 60)
+	for i := range m.made {
+		for j := i; j < len(m.made); j++ {
+			most := burst + m.made[j].Sub(m.made[i]).Minutes()*perMinute
+			if float64(j-i+1) > most+1e-6 {
+				t.Fatalf("%d executions within %s at %g a minute", j-i+1, m.made[j].Sub(m.made[i]), perMinute)
+			}
+		}
+	}
+}
+
+// drain lets everything in flight finish, and approves: a running or aborting
+// rollout then ends, or is paused with a reason.
+func (m *model) drain(t *rapid.T) {
+	for i := 0; i < 2000 && !m.r.State.Terminal() && m.r.State != RolloutPaused; i++ {
+		if r, err := Submit(m.r); err == nil {
+			m.r = r
+		}
+		if r, err := Approve(m.r, m.now); err == nil {
+			m.r = r
+		}
+		for j := range m.r.Stages {
+			if r, err := ApproveStage(m.r, j+1, m.now); err == nil {
+				m.r = r
+			}
+		}
+		for id := range m.executions {
+			e := m.newest(id)
+			if !e.Status.Terminal() && (e.Status == InProgress || m.r.State == RolloutRunning) {
+				*e, _ = Apply(*e, Report{Status: Succeeded}, m.now)
+			}
+		}
+		d := Plan(m.r, m.progress(), m.now)
+		m.write(t, d)
+		if !d.Changed && !d.Arrange && !d.Cancel {
+			if d.Wake.IsZero() {
+				continue
+			}
+			if !d.Wake.After(m.now) {
+				t.Fatalf("asks for itself at %v, which is not after %v", d.Wake, m.now)
+			}
+			m.now = d.Wake // nothing else is needed to go on
+		}
+	}
+	switch m.r.State {
+	case RolloutCompleted, RolloutAborted:
+	case RolloutPaused:
+		if m.r.Reason == "" {
+			t.Fatal("paused without a reason")
+		}
+	default:
+		t.Fatalf("never ends: %s", m.r.State)
+	}
+}

@@ -1,0 +1,93 @@
+package ota
+
+import (
+	"slices"
+	"time"
+)
+
+// Terms are the parts of a plan that bind the rollout as a whole. The zero value
+// binds nothing.
+type Terms struct {
+	Start    time.Time   `json:"start,omitzero"`     // not before this moment
+	Approval bool        `json:"approval,omitempty"` // an operator must approve it before it starts
+	Rate     Rate        `json:"rate,omitzero"`
+	InFlight InFlight    `json:"inFlight,omitzero"`
+	Timers   Timers      `json:"timers,omitzero"`
+	Retry    Retry       `json:"retry,omitzero"`
+	Strata   []string    `json:"strata,omitempty"` // what every stage holds a share of: "hardware" or tag keys
+	OnPause  PausePolicy `json:"onPause,omitempty"`
+	// Quarantined lets in devices on which the same image failed before.
+	Quarantined bool `json:"quarantined,omitempty"`
+}
+
+// PausePolicy says what a pause does to executions that are in progress.
+type PausePolicy string
+
+// PauseLetFinish, also the empty policy, lets them finish.
+// PauseHoldBeforeInstall asks them to stay as they are until the rollout goes
+// on, unless they have activated the new slot.
+const (
+	PauseLetFinish         PausePolicy = "let-finish"
+	PauseHoldBeforeInstall PausePolicy = "hold-before-install"
+)
+
+// InFlight bounds how many devices of a rollout are IN_PROGRESS at a time.
+type InFlight struct {
+	Max    int    `json:"max,omitempty"`    // 0: no bound
+	Per    string `json:"per,omitempty"`    // "hardware" or a tag key; empty: PerMax does not bind
+	PerMax int    `json:"perMax,omitempty"` // for each value of Per; devices without the tag share one
+}
+
+// Limits of terms.
+const (
+	MaxStrata   = 8
+	MaxInFlight = 10_000_000
+	MaxStart    = 366 * 24 * time.Hour // how far ahead a rollout may be scheduled
+)
+
+// ByHardware is the word for the hardware model where a tag key may stand.
+const ByHardware = "hardware"
+
+func (t Terms) validate() error {
+	if err := t.Rate.validate(); err != nil {
+		return err
+	}
+	if err := t.InFlight.validate(); err != nil {
+		return err
+	}
+	if err := t.Timers.validate(); err != nil {
+		return err
+	}
+	if err := t.Retry.validate(); err != nil {
+		return err
+	}
+	if len(t.Strata) > MaxStrata {
+		return invalid("%d strata: at most %d", len(t.Strata), MaxStrata)
+	}
+	for i, s := range t.Strata {
+		if err := ValidateWord("stratum", s); err != nil {
+			return err
+		}
+		if slices.Contains(t.Strata[:i], s) {
+			return invalid("stratum %q is given twice", s)
+		}
+	}
+	switch t.OnPause {
+	case "", PauseLetFinish, PauseHoldBeforeInstall:
+	default:
+		return invalid("pause policy %q: want %s or %s", t.OnPause, PauseLetFinish, PauseHoldBeforeInstall)
+	}
+	return nil
+}
+
+func (f InFlight) validate() error {
+	switch {
+	case f.Max < 0 || f.Max > MaxInFlight || f.PerMax < 0 || f.PerMax > MaxInFlight:
+		return invalid("%d in flight, %d for each value: want 0 (no bound) to %d", f.Max, f.PerMax, MaxInFlight)
+	case (f.Per == "") != (f.PerMax == 0):
+		return invalid("in flight for each value: give the tag key and the number, as in 'site=5'")
+	case f.Per != "":
+		return ValidateWord("tag key", f.Per)
+	}
+	return nil
+}
