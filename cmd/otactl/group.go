@@ -28,12 +28,13 @@ type groupView struct {
 	Dynamic   bool       `json:"dynamic"`
 	Selector  string     `json:"selector,omitempty"`
 	Members   int64      `json:"members"`
+	Building  bool       `json:"building,omitempty"`
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
 	Devices   []string   `json:"devices,omitempty"` // of show
 }
 
 func newGroupView(g *otadv1.Group) groupView {
-	return groupView{Name: g.GetName(), Dynamic: g.GetDynamic(), Selector: g.GetSelector(), Members: g.GetMembers(), CreatedAt: when(g.GetCreatedAt())}
+	return groupView{Name: g.GetName(), Dynamic: g.GetDynamic(), Selector: g.GetSelector(), Members: g.GetMembers(), Building: g.GetBuilding(), CreatedAt: when(g.GetCreatedAt())}
 }
 
 func (g groupView) kind() string {
@@ -43,13 +44,21 @@ func (g groupView) kind() string {
 	return "static"
 }
 
+func (g groupView) size() string {
+	n := strconv.FormatInt(g.Members, 10)
+	if g.Building {
+		n += ", more are being found"
+	}
+	return n
+}
+
 func (a *app) groupTable() view[groupView] {
 	return view[groupView]{
 		name: func(g groupView) string { return g.Name },
 		columns: []column[groupView]{
 			{head: "NAME", cell: func(g groupView) string { return g.Name }},
 			{head: "KIND", cell: groupView.kind},
-			{head: "MEMBERS", cell: func(g groupView) string { return strconv.FormatInt(g.Members, 10) }},
+			{head: "MEMBERS", cell: groupView.size},
 			{head: "SELECTOR", cell: func(g groupView) string { return g.Selector }},
 			{head: "CREATED", wide: true, cell: func(g groupView) string { return a.ago(g.CreatedAt) }},
 		},
@@ -94,7 +103,7 @@ func (a *app) printGroup(g groupView) error {
 		}
 		return writeFields(w, []field{
 			{"Name", g.Name}, {"Kind", g.kind()}, {"Selector", selector},
-			{"Members", strconv.FormatInt(g.Members, 10)}, {"Created", a.ago(g.CreatedAt)},
+			{"Members", g.size()}, {"Created", a.ago(g.CreatedAt)},
 		})
 	})
 }

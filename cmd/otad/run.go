@@ -35,6 +35,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	work.Go(func() error { return s.fleet.RunTrust(background) })
 	work.Go(func() error { return s.fleet.RunPresence(background) })
 	work.Go(func() error { return s.fleet.RunEvictions(background) })
+	work.Go(func() error { return s.fleet.RunGroups(background) })
 	if s.config.CRLFile != "" {
 		work.Go(func() error { return s.fleet.RunRevocationLists(background, s.saveLists) })
 	}

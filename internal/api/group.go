@@ -73,5 +73,5 @@ func (h groupHandler) DeleteGroup(ctx context.Context, r *connect.Request[otadv1
 }
 
 func encodeGroup(g fleet.Group) *otadv1.Group {
-	return &otadv1.Group{Name: g.Name, Dynamic: g.Dynamic, Selector: g.Selector, CreatedAt: timestamp(g.CreatedAt), Members: int64(g.Members)}
+	return &otadv1.Group{Name: g.Name, Dynamic: g.Dynamic, Selector: g.Selector, CreatedAt: timestamp(g.CreatedAt), Members: int64(g.Members), Building: g.Building}
 }

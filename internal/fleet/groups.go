@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -29,15 +30,24 @@ type Group struct {
 	Selector  string // of a dynamic group
 	CreatedAt time.Time
 	Members   int // not set by who creates one
+	// Building is set while the first members of a dynamic group are being found:
+	// it has not all of them yet. Not set by who creates one.
+	Building bool
 }
 
 // GroupStore keeps groups. The members of a dynamic group change in the
 // transaction that changes a device.
 type GroupStore interface {
-	// CreateGroup stores the group with the members, none for a dynamic one, whose
-	// members are found by its selector. ErrConflict: the name is taken, or there
+	// CreateGroup stores the group with the members, none for a dynamic one, which
+	// may be Building until FillGroup says that it is whole. From here on whoever
+	// changes a device keeps the group up. ErrConflict: the name is taken, or there
 	// are MaxGroups, or MaxDynamicGroups. ErrNotFound: a member is no device.
 	CreateGroup(ctx context.Context, g Group, members []string) error
+	// FillGroup finds the members of a group among the next few thousand devices
+	// that it was not held against yet, in a transaction that others need not wait
+	// long for, and reports whether that was the last of them. It may be called for
+	// any group, at any time and by several at once.
+	FillGroup(ctx context.Context, name string) (whole bool, err error)
 	DeleteGroup(ctx context.Context, name string) error
 	Group(ctx context.Context, name string) (Group, error)
 	Groups(ctx context.Context) ([]Group, error) // by name
@@ -86,8 +96,61 @@ func (s *Service) CreateGroup(ctx context.Context, g Group, members []string) (G
 	if err := s.Store.CreateGroup(ctx, g, members); err != nil {
 		return Group{}, err
 	}
+	if err := FillGroup(ctx, s.Store, g.Name); err != nil {
+		return Group{}, fmt.Errorf("group %s was made and is filled in the background: %w", g.Name, err)
+	}
 	s.Log.Info("group created", "group", g.Name, "dynamic", g.Dynamic)
 	return s.Store.Group(ctx, g.Name)
+}
+
+// FillGroup goes on until the group is whole.
+func FillGroup(ctx context.Context, s GroupStore, name string) error {
+	for {
+		if whole, err := s.FillGroup(ctx, name); whole || err != nil {
+			return err
+		}
+	}
+}
+
+// GroupPoll is how often an otad looks for groups whose maker has gone before
+// they were whole.
+const GroupPoll = time.Minute
+
+// RunGroups fills such groups until ctx ends.
+func (s *Service) RunGroups(ctx context.Context) error {
+	tick := time.NewTicker(GroupPoll)
+	defer tick.Stop()
+	for {
+		if err := s.fillGroups(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Warn("a group is not filled yet, trying again in a minute", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Service) fillGroups(ctx context.Context) error {
+	all, err := s.Store.Groups(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range all {
+		if !g.Building {
+			continue
+		}
+		if err := FillGroup(ctx, s.Store, g.Name); err != nil && !errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("group %s: %w", g.Name, err)
+		}
+	}
+	return nil
+}
+
+// BuildingGroup is why a group can not be asked for yet.
+func BuildingGroup(name string) error {
+	return fmt.Errorf("%w: group %s is still being filled: try again when 'otactl group show %[2]s' no longer says so", ErrConflict, name)
 }
 
 // ChangeMembers adds and removes members of a static group.

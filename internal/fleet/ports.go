@@ -49,7 +49,8 @@ type DeviceStore interface {
 	// stays flat however many there are.
 	Devices(ctx context.Context, after string, f func(DeviceView) bool) error
 	// SelectDevices is Devices for those that the query is about. It calls f with
-	// exactly the devices for which DeviceQuery.Match holds.
+	// exactly the devices for which DeviceQuery.Match holds. ErrConflict: it asks
+	// for a group that is Building.
 	SelectDevices(ctx context.Context, q DeviceQuery, f func(DeviceView) bool) error
 	// CountDevices is how many devices SelectDevices would call f with.
 	CountDevices(ctx context.Context, q DeviceQuery) (int, error)

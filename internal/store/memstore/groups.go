@@ -94,6 +94,12 @@ func (s *Store) change(g group, add, remove []string) error {
 	return nil
 }
 
+// FillGroup implements fleet.GroupStore: members are found when they are asked for.
+func (s *Store) FillGroup(ctx context.Context, name string) (whole bool, err error) {
+	_, err = s.Group(ctx, name)
+	return err == nil, err
+}
+
 // DeleteGroup implements fleet.GroupStore.
 func (s *Store) DeleteGroup(ctx context.Context, name string) error {
 	return s.locked(ctx, func() error {

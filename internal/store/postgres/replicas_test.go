@@ -73,7 +73,7 @@ func (r *race) group(t *testing.T) {
 			case n%7 == i%7:
 				name := fmt.Sprintf("g%d-%d", i, n)
 				g := fleet.Group{Name: name, Dynamic: true, Selector: fmt.Sprintf("shadow.reported.member > %d OR tags.k = %q", n, fmt.Sprint(n%3)), CreatedAt: time.Now()}
-				if err := s.CreateGroup(ctx, g, nil); err != nil {
+				if err := errors.Join(s.CreateGroup(ctx, g, nil), fleet.FillGroup(ctx, s, name)); err != nil {
 					return err
 				}
 				if i%3 == 0 {

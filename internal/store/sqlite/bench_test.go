@@ -154,6 +154,7 @@ func BenchmarkShadowUpdateGroups(b *testing.B) {
 			s, ctx := benchStore(b, benchDevices), context.Background()
 			for i := range c.groups {
 				must(b, s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(c.expr, i), CreatedAt: time.Now()}, nil))
+				must(b, fleet.FillGroup(ctx, s, fmt.Sprint("g", i)))
 			}
 			var left atomic.Int64
 			left.Store(int64(b.N))
@@ -179,6 +180,7 @@ func BenchmarkShadowUpdateGroups(b *testing.B) {
 func BenchmarkGroupReflects(b *testing.B) {
 	s, ctx := benchStore(b, benchDevices), context.Background()
 	must(b, s.CreateGroup(ctx, fleet.Group{Name: "odd", Dynamic: true, Selector: `shadow.reported.n = true`, CreatedAt: time.Now()}, nil))
+	must(b, fleet.FillGroup(ctx, s, "odd"))
 	for i := range b.N {
 		u := shadow.NewUpdate(nil, map[string]any{"n": i%2 == 0})
 		_, err := s.UpdateShadow(ctx, deviceID(1), "", u, time.Now())

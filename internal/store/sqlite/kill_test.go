@@ -67,6 +67,7 @@ func prepareKilled(t *testing.T, path string) {
 	must(t, createRelease(ctx, s))
 	for name, expr := range map[string]string{"early": `shadow.reported.n < 40`, "late": `NOT shadow.reported.n < 40`, "some": `shadow.reported.n > 10 AND shadow.reported.n <= 90`} {
 		must(t, s.CreateGroup(ctx, fleet.Group{Name: name, Dynamic: true, Selector: expr, CreatedAt: time.Now()}, nil))
+		must(t, fleet.FillGroup(ctx, s, name))
 	}
 	r := running("r0", killedDevices)
 	must(t, s.CreateRollout(ctx, r))

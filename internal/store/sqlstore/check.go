@@ -240,13 +240,21 @@ func (c *checker) texts() error {
 	}, selectTexts)
 }
 
+// checkedGroup is a dynamic group, and how far it is filled while it is building.
+type checkedGroup struct {
+	dynamicGroup
+	building bool
+	filled   string
+}
+
 // groups holds the members of every dynamic group against its selector. It
 // looks at each device once, whatever an index says.
 func (c *checker) groups() error {
-	var groups []dynamicGroup
+	var groups []checkedGroup
 	err := c.each(func(r row) error {
 		var name, expr string
-		if err := r.Scan(&name, &expr); err != nil {
+		var filled sql.NullString
+		if err := r.Scan(&name, &expr, &filled); err != nil {
 			return err
 		}
 		sel, err := fleet.ParseGroupSelector(expr)
@@ -254,9 +262,9 @@ func (c *checker) groups() error {
 			c.say("group %s has a selector that can not be read: %v", name, err)
 			return nil
 		}
-		groups = append(groups, dynamicGroup{name: name, sel: sel})
+		groups = append(groups, checkedGroup{dynamicGroup{name: name, sel: sel}, filled.Valid, filled.String})
 		return nil
-	}, `SELECT name, selector FROM device_groups WHERE dynamic = 1 ORDER BY name`)
+	}, `SELECT name, selector, filled_to FROM device_groups WHERE dynamic = 1 ORDER BY name`)
 	if err != nil || len(groups) == 0 {
 		return err
 	}
@@ -269,7 +277,7 @@ func (c *checker) groups() error {
 		}
 		for _, g := range groups {
 			has, should := slices.Contains(v.Groups, g.name), g.matches(v.Device, v.Shadow)
-			if has != should {
+			if has != should && (has || !g.building || v.ID <= g.filled) {
 				c.say("device %s is in dynamic group %s: %v, its selector says %v", v.ID, g.name, has, should)
 			}
 		}

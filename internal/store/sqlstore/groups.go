@@ -9,28 +9,23 @@ import (
 	"github.com/otad/otad/internal/fleet"
 )
 
-const selectGroup = `SELECT g.name, g.dynamic, g.selector, g.created_at,
+const selectGroup = `SELECT g.name, g.dynamic, g.selector, g.created_at, CASE WHEN g.filled_to IS NULL THEN 0 ELSE 1 END,
 	(SELECT COUNT(*) FROM group_members m WHERE m.group_name = g.name) FROM device_groups g`
 
 func scanGroup(r row) (fleet.Group, error) {
 	var g fleet.Group
-	err := r.Scan(&g.Name, &g.Dynamic, &g.Selector, timeInto{&g.CreatedAt}, &g.Members)
+	err := r.Scan(&g.Name, &g.Dynamic, &g.Selector, timeInto{&g.CreatedAt}, &g.Building, &g.Members)
 	return g, err
 }
 
-// CreateGroup implements fleet.GroupStore. A dynamic group is filled by the
-// database in one statement; devices in doubt are looked at.
+// CreateGroup implements fleet.GroupStore.
 func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string) error {
-	var p plan
+	var filled any
 	if g.Dynamic {
-		sel, err := fleet.ParseGroupSelector(g.Selector)
-		if err != nil {
+		if _, err := fleet.ParseGroupSelector(g.Selector); err != nil {
 			return err
 		}
-		if p, err = s.plan(ctx, fleet.DeviceQuery{Selector: sel}); err != nil {
-			return err
-		}
-		members = nil
+		filled, members = "", nil
 	}
 	return s.writer.do(ctx, func(t *tx) error {
 		if g.Dynamic {
@@ -41,8 +36,8 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 		if err := t.roomForGroup(g); err != nil {
 			return err
 		}
-		n, err := t.exec(`INSERT INTO device_groups (name, dynamic, selector, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			g.Name, truth(g.Dynamic), g.Selector, micros(g.CreatedAt))
+		n, err := t.exec(`INSERT INTO device_groups (name, dynamic, selector, created_at, filled_to) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			g.Name, truth(g.Dynamic), g.Selector, micros(g.CreatedAt), filled)
 		if err == nil && n == 0 {
 			return fmt.Errorf("group %s exists: %w", g.Name, fleet.ErrConflict)
 		}
@@ -50,7 +45,7 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 			return err
 		}
 		if g.Dynamic {
-			return t.fill(g.Name, p)
+			return nil
 		}
 		return t.addMembers(g.Name, members)
 	})
@@ -69,36 +64,6 @@ func (t *tx) roomForGroup(g fleet.Group) error {
 		return err
 	}
 	return fleet.RoomForGroup(g, all, dynamic)
-}
-
-// fill makes members of all devices that the plan means.
-func (t *tx) fill(group string, p plan) error {
-	for _, q := range p.parts {
-		c := Say("INSERT INTO group_members (group_name, device_id) SELECT CAST(? AS TEXT), d.id FROM "+q.from+" WHERE ? AND ?", group, q.lead, q.Lower)
-		if _, err := t.exec(c.SQL, c.Args...); err != nil {
-			return err
-		}
-	}
-	var more []membership
-	for p, after := p.doubtful(), ""; len(p.parts) > 0; {
-		c, n := p.page(after, pageRows), 0
-		err := t.rows(func(r row) error {
-			v, err := scanView(r)
-			if n++; err == nil && p.query.Match(v) {
-				more = append(more, membership{group, v.ID})
-			}
-			after = v.ID
-			return err
-		}, c.SQL, c.Args...)
-		if err != nil {
-			return err
-		}
-		if n < pageRows {
-			break
-		}
-	}
-	_, err := t.changeMembers(t.exec, addMembers, more)
-	return err
 }
 
 func (t *tx) addMembers(group string, ids []string) error {

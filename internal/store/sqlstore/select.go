@@ -140,6 +140,9 @@ func (s *Store) plan(ctx context.Context, q fleet.DeviceQuery) (plan, error) {
 	base := part{from: anyShadow, id: "d.id", lead: always, Bounds: Exactly(always), groups: noGroups}
 	if slices.ContainsFunc(q.Selector.Fields(), func(f selector.Field) bool { return f.Source == selector.Groups }) {
 		base.groups = itsGroups
+		if err := s.wholeGroups(ctx, q.Selector); err != nil {
+			return plan{}, err
+		}
 	}
 	if needsShadow(root) {
 		base.from, base.id, base.lead = theShadow, "s.device_id", Condition{SQL: liveShadow}

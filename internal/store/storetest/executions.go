@@ -295,6 +295,7 @@ var cancelledTests = []test{
 			},
 			"RevokeEnrollmentToken": func() error { return s.RevokeEnrollmentToken(gone, "for d", epoch) },
 			"CreateAPIToken":        func() error { return s.CreateAPIToken(gone, fleet.APIToken{ID: "x"}) },
+			"FillGroup":             func() error { _, err := s.FillGroup(gone, "g"); return err },
 			"CreateGroup":           func() error { return s.CreateGroup(gone, fleet.Group{Name: "g", CreatedAt: epoch}, []string{"d"}) },
 			"IndexFields":           func() error { return s.IndexFields(gone, indexed) },
 			"UpdateShadow":          func() error { _, err := s.UpdateShadow(gone, "d", "", reported("k", "w"), epoch); return err },

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/otad/otad/internal/fleet"
@@ -8,7 +9,15 @@ import (
 
 func (s *suite) group(name, selector string) {
 	s.Helper()
-	s.must(s.CreateGroup(ctx, fleet.Group{Name: name, Dynamic: true, Selector: selector, CreatedAt: epoch}, nil))
+	s.must(makeGroup(s, fleet.Group{Name: name, Dynamic: true, Selector: selector, CreatedAt: epoch}, nil))
+}
+
+// makeGroup makes a group with all of its members.
+func makeGroup(s fleet.GroupStore, g fleet.Group, members []string) error {
+	if err := s.CreateGroup(ctx, g, members); err != nil {
+		return err
+	}
+	return fleet.FillGroup(ctx, s, g.Name)
 }
 
 func (s *suite) members(name string) []string {
@@ -129,13 +138,48 @@ var groupTests = []test{
 		s.wantErr(s.ChangeTags(ctx, "a", map[string]string{"more": "x"}, nil), fleet.ErrInvalid)
 		s.must(s.ChangeTags(ctx, "a", map[string]string{"more": "x"}, []string{"t0"}))
 	}},
+	{"a group is filled while devices change", func(s *suite) {
+		const n = 2500 // more than are held against a group at a time
+		id := func(i int) string { return fmt.Sprintf("d%04d", i) }
+		s.wins(together(n, func(i int) error { return s.CreateDevice(ctx, fleet.Device{ID: id(i), CreatedAt: epoch}) }), nil)
+		s.must(s.CreateGroup(ctx, fleet.Group{Name: "odd", Dynamic: true, Selector: `tags.odd = "yes"`, CreatedAt: epoch}, nil))
+		changed := []int{1, 999, 1001, 1999, 2001, n - 1}
+		for whole := false; !whole; {
+			g, err := s.Group(ctx, "odd")
+			s.must(err)
+			if g.Building {
+				_, err := s.CountDevices(ctx, fleet.DeviceQuery{Selector: s.parse("NOT groups:odd")})
+				s.wantErr(err, fleet.ErrConflict)
+			}
+			errs := together(len(changed)+1, func(i int) (err error) {
+				if i == len(changed) {
+					whole, err = s.FillGroup(ctx, "odd")
+					return err
+				}
+				return errors.Join(s.ChangeTags(ctx, id(changed[i]), map[string]string{"odd": "yes"}, nil),
+					s.ChangeTags(ctx, id(changed[i]-1), map[string]string{"odd": "yes"}, nil),
+					s.ChangeTags(ctx, id(changed[i]-1), map[string]string{"odd": "no"}, nil))
+			})
+			s.equal("done", s.wins(errs, nil), len(errs))
+		}
+		var want []string
+		for _, i := range changed {
+			want = append(want, id(i))
+		}
+		s.equal("members", s.members("odd"), want)
+		whole, err := s.FillGroup(ctx, "odd")
+		s.must(err)
+		s.equal("whole", whole, true)
+		_, err = s.FillGroup(ctx, "nope")
+		s.wantErr(err, fleet.ErrNotFound)
+	}},
 	{"tags, updates and new groups at once", func(s *suite) {
 		ids := []string{"a", "b", "c", "d"}
 		s.enrolled(ids...)
 		errs := together(80, func(i int) error {
 			switch {
 			case i%10 == 0:
-				return s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(`shadow.reported.k >= "%02d" AND tags.k >= "%02[1]d"`, i), CreatedAt: epoch}, nil)
+				return makeGroup(s, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(`shadow.reported.k >= "%02d" AND tags.k >= "%02[1]d"`, i), CreatedAt: epoch}, nil)
 			case i%2 == 0:
 				return s.ChangeTags(ctx, ids[i%4], map[string]string{"k": fmt.Sprintf("%02d", 79-i)}, nil)
 			}
@@ -161,7 +205,7 @@ var groupTests = []test{
 		s.enrolled(ids...)
 		errs := together(80, func(i int) error {
 			if i%10 == 0 {
-				return s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(`shadow.reported.k >= "%02d"`, i), CreatedAt: epoch}, nil)
+				return makeGroup(s, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(`shadow.reported.k >= "%02d"`, i), CreatedAt: epoch}, nil)
 			}
 			_, err := s.UpdateShadow(ctx, ids[i%4], "", reported("k", fmt.Sprintf("%02d", i)), epoch)
 			return err

@@ -187,7 +187,7 @@ func (w *walk) group(t *rapid.T) {
 	} else {
 		members = rapid.SliceOfN(devices, 0, 3).Draw(t, "members")
 	}
-	w.same("group", func(s fleet.Store) (any, error) { return nil, s.CreateGroup(ctx, g, members) })
+	w.same("group", func(s fleet.Store) (any, error) { return nil, makeGroup(s, g, members) })
 }
 
 func (w *walk) tag(t *rapid.T) {

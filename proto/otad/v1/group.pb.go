@@ -29,6 +29,7 @@ type Group struct {
 	Selector      string                 `protobuf:"bytes,3,opt,name=selector,proto3" json:"selector,omitempty"` // of a dynamic group; empty: all devices
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	Members       int64                  `protobuf:"varint,5,opt,name=members,proto3" json:"members,omitempty"`
+	Building      bool                   `protobuf:"varint,6,opt,name=building,proto3" json:"building,omitempty"` // its first members are still being found; it can not be asked for yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,6 +97,13 @@ func (x *Group) GetMembers() int64 {
 		return x.Members
 	}
 	return 0
+}
+
+func (x *Group) GetBuilding() bool {
+	if x != nil {
+		return x.Building
+	}
+	return false
 }
 
 type CreateGroupRequest struct {
@@ -678,14 +686,15 @@ var File_otad_v1_group_proto protoreflect.FileDescriptor
 
 const file_otad_v1_group_proto_rawDesc = "" +
 	"\n" +
-	"\x13otad/v1/group.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n" +
+	"\x13otad/v1/group.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x01\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\adynamic\x18\x02 \x01(\bR\adynamic\x12\x1a\n" +
 	"\bselector\x18\x03 \x01(\tR\bselector\x129\n" +
 	"\n" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x18\n" +
-	"\amembers\x18\x05 \x01(\x03R\amembers\"x\n" +
+	"\amembers\x18\x05 \x01(\x03R\amembers\x12\x1a\n" +
+	"\bbuilding\x18\x06 \x01(\bR\bbuilding\"x\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\adynamic\x18\x02 \x01(\bR\adynamic\x12\x1a\n" +

@@ -1,0 +1,68 @@
+package fleet_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+)
+
+// slowGroups is a store whose dynamic groups take some steps to fill, of which
+// the first that is tried fails.
+type slowGroups struct {
+	fleet.Store
+	mu    sync.Mutex
+	left  map[string]int
+	tries int
+}
+
+func (s *slowGroups) Groups(ctx context.Context) ([]fleet.Group, error) {
+	all, err := s.Store.Groups(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range all {
+		all[i].Building = s.left[all[i].Name] > 0
+	}
+	return all, err
+}
+
+func (s *slowGroups) FillGroup(_ context.Context, name string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tries++; s.tries == 1 {
+		return false, fleet.ErrStale
+	}
+	s.left[name]--
+	return s.left[name] <= 0, nil
+}
+
+// TestAGroupWhoseMakerHasGoneIsFilled by the loop that looks for such, also after
+// a fault.
+func TestAGroupWhoseMakerHasGoneIsFilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		slow := &slowGroups{Store: w.store, left: map[string]int{"left": 3}}
+		w.s.Store = slow
+		for _, name := range []string{"left", "whole"} {
+			w.ok(w.store.CreateGroup(w.ctx, fleet.Group{Name: name, Dynamic: true, CreatedAt: time.Now()}, nil))
+		}
+		stop := w.background(w.s.RunGroups)
+		synctest.Wait()
+		if slow.tries != 1 {
+			t.Fatalf("%d tries at the start", slow.tries)
+		}
+		time.Sleep(fleet.GroupPoll)
+		synctest.Wait()
+		if slow.left["left"] != 0 || slow.tries != 4 {
+			t.Fatalf("left %v after %d tries", slow.left, slow.tries)
+		}
+		time.Sleep(3 * fleet.GroupPoll)
+		stop()
+		if slow.tries != 4 {
+			t.Fatalf("a group that is whole was filled: %d tries", slow.tries)
+		}
+	})
+}
