@@ -86,7 +86,7 @@ func parseRecurrence(rule string, start time.Time, given bool) (recurrence, erro
 	}
 	p.fill()
 	if p.count > 0 {
-		r.until = r.last(p.count)
+		r.until = r.end(p.count)
 	}
 	return r, nil
 }
@@ -412,13 +412,18 @@ func (r recurrence) visit(from time.Time, f func(time.Time) bool) {
 	}
 }
 
-// last returns the count-th occurrence, or when there are not so many, the last.
-func (r recurrence) last(count int) time.Time {
-	last := r.start.Add(-time.Second) // none at all
+// end returns the count-th occurrence, or when there are not so many, the last;
+// zero when it lies so far away that the rule has no end worth finding.
+func (r recurrence) end(count int) time.Time {
+	end := r.start.Add(-time.Second) // none at all
+	far := r.start.AddDate(0, 0, maxSearchDays)
 	r.visit(r.start, func(t time.Time) bool {
-		last = t
+		end = t
 		count--
-		return count > 0
+		return count > 0 && t.Before(far)
 	})
-	return last
+	if count > 0 && !end.Before(far) {
+		return time.Time{}
+	}
+	return end
 }

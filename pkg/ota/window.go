@@ -96,14 +96,14 @@ func (w Window) Validate() error {
 		return err
 	}
 	var last time.Time
-	left := checkedOpenings
+	left, far := checkedOpenings, s.rule.start.AddDate(0, 0, maxSearchDays)
 	s.rule.visit(s.rule.start, func(t time.Time) bool {
 		if !last.IsZero() && t.Sub(last) < s.open {
 			err = invalid("window of %s opens again after %s: shorten it, or make the rule rarer", shortDuration(s.open), shortDuration(t.Sub(last)))
 		}
 		last = t
 		left--
-		return err == nil && left > 0
+		return err == nil && left > 0 && t.Before(far)
 	})
 	if err == nil && last.IsZero() {
 		err = invalid("window %q never opens: the rule has no occurrence within 50 years of its start", w.RRule)
@@ -111,7 +111,8 @@ func (w Window) Validate() error {
 	return err
 }
 
-// checkedOpenings is how many openings Validate looks at.
+// checkedOpenings is how many openings Validate looks at, and no further than a
+// search goes.
 const checkedOpenings = 400
 
 // Open reports whether a device whose wall clock is that of loc may install now.

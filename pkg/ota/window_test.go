@@ -64,7 +64,7 @@ func TestWindowOpensAndCloses(t *testing.T) {
 		{"FREQ=DAILY;BYHOUR=1 for 3h", "Europe/Berlin", "2026-03-29T01:00:00+01:00", "open until 2026-03-29T05:00:00+02:00"},
 		{"FREQ=DAILY;BYHOUR=2,3;BYMINUTE=30 for 30m", "Europe/Berlin", "2026-03-29T03:29:59+02:00", "shut until 2026-03-29T03:30:00+02:00"},
 		// What leapt is overtaken by a later opening of the same night.
-		{"FREQ=DAILY;BYHOUR=2,3;BYMINUTE=0,45 for 10m", "Europe/Berlin", "2026-03-29T01:00:00+01:00", "shut until 2026-03-29T03:00:00+02:00"},
+		{"FREQ=DAILY;BYHOUR=2,3;BYMINUTE=15,45;BYSETPOS=2,3 for 10m", "Europe/Berlin", "2026-03-29T01:00:00+01:00", "shut until 2026-03-29T03:15:00+02:00"},
 		// The clock goes back from 03:00 to 02:00: the first of the two counts, once.
 		{"FREQ=DAILY;BYHOUR=2;BYMINUTE=30 for 45m", "Europe/Berlin", "2026-10-25T02:30:00+02:00", "open until 2026-10-25T02:15:00+01:00"},
 		{"FREQ=DAILY;BYHOUR=2;BYMINUTE=30 for 45m", "Europe/Berlin", "2026-10-25T02:30:00+01:00", "shut until 2026-10-26T02:30:00+01:00"},
@@ -228,7 +228,7 @@ func TestRecurrenceAgainstLibrary(t *testing.T) {
 			t.Fatalf("%s: the library: %v", text, err)
 		}
 		option.Dtstart = start
-		horizon := start.AddDate(8, 0, 0)
+		horizon := start.AddDate(4, 0, 0)
 		if option.Until.IsZero() {
 			option.Until = horizon // it would look as far as the year 9999
 		}
@@ -236,7 +236,7 @@ func TestRecurrenceAgainstLibrary(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: the library: %v", text, err)
 		}
-		from := start.AddDate(0, 0, rapid.IntRange(0, 3000).Draw(t, "from"))
+		from := start.AddDate(0, 0, rapid.IntRange(0, 800).Draw(t, "from"))
 		var got []time.Time
 		ours.visit(from, func(at time.Time) bool {
 			if at.After(horizon) || len(got) == 50 {
@@ -247,8 +247,13 @@ func TestRecurrenceAgainstLibrary(t *testing.T) {
 			}
 			return true
 		})
-		want := theirs.Between(from, horizon, true)
-		want = want[:min(len(want), 50)]
+		var want []time.Time
+		next := theirs.Iterator()
+		for at, more := next(); more && !at.After(horizon) && len(want) < 50; at, more = next() {
+			if !at.Before(from) {
+				want = append(want, at)
+			}
+		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Fatalf("%s from %s after %s:\n got %v\nwant %v", text, start, from, got, want)
 		}
@@ -297,7 +302,7 @@ func drawRule(t *rapid.T) string {
 	// The library begins the set of the first week with the start's day.
 	add("BYSETPOS", by && freq != "WEEKLY", number(-4, 4), 2)
 	if !add("COUNT", true, number(1, 60), 1) && rapid.Bool().Draw(t, "has UNTIL") {
-		parts = append(parts, "UNTIL="+time.Date(2020, 6, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, rapid.IntRange(0, 3000).Draw(t, "until")).Format(layoutDateTime))
+		parts = append(parts, "UNTIL="+time.Date(2020, 6, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, rapid.IntRange(0, 1500).Draw(t, "until")).Format(layoutDateTime))
 	}
 	if freq == "WEEKLY" {
 		add("WKST", true, rapid.SampledFrom(weekdays), 1)
@@ -343,6 +348,7 @@ func FuzzParseWindow(f *testing.F) {
 func TestEveryQuestionIsCheap(t *testing.T) {
 	for _, text := range []string{
 		"FREQ=DAILY;BYMONTH=2;BYMONTHDAY=29;BYDAY=MO from 1970-01-01T00:00 for 1h",
+		"FREQ=DAILY;COUNT=366;BYMONTH=2;BYMONTHDAY=29;BYDAY=MO from 1970-01-01T00:00 for 1h",
 		"FREQ=YEARLY;COUNT=366;BYMONTH=2;BYMONTHDAY=29 from 1970-01-01T00:00 for 1h",
 		"FREQ=YEARLY;INTERVAL=366;BYMONTHDAY=1 from 1970-01-01T00:00 for 1h",
 	} {
