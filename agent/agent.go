@@ -25,6 +25,7 @@ type Config struct {
 	Boot       Boot
 	Installers map[string]Installer // by ota.Manifest.Installer
 	Health     Health
+	Asker      Asker // nil: nobody is asked before a new image is activated
 
 	Factory  ota.Manifest  // of the image in the slot a device was made with; zero: none
 	Version  string        // the agent's own version, for the shadow
@@ -33,6 +34,7 @@ type Config struct {
 
 	Log    *slog.Logger                        // nil: discarded
 	Now    func() time.Time                    // nil: time.Now
+	Zone   *time.Location                      // of the device's wall clock, for maintenance windows; nil: time.Local
 	Jitter func(d time.Duration) time.Duration // from 0 to d; nil: random
 	FS     disk.FS                             // nil: disk.OS
 }
@@ -56,10 +58,12 @@ type Agent struct {
 	retry   backoff
 	renewAt time.Time // when trust is renewed though no job asks for it
 	lastErr string
+	waiting waiting // for what, as it was last told
 
 	outbox *outbox
 	events *events
 	shadow shadowBox
+	ended  *ended
 	line   chan struct{} // holds a value while the transport is in use
 	// delivered receives a value when everything queued has been handed over.
 	delivered chan struct{}
@@ -79,6 +83,9 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Zone == nil {
+		cfg.Zone = time.Local
+	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = fullJitter
 	}
@@ -86,7 +93,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg.FS = disk.OS{}
 	}
 	return &Agent{
-		cfg: cfg, retry: backoff{jitter: cfg.Jitter}, shadow: newShadowBox(),
+		cfg: cfg, retry: backoff{jitter: cfg.Jitter}, shadow: newShadowBox(), ended: newEnded(),
 		line: make(chan struct{}, 1), delivered: make(chan struct{}, 1),
 	}, nil
 }
@@ -150,7 +157,7 @@ func (a *Agent) work(ctx context.Context) error {
 	}
 	a.startActive(ctx)
 	for {
-		before := a.rec.State
+		last := a.rec
 		next, err := a.step(ctx)
 		if err != nil {
 			a.writeStatus()
@@ -165,12 +172,21 @@ func (a *Agent) work(ctx context.Context) error {
 		if err := a.store(&next); err != nil {
 			return err
 		}
-		if next.State != before {
-			a.event(EventState, map[string]any{"from": before, "to": next.State, "job": next.JobID, "release": next.ID().String(), "reason": next.Reason})
-			a.cfg.Log.Info("state", "from", before, "to", next.State, "job", next.JobID, "release", next.ID().String(), "reason", next.Reason)
+		if next.State != last.State {
+			a.tell(last, next)
 		}
 		a.writeStatus()
 	}
+}
+
+// tell says that the state has changed.
+func (a *Agent) tell(last, next Record) {
+	of := next
+	if of.JobID == "" {
+		of = last
+	}
+	a.event(EventState, map[string]any{"from": last.State, "to": next.State, "job": of.JobID, "release": of.ID().String(), "reason": next.Reason})
+	a.cfg.Log.Info("state", "from", last.State, "to", next.State, "job", of.JobID, "release", of.ID().String(), "reason", next.Reason)
 }
 
 // open loads everything that is kept in Dir.
@@ -237,6 +253,7 @@ func (a *Agent) resume() error {
 		rec.BootID = facts.BootID
 	case StateArm:
 		rec.Deadline = time.Time{} // each trial after the reboot has its whole time
+		a.report(rec, "rebooting", nil)
 	}
 	if next.State == StateRolledBack || next.State == StateFailed && rec.Verdict == "" {
 		rec.Verdict = ota.Failed

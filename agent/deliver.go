@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -35,6 +36,16 @@ func (s *shadowBox) unsent() (map[string]any, int) {
 	return s.state, s.version
 }
 
+// again has a state that the server has sent once more: it may have lost it, or
+// wonder what runs here.
+func (s *shadowBox) again() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sent == s.version && s.state != nil {
+		s.version++
+	}
+}
+
 func (s *shadowBox) done(version int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,10 +56,14 @@ func (s *shadowBox) done(version int) {
 func (a *Agent) reported() map[string]any {
 	slot := a.facts.Active
 	info := a.facts.Slots[slot]
-	return map[string]any{
+	state := map[string]any{
 		"firmware": map[string]any{"name": info.Name, "version": info.Version, "digest": info.Digest, "slot": slot},
 		"agent":    map[string]any{"version": a.cfg.Version, "trustExpired": a.trust.expired != ""},
 	}
+	if name := a.cfg.Zone.String(); name != "Local" {
+		state["timezone"] = name
+	}
+	return state
 }
 
 // report queues a step of the execution. A report that can not be queued is
@@ -106,6 +121,8 @@ func (a *Agent) deliver(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-a.outbox.added:
+		case <-a.cfg.Transport.Connected():
+			a.shadow.again()
 		case <-again:
 		}
 	}
@@ -119,13 +136,36 @@ func (a *Agent) deliverOne(ctx context.Context) (busy bool, err error) {
 			return true, fmt.Errorf("shadow: %w", err)
 		}
 		a.shadow.done(version)
+		select {
+		case <-a.cfg.Transport.Connected(): // by this connection
+		default:
+		}
 		return true, nil
 	}
+	err = a.call(ctx, func() error {
+		busy, err = a.handOver(ctx)
+		return err
+	})
+	if err != nil || busy {
+		return true, err
+	}
+	return a.deliverEvents(ctx)
+}
+
+// handOver hands over the oldest report; busy means that there was one. The line
+// is the caller's. A report that the server refuses for good is delivered, and so
+// is one on the way that it does not take now: a later one will tell.
+func (a *Agent) handOver(ctx context.Context) (busy bool, err error) {
 	r, ok := a.outbox.head()
 	if !ok {
-		return a.deliverEvents(ctx)
+		return false, nil
 	}
-	if err := a.call(ctx, func() error { return a.cfg.Transport.Report(ctx, r) }); err != nil {
+	err = a.cfg.Transport.Report(ctx, r)
+	switch {
+	case errors.Is(err, ErrEnded):
+		a.ended.set(r.key(), err.Error())
+	case errors.Is(err, ErrHeld) && !r.Status.Terminal():
+	case err != nil:
 		return true, fmt.Errorf("report %s of job %s: %w", r.Status, r.JobID, err)
 	}
 	if err := a.outbox.delivered(r.Seq); err != nil {

@@ -24,6 +24,8 @@ const (
 	EventStart = "start" // the agent began: version, slot, release, boot
 	EventState = "state" // from, to, job, release, reason
 	EventTrust = "trust" // alarm; empty: it is over
+	// EventWaiting: job, reason.
+	EventWaiting = "waiting"
 )
 
 // Limits of events.

@@ -43,6 +43,22 @@ type download struct {
 	step     int
 }
 
+// stepFetchInWindow is stepFetch while the window lets it.
+func (a *Agent) stepFetchInWindow(ctx context.Context) (Record, error) {
+	anytime := a.rec.Window == (ota.Window{}) || a.rec.Window.Fetch == ota.FetchAnytime
+	if !anytime {
+		if p, opens := a.shut(a.rec.Window); !opens {
+			return a.refuseLate(a.rec, reasonNeverOpens)
+		} else if p.reason != "" {
+			return a.guarded(ctx, false, func(ctx context.Context) (Record, error) {
+				return a.rec, a.await(ctx, a.rec, p)
+			})
+		}
+	}
+	a.goesOn()
+	return a.guarded(ctx, !anytime, a.stepFetch)
+}
+
 // stepFetch writes verified chunks into the inactive slot until it is full.
 func (a *Agent) stepFetch(ctx context.Context) (Record, error) {
 	p, rec, err := a.planFor(ctx)

@@ -36,7 +36,7 @@ type repo struct {
 	online    signing.Online
 	factory   []byte
 	now       time.Time
-	wake      chan struct{}
+	wake, up  chan struct{}
 	verdicted chan struct{} // closed and made anew on each verdict
 
 	mu       sync.Mutex
@@ -48,6 +48,8 @@ type repo struct {
 	raw      map[string][]byte // by raw digest
 	releases map[ota.ReleaseID]ota.Manifest
 	job      *agent.Job
+	over     map[string]ota.Status // executions that ended, by job and attempt
+	looks    int
 	reports  []agent.Report
 	events   []agent.Event
 	eventLog string
@@ -57,9 +59,15 @@ type repo struct {
 	sent     int64 // image bytes handed out
 	opened   []int64
 	offline  bool
-	chop     int                                        // bytes after which an image transfer breaks; 0: never
-	twist    func(name string, b []byte) []byte         // damages what is fetched
-	body     func(digest string, r io.Reader) io.Reader // replaces image bodies
+	// announcing is asked before an announcement is taken, with the lock held.
+	announcing   func() error
+	onStep       map[string]func()                          // called with the lock held, when the step is reported
+	announced    bool                                       // one was taken
+	loseAnnounce int                                        // so many answers to announcements that were taken do not arrive
+	shadows      int                                        // times the shadow was reported
+	chop         int                                        // bytes after which an image transfer breaks; 0: never
+	twist        func(name string, b []byte) []byte         // damages what is fetched
+	body         func(digest string, r io.Reader) io.Reader // replaces image bodies
 }
 
 func newKey(tb testing.TB) signing.Key {
@@ -81,7 +89,7 @@ func newRepo(tb testing.TB) *repo {
 		online: signing.Online{Snapshot: signing.OnlineKey{Signer: newKey(tb)}, Timestamp: signing.OnlineKey{Signer: newKey(tb)}},
 		now:    time.Now(), wake: make(chan struct{}, 1), verdicted: make(chan struct{}),
 		files: map[string][]byte{}, objects: map[string][]byte{}, raw: map[string][]byte{}, releases: map[ota.ReleaseID]ota.Manifest{},
-		shadow: map[string]any{},
+		shadow: map[string]any{}, over: map[string]ota.Status{}, up: make(chan struct{}, 1),
 	}
 	var err error
 	r.factory, err = signing.NewRoot(r.spec(), r.root)
@@ -147,6 +155,7 @@ func (r *repo) release(version string, raw []byte, edit func(*ota.Manifest)) ota
 // order makes a job, replacing the one before.
 func (r *repo) order(id, version string, attempt int) {
 	r.mu.Lock()
+	delete(r.over, keyOf(id, attempt))
 	r.job = &agent.Job{
 		ID: id, Attempt: attempt, Status: ota.Queued, Version: 1,
 		Document: ota.NewJobDocument(ota.ReleaseID{Name: "gateway", Version: version}, attempt),
@@ -192,20 +201,95 @@ func (r *repo) Next(context.Context) (agent.Job, bool, error) {
 	if r.job == nil {
 		return agent.Job{}, false, nil
 	}
-	r.job.Status = ota.InProgress
 	return *r.job, true, nil
 }
+
+func keyOf(job string, attempt int) string { return fmt.Sprintf("%s#%d", job, attempt) }
+
+// cancel ends the execution as an abort does, and says so.
+func (r *repo) cancel() {
+	r.set(func() {
+		if r.job != nil {
+			r.over[keyOf(r.job.ID, r.job.Attempt)], r.job = ota.Canceled, nil
+		}
+	})
+	r.nudge()
+}
+
+// edit changes the document of the job, and says so.
+func (r *repo) edit(f func(*ota.JobDocument)) {
+	r.set(func() { f(&r.job.Document) })
+	r.nudge()
+}
+
+func (r *repo) Look(_ context.Context, job string, attempt int) (agent.Job, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looks++
+	if r.offline {
+		return agent.Job{}, agent.ErrUnreachable
+	}
+	if s, over := r.over[keyOf(job, attempt)]; over {
+		return agent.Job{ID: job, Attempt: attempt, Status: s, Version: 9}, nil
+	}
+	if r.job == nil || r.job.ID != job || r.job.Attempt != attempt {
+		return agent.Job{}, agent.ErrEnded
+	}
+	return *r.job, nil
+}
+
+func (r *repo) Announce(_ context.Context, p agent.Report, version int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.announcing != nil {
+		if err := r.announcing(); err != nil {
+			return err
+		}
+	}
+	err := r.take(p, version)
+	r.announced = r.announced || err == nil
+	if err == nil && r.loseAnnounce > 0 {
+		r.loseAnnounce--
+		return agent.ErrUnreachable
+	}
+	return err
+}
+
+func (r *repo) Connected() <-chan struct{} { return r.up }
 
 func (r *repo) Report(_ context.Context, p agent.Report) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.take(p, 0)
+}
+
+// take is what the server does with a report; version 0: of any.
+func (r *repo) take(p agent.Report, version int64) error {
 	if r.offline {
 		return agent.ErrUnreachable
 	}
+	key, mine := keyOf(p.JobID, p.Attempt), r.job != nil && r.job.ID == p.JobID && r.job.Attempt == p.Attempt
+	_, over := r.over[key]
+	switch {
+	case p.Status == ota.Queued && mine && r.job.Status != ota.Queued:
+		return agent.ErrHeld
+	case version != 0 && !over && mine && r.job.Version != version:
+		return agent.ErrChanged
+	}
 	r.reports = append(r.reports, p)
+	if over {
+		return agent.ErrEnded
+	}
+	if mine {
+		r.job.Status = p.Status
+		r.job.Version++
+	}
+	if f := r.onStep[p.Details[ota.DetailStep]]; f != nil {
+		f()
+	}
 	if p.Status.Terminal() {
-		if r.job != nil && r.job.ID == p.JobID && r.job.Attempt == p.Attempt {
-			r.job = nil
+		if mine {
+			r.over[key], r.job = p.Status, nil
 		}
 		close(r.verdicted)
 		r.verdicted = make(chan struct{})
@@ -220,6 +304,7 @@ func (r *repo) ReportShadow(_ context.Context, reported map[string]any) error {
 		return agent.ErrUnreachable
 	}
 	r.shadow = reported
+	r.shadows++
 	return nil
 }
 
@@ -274,7 +359,7 @@ func (r *repo) Target(_ context.Context, path string, _ [32]byte, limit int64) (
 	return r.get(path, limit)
 }
 
-func (r *repo) Image(_ context.Context, digest string, offset, _ int64) (io.ReadCloser, error) {
+func (r *repo) Image(ctx context.Context, digest string, offset, _ int64) (io.ReadCloser, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.offline {
@@ -295,7 +380,7 @@ func (r *repo) Image(_ context.Context, digest string, offset, _ int64) (io.Read
 	if r.body != nil {
 		body = r.body(digest, body)
 	}
-	return io.NopCloser(&metered{r: r, in: body}), nil
+	return io.NopCloser(&metered{ctx: ctx, r: r, in: body}), nil
 }
 
 type failing struct{}
@@ -303,11 +388,15 @@ type failing struct{}
 func (failing) Read([]byte) (int, error) { return 0, agent.ErrUnreachable }
 
 type metered struct {
-	r  *repo
-	in io.Reader
+	ctx context.Context
+	r   *repo
+	in  io.Reader
 }
 
 func (m *metered) Read(p []byte) (int, error) {
+	if err := m.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := m.in.Read(p)
 	m.r.set(func() { m.r.sent += int64(n) })
 	return n, err

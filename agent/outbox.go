@@ -131,9 +131,14 @@ func (r Report) key() string { return r.JobID + "#" + strconv.Itoa(r.Attempt) }
 
 // progress queues a report that a later one makes needless.
 func (o *outbox) progress(jobID string, attempt int, details map[string]string) error {
+	return o.queue(Report{JobID: jobID, Attempt: attempt, Status: ota.InProgress, Details: details})
+}
+
+// queue queues any report but a verdict.
+func (o *outbox) queue(r Report) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.add(Report{JobID: jobID, Attempt: attempt, Status: ota.InProgress, Details: details})
+	return o.add(r)
 }
 
 // verdict queues how an attempt ended, once: a second call for the same attempt

@@ -18,6 +18,14 @@ var (
 	ErrSlow = errors.New("transfer too slow")
 	// ErrEvents: the server will never take these events.
 	ErrEvents = errors.New("events are not acceptable")
+	// ErrEnded: on the server the execution is finished (cancelled, timed out), of
+	// a later attempt, or unknown. It needs no further report.
+	ErrEnded = errors.New("execution is over on the server")
+	// ErrChanged: the execution is not as it was when the server was asked.
+	ErrChanged = errors.New("execution has changed on the server")
+	// ErrHeld: the server does not let the execution go on now, since its rollout
+	// is paused or another execution comes first.
+	ErrHeld = errors.New("execution is held back by the server")
 )
 
 // Job is what the server wants done: one execution on this device.
@@ -44,10 +52,16 @@ type Report struct {
 type Transport interface {
 	// Next asks for the execution to work on; ok is false when there is none.
 	Next(ctx context.Context) (job Job, ok bool, err error)
-	// Report hands over one report and returns once the server has stored it or
-	// has refused it for good: an execution that is finished, or is not known any
-	// more, needs no further report and gives nil.
+	// Look asks how one execution stands now, finished or not, with its document
+	// as it is now. ErrEnded when the server does not know it.
+	Look(ctx context.Context, jobID string, attempt int) (Job, error)
+	// Report hands over one report and returns once the server has stored it.
+	// ErrEnded and ErrHeld when it has refused it, the first for good.
 	Report(ctx context.Context, r Report) error
+	// Announce is Report for an execution that still has this version: it is
+	// stored, or nothing is done and the error is ErrChanged, ErrEnded or ErrHeld.
+	// After ErrUnreachable it may have been stored.
+	Announce(ctx context.Context, r Report, version int64) error
 	// ReportShadow merges reported into the classic shadow's reported section
 	// and returns once the server has stored it.
 	ReportShadow(ctx context.Context, reported map[string]any) error
@@ -58,6 +72,9 @@ type Transport interface {
 	// Wake receives a value when it is worth calling Next: on every (re)connect
 	// and on every job notification. Never closed; holds at most one value.
 	Wake() <-chan struct{}
+	// Connected receives a value on every (re)connect. Never closed; holds at most
+	// one value.
+	Connected() <-chan struct{}
 }
 
 // Source is where signed metadata and images come from. Everything it returns

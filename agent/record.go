@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/otad/otad/pkg/ota"
 )
@@ -19,6 +22,7 @@ const (
 	StateWait       State = "WAIT"        // verification is deferred, Reason says why
 	StateFetch      State = "FETCH"       // chunks go into the inactive slot
 	StateStaged     State = "STAGED"      // read back whole, then sealed
+	StateReady      State = "READY"       // waits for window, server and consent, in that order; then announced
 	StateArm        State = "ARM"         // next boot only: the new slot
 	StateReboot     State = "REBOOT"      // reboot asked for in boot BootID
 	StateTrial      State = "TRIAL"       // the new slot runs; health decides
@@ -33,7 +37,7 @@ const (
 
 // States lists every state.
 var States = []State{
-	StateIdle, StateChecked, StateWait, StateFetch, StateStaged, StateArm, StateReboot, StateTrial,
+	StateIdle, StateChecked, StateWait, StateFetch, StateStaged, StateReady, StateArm, StateReboot, StateTrial,
 	StateCommit, StatePost, StateRollback, StateDone, StateFailed, StateRolledBack, StateStuck,
 }
 
@@ -64,6 +68,12 @@ type Record struct {
 	SpanStart int   `json:"spanStart,omitempty"` // first chunk of the last span below the watermark
 	Bytes     int64 `json:"bytes,omitempty"`     // fetched over the network
 
+	Window     ota.Window  `json:"window,omitzero"`     // of the job
+	Consent    ota.Consent `json:"consent,omitzero"`    // bounds of what people may put off
+	Defers     int         `json:"defers,omitempty"`    // times they did
+	DeferUntil time.Time   `json:"deferUntil,omitzero"` // and the end of the last
+	Consented  bool        `json:"consented,omitempty"` // they agreed
+
 	Floor      int64      `json:"floor"`                // lowest security version allowed
 	FloorAfter int64      `json:"floorAfter,omitempty"` // what it becomes after the commit
 	Deadline   time.Time  `json:"deadline,omitzero"`    // of the trial
@@ -91,8 +101,19 @@ func (r Record) at(s State) Record {
 
 // because is the record with an explanation.
 func (r Record) because(reason string) Record {
-	r.Reason = clip(reason, MaxReason)
+	r.Reason = clip(plain(reason), MaxReason)
 	return r
+}
+
+// plain is a text that does not grow in JSON: without control characters and
+// broken UTF-8, which may come from wherever an error does.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == utf8.RuneError || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 func clip(s string, n int) string {
@@ -104,7 +125,11 @@ func clip(s string, n int) string {
 
 func encodeRecord(r Record) ([]byte, error) {
 	r.Schema = recordSchema
-	return json.Marshal(r)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(r)
+	return b.Bytes(), err
 }
 
 func decodeRecord(b []byte) (Record, error) {

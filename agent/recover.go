@@ -30,7 +30,7 @@ func Recover(r Record, f BootFacts) Next {
 		return Next{State: r.State}
 	case StateChecked, StateWait:
 		return Next{State: StateChecked}
-	case StateFetch, StateStaged:
+	case StateFetch, StateStaged, StateReady:
 		if f.Active != r.From {
 			return Next{State: StateFailed, Reason: reasonSlotsMoved}
 		}

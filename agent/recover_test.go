@@ -45,16 +45,18 @@ func checkRecovery(t *testing.T, r Record, f BootFacts, n Next) {
 		t.Errorf("%s with %+v: next %+v: %s", r.State, f, n, fmt.Sprintf(format, args...))
 	}
 	inNew := f.Active == r.To && f.Slots[r.To].Digest == r.ToDigest
-	writes := n.State == StateChecked || n.State == StateWait || n.State == StateFetch || n.State == StateStaged
+	writes := n.State == StateChecked || n.State == StateWait || n.State == StateFetch || n.State == StateStaged || n.State == StateReady
 	switch {
 	case n.State == StateTrial && !inNew:
 		fail("a trial of something else")
 	case n.State == StateCommit && !inNew && f.Selected != r.To:
 		fail("a commit of what does not run")
-	case writes && (r.State == StateFetch || r.State == StateStaged) && f.Active != r.From:
+	case writes && (r.State == StateFetch || r.State == StateStaged || r.State == StateReady) && f.Active != r.From:
 		fail("would write beside a slot it does not know")
 	case r.State == StateCommit && f.Selected == r.To && n.State != StateCommit:
 		fail("a permanent switch is undone")
+	case n.State == StateArm && r.State == StateReady:
+		fail("armed without the server's word")
 	case n.State == StateIdle && r.State != StateIdle:
 		fail("an execution is forgotten without a verdict")
 	}

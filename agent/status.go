@@ -22,6 +22,7 @@ type Status struct {
 	Attempt     int       `json:"attempt,omitempty"`
 	Release     string    `json:"release,omitempty"`
 	Reason      string    `json:"reason,omitempty"`
+	Waiting     string    `json:"waiting,omitempty"` // for what a job waits, begun or not
 	LastError   string    `json:"lastError,omitempty"`
 	RootVersion int64     `json:"rootVersion"`
 	TrustAlarm  string    `json:"trustAlarm,omitempty"`
@@ -55,7 +56,7 @@ func (a *Agent) status() Status {
 	s := Status{
 		Time: a.cfg.Now().UTC(), DeviceID: a.cfg.DeviceID, Hardware: a.cfg.Hardware,
 		State: a.rec.State, Slot: a.facts.Active, Firmware: a.facts.Slots[a.facts.Active], Floor: a.rec.Floor,
-		JobID: a.rec.JobID, Attempt: a.rec.Attempt, Reason: a.rec.Reason, LastError: a.lastErr,
+		JobID: a.rec.JobID, Attempt: a.rec.Attempt, Reason: a.rec.Reason, Waiting: a.waiting.reason, LastError: a.lastErr,
 		RootVersion: a.trust.trust.RootVersion(), TrustAlarm: a.trust.alarms(), TrustExpires: a.trust.trust.Expires(), ClockFloor: a.trust.trust.ClockFloor(),
 		Pending: a.outbox.len(), Quarantine: a.history.quarantined(),
 	}

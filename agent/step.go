@@ -23,13 +23,15 @@ const (
 func (a *Agent) step(ctx context.Context) (Record, error) {
 	switch a.rec.State {
 	case StateChecked:
-		return a.stepChecked(ctx)
+		return a.guarded(ctx, false, a.stepChecked)
 	case StateWait:
-		return a.stepWait(ctx)
+		return a.guarded(ctx, false, a.stepWait)
 	case StateFetch:
-		return a.stepFetch(ctx)
+		return a.stepFetchInWindow(ctx)
 	case StateStaged:
-		return a.stepStaged(ctx)
+		return a.guarded(ctx, false, a.stepStaged)
+	case StateReady:
+		return a.stepReady(ctx)
 	case StateArm:
 		return a.stepArm()
 	case StateReboot:
@@ -67,8 +69,12 @@ func (a *Agent) stepIdle(ctx context.Context) (Record, error) {
 			if err != nil || taken {
 				return rec, err
 			}
+			if a.waiting.reason != "" {
+				wait = min(wait, a.lookAgain(a.waiting))
+			}
 		default:
 			a.retry.reset()
+			a.goesOn()
 		}
 		if err := a.renewTrust(ctx); err != nil {
 			return a.rec, err
@@ -114,6 +120,11 @@ func (a *Agent) accept(job Job, asked int64) (Record, bool, error) {
 		}
 		return a.rec, false, nil
 	}
+	if why := a.ended.forget(Report{JobID: job.ID, Attempt: attempt}.key()); why != "" {
+		a.note(fmt.Errorf("the server offers a job that it says is over: %s", why))
+		a.waiting = waiting{reason: why, until: a.cfg.Now().Add(a.retry.next())}
+		return a.rec, false, nil
+	}
 	if len(job.ID) > maxJobID {
 		a.note(fmt.Errorf("job %.40q...: id of %d bytes: at most %d", job.ID, len(job.ID), maxJobID))
 		return a.rec, false, nil
@@ -126,6 +137,18 @@ func (a *Agent) accept(job Job, asked int64) (Record, bool, error) {
 		return failed(rec, ota.Rejected, "job document: "+err.Error()), true, nil
 	}
 	rec.Name, rec.Version = job.Document.Name, job.Document.Version
+	rec = rec.ordered(job.Document)
+	if job.Status == ota.Queued && rec.Window.Fetch != ota.FetchAnytime {
+		p, opens := a.shut(rec.Window)
+		if !opens {
+			return failed(rec, ota.Rejected, reasonNeverOpens), true, nil
+		}
+		if p.reason != "" {
+			a.waits(job.ID, attempt, ota.Queued, p)
+			return a.rec, false, nil
+		}
+	}
+	a.goesOn()
 	return rec, true, nil
 }
 
@@ -187,7 +210,11 @@ func (a *Agent) deferred(rec Record, err error) Record {
 		return rec
 	}
 	a.note(err)
-	return rec.at(StateWait).because("deferred: " + err.Error())
+	rec = rec.because("deferred: " + err.Error())
+	if rec.State == StateChecked {
+		a.report(rec, stepWaiting, map[string]string{ota.DetailReason: rec.Reason})
+	}
+	return rec.at(StateWait)
 }
 
 // tried counts a verification that failed, and is FAILED once that was too
@@ -238,7 +265,7 @@ func (a *Agent) stepStaged(ctx context.Context) (Record, error) {
 		return rec, diskError{err}
 	}
 	rec.BootsLeft = maxBoots
-	return rec.at(StateArm), a.look()
+	return rec.at(StateReady), a.look()
 }
 
 var errReadBack = errors.New("digest differs")
@@ -264,7 +291,6 @@ func (a *Agent) stepArm() (Record, error) {
 
 // stepReboot ends the process, or the device.
 func (a *Agent) stepReboot(ctx context.Context) (Record, error) {
-	a.report(a.rec, "rebooting", nil)
 	return a.rec, a.reboot(ctx)
 }
 

@@ -183,7 +183,7 @@ func TestEventsTellTheUpdate(t *testing.T) {
 			story = append(story, fmt.Sprint(e.Data["to"]))
 		}
 	}
-	want := "CHECKED FETCH STAGED ARM REBOOT"
+	want := "CHECKED FETCH STAGED READY ARM REBOOT"
 	if got := strings.Join(story, " "); !strings.HasPrefix(got, want) {
 		t.Fatalf("told %q, want %q and more", got, want)
 	}

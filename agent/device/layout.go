@@ -45,13 +45,17 @@ const (
 
 const maxFile = 256 << 10 // of anything read here
 
-// Settings is agent.json.
+// Settings is agent.json. It is read when the agent starts.
 type Settings struct {
 	DeviceID  string       `json:"deviceId"`
 	Hardware  string       `json:"hardware"`
 	ServerURL string       `json:"serverUrl"`
 	MQTTURL   string       `json:"mqttUrl"`
 	Factory   ota.Manifest `json:"factory,omitzero"` // of the image put in at enrollment
+
+	// What the owner of the device may write here.
+	Timezone string   `json:"timezone,omitempty"` // of its wall clock, as in Europe/Berlin; empty: the system's
+	Consent  []string `json:"consent,omitempty"`  // program and arguments that are asked before a new image is activated, see agent/command
 }
 
 // dir is an agent's directory.

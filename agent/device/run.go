@@ -15,6 +15,7 @@ import (
 
 	"github.com/otad/otad/agent"
 	"github.com/otad/otad/agent/boot/file"
+	"github.com/otad/otad/agent/command"
 	"github.com/otad/otad/agent/health"
 	agenthttp "github.com/otad/otad/agent/http"
 	"github.com/otad/otad/agent/install/binary"
@@ -104,6 +105,14 @@ func (d dir) work(ctx context.Context, o Options, id identity, source agent.Sour
 		return err
 	}
 	defer func() { err = errors.Join(err, boot.Close()) }()
+	zone, err := id.zone()
+	if err != nil {
+		return err
+	}
+	var asker agent.Asker
+	if len(id.Consent) > 0 {
+		asker = command.Consent{Argv: id.Consent}
+	}
 	a, err := agent.New(agent.Config{
 		Dir:         d.path(stateName),
 		DeviceID:    id.DeviceID,
@@ -116,11 +125,14 @@ func (d dir) work(ctx context.Context, o Options, id identity, source agent.Sour
 			ota.InstallImage:  image.Installer{},
 			ota.InstallBinary: binary.Installer{Log: o.Log},
 		},
-		Health:  health.Checker{},
-		Factory: id.Factory,
-		Version: o.Version,
-		Poll:    o.Poll,
-		Log:     o.Log,
+		Health:   health.Checker{},
+		Asker:    asker,
+		Factory:  id.Factory,
+		Version:  o.Version,
+		NotOlder: built(),
+		Zone:     zone,
+		Poll:     o.Poll,
+		Log:      o.Log,
 	})
 	if err != nil {
 		return err

@@ -77,6 +77,15 @@ func (t *Transport) Next(ctx context.Context) (agent.Job, bool, error) {
 // parseNext reads an answer to $next/get. No execution, and an empty one, mean
 // that there is nothing to do.
 func parseNext(payload []byte, deviceID string) (agent.Job, bool, error) {
+	job, ok, err := parseExecution(payload, deviceID)
+	if err == nil && ok && job.Status != ota.Queued && job.Status != ota.InProgress {
+		return agent.Job{}, false, fmt.Errorf("next job: %w: status %.80q", ErrReply, job.Status)
+	}
+	return job, ok, err
+}
+
+// parseExecution reads an answer with one execution, or none.
+func parseExecution(payload []byte, deviceID string) (agent.Job, bool, error) {
 	var reply struct {
 		Execution execution `json:"execution"`
 	}
@@ -91,7 +100,7 @@ func parseNext(payload []byte, deviceID string) (agent.Job, bool, error) {
 		return agent.Job{}, false, fmt.Errorf("next job: %w: job id %.80q", ErrReply, e.JobID)
 	case e.ThingName != "" && e.ThingName != deviceID:
 		return agent.Job{}, false, fmt.Errorf("next job: %w: a job for %.80q", ErrReply, e.ThingName)
-	case e.Status != ota.Queued && e.Status != ota.InProgress:
+	case !slices.Contains(ota.Statuses, e.Status):
 		return agent.Job{}, false, fmt.Errorf("next job: %w: status %.80q", ErrReply, e.Status)
 	case e.ExecutionNumber < 1:
 		return agent.Job{}, false, fmt.Errorf("next job: %w: execution number %d", ErrReply, e.ExecutionNumber)
@@ -104,8 +113,42 @@ func parseNext(payload []byte, deviceID string) (agent.Job, bool, error) {
 	return job, true, nil
 }
 
+// Look implements agent.Transport.
+func (t *Transport) Look(ctx context.Context, jobID string, attempt int) (agent.Job, error) {
+	if !jobPattern.MatchString(jobID) {
+		return agent.Job{}, fmt.Errorf("job %.80q: no such id can be on the server: %w", jobID, agent.ErrEnded)
+	}
+	topic := t.topics.jobGet(jobID)
+	a, err := t.request(ctx, topic, map[string]any{"executionNumber": attempt})
+	if err != nil {
+		return agent.Job{}, err
+	}
+	if a.rejected {
+		return agent.Job{}, t.refused(topic, a)
+	}
+	job, ok, err := parseExecution(a.payload, t.cfg.DeviceID)
+	switch {
+	case err != nil:
+		return agent.Job{}, err
+	case !ok:
+		return agent.Job{}, fmt.Errorf("job %s: %w", jobID, agent.ErrEnded)
+	case job.ID != jobID || job.Attempt != attempt:
+		return agent.Job{}, fmt.Errorf("%w: attempt %d at %s for attempt %d at %s", ErrReply, job.Attempt, job.ID, attempt, jobID)
+	}
+	return job, nil
+}
+
 // Report implements agent.Transport.
-func (t *Transport) Report(ctx context.Context, r agent.Report) error {
+func (t *Transport) Report(ctx context.Context, r agent.Report) error { return t.update(ctx, r, 0) }
+
+// Announce implements agent.Transport.
+func (t *Transport) Announce(ctx context.Context, r agent.Report, version int64) error {
+	return t.update(ctx, r, version)
+}
+
+// update sends a report that counts only for an execution of this version; 0:
+// of any.
+func (t *Transport) update(ctx context.Context, r agent.Report, version int64) error {
 	if !jobPattern.MatchString(r.JobID) {
 		return fmt.Errorf("report for job %.80q: no such id can be on the server", r.JobID)
 	}
@@ -116,6 +159,9 @@ func (t *Transport) Report(ctx context.Context, r agent.Report) error {
 	if r.Attempt > 0 {
 		document["executionNumber"] = r.Attempt
 	}
+	if version > 0 {
+		document["expectedVersion"] = version
+	}
 	if len(r.Details) > 0 {
 		document["statusDetails"] = clip(r.Details)
 	}
@@ -124,31 +170,40 @@ func (t *Transport) Report(ctx context.Context, r agent.Report) error {
 	if err != nil {
 		return err
 	}
-	if a.rejected && !settled(a.payload) {
-		return t.refusal(topic, a)
+	if a.rejected {
+		err := t.refused(topic, a)
+		if errors.Is(err, agent.ErrChanged) && version == 0 {
+			// only the attempt can have differed
+			return fmt.Errorf("%w: %w", agent.ErrEnded, err)
+		}
+		return err
 	}
 	return nil
 }
 
-// settled reports whether a rejected report needs no further one: the execution
-// is finished, unknown, or of another attempt by now.
-func settled(payload []byte) bool {
+// refused reads a rejected request about one job: what the refusal means for its
+// execution is in the error.
+func (t *Transport) refused(topic string, a answer) error {
+	err := t.refusal(topic, a)
 	var reply struct {
 		Code           string `json:"code"`
 		ExecutionState struct {
 			Status ota.Status `json:"status"`
 		} `json:"executionState"`
 	}
-	if json.Unmarshal(payload, &reply) != nil {
-		return false
+	if json.Unmarshal(a.payload, &reply) != nil {
+		return err
 	}
-	switch reply.Code {
-	case codeTerminal, codeNotFound, codeVersion:
-		return true
-	case codeTransition:
-		return reply.ExecutionState.Status != "" && reply.ExecutionState.Status.Terminal()
+	state := reply.ExecutionState.Status
+	switch {
+	case reply.Code == codeTerminal || reply.Code == codeNotFound || state != "" && state.Terminal():
+		return fmt.Errorf("%w: %w", agent.ErrEnded, err)
+	case reply.Code == codeVersion:
+		return fmt.Errorf("%w: %w", agent.ErrChanged, err)
+	case reply.Code == codeTransition && state != "":
+		return fmt.Errorf("%w: %w", agent.ErrHeld, err)
 	}
-	return false
+	return err
 }
 
 // clip keeps details within the server's limits, so that a long reason can not

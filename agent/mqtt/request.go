@@ -34,7 +34,8 @@ func newTopics(id string) topics {
 func (t topics) events() string                { return t.own + "/events" }
 func (t topics) eventsAck() string             { return t.own + "/events/ack" }
 func (t topics) notifyNext() string            { return t.jobs + "/notify-next" }
-func (t topics) nextGet() string               { return t.jobs + "/$next/get" }
+func (t topics) nextGet() string               { return t.jobGet("$next") }
+func (t topics) jobGet(jobID string) string    { return t.jobs + "/" + jobID + "/get" }
 func (t topics) jobUpdate(jobID string) string { return t.jobs + "/" + jobID + "/update" }
 func (t topics) shadowUpdate() string          { return t.shadow + "/update" }
 
@@ -43,7 +44,7 @@ func (t topics) subscriptions() []paho.SubscribeOptions {
 	add := func(topic string) { all = append(all, paho.SubscribeOptions{Topic: topic, QoS: 1}) }
 	add(t.notifyNext())
 	add(t.eventsAck())
-	for _, request := range []string{t.nextGet(), t.jobUpdate("+"), t.shadowUpdate()} {
+	for _, request := range []string{t.jobGet("+"), t.jobUpdate("+"), t.shadowUpdate()} {
 		add(request + accepted)
 		add(request + rejected)
 	}

@@ -67,6 +67,7 @@ type Transport struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	wake   chan struct{}
+	up     chan struct{}
 	ups    chan *line // the newest connection, to be subscribed
 	prefix string     // of client tokens: random for each process
 
@@ -103,6 +104,7 @@ func New(cfg Config) (*Transport, error) {
 		cfg:     cfg,
 		topics:  newTopics(cfg.DeviceID),
 		wake:    make(chan struct{}, 1),
+		up:      make(chan struct{}, 1),
 		ups:     make(chan *line, 1),
 		prefix:  rand.Text()[:12],
 		ready:   make(chan struct{}),
@@ -287,6 +289,7 @@ func (t *Transport) prepare(ctx context.Context, l *line) {
 	t.mu.Lock()
 	current := t.line == l
 	if current {
+		signal(t.up)
 		close(t.ready)
 	}
 	t.mu.Unlock()
@@ -316,9 +319,15 @@ func (t *Transport) announce(ctx context.Context) {
 // Wake implements agent.Transport.
 func (t *Transport) Wake() <-chan struct{} { return t.wake }
 
-func (t *Transport) poke() {
+// Connected implements agent.Transport.
+func (t *Transport) Connected() <-chan struct{} { return t.up }
+
+func (t *Transport) poke() { signal(t.wake) }
+
+// signal leaves a value in a channel of capacity 1, unless one is there.
+func signal(c chan<- struct{}) {
 	select {
-	case t.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -136,7 +136,7 @@ func newScript(t *testing.T, broker *testserver.Broker) *script {
 				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
 				_, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
-					{Topic: "$aws/things/+/jobs/$next/get", QoS: 1}, {Topic: "$aws/things/+/jobs/+/update", QoS: 1},
+					{Topic: "$aws/things/+/jobs/+/get", QoS: 1}, {Topic: "$aws/things/+/jobs/+/update", QoS: 1},
 					{Topic: "$aws/things/+/shadow/update", QoS: 1}, {Topic: "ota/+/presence", QoS: 1},
 				}})
 				if err == nil {
@@ -208,36 +208,107 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// refusals are the server's answers to an update of version 8, and what they mean
+// for a report that counts for any version.
+func refusals() map[string]struct {
+	body   map[string]any
+	report error // nil: stored
+	other  bool  // an error that means nothing in particular
+} {
+	state := func(status string) map[string]any { return map[string]any{"status": status, "versionNumber": 9} }
+	return map[string]struct {
+		body   map[string]any
+		report error
+		other  bool
+	}{
+		"already finished":             {map[string]any{"code": "TerminalStateReached", "executionState": state("SUCCEEDED")}, agent.ErrEnded, false},
+		"cancelled":                    {map[string]any{"code": "InvalidStateTransition", "executionState": state("CANCELED")}, agent.ErrEnded, false},
+		"finished by timeout":          {map[string]any{"code": "InvalidStateTransition", "executionState": state("TIMED_OUT")}, agent.ErrEnded, false},
+		"unknown job":                  {map[string]any{"code": "ResourceNotFound"}, agent.ErrEnded, false},
+		"attempt superseded":           {map[string]any{"code": "VersionMismatch", "executionState": state("QUEUED")}, agent.ErrEnded, false},
+		"transition refused":           {map[string]any{"code": "InvalidStateTransition", "executionState": state("QUEUED")}, agent.ErrHeld, false},
+		"transition refused, no state": {map[string]any{"code": "InvalidStateTransition"}, nil, true},
+		"invalid":                      {map[string]any{"code": "InvalidRequest"}, nil, true},
+		"server fault":                 {map[string]any{"code": "InternalError"}, agent.ErrUnreachable, false},
+		"no code":                      {map[string]any{}, nil, true},
+	}
+}
+
 func TestReport(t *testing.T) {
 	b := newBench(t, nil)
-	state := func(status string) map[string]any { return map[string]any{"status": status, "versionNumber": 9} }
-	for _, tc := range []struct {
-		name, suffix string
-		body         map[string]any
-		ok           bool
-	}{
-		{"stored", accepted, map[string]any{"executionState": state("SUCCEEDED")}, true},
-		{"already finished", rejected, map[string]any{"code": "TerminalStateReached", "executionState": state("SUCCEEDED")}, true},
-		{"unknown job", rejected, map[string]any{"code": "ResourceNotFound"}, true},
-		{"attempt superseded", rejected, map[string]any{"code": "VersionMismatch", "executionState": state("QUEUED")}, true},
-		{"finished by timeout", rejected, map[string]any{"code": "InvalidStateTransition", "executionState": state("TIMED_OUT")}, true},
-		{"transition refused", rejected, map[string]any{"code": "InvalidStateTransition", "executionState": state("IN_PROGRESS")}, false},
-		{"transition refused, no state", rejected, map[string]any{"code": "InvalidStateTransition"}, false},
-		{"invalid", rejected, map[string]any{"code": "InvalidRequest"}, false},
-		{"server fault", rejected, map[string]any{"code": "InternalError"}, false},
-		{"no code", rejected, map[string]any{}, false},
-	} {
-		b.server.answer(func(message) (string, map[string]any) { return tc.suffix, tc.body })
-		err := b.device.Report(t.Context(), agent.Report{JobID: "ro-7", Attempt: 3, Seq: 5, Status: ota.Succeeded, Details: map[string]string{"step": "x"}})
-		if tc.ok != (err == nil) {
-			t.Errorf("%s: %v", tc.name, err)
-		}
+	r := agent.Report{JobID: "ro-7", Attempt: 3, Seq: 5, Status: ota.Succeeded, Details: map[string]string{"step": "x"}}
+	want := map[string]any{"status": "SUCCEEDED", "executionNumber": 3.0, "includeJobExecutionState": true, "statusDetails": map[string]any{"step": "x"}}
+	sent := func(name string) {
+		t.Helper()
 		m := b.expect(t, "/jobs/ro-7/update")
 		delete(m.payload, "clientToken")
-		want := map[string]any{"status": "SUCCEEDED", "executionNumber": 3.0, "includeJobExecutionState": true, "statusDetails": map[string]any{"step": "x"}}
 		if d := cmp.Diff(want, m.payload); d != "" {
-			t.Errorf("%s: %s", tc.name, d)
+			t.Errorf("%s: %s", name, d)
 		}
+	}
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{} })
+	if err := b.device.Report(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	sent("stored")
+	for name, tc := range refusals() {
+		b.server.answer(func(message) (string, map[string]any) { return rejected, tc.body })
+		err := b.device.Report(t.Context(), r)
+		if tc.report != nil && !errors.Is(err, tc.report) || tc.other && (err == nil || errors.Is(err, agent.ErrEnded) || errors.Is(err, agent.ErrHeld)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		sent(name)
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	b := newBench(t, nil)
+	r := agent.Report{JobID: "ro-7", Attempt: 3, Status: ota.InProgress, Details: map[string]string{"step": "rebooting"}}
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{} })
+	if err := b.device.Announce(t.Context(), r, 8); err != nil {
+		t.Error(err)
+	}
+	if m := b.expect(t, "/jobs/ro-7/update"); m.payload["expectedVersion"] != 8.0 || m.payload["executionNumber"] != 3.0 {
+		t.Errorf("%v", m.payload)
+	}
+	for name, tc := range refusals() {
+		want := tc.report
+		if name == "attempt superseded" {
+			want = agent.ErrChanged
+		}
+		b.server.answer(func(message) (string, map[string]any) { return rejected, tc.body })
+		if err := b.device.Announce(t.Context(), r, 8); want != nil && !errors.Is(err, want) || err == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestLook(t *testing.T) {
+	b := newBench(t, nil)
+	execution := map[string]any{"jobId": "ro-7", "thingName": deviceID, "status": "CANCELED", "versionNumber": 4, "executionNumber": 2, "jobDocument": map[string]any{"operation": "install", "hold": true}}
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{"execution": execution} })
+	job, err := b.device.Look(t.Context(), "ro-7", 2)
+	if err != nil || job.Status != ota.Canceled || job.Version != 4 || !job.Document.Hold {
+		t.Errorf("%+v, %v", job, err)
+	}
+	if m := b.expect(t, "/jobs/ro-7/get"); m.payload["executionNumber"] != 2.0 {
+		t.Errorf("%v", m.payload)
+	}
+	for _, foreign := range [][2]any{{"ro-8", 2}, {"ro-7", 1}} {
+		if _, err := b.device.Look(t.Context(), foreign[0].(string), foreign[1].(int)); !errors.Is(err, ErrReply) {
+			t.Errorf("%v: %v", foreign, err)
+		}
+	}
+	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{} })
+	if _, err := b.device.Look(t.Context(), "ro-7", 2); !errors.Is(err, agent.ErrEnded) {
+		t.Errorf("none: %v", err)
+	}
+	b.server.answer(func(message) (string, map[string]any) { return rejected, map[string]any{"code": "ResourceNotFound"} })
+	if _, err := b.device.Look(t.Context(), "ro-7", 2); !errors.Is(err, agent.ErrEnded) {
+		t.Errorf("unknown: %v", err)
+	}
+	if _, err := b.device.Look(t.Context(), "a/b", 2); !errors.Is(err, agent.ErrEnded) {
+		t.Errorf("impossible: %v", err)
 	}
 }
 
@@ -327,6 +398,12 @@ func TestNotificationWakes(t *testing.T) {
 		b.server.publish("$aws/things/gw-1/jobs/notify-next", map[string]any{"timestamp": 1})
 	}
 	await(t, b.device.Wake(), "wake on notification")
+	await(t, b.device.Connected(), "a connect")
+	select {
+	case <-b.device.Connected():
+		t.Error("a notification is no connect")
+	default:
+	}
 }
 
 func TestBrokerRestart(t *testing.T) {
@@ -334,6 +411,7 @@ func TestBrokerRestart(t *testing.T) {
 	b.server.answer(func(message) (string, map[string]any) { return accepted, map[string]any{} })
 	for range 2 {
 		await(t, b.device.Wake(), "wake on connect")
+		await(t, b.device.Connected(), "a connect")
 		if _, _, err := retried(t, b.device); err != nil {
 			t.Fatal(err)
 		}

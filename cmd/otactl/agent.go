@@ -192,6 +192,6 @@ func agentFields(s device.Status) []field {
 	return append(fields,
 		field{"State", string(st.State)},
 		field{"Firmware", strings.TrimSpace(fmt.Sprintf("%s %s (slot %s)", st.Firmware.Name, st.Firmware.Version, st.Slot))},
-		field{"Job", job}, field{"Reason", st.Reason}, field{"Last error", st.LastError}, field{"Trust", st.TrustAlarm},
+		field{"Job", job}, field{"Reason", st.Reason}, field{"Waiting", st.Waiting}, field{"Last error", st.LastError}, field{"Trust", st.TrustAlarm},
 		field{"As of", st.Time.Format(time.RFC3339)})
 }

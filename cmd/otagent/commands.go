@@ -255,7 +255,7 @@ func table(w io.Writer, s device.Status) error {
 		if a.JobID != "" {
 			row("Job", fmt.Sprintf("%s, attempt %d: %s", a.JobID, a.Attempt, a.Release))
 		}
-		for _, r := range []struct{ name, text string }{{"Reason", a.Reason}, {"Last error", a.LastError}, {"Trust", a.TrustAlarm}} {
+		for _, r := range []struct{ name, text string }{{"Reason", a.Reason}, {"Waiting", a.Waiting}, {"Last error", a.LastError}, {"Trust", a.TrustAlarm}} {
 			if r.text != "" {
 				row(r.name, r.text)
 			}

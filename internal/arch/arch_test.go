@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 
 	"agent":         {"pkg/ota", "pkg/signing", "pkg/image"},
 	"agent/boot":    {"agent", "pkg/ota"},
+	"agent/command": {"agent", "pkg/ota"},
 	"agent/disk":    {},
 	"agent/health":  {"agent", "pkg/ota"},
 	"agent/http":    {"agent", "pkg/enroll", "pkg/ota", "pkg/signing"},

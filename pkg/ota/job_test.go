@@ -40,7 +40,7 @@ func TestJobDocument(t *testing.T) {
 		"want a text":                          func(d *JobDocument) { d.Notes = "\xff" },
 		"101 deferrals":                        func(d *JobDocument) { d.Consent = &Consent{MaxDefers: MaxDefers + 1} },
 		"-1 deferrals":                         func(d *JobDocument) { d.Consent = &Consent{MaxDefers: -1} },
-		"never opens":                          func(d *JobDocument) { d.Window.RRule = "FREQ=DAILY;BYHOUR=2;UNTIL=20000101" },
+		"never opens":                          func(d *JobDocument) { d.Window.RRule = "FREQ=DAILY;BYHOUR=2;UNTIL=19800101" },
 		"has a command and no release":         func(d *JobDocument) { d.Operation = OperationCommand },
 	} {
 		d := good

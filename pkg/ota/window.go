@@ -23,7 +23,7 @@ type Window struct {
 	RRule string `json:"rrule"`
 	// Start is DTSTART: a local date and time, 2006-01-02T15:04:05. The window
 	// never opens before it, INTERVAL and COUNT begin with it, and what the rule
-	// leaves open it gives. Empty: the beginning of 2001, for a rule that needs
+	// leaves open it gives. Empty: the beginning of 1990, for a rule that needs
 	// none.
 	Start string `json:"start,omitempty"`
 	// Duration is how long it stays open, in seconds.
@@ -49,7 +49,7 @@ const (
 const layoutStart = "2006-01-02T15:04:05"
 
 // defaultStart is a Monday; a rule without a start says everything itself.
-var defaultStart = time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+var defaultStart = time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Years that a start may be in.
 const (
