@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/otad/otad/internal/mqtt"
@@ -186,8 +187,22 @@ type dialer struct {
 
 const perSourceAddress = 5000
 
+// bindLate lets the kernel choose the port when it knows the other end, among those
+// that are free for that. Otherwise it looks for one that nobody used lately, and
+// that search, not the broker, is what a connect takes.
+func bindLate(_, _ string, c syscall.RawConn) error {
+	var late error
+	err := c.Control(func(fd uintptr) { late = syscall.SetsockoptInt(int(fd), syscall.SOL_IP, bindAddressNoPort, 1) })
+	return errors.Join(err, late)
+}
+
+const bindAddressNoPort = 24 // IP_BIND_ADDRESS_NO_PORT
+
 func (d dialer) dial(ctx context.Context, n int) (net.Conn, error) {
-	nd := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 2, byte(1+n/perSourceAddress))}}
+	nd := &net.Dialer{
+		LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 2, byte(1+n/perSourceAddress))},
+		Control:   bindLate,
+	}
 	if d.tls != nil {
 		return (&tls.Dialer{NetDialer: nd, Config: d.tls}).DialContext(ctx, "tcp", d.addr)
 	}

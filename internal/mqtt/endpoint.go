@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -99,13 +100,13 @@ func (p *Endpoint) request(ctx context.Context, r request, m Message) error {
 func (p *Endpoint) refuse(ctx context.Context, r request, m Message, why *shadow.Error) error {
 	switch r.kind {
 	case kindShadow:
-		return p.answer(ctx, m, m.Topic+"/rejected", why.Payload(shadow.ClientToken(m.Payload), p.now()))
+		return p.answer(ctx, m, r.answerTopic(m, "/rejected"), why.Payload(shadow.ClientToken(m.Payload), p.now()))
 	case kindEvents:
 		return p.answerEvents(ctx, r, m, "/rejected", eventAnswer{Code: refusals[why], Message: why.Message})
 	case kindStream: // that protocol has no word for too many
 		return p.rejectStream(ctx, r, m, "", streamFaultf(streamInternal, "%s", why.Message))
 	}
-	return p.reject(ctx, m, jobAnswer{Code: refusals[why], Message: why.Message, ClientToken: shadow.ClientToken(m.Payload)})
+	return p.reject(ctx, r, m, jobAnswer{Code: refusals[why], Message: why.Message, ClientToken: shadow.ClientToken(m.Payload)})
 }
 
 // refusals are the codes of refuse in the words of the jobs protocol.
@@ -128,7 +129,7 @@ func (p *Endpoint) shadow(ctx context.Context, r request, m Message) error {
 	var err error
 	switch r.op {
 	case "update":
-		err = p.shadowUpdate(ctx, r, m.Payload)
+		reply, err = p.shadowUpdate(ctx, r, m)
 	case "get":
 		reply, err = p.shadowGet(ctx, r, m.Payload)
 	default:
@@ -136,15 +137,15 @@ func (p *Endpoint) shadow(ctx context.Context, r request, m Message) error {
 	}
 	if err == nil {
 		if reply == nil {
-			return nil // UpdateShadow has published accepted, as for every update
+			return nil // ShadowUpdated has published accepted, as for every update
 		}
-		return p.answer(ctx, m, m.Topic+"/accepted", reply)
+		return p.answer(ctx, m, r.answerTopic(m, "/accepted"), reply)
 	}
 	fault, ok := shadowFault(err, r)
 	if !ok {
 		return err
 	}
-	return p.answer(ctx, m, m.Topic+"/rejected", fault.Payload(shadow.ClientToken(m.Payload), p.now()))
+	return p.answer(ctx, m, r.answerTopic(m, "/rejected"), fault.Payload(shadow.ClientToken(m.Payload), p.now()))
 }
 
 // shadowFault is an error in the protocol's words; false for a fault of ours.
@@ -163,13 +164,19 @@ func shadowFault(err error, r request) (*shadow.Error, bool) {
 	return nil, false
 }
 
-func (p *Endpoint) shadowUpdate(ctx context.Context, r request, payload []byte) error {
-	u, err := shadow.ParseUpdate(payload)
+// shadowUpdate returns an answer when the request names a topic for it; accepted has
+// been published for everybody who listens then, too.
+func (p *Endpoint) shadowUpdate(ctx context.Context, r request, m Message) ([]byte, error) {
+	u, err := shadow.ParseUpdate(m.Payload)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = p.fleet.UpdateShadow(ctx, r.device, r.name, u)
-	return err
+	u.Correlation = m.CorrelationData
+	result, err := p.fleet.UpdateShadow(ctx, r.device, r.name, u)
+	if err != nil || r.answerTopic(m, "") == m.Topic {
+		return nil, err
+	}
+	return result.AcceptedPayload(), nil
 }
 
 func (p *Endpoint) shadowGet(ctx context.Context, r request, payload []byte) ([]byte, error) {
@@ -191,6 +198,21 @@ func (p *Endpoint) shadowDelete(ctx context.Context, r request, payload []byte) 
 		return nil, err
 	}
 	return shadow.DeleteAccepted(d, shadow.ClientToken(payload), p.now()), nil
+}
+
+// answerTopic is the response topic of the request (MQTT 5, 4.10), if it has one that
+// is the device's own: on a topic of somebody else's the server would send where the
+// device may not, on one of requests it would ask itself. Otherwise it is the topic of
+// the request with suffix.
+func (r request) answerTopic(m Message, suffix string) string {
+	t := m.ResponseTopic
+	if !owns(r.device, t) || strings.ContainsAny(t, "+#") || strings.Count(t, "/") >= MaxTopicLevels {
+		return m.Topic + suffix
+	}
+	if _, asks := parseTopic(t); asks {
+		return m.Topic + suffix
+	}
+	return t
 }
 
 // answer publishes with the QoS and the correlation data of the request.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -91,10 +90,5 @@ func (p *Endpoint) answerEvents(ctx context.Context, r request, m Message, suffi
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	topic := m.Topic + suffix
-	// A topic of somebody else's would make the server send there what the device may not.
-	if t := m.ResponseTopic; owns(r.device, t) && !strings.ContainsAny(t, "+#") && strings.Count(t, "/") < MaxTopicLevels {
-		topic = t
-	}
-	return p.reply(ctx, m, topic, b)
+	return p.reply(ctx, m, r.answerTopic(m, suffix), b)
 }

@@ -55,6 +55,50 @@ func TestEventsResponseTopicIsTheDevicesOwn(t *testing.T) {
 	}
 }
 
+// Every answer of MQTT 5 carries the correlation data of its request, and goes to
+// its response topic if that is the device's own; the accepted of an update goes to
+// all others who listen as well.
+func TestAnswersGoWhereTheRequestSays(t *testing.T) {
+	const own = "ota/gw-1/answers"
+	things := "$aws/things/gw-1/"
+	for _, c := range []struct{ topic, payload, suffix string }{
+		{things + "shadow/get", "", "/rejected"},
+		{things + "shadow/update", `{"state":{"reported":{"a":1}}}`, "/accepted"},
+		{things + "shadow/get", "", "/accepted"},
+		{things + "shadow/update", `{"state":1}`, "/rejected"},
+		{things + "shadow/name/n/update", `{"state":{"reported":{"a":1}}}`, "/accepted"},
+		{things + "shadow/delete", "", "/accepted"},
+		{things + "jobs/get", "{}", "/accepted"},
+		{things + "jobs/$next/get", "{}", "/accepted"},
+		{things + "jobs/start-next", "{}", "/accepted"},
+		{things + "jobs/none/get", "{}", "/rejected"},
+		{things + "jobs/none/update", `{"status":"IN_PROGRESS"}`, "/rejected"},
+		{events, batch("a", 1, 1), "/accepted"},
+		{events, "{", "/rejected"},
+	} {
+		for response, want := range map[string]string{"": c.topic + c.suffix, own: own, "ota/gw-2/x": c.topic + c.suffix, things + "shadow/get": c.topic + c.suffix} {
+			f := newFixture(t)
+			if strings.HasSuffix(c.topic, "shadow/get") && c.suffix == "/accepted" || strings.HasSuffix(c.topic, "delete") {
+				f.ok(f.e.Handle(t.Context(), mqtt.Message{Topic: things + "shadow/update", Payload: []byte(`{"state":{"reported":{"a":1}}}`)}))
+			}
+			f.out.sent = nil
+			f.ok(f.e.Handle(t.Context(), mqtt.Message{Topic: c.topic, Payload: []byte(c.payload), ResponseTopic: response, CorrelationData: []byte("c")}))
+			found, correlated := false, false
+			for _, m := range f.out.sent {
+				found = found || m.Topic == want && string(m.CorrelationData) == "c"
+				correlated = correlated || string(m.CorrelationData) == "c" && m.Topic != want && m.Topic != c.topic+c.suffix
+			}
+			if !found || correlated {
+				t.Errorf("%s for %q: %s, want %s", c.topic, response, topics(f.out.sent), want)
+			}
+			update := strings.HasSuffix(c.topic, "/update") && c.suffix == "/accepted"
+			if update && !strings.Contains(topics(f.out.sent), c.topic+"/accepted") {
+				t.Errorf("%s: accepted was not published: %s", c.topic, topics(f.out.sent))
+			}
+		}
+	}
+}
+
 func TestBadEventsAreRefused(t *testing.T) {
 	f := newFixture(t)
 	many := strings.TrimSuffix(strings.Repeat(`{"seq":1,"kind":"x"},`, fleet.MaxEvents+1), ",")

@@ -97,14 +97,14 @@ func (p *Endpoint) job(ctx context.Context, r request, m Message) error {
 	}
 	answer.ClientToken = req.ClientToken
 	if err == nil {
-		return p.accept(ctx, m, answer)
+		return p.accept(ctx, r, m, answer)
 	}
 	code, known := jobCode(err)
 	if !known {
 		return err
 	}
 	answer.Code, answer.Message = code, err.Error()
-	return p.reject(ctx, m, answer)
+	return p.reject(ctx, r, m, answer)
 }
 
 // jobCode maps an error to the protocol's code; false for a fault of ours.
@@ -239,21 +239,21 @@ func showsState(err error) bool {
 	return errors.Is(err, ota.ErrTerminal) || errors.Is(err, ota.ErrTransition) || errors.Is(err, ota.ErrVersionMismatch)
 }
 
-func (p *Endpoint) accept(ctx context.Context, m Message, a jobAnswer) error {
-	return p.answerJob(ctx, m, "/accepted", a)
+func (p *Endpoint) accept(ctx context.Context, r request, m Message, a jobAnswer) error {
+	return p.answerJob(ctx, r, m, "/accepted", a)
 }
 
-func (p *Endpoint) reject(ctx context.Context, m Message, a jobAnswer) error {
-	return p.answerJob(ctx, m, "/rejected", a)
+func (p *Endpoint) reject(ctx context.Context, r request, m Message, a jobAnswer) error {
+	return p.answerJob(ctx, r, m, "/rejected", a)
 }
 
-func (p *Endpoint) answerJob(ctx context.Context, m Message, suffix string, a jobAnswer) error {
+func (p *Endpoint) answerJob(ctx context.Context, r request, m Message, suffix string, a jobAnswer) error {
 	a.Timestamp = p.now().Unix()
 	b, err := json.Marshal(a)
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	return p.reply(ctx, m, m.Topic+suffix, b)
+	return p.reply(ctx, m, r.answerTopic(m, suffix), b)
 }
 
 // answerTimeout bounds one answer, so that a stuck broker does not hold a

@@ -73,16 +73,18 @@ func (p *Publisher) document(ctx context.Context, e ota.Execution) (ota.OpenDocu
 const notifyExpiry = time.Hour
 
 // ShadowUpdated publishes update/accepted, then documents, then delta if there
-// is one. Nothing is made of what nobody listens to.
+// is one. Nothing is made of what nobody listens to. Accepted carries the
+// correlation data of the request.
 func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error {
 	prefix := shadowPrefix(deviceID, name) + "update/"
 	for _, part := range []struct {
-		topic   string
-		payload func() []byte // nil: there is none
+		topic       string
+		payload     func() []byte // nil: there is none
+		correlation []byte
 	}{
-		{prefix + "accepted", r.AcceptedPayload},
-		{prefix + "documents", r.DocumentsPayload},
-		{prefix + "delta", r.DeltaPayload},
+		{prefix + "accepted", r.AcceptedPayload, r.Correlation()},
+		{prefix + "documents", r.DocumentsPayload, nil},
+		{prefix + "delta", r.DeltaPayload, nil},
 	} {
 		if !p.listening(part.topic) {
 			continue
@@ -91,7 +93,7 @@ func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r 
 		if b == nil {
 			continue
 		}
-		if err := p.Broker.Publish(ctx, Message{Topic: part.topic, Payload: b, QoS: 1}); err != nil {
+		if err := p.Broker.Publish(ctx, Message{Topic: part.topic, Payload: b, QoS: 1, CorrelationData: part.correlation}); err != nil {
 			return err
 		}
 	}

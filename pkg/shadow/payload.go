@@ -37,6 +37,9 @@ func (e *encoder) open(name string) {
 
 func (e *encoder) close() { e.buf = append(e.buf, '}') }
 
+// Correlation is that of the update, nil for none.
+func (r Result) Correlation() []byte { return r.update.Correlation }
+
 // AcceptedPayload returns the payload for update/accepted: the fields of the
 // request, nulls included, and their timestamps.
 func (r Result) AcceptedPayload() []byte {

@@ -25,6 +25,9 @@ type Update struct {
 	Version *int64
 	// ClientToken comes back in every answer; at most MaxClientTokenBytes.
 	ClientToken string
+	// Correlation is what the requester knows its request by, beside the document;
+	// Result.Correlation hands it on to whoever sends the answer.
+	Correlation []byte
 	// MaxBytes is how much desired and reported together may take afterwards, in
 	// compact JSON; 0: MaxStateBytes, and never more than StateBytesCeiling.
 	MaxBytes int

@@ -29,6 +29,7 @@ func (b *Broker) serve(nc net.Conn, plain bool) {
 		return
 	}
 	s := c.session
+	c.flush() // CONNACK, and what waits
 	b.presence(s, true, "")
 	c.receive()
 	b.detach(c)

@@ -29,7 +29,8 @@ func newWill(w *packet.Will, sender string) *will {
 	return out
 }
 
-// begin makes c the connection of s. Broker.mu is held.
+// begin makes c the connection of s, whose reader then sends what there is.
+// Broker.mu is held.
 func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.Connack) {
 	_ = c.nc.SetDeadline(time.Time{})
 	s.mu.Lock()
@@ -48,7 +49,6 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 		c.control = packet.AppendAck(c.control, c.version, packet.PUBREL, packet.Ack{ID: o.id}, "")
 	}
 	s.save()
-	s.kick()
 }
 
 // dropForeign removes what the identity may not have, or not any more.

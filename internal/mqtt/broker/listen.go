@@ -13,7 +13,9 @@ import (
 )
 
 func (b *Broker) listen(ctx context.Context) error {
-	var lc net.ListenConfig
+	// MQTT has a keep alive of its own, for every client: that of TCP would cost four
+	// system calls a connection.
+	lc := net.ListenConfig{KeepAlive: -1}
 	if b.conf.TLSAddr != "" {
 		if b.conf.TLS == nil {
 			return errors.New("TLSAddr without TLS configuration")
