@@ -16,9 +16,9 @@ func (q DeviceQuery) Match(v DeviceView) bool {
 }
 
 // Facts shows a device to a selector.
-func Facts(v DeviceView) selector.Facts { return facts{v} }
+func Facts(v DeviceView) selector.Facts { return facts{&v} }
 
-type facts struct{ v DeviceView }
+type facts struct{ v *DeviceView }
 
 func (f facts) Groups() []string         { return f.v.Groups }
 func (f facts) ID() string               { return f.v.ID }

@@ -403,6 +403,17 @@ func TestDecimalOrder(t *testing.T) {
 			t.Fatalf("%s and %s: not an order", x, y)
 		}
 	})
+	rapid.Check(t, func(t *rapid.T) { // short numbers and their digits say the same, also beside numbers that are neither
+		numbers := rapid.SampledFrom([]string{"0", "-0", "7", "-7", "999999999999999999", "1000000000000000000", "-1000000000000000001", "7.5", "1e3", "70e-1", "1000"})
+		x, y := numbers.Draw(t, "x"), numbers.Draw(t, "y")
+		dx, _ := decimalOf(x)
+		dy, _ := decimalOf(y)
+		lx, _ := longOf(x)
+		ly, _ := longOf(y)
+		if got, want := compareDecimals(dx, dy), compareDecimals(lx, ly); got != want {
+			t.Fatalf("%s and %s: got %d, by digits %d", x, y, got, want)
+		}
+	})
 	for _, bad := range []string{"", "-", "x", "1x", "1e", "1e99999999999"} {
 		if _, ok := decimalOf(bad); ok {
 			t.Errorf("%q: want no number", bad)

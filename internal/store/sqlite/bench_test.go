@@ -151,7 +151,12 @@ func BenchmarkShadowUpdateGroups(b *testing.B) {
 		{"busy10", `shadow.reported."sensor-1".value > %d00`, 10}, {"busy100", `shadow.reported."sensor-1".value > %d0`, 100},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			s, ctx := benchStore(b, benchDevices), context.Background()
+			const devices = 2000
+			s, ctx := benchStore(b, devices), context.Background()
+			for i := range devices { // so that it is a change, not a first report, that groups see
+				_, err := s.UpdateShadow(ctx, deviceID(i), "", benchUpdate(b, uint64(i)), time.Now())
+				must(b, err)
+			}
 			for i := range c.groups {
 				must(b, s.CreateGroup(ctx, fleet.Group{Name: fmt.Sprint("g", i), Dynamic: true, Selector: fmt.Sprintf(c.expr, i), CreatedAt: time.Now()}, nil))
 				must(b, fleet.FillGroup(ctx, s, fmt.Sprint("g", i)))
@@ -163,7 +168,7 @@ func BenchmarkShadowUpdateGroups(b *testing.B) {
 			atOnce(b, benchWriters, func() error {
 				for left.Add(-1) >= 0 {
 					n := rand.Uint64()
-					if _, err := s.UpdateShadow(ctx, deviceID(int(n%benchDevices)), "", benchUpdate(b, n), time.Now()); err != nil {
+					if _, err := s.UpdateShadow(ctx, deviceID(int(n%devices)), "", benchUpdate(b, n), time.Now()); err != nil {
 						return err
 					}
 				}
