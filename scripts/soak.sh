@@ -8,8 +8,8 @@
 #
 # kills: otad is killed under MQTT traffic of devices, on SQLite and PostgreSQL;
 # what it acknowledged must be there. probes: the probes of the broker (T1 to
-# T13), again and again. connections: 10,000 plain and 10,000 mTLS connections
-# that rest and have to be heard. fuzz: every parser.
+# T13), again and again. connections: 10,000 plain and then 10,000 mTLS
+# connections that rest and have to be heard. fuzz: every parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export SOAKTIME=${SOAKTIME:-10m}
@@ -59,7 +59,7 @@ probes() {
 
 connections() {
   local log=$logs/connections.log
-  echo "soak: 20,000 connections for $SOAKTIME"
+  echo "soak: 10,000 connections, plain and then mTLS, for $SOAKTIME"
   go build -o .cache/tools/otad-bench ./internal/bench
   .cache/tools/otad-bench -bin bin -only held -hold "$SOAKTIME" >"$log" 2>&1 || { tail -3 "$log" >&2; lost connections "$log" "SOAKPARTS=connections make soak"; }
   grep held "$log" | tail -2 | sed 's/^bench: /soak: connections: /'

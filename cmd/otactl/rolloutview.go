@@ -124,7 +124,7 @@ func (r rolloutView) outcome() (bool, error) {
 	case ota.RolloutPaused:
 		for i, s := range r.Stages {
 			if s.State == string(ota.StageFailed) {
-				return true, hint(fail(exitCondition, "rollout %s is paused: stage %d failed its gate: %s", r.ID, i+1, first(r.Reason, "no reason given")),
+				return true, hint(fail(exitCondition, "rollout %s is paused: %s", r.ID, first(r.Reason, fmt.Sprintf("stage %d failed its gate", i+1))),
 					"otactl rollout show %s lists the devices that failed; then resume it with --failed-stage repeat or skip, or abort it", r.ID)
 			}
 		}

@@ -17,8 +17,8 @@ const heldAnswer = 2 * time.Minute
 
 var errLostPublish = errors.New("what was published did not come back")
 
-// held is no measurement but a long run, for make soak: 10,000 plain and 10,000
-// mTLS connections that rest, and in each round every one of them publishes to a
+// held is no measurement but a long run, for make soak: 10,000 plain and then
+// 10,000 mTLS connections that rest, and in each round every one of them publishes to a
 // topic of its own and has to hear it. One that is lost ends the run.
 func (r *runner) held() error {
 	if err := raiseFiles(); err != nil {
@@ -43,27 +43,32 @@ func (r *runner) held() error {
 		return err
 	}
 	server := &brokerServer{name: "otad", plain: plain, tls: address, process: site.server}
-	open, _, err := r.openIdle(server, ownTopics, func(int) dialer { return dialer{addr: plain} })
-	defer func() { closeAll(open) }()
-	if err != nil {
-		return fmt.Errorf("plain connections: %w", err)
+	plainly := func(int) dialer { return dialer{addr: plain} }
+	if err := r.hold10k("plain", server, ownTopics, plainly); err != nil {
+		return err
 	}
-	secured, _, err := r.openIdle(server, idleTopics, func(n int) dialer { return dialer{addr: server.tls, tls: configs[n]} })
-	defer func() { closeAll(secured) }()
+	return r.hold10k("mTLS", server, idleTopics, func(n int) dialer { return dialer{addr: server.tls, tls: configs[n]} })
+}
+
+// hold10k holds the connections of one kind for half of the time: both at once
+// are more files than many machines allow a process.
+func (r *runner) hold10k(kind string, server *brokerServer, topics func(int) []string, of func(int) dialer) error {
+	conns, _, err := r.openIdle(server, topics, of)
+	defer func() { closeAll(conns) }()
 	if err != nil {
-		return fmt.Errorf("mTLS connections: %w", err)
+		return fmt.Errorf("%s connections: %w", kind, err)
 	}
 	began := time.Now()
-	for round := 1; round == 1 || time.Since(began) < r.hold; round++ {
-		if err := errors.Join(echoAll("plain", open, ownTopics), echoAll("mTLS", secured, idleTopics)); err != nil {
+	for round := 1; round == 1 || time.Since(began) < r.hold/2; round++ {
+		if err := echoAll(kind, conns, topics); err != nil {
 			return fmt.Errorf("round %d, after %s: %w", round, time.Since(began).Round(time.Second), err)
 		}
-		m, err := site.server.memory()
+		m, err := server.process.memory()
 		if err != nil {
 			return err
 		}
-		r.say("held %d connections for %s, round %d; otad has %d MiB", len(open)+len(secured), time.Since(began).Round(time.Second), round, m.resident>>20)
-		if err := r.settle(min(heldPause, max(0, r.hold-time.Since(began)))); err != nil {
+		r.say("held %d %s connections for %s, round %d; otad has %d MiB", len(conns), kind, time.Since(began).Round(time.Second), round, m.resident>>20)
+		if err := r.settle(min(heldPause, max(0, r.hold/2-time.Since(began)))); err != nil {
 			return err
 		}
 	}

@@ -390,7 +390,9 @@ func TestCompanions(t *testing.T) {
 // A client that stops reading holds up neither publishers nor its own end.
 func TestDisconnectOfAStalledClient(t *testing.T) {
 	pki := testserver.NewPKI(t)
-	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, nil)
+	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) {
+		c.Limits.WriteTimeout, c.Limits.StallTimeout = time.Hour, time.Hour // neither of them ends it
+	})
 	w := dialTLS(t, b, pki, "dev")
 	w.v5 = true
 	w.mustConnect("dev")
@@ -402,13 +404,9 @@ func TestDisconnectOfAStalledClient(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	begin := time.Now()
 	b.Disconnect("dev", "revoked")
 	if err := waitFor(func() bool { return b.Stats().Connections == 0 }); err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(begin); took > 4*time.Second {
-		t.Errorf("took %v", took)
 	}
 }
 
