@@ -25,7 +25,8 @@ type Config struct {
 	Boot       Boot
 	Installers map[string]Installer // by ota.Manifest.Installer
 	Health     Health
-	Asker      Asker // nil: nobody is asked before a new image is activated
+	Asker      Asker   // nil: nobody is asked before a new image is activated
+	Actions    Actions // nil: the only command is reboot
 
 	Factory  ota.Manifest  // of the image in the slot a device was made with; zero: none
 	Version  string        // the agent's own version, for the shadow
@@ -58,7 +59,9 @@ type Agent struct {
 	retry   backoff
 	renewAt time.Time // when trust is renewed though no job asks for it
 	lastErr string
-	waiting waiting // for what, as it was last told
+	waiting waiting      // for what, as it was last told
+	command *ota.Command // of the record in COMMAND, in the life that took it
+	outcome outcome
 
 	outbox *outbox
 	events *events
@@ -253,7 +256,10 @@ func (a *Agent) resume() error {
 		rec.BootID = facts.BootID
 	case StateArm:
 		rec.Deadline = time.Time{} // each trial after the reboot has its whole time
-		a.report(rec, "rebooting", nil)
+		a.report(rec, stepRebooting, nil)
+	}
+	if next.State == StateDone && rec.Verdict == "" {
+		rec.Verdict = ota.Succeeded
 	}
 	if next.State == StateRolledBack || next.State == StateFailed && rec.Verdict == "" {
 		rec.Verdict = ota.Failed

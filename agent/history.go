@@ -24,6 +24,18 @@ type verdict struct {
 	Quarantined bool `json:"quarantined,omitempty"`
 }
 
+// brief is the verdict as it is remembered: without a command's output.
+func (v verdict) brief() verdict {
+	d := map[string]string{}
+	for _, k := range []string{ota.DetailBytes, ota.DetailDigest, ota.DetailReason, ota.DetailClass} {
+		if text, ok := v.Details[k]; ok {
+			d[k] = text
+		}
+	}
+	v.Details = d
+	return v
+}
+
 // history remembers verdicts, so that a replayed job installs nothing and a bad
 // image is not tried for ever.
 type history struct {

@@ -75,7 +75,7 @@ func (a *Agent) stepReady(ctx context.Context) (Record, error) {
 	if next, asked, err := a.consent(ctx, job); asked || err != nil {
 		return next, err
 	}
-	if err := a.announce(ctx, job); err != nil {
+	if err := a.announce(ctx, job, stepRebooting); err != nil {
 		return a.unclear(ctx, err)
 	}
 	a.retry.reset()
@@ -114,10 +114,13 @@ func (a *Agent) fresh(ctx context.Context, rec Record) (Job, error) {
 	return a.lookAt(ctx, rec)
 }
 
-// announce tells the server that the new slot is activated now. It counts only
-// if the execution is as it was just looked at.
-func (a *Agent) announce(ctx context.Context, job Job) error {
-	r := Report{JobID: job.ID, Attempt: job.Attempt, Status: ota.InProgress, Details: map[string]string{ota.DetailStep: "rebooting"}}
+// stepRebooting is the step that tells that the new slot is activated now.
+const stepRebooting = "rebooting"
+
+// announce tells the server that the step is taken now. It counts only if the
+// execution is as it was just looked at.
+func (a *Agent) announce(ctx context.Context, job Job, step string) error {
+	r := Report{JobID: job.ID, Attempt: job.Attempt, Status: ota.InProgress, Details: map[string]string{ota.DetailStep: step}}
 	return a.call(ctx, func() error { return a.cfg.Transport.Announce(ctx, r, job.Version) })
 }
 
@@ -133,7 +136,7 @@ func (a *Agent) unclear(ctx context.Context, err error) (Record, error) {
 	case errors.Is(err, ErrHeld):
 		return rec, a.await(ctx, rec, waiting{reason: reasonPaused})
 	case !errors.Is(err, ErrChanged):
-		a.note(fmt.Errorf("ask whether to activate: %w", err))
+		a.note(fmt.Errorf("ask the server whether to go on: %w", err))
 		a.waiting = waiting{key: rec.key(), reason: "the server has to be asked first, and is not reached"}
 		a.writeStatus()
 	}

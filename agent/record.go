@@ -32,13 +32,14 @@ const (
 	StateDone       State = "DONE"        // succeeded; the verdict is to be queued
 	StateFailed     State = "FAILED"      // ended without a trial; the verdict is to be queued
 	StateRolledBack State = "ROLLED_BACK" // tried and returned; the verdict is to be queued
+	StateCommand    State = "COMMAND"     // a command runs, or is about to
 	StateStuck      State = "STUCK"       // returned to a slot that is not healthy either; takes jobs
 )
 
 // States lists every state.
 var States = []State{
 	StateIdle, StateChecked, StateWait, StateFetch, StateStaged, StateReady, StateArm, StateReboot, StateTrial,
-	StateCommit, StatePost, StateRollback, StateDone, StateFailed, StateRolledBack, StateStuck,
+	StateCommit, StatePost, StateRollback, StateDone, StateFailed, StateRolledBack, StateCommand, StateStuck,
 }
 
 // recordSchema is the version of Record's layout.
@@ -58,6 +59,7 @@ type Record struct {
 	Attempt int    `json:"attempt,omitempty"`
 	Name    string `json:"name,omitempty"`
 	Version string `json:"version,omitempty"`
+	Command string `json:"command,omitempty"` // name of a command, instead of a release
 
 	From       string `json:"from,omitempty"` // slot that ran when the job was taken
 	To         string `json:"to,omitempty"`   // slot that is written

@@ -1,5 +1,7 @@
 package agent
 
+import "github.com/otad/otad/pkg/ota"
+
 // Next is what Recover decides: the state to go on in, and why if it is not the
 // recorded one.
 type Next struct {
@@ -68,6 +70,8 @@ func Recover(r Record, f BootFacts) Next {
 			return Next{State: StateCommit}
 		}
 		return tryAgain(r, f)
+	case StateCommand:
+		return recoverCommand(r, f)
 	case StateRollback:
 		if f.Active != r.To && f.Selected != r.To && f.OneShot != r.To {
 			return Next{State: StateRolledBack, Reason: r.Reason}
@@ -75,6 +79,18 @@ func Recover(r Record, f BootFacts) Next {
 		return Next{State: StateRollback, Reason: r.Reason}
 	}
 	return Next{State: StateIdle}
+}
+
+// recoverCommand follows a command that was under way: a reboot is done when the
+// boot is another one, and nothing else is known to be, or is run again.
+func recoverCommand(r Record, f BootFacts) Next {
+	switch {
+	case r.Command != ota.CommandReboot:
+		return Next{State: StateFailed, Reason: reasonInterrupted}
+	case f.BootID != r.BootID:
+		return Next{State: StateDone}
+	}
+	return Next{State: StateCommand}
 }
 
 // tryAgain follows a trial that was cut and came back in the old slot: a boot

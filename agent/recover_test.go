@@ -97,6 +97,20 @@ func checkRecovery(t *testing.T, r Record, f BootFacts, n Next) {
 	}
 }
 
+// TestRecoverCommand: a reboot is done after it, another command is lost with the
+// life that ran it.
+func TestRecoverCommand(t *testing.T) {
+	f := BootFacts{BootID: "2"}
+	for _, c := range []struct {
+		command, boot string
+		want          State
+	}{{"level", "2", StateFailed}, {"level", "1", StateFailed}, {"reboot", "1", StateDone}, {"reboot", "2", StateCommand}} {
+		if n := Recover(Record{State: StateCommand, Command: c.command, BootID: c.boot}, f); n.State != c.want {
+			t.Errorf("%+v: %+v", c, n)
+		}
+	}
+}
+
 // TestRecoverIsAFixedPoint: recovering what was recovered changes nothing more,
 // but for REBOOT after ARM and its count of boots.
 func TestRecoverIsAFixedPoint(t *testing.T) {

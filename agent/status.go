@@ -60,7 +60,9 @@ func (a *Agent) status() Status {
 		RootVersion: a.trust.trust.RootVersion(), TrustAlarm: a.trust.alarms(), TrustExpires: a.trust.trust.Expires(), ClockFloor: a.trust.trust.ClockFloor(),
 		Pending: a.outbox.len(), Quarantine: a.history.quarantined(),
 	}
-	if a.rec.JobID != "" {
+	if a.rec.Command != "" {
+		s.Release = "command " + a.rec.Command
+	} else if a.rec.JobID != "" {
 		s.Release = a.rec.ID().String()
 	}
 	return s

@@ -44,6 +44,8 @@ func (a *Agent) step(ctx context.Context) (Record, error) {
 		return a.stepPost()
 	case StateRollback:
 		return a.stepRollback(ctx)
+	case StateCommand:
+		return a.stepCommand(ctx)
 	case StateDone, StateFailed, StateRolledBack:
 		return a.stepEnd(ctx)
 	}
@@ -135,6 +137,10 @@ func (a *Agent) accept(job Job, asked int64) (Record, bool, error) {
 	rec.FromDigest = a.facts.Slots[a.facts.Active].Digest
 	if err := job.Document.Validate(); err != nil {
 		return failed(rec, ota.Rejected, "job document: "+err.Error()), true, nil
+	}
+	if job.Document.Operation == ota.OperationCommand {
+		a.goesOn()
+		return a.acceptCommand(rec, job), true, nil
 	}
 	rec.Name, rec.Version = job.Document.Name, job.Document.Version
 	rec = rec.ordered(job.Document)
@@ -347,7 +353,7 @@ func (a *Agent) stepEnd(ctx context.Context) (Record, error) {
 		return rec, err
 	}
 	v := a.verdictOf(rec)
-	if err := a.history.add(v); err != nil {
+	if err := a.history.add(v.brief()); err != nil {
 		return rec, diskError{err}
 	}
 	if err := a.outbox.verdict(v); err != nil {
@@ -368,9 +374,14 @@ func (a *Agent) stepEnd(ctx context.Context) (Record, error) {
 }
 
 func (a *Agent) verdictOf(rec Record) verdict {
-	d := map[string]string{ota.DetailBytes: strconv.FormatInt(rec.Bytes, 10)}
-	if digest := a.facts.Slots[a.facts.Active].Digest; digest != "" {
-		d[ota.DetailDigest] = digest
+	var d map[string]string
+	if rec.Command != "" {
+		d = a.commandDetails(rec)
+	} else {
+		d = map[string]string{ota.DetailBytes: strconv.FormatInt(rec.Bytes, 10)}
+		if digest := a.facts.Slots[a.facts.Active].Digest; digest != "" {
+			d[ota.DetailDigest] = digest
+		}
 	}
 	if rec.Reason != "" {
 		d[ota.DetailReason] = rec.Reason

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/otad/otad/agent/command"
 	"github.com/otad/otad/agent/disk"
 	agenthttp "github.com/otad/otad/agent/http"
 	"github.com/otad/otad/pkg/ota"
@@ -56,6 +57,9 @@ type Settings struct {
 	// What the owner of the device may write here.
 	Timezone string   `json:"timezone,omitempty"` // of its wall clock, as in Europe/Berlin; empty: the system's
 	Consent  []string `json:"consent,omitempty"`  // program and arguments that are asked before a new image is activated, see agent/command
+	// Actions are what the server may have run, by name; empty: nothing.
+	Actions map[string]command.Action `json:"actions,omitempty"`
+	Logs    command.Logs              `json:"logs,omitzero"` // what the command collect-logs collects
 }
 
 // dir is an agent's directory.

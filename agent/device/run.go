@@ -99,7 +99,7 @@ func run(ctx context.Context, o Options) (err error) {
 }
 
 // work opens the boot driver, which is the boot, and runs the agent.
-func (d dir) work(ctx context.Context, o Options, id identity, source agent.Source, line agent.Transport) (err error) {
+func (d dir) work(ctx context.Context, o Options, id identity, source *agenthttp.Source, line agent.Transport) (err error) {
 	boot, err := file.Open(file.Config{Dir: string(d)})
 	if err != nil {
 		return err
@@ -112,6 +112,10 @@ func (d dir) work(ctx context.Context, o Options, id identity, source agent.Sour
 	var asker agent.Asker
 	if len(id.Consent) > 0 {
 		asker = command.Consent{Argv: id.Consent}
+	}
+	actions, err := command.New(command.Config{Actions: id.Actions, Logs: id.Logs, Upload: source.Upload, TempDir: d.path(stateName)})
+	if err != nil {
+		return fmt.Errorf("%s: %w", settingsName, err)
 	}
 	a, err := agent.New(agent.Config{
 		Dir:         d.path(stateName),
@@ -127,6 +131,7 @@ func (d dir) work(ctx context.Context, o Options, id identity, source agent.Sour
 		},
 		Health:   health.Checker{},
 		Asker:    asker,
+		Actions:  actions,
 		Factory:  id.Factory,
 		Version:  o.Version,
 		NotOlder: built(),

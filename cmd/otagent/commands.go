@@ -28,6 +28,9 @@ const usageText = `otagent keeps the firmware of this device up to date from an 
   otagent status [--dir DIR] [-o table|json]
   otagent version
 
+The zone of the wall clock, the program that is asked for consent, and the actions
+that the server may run are set in DIR/agent.json: timezone, consent, actions, logs.
+
 A token comes from "otactl token create"; it may also stand in OTAGENT_TOKEN.
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 denied,
 6 unreachable.
