@@ -56,12 +56,14 @@ type Agent struct {
 	history *history
 	checked *plan // what CHECKED verified in this life, of the execution in rec
 	proc    Process
-	retry   backoff
-	renewAt time.Time // when trust is renewed though no job asks for it
-	lastErr string
-	waiting waiting      // for what, as it was last told
-	command *ota.Command // of the record in COMMAND, in the life that took it
-	outcome outcome
+	// checkedAt is when that was.
+	checkedAt time.Time
+	retry     backoff
+	renewAt   time.Time // when trust is renewed though no job asks for it
+	lastErr   string
+	waiting   waiting      // for what, as it was last told
+	command   *ota.Command // of the record in COMMAND, in the life that took it
+	outcome   outcome
 
 	outbox *outbox
 	events *events

@@ -88,7 +88,7 @@ func (a *Agent) planFor(ctx context.Context) (plan, Record, error) {
 	for a.checked == nil {
 		p, err := a.verify(ctx, rec)
 		if err == nil {
-			a.checked = &p
+			a.holds(p)
 			break
 		}
 		if isDisk(err) || ctx.Err() != nil {

@@ -75,6 +75,9 @@ func (a *Agent) stepReady(ctx context.Context) (Record, error) {
 	if next, asked, err := a.consent(ctx, job); asked || err != nil {
 		return next, err
 	}
+	if next, signed, err := a.verifyAgain(ctx); !signed {
+		return next, err
+	}
 	if err := a.announce(ctx, job, stepRebooting); err != nil {
 		return a.unclear(ctx, err)
 	}
@@ -84,6 +87,40 @@ func (a *Agent) stepReady(ctx context.Context) (Record, error) {
 }
 
 const reasonPaused = "rollout paused"
+
+// maxCheckAge is how old a verification may be when the new slot is activated: an
+// execution may have waited for weeks, and the operators may have signed
+// something else meanwhile.
+const maxCheckAge = time.Hour
+
+// verifyAgain verifies what is signed about the release once more, when that was
+// long ago or in another life. signed is false when the record that comes back is
+// to be gone on with.
+func (a *Agent) verifyAgain(ctx context.Context) (rec Record, signed bool, err error) {
+	rec = a.rec
+	if a.checked != nil && a.cfg.Now().Sub(a.checkedAt).Abs() < maxCheckAge {
+		return rec, true, nil
+	}
+	p, err := a.verify(ctx, rec)
+	switch {
+	case isDisk(err) || ctx.Err() != nil:
+		return rec, false, errors.Join(ctx.Err(), err)
+	case err == nil && p.manifest.ImageDigest != rec.ToDigest:
+		return rec.at(StateChecked), false, nil // signed anew with another image
+	case err == nil:
+		a.holds(p)
+		return rec, true, nil
+	}
+	if next := rec.tried(err); next.State != StateFailed {
+		a.note(err)
+		return next, false, a.pauseFor(ctx, a.retry.next())
+	}
+	rec, lateErr := a.refuseLate(rec, err.Error())
+	return rec, false, lateErr
+}
+
+// holds remembers what was verified now.
+func (a *Agent) holds(p plan) { a.checked, a.checkedAt = &p, a.cfg.Now() }
 
 // peek looks at an execution that waits for something of its own, so that one
 // that is over or ordered otherwise meanwhile is noticed; a server that is away

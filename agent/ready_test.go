@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/otad/otad/agent"
 	"github.com/otad/otad/agent/disk/disktest"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/signing"
 )
 
 // TestHold: an execution of a paused rollout waits before the new slot is
@@ -25,8 +27,7 @@ func TestHold(t *testing.T) {
 		r.order("job-1", "1.0", 1)
 		r.edit(func(d *ota.JobDocument) { d.Hold = true })
 		stop := d.start(t)
-		time.Sleep(72 * time.Hour)
-		synctest.Wait()
+		r.pass(72 * time.Hour)
 		told := []string{"fetching", "staged", "IN_PROGRESS waiting: rollout paused"}
 		expectTold(t, r, "job-1", told...)
 		r.edit(func(d *ota.JobDocument) { d.Hold = false })
@@ -223,8 +224,7 @@ func TestServerMustKnowBeforeTheActivation(t *testing.T) {
 				r.order("job-1", "1.0", 1)
 				arrange(r)
 				stop := d.start(t)
-				time.Sleep(72 * time.Hour)
-				synctest.Wait()
+				r.pass(72 * time.Hour)
 				if name == "away" {
 					if d.running().Digest != digest(old) {
 						t.Fatal("armed without the server")
@@ -240,6 +240,64 @@ func TestServerMustKnowBeforeTheActivation(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestSignedAnewWhileItWaits: what the operators signed when the job began does
+// not count weeks later.
+func TestSignedAnewWhileItWaits(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*repo)
+		status ota.Status
+		reason string
+		runs   bool
+	}{
+		"the same":   {func(*repo) {}, ota.Succeeded, "", true},
+		"taken back": {(*repo).takeBack, ota.Rejected, "unknown target", false},
+		"held back":  {func(r *repo) { r.twist = stale(r) }, ota.Rejected, "expired", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRepo(t)
+				old, img := noise(1, 5000), noise(2, 20_000)
+				r.release("1.0", img, nil)
+				d := inBerlin(t, r, old)
+				r.order("job-1", "1.0", 1)
+				r.edit(func(d *ota.JobDocument) { d.Hold = true })
+				stop := d.start(t)
+				r.pass(12 * time.Hour)
+				c.change(r)
+				r.pass(72 * time.Hour)
+				r.edit(func(d *ota.JobDocument) { d.Hold = false })
+				r.pass(6 * time.Hour)
+				stop()
+				expect(t, r.verdicts("job-1", 1)[0], c.status, c.reason)
+				if runs := d.running().Digest == digest(img); runs != c.runs {
+					t.Errorf("runs the new image: %v", runs)
+				}
+			})
+		})
+	}
+}
+
+// takeBack signs the targets without the release.
+func (r *repo) takeBack() {
+	r.set(func() {
+		var err error
+		r.targets, err = signing.RemoveTarget(r.targets, "gateway/1.0.idx", r.now.Add(1000*time.Hour), r.operator)
+		must(r.tb, err)
+		r.publish()
+	})
+}
+
+// stale keeps handing out the timestamp of now.
+func stale(r *repo) func(string, []byte) []byte {
+	stamp := bytes.Clone(r.stamp)
+	return func(name string, b []byte) []byte {
+		if name == "timestamp.json" {
+			return stamp
+		}
+		return b
 	}
 }
 

@@ -204,7 +204,7 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 		return rec, err
 	}
 	rec.FloorAfter, rec.Watermark, rec.SpanStart, rec.Waits, rec.Doubts = m.SecurityVersion, 0, 0, 0, 0
-	a.checked = &p
+	a.holds(p)
 	return rec.at(StateFetch).because(""), nil
 }
 

@@ -135,7 +135,7 @@ func TestWindowHoldsTheActivation(t *testing.T) {
 		stop()
 		r.set(func() { r.offline = true })
 		stop = d.start(t)
-		time.Sleep(22 * time.Hour)
+		r.pass(22 * time.Hour)
 		r.set(func() { r.offline = false })
 		time.Sleep(time.Hour)
 		synctest.Wait()
