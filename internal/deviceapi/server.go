@@ -67,6 +67,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /targets/{name}/{file}", s.device(s.target))
 	mux.HandleFunc("GET /images/{digest}", s.device(s.image))
 	mux.HandleFunc("GET /files/{digest}", s.linked)
+	mux.HandleFunc("PUT /uploads/{job}/{attempt}", s.device(s.upload))
 	mux.HandleFunc("GET /crl.pem", s.revocationLists)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fmt.Errorf("%w: no such page", fleet.ErrNotFound))
@@ -338,6 +339,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		{blob.ErrNotFound, http.StatusNotFound, "not_found"},
 		{fleet.ErrConflict, http.StatusConflict, "conflict"},
 		{errTooLarge, http.StatusRequestEntityTooLarge, "too_large"},
+		{blob.ErrTooLarge, http.StatusRequestEntityTooLarge, "too_large"},
 	} {
 		if errors.Is(err, row.class) {
 			s.write(w, row.status, row.code, err.Error())
