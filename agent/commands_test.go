@@ -169,6 +169,21 @@ func TestCommandIsNeverRunTwice(t *testing.T) {
 	}
 }
 
+// TestCommandOfALostJournal: the server says that it was begun, and nothing here
+// says how far it came.
+func TestCommandOfALostJournal(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, noise(1, 5000))
+	a := &actions{}
+	d.edit = func(c *agent.Config) { c.Actions = a }
+	r.command("job-1", ota.Command{Name: "level"})
+	r.set(func() { r.job.Status = ota.InProgress })
+	expect(t, d.until("job-1", 1), ota.Failed, "interrupted")
+	if len(a.ran) > 0 {
+		t.Error("it was run, perhaps a second time")
+	}
+}
+
 // TestCommandIsCanceled before it runs, and while it does.
 func TestCommandIsCanceled(t *testing.T) {
 	for name, arrange := range map[string]func(*repo){
