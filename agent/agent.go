@@ -258,7 +258,7 @@ func (a *Agent) resume() error {
 		rec.BootID = facts.BootID
 	case StateArm:
 		rec.Deadline = time.Time{} // each trial after the reboot has its whole time
-		a.report(rec, stepRebooting, nil)
+		a.report(rec, ota.StepRebooting, nil)
 	}
 	if next.State == StateDone && rec.Verdict == "" {
 		rec.Verdict = ota.Succeeded

@@ -27,10 +27,10 @@ type Outcome struct {
 // MaxOutcomeDetails leaves room for reason and class in a report.
 const MaxOutcomeDetails = ota.MaxDetails - 2
 
-const (
-	stepRunning       = "running"
-	reasonInterrupted = "interrupted: the agent or the device restarted while the command was under way; it is not run again"
-)
+// stepRunning is the step of a command; an update has the steps of package ota.
+const stepRunning ota.Step = "running"
+
+const reasonInterrupted = "interrupted: the agent or the device restarted while the command was under way; it is not run again"
 
 // outcome is what a command left for its report. It is lost in a restart, the
 // verdict is not.

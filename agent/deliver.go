@@ -68,8 +68,8 @@ func (a *Agent) reported() map[string]any {
 
 // report queues a step of the execution. A report that can not be queued is
 // missed by nobody; the verdict's queue does not forgive.
-func (a *Agent) report(rec Record, step string, details map[string]string) {
-	d := map[string]string{ota.DetailStep: step}
+func (a *Agent) report(rec Record, step ota.Step, details map[string]string) {
+	d := map[string]string{ota.DetailStep: string(step)}
 	maps.Copy(d, details)
 	if err := a.outbox.progress(rec.JobID, rec.Attempt, d); err != nil {
 		a.cfg.Log.Warn("queue report", "step", step, "err", err)

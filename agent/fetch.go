@@ -215,7 +215,7 @@ func (d *download) progress() {
 		return
 	}
 	d.reported, d.step = now, step
-	d.a.report(d.rec, "fetching", map[string]string{ota.DetailBytes: strconv.FormatInt(d.rec.Bytes, 10)})
+	d.a.report(d.rec, ota.StepFetching, map[string]string{ota.DetailBytes: strconv.FormatInt(d.rec.Bytes, 10)})
 }
 
 // spanHolds re-hashes the last span below the watermark: what a disk that lied

@@ -78,7 +78,7 @@ func (a *Agent) stepReady(ctx context.Context) (Record, error) {
 	if next, signed, err := a.verifyAgain(ctx); !signed {
 		return next, err
 	}
-	if err := a.announce(ctx, job, stepRebooting); err != nil {
+	if err := a.announce(ctx, job, ota.StepRebooting); err != nil {
 		return a.unclear(ctx, err)
 	}
 	a.retry.reset()
@@ -151,13 +151,10 @@ func (a *Agent) fresh(ctx context.Context, rec Record) (Job, error) {
 	return a.lookAt(ctx, rec)
 }
 
-// stepRebooting is the step that tells that the new slot is activated now.
-const stepRebooting = "rebooting"
-
 // announce tells the server that the step is taken now. It counts only if the
 // execution is as it was just looked at.
-func (a *Agent) announce(ctx context.Context, job Job, step string) error {
-	r := Report{JobID: job.ID, Attempt: job.Attempt, Status: ota.InProgress, Details: map[string]string{ota.DetailStep: step}}
+func (a *Agent) announce(ctx context.Context, job Job, step ota.Step) error {
+	r := Report{JobID: job.ID, Attempt: job.Attempt, Status: ota.InProgress, Details: map[string]string{ota.DetailStep: string(step)}}
 	return a.call(ctx, func() error { return a.cfg.Transport.Announce(ctx, r, job.Version) })
 }
 

@@ -218,7 +218,7 @@ func (a *Agent) deferred(rec Record, err error) Record {
 	a.note(err)
 	rec = rec.because("deferred: " + err.Error())
 	if rec.State == StateChecked {
-		a.report(rec, stepWaiting, map[string]string{ota.DetailReason: rec.Reason})
+		a.report(rec, ota.StepWaiting, map[string]string{ota.DetailReason: rec.Reason})
 	}
 	return rec.at(StateWait)
 }
@@ -253,7 +253,7 @@ func (a *Agent) stepStaged(ctx context.Context) (Record, error) {
 	if !ok || m.ImageDigest != rec.ToDigest {
 		return rec.at(StateChecked), nil
 	}
-	a.report(rec, "staged", map[string]string{ota.DetailBytes: strconv.FormatInt(rec.Bytes, 10)})
+	a.report(rec, ota.StepStaged, map[string]string{ota.DetailBytes: strconv.FormatInt(rec.Bytes, 10)})
 	digest, err := a.digestOf(ctx, rec.To, m.ImageSize)
 	if ctx.Err() != nil {
 		return rec, ctx.Err()
@@ -312,7 +312,7 @@ func (a *Agent) reboot(ctx context.Context) error {
 // stepCommit makes the switch permanent, and then raises the floor.
 func (a *Agent) stepCommit() (Record, error) {
 	rec := a.rec
-	a.report(rec, "committing", nil)
+	a.report(rec, ota.StepCommitting, nil)
 	if err := a.cfg.Boot.Commit(rec.To); err != nil {
 		return rec, diskError{err}
 	}
@@ -330,7 +330,7 @@ func (a *Agent) stepPost() (Record, error) {
 func (a *Agent) stepRollback(ctx context.Context) (Record, error) {
 	rec := a.rec
 	rec.Verdict = ota.Failed
-	a.report(rec, "rolling-back", map[string]string{ota.DetailReason: rec.Reason})
+	a.report(rec, ota.StepRollingBack, map[string]string{ota.DetailReason: rec.Reason})
 	if err := a.cfg.Boot.Rollback(rec.From); err != nil {
 		return rec, diskError{err}
 	}

@@ -33,7 +33,7 @@ func (a *Agent) stepTrial(ctx context.Context) (Record, error) {
 			return rec, err
 		}
 	}
-	a.report(rec, "trial", nil)
+	a.report(rec, ota.StepTrial, nil)
 	// A clock that was set meanwhile neither ends the trial nor prolongs it.
 	left := min(max(rec.Deadline.Sub(now), 0), whole)
 	if err := a.judge(ctx, m, rec.To, left); err != nil {

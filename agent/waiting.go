@@ -17,9 +17,6 @@ type waiting struct {
 	details map[string]string
 }
 
-// stepWaiting is the step of a report about a wait.
-const stepWaiting = "waiting"
-
 // maxClockLag is how far behind what is known of the time a clock may be and
 // still count as set.
 const maxClockLag = time.Hour
@@ -76,10 +73,10 @@ func (a *Agent) waits(jobID string, attempt int, status ota.Status, p waiting) {
 	if same {
 		return
 	}
-	d := map[string]string{ota.DetailStep: stepWaiting, ota.DetailReason: p.reason}
+	d := map[string]string{ota.DetailStep: string(ota.StepWaiting), ota.DetailReason: p.reason}
 	maps.Copy(d, p.details)
 	if err := a.outbox.queue(Report{JobID: jobID, Attempt: attempt, Status: status, Details: d}); err != nil {
-		a.cfg.Log.Warn("queue report", "step", stepWaiting, "err", err)
+		a.cfg.Log.Warn("queue report", "step", ota.StepWaiting, "err", err)
 	}
 	a.event(EventWaiting, map[string]any{"job": jobID, "reason": p.reason})
 	a.cfg.Log.Info("waiting", "job", jobID, "reason", p.reason)
