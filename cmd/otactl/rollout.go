@@ -7,7 +7,6 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
@@ -16,83 +15,8 @@ import (
 func newRolloutCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "rollout", Short: "Plan, start, follow and stop rollouts"},
 		newRolloutPlanCmd(a), newRolloutCreateCmd(a), newRolloutListCmd(a), newRolloutShowCmd(a),
-		newRolloutWatchCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutAbortCmd(a))
-}
-
-// rolloutFlags are the options of plan and create, as typed.
-type rolloutFlags struct {
-	firmware, selector, group, stages, gate, seed string
-	abort                                         []string
-	soak, timeout                                 time.Duration
-	priority                                      int32
-	dryRun, watch                                 bool
-}
-
-func (f *rolloutFlags) register(cmd *cobra.Command) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.firmware, "firmware", "", "the signed release to install, NAME@VERSION (required)")
-	fl.StringVar(&f.selector, "select", "", "only the devices that match this selector (default: every device the release fits)")
-	fl.StringVar(&f.group, "group", "", "only the devices in this group")
-	fl.StringVar(&f.stages, "stages", "10%,50%,100%", "cumulative sizes of the stages, percentages or numbers of devices")
-	fl.StringVar(&f.gate, "gate", "95%", "share of a stage that must succeed before the next one opens, such as '95% min 20'")
-	fl.DurationVar(&f.soak, "soak", time.Minute, "how long the gate must hold before the next stage opens")
-	fl.StringArrayVar(&f.abort, "abort", []string{"any>10% min 3"}, "stop when this is true, such as 'failed>5% min 20' or 'rolled_back>=3' (repeat; '' for none)")
-	fl.StringVar(&f.seed, "seed", "", "fixes which devices come first (default: chosen by the server)")
-	fl.DurationVar(&f.timeout, "timeout", 0, "how long a device may be at it before it counts as timed out, 1m to 168h (default: for ever)")
-	fl.Int32Var(&f.priority, "priority", 0, "the higher comes first on a device that has several rollouts")
-}
-
-// spec checks the whole plan by the rules that the server uses too, so that a
-// wrong one never leaves this machine.
-func (f *rolloutFlags) spec() (*otadv1.RolloutSpec, error) {
-	if f.firmware == "" {
-		return nil, hint(usage("which firmware?"), "add --firmware NAME@VERSION; otactl firmware list shows the releases")
-	}
-	id, err := ota.ParseReleaseID(f.firmware)
-	if err != nil {
-		return nil, usage("--firmware: %w", err)
-	}
-	gate, err := ota.ParseGate(f.gate)
-	if err != nil {
-		return nil, usage("--gate: %w", err)
-	}
-	r := ota.Rollout{Release: id, Selector: f.selector, Seed: f.seed, Priority: int(f.priority), InProgressTimeout: f.timeout}
-	if r.Stages, err = ota.ParseStages(f.stages, gate, f.soak); err != nil {
-		return nil, hint(usage("--stages: %w", err), "write ascending sizes up to 100%%, such as --stages 1%%,10%%,50%%,100%%")
-	}
-	for _, text := range f.abort {
-		if text == "" {
-			continue
-		}
-		rule, err := ota.ParseAbortRule(text)
-		if err != nil {
-			return nil, usage("--abort: %w", err)
-		}
-		r.Abort = append(r.Abort, rule)
-	}
-	if err := r.Validate(); err != nil {
-		return nil, usage("%w", err)
-	}
-	return specMessage(r), nil
-}
-
-func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
-	spec := &otadv1.RolloutSpec{Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority)}
-	if r.InProgressTimeout > 0 {
-		spec.InProgressTimeout = durationpb.New(r.InProgressTimeout)
-	}
-	for _, s := range r.Stages {
-		spec.Stages = append(spec.Stages, &otadv1.StageSpec{
-			Percent: s.Size.Percent, Count: int32(s.Size.Count), Soak: durationpb.New(s.Soak),
-			Gate: &otadv1.Gate{Success: s.Gate.Success, MinFinished: int32(s.Gate.MinFinished)},
-		})
-	}
-	for _, rule := range r.Abort {
-		spec.Abort = append(spec.Abort, &otadv1.AbortRule{
-			Class: string(rule.Class), Share: rule.Share, MinSample: int32(rule.MinSample), Count: int32(rule.Count),
-		})
-	}
-	return spec
+		newRolloutWatchCmd(a), newRolloutEditCmd(a), newRolloutSubmitCmd(a), newRolloutApproveCmd(a),
+		newRolloutStopAllCmd(a), newRolloutSchemaCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutAbortCmd(a))
 }
 
 const rolloutExample = `  otactl rollout plan --firmware gateway@1.4.0 --select 'tags.site = "paris"'
@@ -117,18 +41,22 @@ func newRolloutCreateCmd(a *app) *cobra.Command {
 		Use: "create", Short: "Start a rollout", Args: takes(), Example: rolloutExample,
 		Long: `create starts a rollout. Each stage opens when the one before has met its gate
 for the soak time; a stage that can not meet it any more pauses the rollout, an
-abort rule that comes true ends it. Without --timeout a stage waits for a device
-that started and fell silent until it is back, or revoked.`,
+abort rule that comes true ends it. Without --timeout and timers a stage waits for
+a device that started and fell silent until it is back, or revoked.
+
+A plan can be kept in a file, see otactl rollout schema; with --file only
+--firmware, --select, --group and --seed may be given beside it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.startRollout(cmd.Context(), f) },
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show the plan and change nothing")
 	cmd.Flags().BoolVar(&f.watch, "watch", false, "follow it to its end; status 7 unless it completes")
+	cmd.Flags().BoolVar(&f.draft, "draft", false, "only store it; otactl rollout submit starts it")
 	return cmd
 }
 
 func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
-	spec, err := f.spec()
+	spec, err := f.spec(a)
 	if err != nil {
 		return err
 	}
@@ -146,12 +74,21 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 		}
 		return a.printPlan(newPlanView(spec, plan))
 	}
-	resp, err := call(ctx, c.rollouts.CreateRollout, &otadv1.CreateRolloutRequest{Spec: spec})
+	resp, err := call(ctx, c.rollouts.CreateRollout, &otadv1.CreateRolloutRequest{Spec: spec, Draft: f.draft})
 	if err != nil {
 		return rolloutRemedy(err)
 	}
 	r := newRolloutView(resp.GetRollout())
-	a.note("rollout %s started for %s", r.ID, count(int(r.Population), "device"))
+	switch ota.RolloutState(r.State) {
+	case ota.RolloutDraft:
+		a.note("rollout %s is a draft: otactl rollout submit %s starts it", r.ID, r.ID)
+	case ota.RolloutAwaitingApproval:
+		a.note("rollout %s awaits approval: otactl rollout approve %s", r.ID, r.ID)
+	case ota.RolloutScheduled:
+		a.note("rollout %s is scheduled", r.ID)
+	default:
+		a.note("rollout %s started for %s", r.ID, count(int(r.Population), "device"))
+	}
 	if f.watch {
 		return a.watchRollout(ctx, c, r.ID)
 	}
@@ -187,17 +124,112 @@ func (a *app) rolloutAct(do func(context.Context, *client, string) (*otadv1.Roll
 	}
 }
 
-func newRolloutPauseCmd(a *app) *cobra.Command {
-	var reason string
+func newRolloutEditCmd(a *app) *cobra.Command {
+	var f rolloutFlags
 	cmd := &cobra.Command{
-		Use: "pause ID", Short: "Start no more devices; those in flight finish", Args: takes("ID"),
+		Use: "edit ID", Short: "Replace the plan of a rollout that has not begun", Args: takes("ID"),
+		Long: `edit replaces the whole plan but its firmware. What was approved is to be
+approved again.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := f.spec(a)
+			if err != nil {
+				return err
+			}
+			act := a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
+				if spec.Selector, err = c.selectGroup(ctx, f.group, spec.Selector); err != nil {
+					return nil, err
+				}
+				resp, err := call(ctx, c.rollouts.EditRollout, &otadv1.EditRolloutRequest{Id: id, Spec: spec})
+				return resp.GetRollout(), err
+			})
+			return act(cmd, args)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func newRolloutSubmitCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "submit ID", Short: "Start a draft, or let it await its approval", Args: takes("ID"),
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
-			resp, err := call(ctx, c.rollouts.PauseRollout, &otadv1.PauseRolloutRequest{Id: id, Reason: reason})
+			resp, err := call(ctx, c.rollouts.SubmitRollout, &otadv1.SubmitRolloutRequest{Id: id})
 			return resp.GetRollout(), err
 		}),
 	}
+}
+
+func newRolloutApproveCmd(a *app) *cobra.Command {
+	var stage int32
+	cmd := &cobra.Command{
+		Use: "approve ID", Short: "Approve a rollout, or one of its stages", Args: takes("ID"),
+		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
+			resp, err := call(ctx, c.rollouts.ApproveRollout, &otadv1.ApproveRolloutRequest{Id: id, Stage: stage})
+			return resp.GetRollout(), err
+		}),
+	}
+	cmd.Flags().Int32Var(&stage, "stage", 0, "the stage, from 1 (default: the rollout)")
+	return cmd
+}
+
+func newRolloutStopAllCmd(a *app) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "stop-all", Short: "Emergency stop: pause every rollout at once", Args: takes(),
+		Long: `stop-all pauses every rollout that runs or is scheduled. No device starts any
+more, and those in flight are asked to wait before they activate the new slot.
+It does not ask. Each rollout goes on with otactl rollout resume.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd.Context(), c.rollouts.StopRollouts, &otadv1.StopRolloutsRequest{Reason: reason})
+			if err != nil {
+				return err
+			}
+			a.note("%s stopped", count(len(resp.GetStopped()), "rollout"))
+			return printList(a, view[string]{
+				name: func(id string) string { return id }, columns: []column[string]{{head: "ID", cell: func(id string) string { return id }}},
+			}, resp.GetStopped())
+		},
+	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks at it")
 	return cmd
+}
+
+func newRolloutSchemaCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "Print the JSON schema of plan files", Args: takes(),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := a.stdout.Write(planSchema)
+			return err
+		},
+	}
+}
+
+func newRolloutPauseCmd(a *app) *cobra.Command {
+	var reason string
+	var hold bool
+	cmd := &cobra.Command{
+		Use: "pause ID", Short: "Start no more devices", Args: takes("ID"),
+		Long: `pause starts no more devices. Those in flight finish, or with --hold (or a plan
+that says so) wait before they activate the new slot.`,
+		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
+			resp, err := call(ctx, c.rollouts.PauseRollout, &otadv1.PauseRolloutRequest{Id: id, Reason: reason, Policy: policyOf(hold)})
+			return resp.GetRollout(), err
+		}),
+	}
+	cmd.Flags().BoolVar(&hold, "hold", false, "devices in flight wait before they activate")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks at it")
+	return cmd
+}
+
+func policyOf(hold bool) string {
+	if hold {
+		return string(ota.PauseHoldBeforeInstall)
+	}
+	return "" // the plan's
 }
 
 func newRolloutResumeCmd(a *app) *cobra.Command {

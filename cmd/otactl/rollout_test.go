@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
 
@@ -16,8 +17,9 @@ func TestRolloutSpec(t *testing.T) {
 	f := rolloutFlags{
 		firmware: "gateway@1.0.0", selector: "online = true", stages: "5,10%,100%", gate: "98% min 20", soak: time.Hour,
 		abort: []string{"failed>5% min 20", "any>=3", ""}, seed: "s", priority: 2, timeout: 2 * time.Hour,
+		maxDefers: ota.DefaultConsent.MaxDefers,
 	}
-	got, err := f.spec()
+	got, err := f.spec(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,11 @@ type rolloutView struct {
 	Timeout    string          `json:"timeout,omitempty"` // Go duration; absent: none
 	Stages     []stageView     `json:"stages"`
 	Abort      []string        `json:"abort"` // rules as --abort takes them
+	Terms      termsView       `json:"terms"`
+	Reached    int32           `json:"reached"`        // devices that had their turn
+	Rate       float64         `json:"rate,omitempty"` // devices a minute that it may start now; absent: no bound
+	ApprovedAt *time.Time      `json:"approvedAt,omitempty"`
+	StartedAt  *time.Time      `json:"startedAt,omitempty"`
 	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
 	EndedAt    *time.Time      `json:"endedAt,omitempty"`
 	Failures   []executionView `json:"failures,omitempty"` // the last ones, from rollout show only
@@ -35,12 +41,13 @@ type rolloutView struct {
 
 // stageView is one stage with the counts of its own devices.
 type stageView struct {
-	Size      string     `json:"size"` // cumulative: "10%" or "5"
+	Size      string     `json:"size"` // cumulative: "10%" or "5"; "{SELECTOR}"
 	Gate      string     `json:"gate"`
 	Soak      string     `json:"soak"` // Go duration: "1m0s"
 	State     string     `json:"state"`
-	Target    int32      `json:"target"` // cumulative devices, 0 until the stage opens
+	Target    int32      `json:"target"` // cumulative devices, 0 until the rollout starts
 	Counts    countsView `json:"counts"`
+	Approval  string     `json:"approval,omitempty"` // "needed" or "given"
 	OpenedAt  *time.Time `json:"openedAt,omitempty"`
 	SoakingAt *time.Time `json:"soakingAt,omitempty"`
 	EndedAt   *time.Time `json:"endedAt,omitempty"`
@@ -51,6 +58,7 @@ type stageView struct {
 type countsView struct {
 	Queued     int32            `json:"queued"`
 	InProgress int32            `json:"inProgress"`
+	Retrying   int32            `json:"retrying,omitempty"` // of the finished ones: those that get another attempt
 	Finished   map[string]int32 `json:"finished"`
 }
 
@@ -73,13 +81,22 @@ func (c countsView) badText() string {
 	return strings.Join(parts, ", ")
 }
 
+// unsuccessful is badText, and how many of them get another attempt.
+func (c countsView) unsuccessful() string {
+	if text := c.badText(); c.Retrying > 0 {
+		return fmt.Sprintf("%s (%d retrying)", text, c.Retrying)
+	}
+	return c.badText()
+}
+
 func (c countsView) succeeded() int32 { return c.Finished[string(ota.ClassSucceeded)] }
 
 func newRolloutView(r *otadv1.Rollout) rolloutView {
 	v := rolloutView{
 		ID: r.GetId(), Firmware: r.GetFirmware(), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
-		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()),
+		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
+		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
@@ -87,9 +104,10 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 	for _, s := range r.GetStages() {
 		v.Stages = append(v.Stages, stageView{
 			Size: sizeText(s.GetSpec()), Gate: gateText(s.GetSpec().GetGate()), Soak: soakText(s.GetSpec().GetSoak()),
-			State: s.GetState(), Target: s.GetTarget(),
+			State: s.GetState(), Target: s.GetTarget(), Approval: approvalText(s),
 			Counts: countsView{
-				Queued: s.GetCounts().GetQueued(), InProgress: s.GetCounts().GetInProgress(), Finished: orEmpty(s.GetCounts().GetFinished()),
+				Retrying: s.GetCounts().GetRetrying(),
+				Queued:   s.GetCounts().GetQueued(), InProgress: s.GetCounts().GetInProgress(), Finished: orEmpty(s.GetCounts().GetFinished()),
 			},
 			OpenedAt: when(s.GetOpenedAt()), SoakingAt: when(s.GetSoakingAt()), EndedAt: when(s.GetEndedAt()),
 		})
@@ -103,11 +121,21 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 }
 
 func sizeText(s *otadv1.StageSpec) string {
-	return ota.Size{Percent: s.GetPercent(), Count: int(s.GetCount())}.String()
+	return ota.Size{Percent: s.GetPercent(), Count: int(s.GetCount()), Selector: s.GetSelector()}.String()
 }
 
 func gateText(g *otadv1.Gate) string {
 	return ota.Gate{Success: g.GetSuccess(), MinFinished: int(g.GetMinFinished())}.String()
+}
+
+func approvalText(s *otadv1.Stage) string {
+	switch {
+	case !s.GetSpec().GetApproval():
+		return ""
+	case s.GetApprovedAt() == nil:
+		return "needed"
+	}
+	return "given"
 }
 
 func soakText(d *durationpb.Duration) string { return d.AsDuration().String() }
@@ -188,6 +216,8 @@ func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Write
 			{"Seed", r.Seed},
 			{"Abort", strings.Join(r.Abort, ", ")},
 			{"Timeout", r.Timeout},
+			{"Terms", strings.Join(r.Terms.words(), "; ")},
+			{"Waits for", r.waitsFor()},
 			{"Created", a.ago(r.CreatedAt)},
 			{"Ended", a.ago(r.EndedAt)},
 		})
@@ -210,7 +240,7 @@ func (r rolloutView) stageRows() [][]string {
 	for i, s := range r.Stages {
 		rows = append(rows, []string{
 			strconv.Itoa(i + 1), s.Size, s.State, number(s.Target), number(s.Counts.Queued), number(s.Counts.InProgress),
-			number(s.Counts.succeeded()), first(s.Counts.badText(), "0"), s.Gate, s.Soak,
+			number(s.Counts.succeeded()), first(s.Counts.unsuccessful(), "0"), s.Gate, s.Soak,
 		})
 	}
 	return rows
@@ -285,9 +315,20 @@ type planView struct {
 	Selector   string             `json:"selector"`
 	Seed       string             `json:"seed"`
 	Population int32              `json:"population"`
-	Bytes      int64              `json:"bytes"` // that all devices download at the most
+	Bytes      int64              `json:"bytes"`              // that all devices download at the most
+	Duration   string             `json:"duration,omitempty"` // that rate and soak take at the least
 	Stages     []plannedStageView `json:"stages"`
 	Excluded   []exclusionView    `json:"excluded"`
+	Conflicts  []conflictView     `json:"conflicts"`
+}
+
+// conflictView is another rollout that has work for devices of a plan.
+type conflictView struct {
+	Rollout    string `json:"rollout"`
+	Firmware   string `json:"firmware"`
+	Priority   int32  `json:"priority"`
+	Devices    int32  `json:"devices"`
+	Supersedes bool   `json:"supersedes"` // what waits there is cancelled
 }
 
 type plannedStageView struct {
@@ -297,10 +338,12 @@ type plannedStageView struct {
 	Target  int32    `json:"target"`  // cumulative
 	Devices int32    `json:"devices"` // new in this stage
 	Sample  []string `json:"sample"`  // the first of them
+	// Strata are the devices of the stage by stratum; absent without --strata.
+	Strata map[string]int32 `json:"strata,omitempty"`
 }
 
 type exclusionView struct {
-	Reason  string   `json:"reason"` // not-selected, hardware, current, busy, revoked
+	Reason  string   `json:"reason"` // not-selected, hardware, current, quarantined, revoked
 	Devices int32    `json:"devices"`
 	Sample  []string `json:"sample"`
 }
@@ -308,12 +351,18 @@ type exclusionView struct {
 func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planView {
 	v := planView{
 		Firmware: spec.GetFirmware(), Selector: spec.GetSelector(), Seed: p.GetSeed(), Population: p.GetPopulation(), Bytes: p.GetBytes(),
-		Stages: []plannedStageView{}, Excluded: []exclusionView{},
+		Stages: []plannedStageView{}, Excluded: []exclusionView{}, Conflicts: []conflictView{},
+	}
+	if d := p.GetDuration().AsDuration(); d > 0 {
+		v.Duration = d.Round(time.Second).String()
+	}
+	for _, c := range p.GetConflicts() {
+		v.Conflicts = append(v.Conflicts, conflictView{c.GetRolloutId(), c.GetFirmware(), c.GetPriority(), c.GetDevices(), c.GetSupersedes()})
 	}
 	for _, s := range p.GetStages() {
 		v.Stages = append(v.Stages, plannedStageView{
 			Size: sizeText(s.GetSpec()), Gate: gateText(s.GetSpec().GetGate()), Soak: soakText(s.GetSpec().GetSoak()),
-			Target: s.GetTarget(), Devices: s.GetDevices(), Sample: append([]string{}, s.GetSample()...),
+			Target: s.GetTarget(), Devices: s.GetDevices(), Sample: append([]string{}, s.GetSample()...), Strata: s.GetStrata(),
 		})
 	}
 	for _, e := range p.GetExcluded() {
@@ -327,7 +376,7 @@ var exclusionWords = map[string]string{
 	"not-selected": "the selector does not match",
 	"hardware":     "the release is for other hardware",
 	"current":      "runs this release already",
-	"busy":         "has an execution of another rollout",
+	"quarantined":  "tried this image and went back; --quarantined lets it in",
 	"revoked":      "is revoked",
 }
 
@@ -338,18 +387,47 @@ func (a *app) printPlan(p planView) error {
 			{"Selector", first(p.Selector, "(every device the release fits)")},
 			{"Devices", number(p.Population)},
 			{"Download", "at most " + exactSize(p.Bytes) + " in all"},
+			{"Takes", prefixed("at least ", p.Duration)},
 			{"Seed", p.Seed},
 		})
 		if err != nil {
 			return err
 		}
 		fmt.Fprintln(w)
-		if err := writeTable(w, []string{"STAGE", "SIZE", "DEVICES", "TOTAL", "GATE", "SOAK", "FIRST"}, p.stageRows()); err != nil || len(p.Excluded) == 0 {
+		if err := writeTable(w, []string{"STAGE", "SIZE", "DEVICES", "TOTAL", "GATE", "SOAK", "FIRST"}, p.stageRows()); err != nil {
 			return err
 		}
+		if len(p.Excluded) > 0 {
+			fmt.Fprintln(w)
+			if err := writeTable(w, []string{"LEFT OUT", "WHY", "MEANING", "SUCH AS"}, p.excludedRows()); err != nil {
+				return err
+			}
+		}
+		if len(p.Conflicts) == 0 {
+			return nil
+		}
 		fmt.Fprintln(w)
-		return writeTable(w, []string{"LEFT OUT", "WHY", "MEANING", "SUCH AS"}, p.excludedRows())
+		return writeTable(w, []string{"BUSY WITH", "FIRMWARE", "DEVICES", "WHAT HAPPENS"}, p.conflictRows())
 	})
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+func (p planView) conflictRows() [][]string {
+	var rows [][]string
+	for _, c := range p.Conflicts {
+		what := "comes before or after it, by priority and age"
+		if c.Supersedes {
+			what = "what has not begun there is cancelled"
+		}
+		rows = append(rows, []string{c.Rollout, c.Firmware, number(c.Devices), what})
+	}
+	return rows
 }
 
 func (p planView) stageRows() [][]string {
@@ -358,6 +436,9 @@ func (p planView) stageRows() [][]string {
 		rows = append(rows, []string{
 			strconv.Itoa(i + 1), s.Size, number(s.Devices), number(s.Target), s.Gate, s.Soak, sample(s.Sample, int(s.Devices)),
 		})
+		for _, stratum := range slices.Sorted(maps.Keys(s.Strata)) {
+			rows = append(rows, []string{"", "", number(s.Strata[stratum]), "", "", "", "of " + first(stratum, "(none)")})
+		}
 	}
 	return rows
 }

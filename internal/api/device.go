@@ -54,6 +54,22 @@ func (h deviceHandler) GetDevice(ctx context.Context, r *connect.Request[otadv1.
 	return connect.NewResponse(&otadv1.GetDeviceResponse{Device: encodeDevice(d), Groups: groups}), nil
 }
 
+func (h deviceHandler) ExplainDevice(ctx context.Context, r *connect.Request[otadv1.ExplainDeviceRequest]) (*connect.Response[otadv1.ExplainDeviceResponse], error) {
+	list, err := h.fleet.Why(ctx, r.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.ExplainDeviceResponse{}
+	for _, b := range list {
+		m := &otadv1.Because{RolloutId: b.Rollout.ID, Firmware: b.Rollout.Release.String(), State: string(b.Rollout.State), Why: b.Why, Until: timestamp(b.Until)}
+		if b.Execution != nil {
+			m.Status = string(b.Execution.Status)
+		}
+		out.Because = append(out.Because, m)
+	}
+	return connect.NewResponse(out), nil
+}
+
 func (h deviceHandler) RevokeDevice(ctx context.Context, r *connect.Request[otadv1.RevokeDeviceRequest]) (*connect.Response[otadv1.RevokeDeviceResponse], error) {
 	d, err := h.fleet.RevokeDevice(ctx, r.Msg.GetId())
 	if err != nil {

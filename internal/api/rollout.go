@@ -9,7 +9,6 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -30,7 +29,15 @@ func (h rolloutHandler) PlanRollout(ctx context.Context, r *connect.Request[otad
 	out := &otadv1.PlanRolloutResponse{Population: int32(p.Population), Bytes: p.Bytes, Seed: p.Rollout.Seed}
 	for i, stage := range p.Stages {
 		out.Stages = append(out.Stages, &otadv1.PlannedStage{
-			Spec: encodeStageSpec(p.Rollout.Stages[i]), Target: int32(stage.Target), Devices: int32(stage.Devices), Sample: stage.Sample,
+			Spec: encodeStageSpec(p.Rollout.Stages[i]), Target: int32(stage.Target), Devices: int32(stage.Devices), Sample: stage.Sample, Strata: strata(stage.Strata),
+		})
+	}
+	if p.Duration > 0 {
+		out.Duration = durationpb.New(p.Duration)
+	}
+	for _, c := range p.Conflicts {
+		out.Conflicts = append(out.Conflicts, &otadv1.Conflict{
+			RolloutId: c.Rollout.ID, Firmware: c.Rollout.Release.String(), Priority: int32(c.Rollout.Priority), Devices: int32(c.Devices), Supersedes: c.Supersedes,
 		})
 	}
 	for _, e := range p.Excluded {
@@ -43,6 +50,9 @@ func (h rolloutHandler) CreateRollout(ctx context.Context, r *connect.Request[ot
 	spec, err := decodeSpec(r.Msg.GetSpec())
 	if err != nil {
 		return nil, err
+	}
+	if r.Msg.GetDraft() {
+		spec.State = ota.RolloutDraft
 	}
 	v, err := h.fleet.CreateRollout(ctx, spec)
 	if err != nil {
@@ -118,7 +128,7 @@ func (h rolloutHandler) PauseRollout(ctx context.Context, r *connect.Request[ota
 	if err != nil {
 		return nil, err
 	}
-	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reason, "")
+	v, err := h.fleet.PauseRollout(ctx, r.Msg.GetId(), reason, ota.PausePolicy(r.Msg.GetPolicy()))
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +153,46 @@ func (h rolloutHandler) AbortRollout(ctx context.Context, r *connect.Request[ota
 		return nil, err
 	}
 	return connect.NewResponse(&otadv1.AbortRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) EditRollout(ctx context.Context, r *connect.Request[otadv1.EditRolloutRequest]) (*connect.Response[otadv1.EditRolloutResponse], error) {
+	plan, err := decodeSpec(r.Msg.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.fleet.EditRollout(ctx, r.Msg.GetId(), plan)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.EditRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) SubmitRollout(ctx context.Context, r *connect.Request[otadv1.SubmitRolloutRequest]) (*connect.Response[otadv1.SubmitRolloutResponse], error) {
+	v, err := h.fleet.SubmitRollout(ctx, r.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.SubmitRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) ApproveRollout(ctx context.Context, r *connect.Request[otadv1.ApproveRolloutRequest]) (*connect.Response[otadv1.ApproveRolloutResponse], error) {
+	v, err := h.fleet.ApproveRollout(ctx, r.Msg.GetId(), int(r.Msg.GetStage()))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.ApproveRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
+func (h rolloutHandler) StopRollouts(ctx context.Context, r *connect.Request[otadv1.StopRolloutsRequest]) (*connect.Response[otadv1.StopRolloutsResponse], error) {
+	reason, err := reasonOr(r.Msg.GetReason(), "emergency stop by an operator")
+	if err != nil {
+		return nil, err
+	}
+	stopped, err := h.fleet.StopRollouts(ctx, reason)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.StopRolloutsResponse{Stopped: stopped}), nil
 }
 
 // MaxReasonBytes is the longest reason that an operator may give.
@@ -183,38 +233,12 @@ func (h rolloutHandler) ListExecutions(ctx context.Context, r *connect.Request[o
 	return connect.NewResponse(out), nil
 }
 
-func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
-	id, err := ota.ParseReleaseID(s.GetFirmware())
-	if err != nil {
-		return ota.Rollout{}, err
-	}
-	r := ota.Rollout{Release: id, Selector: s.GetSelector(), Seed: s.GetSeed(), Priority: int(s.GetPriority()), InProgressTimeout: s.GetInProgressTimeout().AsDuration()}
-	for _, stage := range s.GetStages() {
-		r.Stages = append(r.Stages, ota.Stage{
-			Size: ota.Size{Percent: stage.GetPercent(), Count: int(stage.GetCount())},
-			Gate: ota.Gate{Success: stage.GetGate().GetSuccess(), MinFinished: int(stage.GetGate().GetMinFinished())},
-			Soak: stage.GetSoak().AsDuration(), State: ota.StagePending,
-		})
-	}
-	for _, a := range s.GetAbort() {
-		r.Abort = append(r.Abort, ota.AbortRule{Class: ota.Class(a.GetClass()), Share: a.GetShare(), MinSample: int(a.GetMinSample()), Count: int(a.GetCount())})
-	}
-	return r, nil
-}
-
-func encodeStageSpec(s ota.Stage) *otadv1.StageSpec {
-	return &otadv1.StageSpec{
-		Percent: s.Size.Percent, Count: int32(s.Size.Count),
-		Gate: &otadv1.Gate{Success: s.Gate.Success, MinFinished: int32(s.Gate.MinFinished)},
-		Soak: durationpb.New(s.Soak),
-	}
-}
-
 func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 	out := &otadv1.Rollout{
 		Id: v.ID, Firmware: v.Release.String(), Selector: v.Selector, Seed: v.Seed, Priority: int32(v.Priority),
 		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
-		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt),
+		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt), ApprovedAt: timestamp(v.ApprovedAt), StartedAt: timestamp(v.StartedAt),
+		Spec: encodeSpec(v.Rollout), Reached: int32(v.Cursor), Rate: v.Terms.Rate.At(v.Progress.Total()),
 	}
 	if v.InProgressTimeout > 0 {
 		out.InProgressTimeout = durationpb.New(v.InProgressTimeout)
@@ -222,7 +246,7 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 	for i, s := range v.Stages {
 		stage := &otadv1.Stage{
 			Spec: encodeStageSpec(s), State: string(s.State), Target: int32(s.Target), Counts: encodeCounts(ota.Counts{}),
-			OpenedAt: timestamp(s.OpenedAt), SoakingAt: timestamp(s.SoakingAt), EndedAt: timestamp(s.EndedAt),
+			OpenedAt: timestamp(s.OpenedAt), SoakingAt: timestamp(s.SoakingAt), EndedAt: timestamp(s.EndedAt), ApprovedAt: timestamp(s.ApprovedAt),
 		}
 		if i < len(v.Progress.Stages) {
 			stage.Counts = encodeCounts(v.Progress.Stages[i])
@@ -236,7 +260,7 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 }
 
 func encodeCounts(c ota.Counts) *otadv1.Counts {
-	out := &otadv1.Counts{Queued: int32(c.Queued), InProgress: int32(c.InProgress), Finished: map[string]int32{}}
+	out := &otadv1.Counts{Queued: int32(c.Queued), InProgress: int32(c.InProgress), Retrying: int32(c.Retrying), Finished: map[string]int32{}}
 	for class, n := range c.Finished {
 		name := string(class)
 		if class == ota.ClassNone {
@@ -253,15 +277,8 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		Status: string(e.Status), Class: string(e.Class), Step: string(e.Step()), Reason: e.Reason(), Details: e.Details,
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
+		RetryAt: timestamp(e.RetryAt), Lane: e.Lane,
 	}
-}
-
-// timestamp leaves out the zero time.
-func timestamp(t time.Time) *timestamppb.Timestamp {
-	if t.IsZero() {
-		return nil
-	}
-	return timestamppb.New(t)
 }
 
 const defaultPage = 100

@@ -31,7 +31,7 @@ type Link struct {
 // JobDocument is what the device of the execution is told to do; with links to
 // the files when Config.LinkLife says so.
 func (s *Service) JobDocument(ctx context.Context, e ota.Execution) (ota.OpenDocument, error) {
-	d := ota.OpenDocument{JobDocument: ota.NewJobDocument(e.Release, e.Attempt)}
+	d := ota.OpenDocument{JobDocument: ota.JobOf(e)}
 	if s.LinkLife == 0 {
 		return d, nil
 	}

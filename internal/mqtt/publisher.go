@@ -16,7 +16,7 @@ import (
 type Publisher struct {
 	Broker Broker
 	Now    func() time.Time
-	// Document makes the document of a job; nil: NewJobDocument alone.
+	// Document makes the document of a job; nil: ota.JobOf alone.
 	Document func(context.Context, ota.Execution) (ota.OpenDocument, error)
 }
 
@@ -65,7 +65,7 @@ func (p *Publisher) document(ctx context.Context, e ota.Execution) (ota.OpenDocu
 	if p.Document != nil {
 		return p.Document(ctx, e)
 	}
-	return ota.OpenDocument{JobDocument: ota.NewJobDocument(e.Release, e.Attempt)}, nil
+	return ota.OpenDocument{JobDocument: ota.JobOf(e)}, nil
 }
 
 // notifyExpiry is how long a broker keeps a notification for a device that is

@@ -68,16 +68,26 @@ type Execution struct {
 	FinishedAt time.Time // zero until terminal
 	// Lane is the device's value of what InFlight.Per names, when it was made.
 	Lane string
-	// Timeout is the rollout's InProgressTimeout, Timers and Retry are its terms.
+	// Timeout is the rollout's InProgressTimeout; from Timers on, its terms.
 	Timeout time.Duration
 	Timers  Timers
 	Retry   Retry
+	Window  Window
+	Consent *Consent
+	Hold    bool // the rollout is paused, and the device asked to stay as it is
 	// Expires is when the server ends it as TIMED_OUT, of class ExpiresAs, if
 	// nothing else ends it before. Zero: never, and always when terminal.
 	Expires   time.Time
 	ExpiresAs Class
 	// RetryAt is when a finished one is followed by the next attempt. Zero: never.
 	RetryAt time.Time
+}
+
+// Under returns the execution with the terms of its rollout.
+func (e Execution) Under(r Rollout) Execution {
+	t := r.Terms
+	e.Timeout, e.Timers, e.Retry, e.Window, e.Consent, e.Hold = r.InProgressTimeout, t.Timers, t.Retry, t.Window, t.Consent, r.Holds()
+	return e
 }
 
 // Step is the agent's own word for where it is inside IN_PROGRESS.

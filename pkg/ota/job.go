@@ -55,6 +55,13 @@ type Consent struct {
 // may put it off so often.
 var DefaultConsent = Consent{MaxDefers: 10}
 
+func (c *Consent) validate() error {
+	if c != nil && (c.MaxDefers < 0 || c.MaxDefers > MaxDefers) {
+		return invalid("consent with %d deferrals: want 0 to %d", c.MaxDefers, MaxDefers)
+	}
+	return nil
+}
+
 // Asks reports whether one may be asked at now who has put it off so often.
 func (c Consent) Asks(defers int, now time.Time) bool {
 	return defers < c.MaxDefers && (c.Deadline.IsZero() || now.Before(c.Deadline))
@@ -160,6 +167,13 @@ func NewJobDocument(id ReleaseID, attempt int) JobDocument {
 	return JobDocument{Operation: OperationInstall, Name: id.Name, Version: id.Version, Target: id.TargetPath(), Attempt: attempt}
 }
 
+// JobOf is the document of an execution.
+func JobOf(e Execution) JobDocument {
+	d := NewJobDocument(e.Release, e.Attempt)
+	d.Window, d.Hold, d.Consent = e.Window, e.Hold, e.Consent
+	return d
+}
+
 // NewCommandDocument tells a device to run a command, for the given attempt
 // (from 1).
 func NewCommandDocument(c Command, attempt int) JobDocument {
@@ -197,8 +211,8 @@ func (d JobDocument) validateInstall() error {
 	if len(d.Notes) > MaxNotesBytes || !utf8.ValidString(d.Notes) {
 		return invalid("release notes of %d bytes: want a text of at most %d", len(d.Notes), MaxNotesBytes)
 	}
-	if c := d.Consent; c != nil && (c.MaxDefers < 0 || c.MaxDefers > MaxDefers) {
-		return invalid("consent with %d deferrals: want 0 to %d", c.MaxDefers, MaxDefers)
+	if err := d.Consent.validate(); err != nil {
+		return err
 	}
 	if d.Window == (Window{}) {
 		return nil

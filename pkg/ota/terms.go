@@ -16,6 +16,8 @@ type Terms struct {
 	Retry    Retry       `json:"retry,omitzero"`
 	Strata   []string    `json:"strata,omitempty"` // what every stage holds a share of: "hardware" or tag keys
 	OnPause  PausePolicy `json:"onPause,omitempty"`
+	Window   Window      `json:"window,omitzero"`   // when a device may install, by its own wall clock
+	Consent  *Consent    `json:"consent,omitempty"` // nil: DefaultConsent
 	// Quarantined lets in devices on which the same image failed before.
 	Quarantined bool `json:"quarantined,omitempty"`
 }
@@ -59,6 +61,14 @@ func (t Terms) validate() error {
 		return err
 	}
 	if err := t.Retry.validate(); err != nil {
+		return err
+	}
+	if t.Window != (Window{}) {
+		if err := t.Window.Validate(); err != nil {
+			return err
+		}
+	}
+	if err := t.Consent.validate(); err != nil {
 		return err
 	}
 	if len(t.Strata) > MaxStrata {

@@ -107,10 +107,10 @@ func (s *Store) full(e ota.Execution) bool {
 // rollout at most.
 func (s *Store) active(deviceID string) []ota.Execution {
 	var list []ota.Execution
-	for _, devices := range s.executions {
+	for rollout, devices := range s.executions {
 		attempts := devices[deviceID]
 		if n := len(attempts); n > 0 && !attempts[n-1].Status.Terminal() {
-			list = append(list, attempts[n-1])
+			list = append(list, attempts[n-1].Under(s.rollouts[rollout]))
 		}
 	}
 	return list
@@ -217,7 +217,7 @@ func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f 
 				for i, e := range devices[device] {
 					latest := i == len(devices[device])-1
 					if matches(filter, e, latest) {
-						list = append(list, ownExecution(e))
+						list = append(list, ownExecution(e.Under(s.rollouts[rollout])))
 					}
 				}
 			}
@@ -245,7 +245,7 @@ func (s *Store) newest(rolloutID, deviceID string) (ota.Execution, error) {
 	if len(attempts) == 0 {
 		return ota.Execution{}, notFound("execution of rollout %s on device %s", rolloutID, deviceID)
 	}
-	return attempts[len(attempts)-1], nil
+	return attempts[len(attempts)-1].Under(s.rollouts[rolloutID]), nil
 }
 
 func (s *Store) put(e ota.Execution) ota.Execution {

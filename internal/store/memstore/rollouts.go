@@ -207,8 +207,8 @@ func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execu
 		}
 		executions[e.DeviceID] = append(attempts, ota.Queue(ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
-			Lane: e.Lane, Timeout: r.InProgressTimeout, Timers: r.Terms.Timers, Retry: r.Terms.Retry,
-		}, now))
+			Lane: e.Lane,
+		}.Under(r), now))
 	}
 	return executions, nil
 }

@@ -13,30 +13,26 @@ import (
 
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
 	e.version, e.queued_at, e.started_at, e.step_at, e.updated_at, e.finished_at, e.details, e.lane,
-	r.in_progress_timeout, r.terms, e.expires_at, e.expires_as, e.retry_at
+	r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
 	var e ota.Execution
+	var of ota.Rollout
 	err := r.Scan(&e.RolloutID, &e.DeviceID, &e.Release.Name, &e.Release.Version, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
-		mapInto{&e.Details}, &e.Lane, durationInto{&e.Timeout}, termsInto{&e}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt})
-	return e, err
+		mapInto{&e.Details}, &e.Lane, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt})
+	return e.Under(of), err
 }
 
-// termsInto scans a rollout's terms into what an execution has of them.
-type termsInto struct{ e *ota.Execution }
+// termsInto scans terms; most rollouts have none.
+type termsInto struct{ t *ota.Terms }
 
 func (s termsInto) Scan(v any) error {
 	if v == emptyMap {
 		return nil
 	}
-	var terms ota.Terms
-	if err := (jsonInto{&terms}).Scan(v); err != nil {
-		return err
-	}
-	s.e.Timers, s.e.Retry = terms.Timers, terms.Retry
-	return nil
+	return jsonInto{s.t}.Scan(v)
 }
 
 const (

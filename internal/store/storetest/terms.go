@@ -36,7 +36,8 @@ var termTests = []test{
 			Start: epoch, Approval: true, Rate: ota.Rate{PerMinute: 7.5, Factor: 2, Each: 10, Of: ota.RateByNotified, Max: 100},
 			InFlight: ota.InFlight{Max: 5, Per: "site", PerMax: 2}, Timers: ota.Timers{Claim: time.Hour, Health: time.Minute},
 			Retry: ota.Retry{Attempts: 3, Backoff: time.Minute, On: []ota.Class{ota.ClassSilent}}, Strata: []string{"hardware"},
-			OnPause: ota.PauseHoldBeforeInstall, Quarantined: true,
+			OnPause: ota.PauseHoldBeforeInstall, Quarantined: true, Consent: &ota.Consent{MaxDefers: 2},
+			Window: ota.Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 3600},
 		}
 		r.Stages[1].Approval = true
 		s.must(s.createRollout(r))
@@ -163,6 +164,32 @@ var termTests = []test{
 		s.must(err)
 		_, next = s.expire(at(20))
 		s.equal("a step takes the timer of the one before along", next, keptAt(24))
+	}},
+	{"executions are under the terms of their rollout as it stands", func(s *suite) {
+		s.enrolled("a")
+		terms := ota.Terms{
+			Window: ota.Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 3600}, Consent: &ota.Consent{MaxDefers: 2},
+			OnPause: ota.PauseHoldBeforeInstall, Retry: ota.Retry{Attempts: 2}, Timers: ota.Timers{Fetch: time.Hour},
+		}
+		r := s.bound("r", terms, "a")
+		s.report("r", "a", ota.InProgress, epoch)
+		check := func(hold bool) {
+			s.Helper()
+			next, err := s.NextExecution(ctx, "a")
+			s.must(err)
+			pending, err := s.Pending(ctx, "a", 1)
+			s.must(err)
+			for _, e := range []ota.Execution{next, pending[0], s.execution("r", "a"), s.executions(fleet.ExecutionFilter{})[0], s.report("r", "a", ota.InProgress, epoch)} {
+				s.equal("terms", []any{e.Window, e.Consent, e.Retry, e.Timers, e.Hold}, []any{terms.Window, terms.Consent, terms.Retry, terms.Timers, hold})
+			}
+		}
+		check(false)
+		r.State = ota.RolloutPaused
+		r = s.open(r, epoch)
+		check(true)
+		r.Terms.OnPause = ota.PauseLetFinish
+		s.open(r, epoch)
+		check(false)
 	}},
 	{"a claim does not run while the device could not start", func(s *suite) {
 		s.enrolled("a", "b", "c")

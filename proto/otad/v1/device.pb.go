@@ -2172,6 +2172,179 @@ func (*RevokeEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
 	return file_otad_v1_device_proto_rawDescGZIP(), []int{38}
 }
 
+type ExplainDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDeviceRequest) Reset() {
+	*x = ExplainDeviceRequest{}
+	mi := &file_otad_v1_device_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDeviceRequest) ProtoMessage() {}
+
+func (x *ExplainDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDeviceRequest.ProtoReflect.Descriptor instead.
+func (*ExplainDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExplainDeviceRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ExplainDeviceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Because       []*Because             `protobuf:"bytes,1,rep,name=because,proto3" json:"because,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDeviceResponse) Reset() {
+	*x = ExplainDeviceResponse{}
+	mi := &file_otad_v1_device_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDeviceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDeviceResponse) ProtoMessage() {}
+
+func (x *ExplainDeviceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDeviceResponse.ProtoReflect.Descriptor instead.
+func (*ExplainDeviceResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ExplainDeviceResponse) GetBecause() []*Because {
+	if x != nil {
+		return x.Because
+	}
+	return nil
+}
+
+// Because is one rollout that concerns a device.
+type Because struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RolloutId     string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	Firmware      string                 `protobuf:"bytes,2,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`   // of the rollout
+	Status        string                 `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"` // of its execution on the device; empty: there is none
+	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"` // when that ends by itself; not set: not by time
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Because) Reset() {
+	*x = Because{}
+	mi := &file_otad_v1_device_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Because) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Because) ProtoMessage() {}
+
+func (x *Because) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Because.ProtoReflect.Descriptor instead.
+func (*Because) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Because) GetRolloutId() string {
+	if x != nil {
+		return x.RolloutId
+	}
+	return ""
+}
+
+func (x *Because) GetFirmware() string {
+	if x != nil {
+		return x.Firmware
+	}
+	return ""
+}
+
+func (x *Because) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Because) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Because) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Because) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 var File_otad_v1_device_proto protoreflect.FileDescriptor
 
 const file_otad_v1_device_proto_rawDesc = "" +
@@ -2343,11 +2516,24 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x06tokens\x18\x01 \x03(\v2\x18.otad.v1.EnrollmentTokenR\x06tokens\".\n" +
 	"\x1cRevokeEnrollmentTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1f\n" +
-	"\x1dRevokeEnrollmentTokenResponse2\xd4\v\n" +
+	"\x1dRevokeEnrollmentTokenResponse\"&\n" +
+	"\x14ExplainDeviceRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"C\n" +
+	"\x15ExplainDeviceResponse\x12*\n" +
+	"\abecause\x18\x01 \x03(\v2\x10.otad.v1.BecauseR\abecause\"\xb6\x01\n" +
+	"\aBecause\x12\x1d\n" +
+	"\n" +
+	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1a\n" +
+	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\tR\x06status\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until2\xa4\f\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
-	"\tGetDevice\x12\x19.otad.v1.GetDeviceRequest\x1a\x1a.otad.v1.GetDeviceResponse\x12K\n" +
+	"\tGetDevice\x12\x19.otad.v1.GetDeviceRequest\x1a\x1a.otad.v1.GetDeviceResponse\x12N\n" +
+	"\rExplainDevice\x12\x1d.otad.v1.ExplainDeviceRequest\x1a\x1e.otad.v1.ExplainDeviceResponse\x12K\n" +
 	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12E\n" +
 	"\n" +
 	"ChangeTags\x12\x1a.otad.v1.ChangeTagsRequest\x1a\x1b.otad.v1.ChangeTagsResponse\x12K\n" +
@@ -2376,7 +2562,7 @@ func file_otad_v1_device_proto_rawDescGZIP() []byte {
 	return file_otad_v1_device_proto_rawDescData
 }
 
-var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_otad_v1_device_proto_goTypes = []any{
 	(*Device)(nil),                         // 0: otad.v1.Device
 	(*ListDevicesRequest)(nil),             // 1: otad.v1.ListDevicesRequest
@@ -2417,83 +2603,90 @@ var file_otad_v1_device_proto_goTypes = []any{
 	(*ListEnrollmentTokensResponse)(nil),   // 36: otad.v1.ListEnrollmentTokensResponse
 	(*RevokeEnrollmentTokenRequest)(nil),   // 37: otad.v1.RevokeEnrollmentTokenRequest
 	(*RevokeEnrollmentTokenResponse)(nil),  // 38: otad.v1.RevokeEnrollmentTokenResponse
-	nil,                                    // 39: otad.v1.Device.TagsEntry
-	nil,                                    // 40: otad.v1.ChangeTagsRequest.SetEntry
-	nil,                                    // 41: otad.v1.CreateDeviceRequest.TagsEntry
-	nil,                                    // 42: otad.v1.EnrollmentToken.TagsEntry
-	nil,                                    // 43: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	(*timestamppb.Timestamp)(nil),          // 44: google.protobuf.Timestamp
+	(*ExplainDeviceRequest)(nil),           // 39: otad.v1.ExplainDeviceRequest
+	(*ExplainDeviceResponse)(nil),          // 40: otad.v1.ExplainDeviceResponse
+	(*Because)(nil),                        // 41: otad.v1.Because
+	nil,                                    // 42: otad.v1.Device.TagsEntry
+	nil,                                    // 43: otad.v1.ChangeTagsRequest.SetEntry
+	nil,                                    // 44: otad.v1.CreateDeviceRequest.TagsEntry
+	nil,                                    // 45: otad.v1.EnrollmentToken.TagsEntry
+	nil,                                    // 46: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	(*timestamppb.Timestamp)(nil),          // 47: google.protobuf.Timestamp
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
-	39, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
-	44, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	44, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	44, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
-	44, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
+	42, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
+	47, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	47, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	47, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
+	47, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
 	0,  // 6: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
 	0,  // 7: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
-	40, // 8: otad.v1.ChangeTagsRequest.set:type_name -> otad.v1.ChangeTagsRequest.SetEntry
+	43, // 8: otad.v1.ChangeTagsRequest.set:type_name -> otad.v1.ChangeTagsRequest.SetEntry
 	0,  // 9: otad.v1.ChangeTagsResponse.device:type_name -> otad.v1.Device
-	41, // 10: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
+	44, // 10: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
 	0,  // 11: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
-	44, // 12: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
+	47, // 12: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
 	13, // 13: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
 	13, // 14: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
 	13, // 15: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
-	44, // 16: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
+	47, // 16: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
 	22, // 17: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
 	22, // 18: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
-	42, // 19: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
-	44, // 20: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	44, // 21: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	44, // 22: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
-	43, // 23: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	44, // 24: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	45, // 19: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
+	47, // 20: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	47, // 21: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	47, // 22: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
+	46, // 23: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	47, // 24: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
 	29, // 25: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
-	44, // 26: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
-	44, // 27: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
+	47, // 26: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
+	47, // 27: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
 	32, // 28: otad.v1.ListDeviceEventsResponse.events:type_name -> otad.v1.DeviceEvent
 	29, // 29: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
-	1,  // 30: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 31: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
-	5,  // 32: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	7,  // 33: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	9,  // 34: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
-	11, // 35: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
-	14, // 36: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
-	16, // 37: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
-	18, // 38: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
-	20, // 39: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
-	23, // 40: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
-	25, // 41: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
-	27, // 42: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
-	33, // 43: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
-	30, // 44: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	35, // 45: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	37, // 46: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 47: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 48: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 49: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	8,  // 50: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	10, // 51: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
-	12, // 52: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
-	15, // 53: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
-	17, // 54: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
-	19, // 55: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
-	21, // 56: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
-	24, // 57: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
-	26, // 58: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
-	28, // 59: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
-	34, // 60: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
-	31, // 61: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	36, // 62: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	38, // 63: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	47, // [47:64] is the sub-list for method output_type
-	30, // [30:47] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	41, // 30: otad.v1.ExplainDeviceResponse.because:type_name -> otad.v1.Because
+	47, // 31: otad.v1.Because.until:type_name -> google.protobuf.Timestamp
+	1,  // 32: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
+	3,  // 33: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 34: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	39, // 35: otad.v1.DeviceService.ExplainDevice:input_type -> otad.v1.ExplainDeviceRequest
+	7,  // 36: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	9,  // 37: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
+	11, // 38: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	14, // 39: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	16, // 40: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	18, // 41: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	20, // 42: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	23, // 43: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	25, // 44: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	27, // 45: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	33, // 46: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
+	30, // 47: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	35, // 48: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	37, // 49: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 50: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 51: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 52: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	40, // 53: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
+	8,  // 54: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	10, // 55: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
+	12, // 56: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	15, // 57: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	17, // 58: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	19, // 59: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	21, // 60: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	24, // 61: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	26, // 62: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	28, // 63: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	34, // 64: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
+	31, // 65: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	36, // 66: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	38, // 67: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	50, // [50:68] is the sub-list for method output_type
+	32, // [32:50] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_device_proto_init() }
@@ -2507,7 +2700,7 @@ func file_otad_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_device_proto_rawDesc), len(file_otad_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,7 +34,18 @@ type RolloutSpec struct {
 	Priority int32                  `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
 	// How long a device may be at it before its execution is TIMED_OUT, 1 minute
 	// to 7 days; not set or 0: for ever. Fixed from then on.
-	InProgressTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=in_progress_timeout,json=inProgressTimeout,proto3" json:"in_progress_timeout,omitempty"`
+	InProgressTimeout *durationpb.Duration   `protobuf:"bytes,7,opt,name=in_progress_timeout,json=inProgressTimeout,proto3" json:"in_progress_timeout,omitempty"`
+	Start             *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start,proto3" json:"start,omitempty"`        // not before; not set: at once
+	Approval          bool                   `protobuf:"varint,9,opt,name=approval,proto3" json:"approval,omitempty"` // an operator must approve it before it starts
+	Rate              *Rate                  `protobuf:"bytes,10,opt,name=rate,proto3" json:"rate,omitempty"`
+	InFlight          *InFlight              `protobuf:"bytes,11,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	Timers            *Timers                `protobuf:"bytes,12,opt,name=timers,proto3" json:"timers,omitempty"`
+	Retry             *Retry                 `protobuf:"bytes,13,opt,name=retry,proto3" json:"retry,omitempty"`
+	Strata            []string               `protobuf:"bytes,14,rep,name=strata,proto3" json:"strata,omitempty"`                  // "hardware" or tag keys
+	OnPause           string                 `protobuf:"bytes,15,opt,name=on_pause,json=onPause,proto3" json:"on_pause,omitempty"` // let-finish (also when empty) or hold-before-install
+	Quarantined       bool                   `protobuf:"varint,16,opt,name=quarantined,proto3" json:"quarantined,omitempty"`       // let in devices on which this image was rolled back
+	Window            *Window                `protobuf:"bytes,17,opt,name=window,proto3" json:"window,omitempty"`                  // when a device may install; not set: always
+	Consent           *Consent               `protobuf:"bytes,18,opt,name=consent,proto3" json:"consent,omitempty"`                // not set: people at a device may put it off 10 times, where it asks them
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -118,20 +129,500 @@ func (x *RolloutSpec) GetInProgressTimeout() *durationpb.Duration {
 	return nil
 }
 
-// StageSpec is cumulative: exactly one of percent and count is set.
+func (x *RolloutSpec) GetStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetApproval() bool {
+	if x != nil {
+		return x.Approval
+	}
+	return false
+}
+
+func (x *RolloutSpec) GetRate() *Rate {
+	if x != nil {
+		return x.Rate
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetInFlight() *InFlight {
+	if x != nil {
+		return x.InFlight
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetTimers() *Timers {
+	if x != nil {
+		return x.Timers
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetStrata() []string {
+	if x != nil {
+		return x.Strata
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetOnPause() string {
+	if x != nil {
+		return x.OnPause
+	}
+	return ""
+}
+
+func (x *RolloutSpec) GetQuarantined() bool {
+	if x != nil {
+		return x.Quarantined
+	}
+	return false
+}
+
+func (x *RolloutSpec) GetWindow() *Window {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetConsent() *Consent {
+	if x != nil {
+		return x.Consent
+	}
+	return nil
+}
+
+// Window is a recurrence rule of RFC 5545, read by a device's own wall clock.
+type Window struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rrule         string                 `protobuf:"bytes,1,opt,name=rrule,proto3" json:"rrule,omitempty"`
+	Start         string                 `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"` // local, 2006-01-02T15:04:05
+	Duration      *durationpb.Duration   `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	Fetch         string                 `protobuf:"bytes,4,opt,name=fetch,proto3" json:"fetch,omitempty"` // anytime: the download may begin before it opens
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Window) Reset() {
+	*x = Window{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Window) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Window) ProtoMessage() {}
+
+func (x *Window) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Window.ProtoReflect.Descriptor instead.
+func (*Window) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Window) GetRrule() string {
+	if x != nil {
+		return x.Rrule
+	}
+	return ""
+}
+
+func (x *Window) GetStart() string {
+	if x != nil {
+		return x.Start
+	}
+	return ""
+}
+
+func (x *Window) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *Window) GetFetch() string {
+	if x != nil {
+		return x.Fetch
+	}
+	return ""
+}
+
+// Consent bounds how long the people at a device may put an activation off.
+type Consent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MaxDefers     int32                  `protobuf:"varint,1,opt,name=max_defers,json=maxDefers,proto3" json:"max_defers,omitempty"` // 0: they are not asked
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Consent) Reset() {
+	*x = Consent{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Consent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Consent) ProtoMessage() {}
+
+func (x *Consent) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Consent.ProtoReflect.Descriptor instead.
+func (*Consent) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Consent) GetMaxDefers() int32 {
+	if x != nil {
+		return x.MaxDefers
+	}
+	return 0
+}
+
+func (x *Consent) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+// Rate bounds how many executions are made in a minute.
+type Rate struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	PerMinute float64                `protobuf:"fixed64,1,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"` // 0: no bound
+	// All four or none: multiplied by factor after each so many devices, counted as
+	// notified or succeeded, up to max a minute.
+	Factor        float64 `protobuf:"fixed64,2,opt,name=factor,proto3" json:"factor,omitempty"`
+	Each          int32   `protobuf:"varint,3,opt,name=each,proto3" json:"each,omitempty"`
+	Of            string  `protobuf:"bytes,4,opt,name=of,proto3" json:"of,omitempty"`
+	Max           float64 `protobuf:"fixed64,5,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Rate) GetPerMinute() float64 {
+	if x != nil {
+		return x.PerMinute
+	}
+	return 0
+}
+
+func (x *Rate) GetFactor() float64 {
+	if x != nil {
+		return x.Factor
+	}
+	return 0
+}
+
+func (x *Rate) GetEach() int32 {
+	if x != nil {
+		return x.Each
+	}
+	return 0
+}
+
+func (x *Rate) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *Rate) GetMax() float64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+// InFlight bounds how many devices are IN_PROGRESS at a time.
+type InFlight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Max           int32                  `protobuf:"varint,1,opt,name=max,proto3" json:"max,omitempty"`                     // 0: no bound
+	Per           string                 `protobuf:"bytes,2,opt,name=per,proto3" json:"per,omitempty"`                      // "hardware" or a tag key
+	PerMax        int32                  `protobuf:"varint,3,opt,name=per_max,json=perMax,proto3" json:"per_max,omitempty"` // for each value of per
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InFlight) Reset() {
+	*x = InFlight{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InFlight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InFlight) ProtoMessage() {}
+
+func (x *InFlight) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InFlight.ProtoReflect.Descriptor instead.
+func (*InFlight) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *InFlight) GetMax() int32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *InFlight) GetPer() string {
+	if x != nil {
+		return x.Per
+	}
+	return ""
+}
+
+func (x *InFlight) GetPerMax() int32 {
+	if x != nil {
+		return x.PerMax
+	}
+	return 0
+}
+
+// Timers bound how long a device may be at a step; not set: no bound.
+type Timers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claim         *durationpb.Duration   `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	Fetch         *durationpb.Duration   `protobuf:"bytes,2,opt,name=fetch,proto3" json:"fetch,omitempty"`
+	Install       *durationpb.Duration   `protobuf:"bytes,3,opt,name=install,proto3" json:"install,omitempty"`
+	Reboot        *durationpb.Duration   `protobuf:"bytes,4,opt,name=reboot,proto3" json:"reboot,omitempty"`
+	Health        *durationpb.Duration   `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timers) Reset() {
+	*x = Timers{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timers) ProtoMessage() {}
+
+func (x *Timers) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timers.ProtoReflect.Descriptor instead.
+func (*Timers) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Timers) GetClaim() *durationpb.Duration {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *Timers) GetFetch() *durationpb.Duration {
+	if x != nil {
+		return x.Fetch
+	}
+	return nil
+}
+
+func (x *Timers) GetInstall() *durationpb.Duration {
+	if x != nil {
+		return x.Install
+	}
+	return nil
+}
+
+func (x *Timers) GetReboot() *durationpb.Duration {
+	if x != nil {
+		return x.Reboot
+	}
+	return nil
+}
+
+func (x *Timers) GetHealth() *durationpb.Duration {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+// Retry gives a device further attempts.
+type Retry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attempts      int32                  `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"` // in all
+	Backoff       *durationpb.Duration   `protobuf:"bytes,2,opt,name=backoff,proto3" json:"backoff,omitempty"`    // before the second, doubled before each further one
+	On            []string               `protobuf:"bytes,3,rep,name=on,proto3" json:"on,omitempty"`              // classes; empty: failed, silent, timed_out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Retry) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Retry) GetBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *Retry) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+// StageSpec has exactly one of percent, count and selector. Percent and count are
+// cumulative.
 type StageSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Percent       float64                `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
 	Count         int32                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	Gate          *Gate                  `protobuf:"bytes,3,opt,name=gate,proto3" json:"gate,omitempty"`
 	Soak          *durationpb.Duration   `protobuf:"bytes,4,opt,name=soak,proto3" json:"soak,omitempty"`
+	Selector      string                 `protobuf:"bytes,5,opt,name=selector,proto3" json:"selector,omitempty"`  // the devices of the rollout that it means
+	Approval      bool                   `protobuf:"varint,6,opt,name=approval,proto3" json:"approval,omitempty"` // it does not open before an operator approves it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StageSpec) Reset() {
 	*x = StageSpec{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[1]
+	mi := &file_otad_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -143,7 +634,7 @@ func (x *StageSpec) String() string {
 func (*StageSpec) ProtoMessage() {}
 
 func (x *StageSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[1]
+	mi := &file_otad_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -156,7 +647,7 @@ func (x *StageSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageSpec.ProtoReflect.Descriptor instead.
 func (*StageSpec) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{1}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StageSpec) GetPercent() float64 {
@@ -187,6 +678,20 @@ func (x *StageSpec) GetSoak() *durationpb.Duration {
 	return nil
 }
 
+func (x *StageSpec) GetSelector() string {
+	if x != nil {
+		return x.Selector
+	}
+	return ""
+}
+
+func (x *StageSpec) GetApproval() bool {
+	if x != nil {
+		return x.Approval
+	}
+	return false
+}
+
 type Gate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Success       float64                `protobuf:"fixed64,1,opt,name=success,proto3" json:"success,omitempty"` // 0 to 1
@@ -197,7 +702,7 @@ type Gate struct {
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[2]
+	mi := &file_otad_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +714,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[2]
+	mi := &file_otad_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +727,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{2}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Gate) GetSuccess() float64 {
@@ -251,7 +756,7 @@ type AbortRule struct {
 
 func (x *AbortRule) Reset() {
 	*x = AbortRule{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[3]
+	mi := &file_otad_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -263,7 +768,7 @@ func (x *AbortRule) String() string {
 func (*AbortRule) ProtoMessage() {}
 
 func (x *AbortRule) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[3]
+	mi := &file_otad_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -276,7 +781,7 @@ func (x *AbortRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRule.ProtoReflect.Descriptor instead.
 func (*AbortRule) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{3}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AbortRule) GetClass() string {
@@ -314,13 +819,14 @@ type Counts struct {
 	// By class: succeeded, failed, rolled_back, rejected, timed_out, silent, and
 	// canceled for those that ended without a verdict.
 	Finished      map[string]int32 `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Retrying      int32            `protobuf:"varint,4,opt,name=retrying,proto3" json:"retrying,omitempty"` // of the finished ones: those that get another attempt
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[4]
+	mi := &file_otad_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +838,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[4]
+	mi := &file_otad_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +851,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Counts) GetQueued() int32 {
@@ -369,22 +875,30 @@ func (x *Counts) GetFinished() map[string]int32 {
 	return nil
 }
 
+func (x *Counts) GetRetrying() int32 {
+	if x != nil {
+		return x.Retrying
+	}
+	return 0
+}
+
 type Stage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *StageSpec             `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Target        int32                  `protobuf:"varint,3,opt,name=target,proto3" json:"target,omitempty"` // cumulative devices, set when the stage opens
+	Target        int32                  `protobuf:"varint,3,opt,name=target,proto3" json:"target,omitempty"` // cumulative devices, set when the rollout starts
 	Counts        *Counts                `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"`
 	OpenedAt      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	SoakingAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=soaking_at,json=soakingAt,proto3" json:"soaking_at,omitempty"`
 	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	ApprovedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[5]
+	mi := &file_otad_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +910,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[5]
+	mi := &file_otad_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +923,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Stage) GetSpec() *StageSpec {
@@ -461,6 +975,13 @@ func (x *Stage) GetEndedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Stage) GetApprovedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ApprovedAt
+	}
+	return nil
+}
+
 type Rollout struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Id                string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -476,13 +997,18 @@ type Rollout struct {
 	CreatedAt         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	EndedAt           *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	InProgressTimeout *durationpb.Duration   `protobuf:"bytes,13,opt,name=in_progress_timeout,json=inProgressTimeout,proto3" json:"in_progress_timeout,omitempty"` // not set: none
+	Spec              *RolloutSpec           `protobuf:"bytes,14,opt,name=spec,proto3" json:"spec,omitempty"`                                                      // the whole plan
+	ApprovedAt        *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	StartedAt         *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // when its devices were arranged
+	Reached           int32                  `protobuf:"varint,17,opt,name=reached,proto3" json:"reached,omitempty"`                     // devices that had their turn
+	Rate              float64                `protobuf:"fixed64,18,opt,name=rate,proto3" json:"rate,omitempty"`                          // executions a minute that it may make now; 0: no bound
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[6]
+	mi := &file_otad_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +1020,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[6]
+	mi := &file_otad_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +1033,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Rollout) GetId() string {
@@ -601,6 +1127,41 @@ func (x *Rollout) GetInProgressTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Rollout) GetSpec() *RolloutSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Rollout) GetApprovedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ApprovedAt
+	}
+	return nil
+}
+
+func (x *Rollout) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Rollout) GetReached() int32 {
+	if x != nil {
+		return x.Reached
+	}
+	return 0
+}
+
+func (x *Rollout) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
 type Execution struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	RolloutId  string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
@@ -621,13 +1182,15 @@ type Execution struct {
 	// When it will be TIMED_OUT, by the rollout's timeout or the device's own for
 	// the step it is at; not set: never.
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"` // of a finished one: when the next attempt is due
+	Lane          string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"`                      // its value of what InFlight.per names
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[7]
+	mi := &file_otad_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +1202,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[7]
+	mi := &file_otad_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +1215,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Execution) GetRolloutId() string {
@@ -767,6 +1330,20 @@ func (x *Execution) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Execution) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
+}
+
+func (x *Execution) GetLane() string {
+	if x != nil {
+		return x.Lane
+	}
+	return ""
+}
+
 type PlanRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *RolloutSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -776,7 +1353,7 @@ type PlanRolloutRequest struct {
 
 func (x *PlanRolloutRequest) Reset() {
 	*x = PlanRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[8]
+	mi := &file_otad_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1365,7 @@ func (x *PlanRolloutRequest) String() string {
 func (*PlanRolloutRequest) ProtoMessage() {}
 
 func (x *PlanRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[8]
+	mi := &file_otad_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1378,7 @@ func (x *PlanRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PlanRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PlanRolloutRequest) GetSpec() *RolloutSpec {
@@ -817,15 +1394,17 @@ type PlanRolloutResponse struct {
 	Stages     []*PlannedStage        `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
 	Excluded   []*Exclusion           `protobuf:"bytes,3,rep,name=excluded,proto3" json:"excluded,omitempty"`
 	// Bytes that all devices together download at the most.
-	Bytes         int64  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Seed          string `protobuf:"bytes,5,opt,name=seed,proto3" json:"seed,omitempty"`
+	Bytes         int64                `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Seed          string               `protobuf:"bytes,5,opt,name=seed,proto3" json:"seed,omitempty"`
+	Conflicts     []*Conflict          `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Duration      *durationpb.Duration `protobuf:"bytes,7,opt,name=duration,proto3" json:"duration,omitempty"` // that rate and soak take at the least
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanRolloutResponse) Reset() {
 	*x = PlanRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[9]
+	mi := &file_otad_v1_rollout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1416,7 @@ func (x *PlanRolloutResponse) String() string {
 func (*PlanRolloutResponse) ProtoMessage() {}
 
 func (x *PlanRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[9]
+	mi := &file_otad_v1_rollout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1429,7 @@ func (x *PlanRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PlanRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PlanRolloutResponse) GetPopulation() int32 {
@@ -888,20 +1467,113 @@ func (x *PlanRolloutResponse) GetSeed() string {
 	return ""
 }
 
+func (x *PlanRolloutResponse) GetConflicts() []*Conflict {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *PlanRolloutResponse) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+// Conflict counts devices that another rollout has work for.
+type Conflict struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RolloutId string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	Firmware  string                 `protobuf:"bytes,2,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	Priority  int32                  `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	Devices   int32                  `protobuf:"varint,4,opt,name=devices,proto3" json:"devices,omitempty"`
+	// What waits there is cancelled; else it comes first or after, by priority and age.
+	Supersedes    bool `protobuf:"varint,5,opt,name=supersedes,proto3" json:"supersedes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conflict) Reset() {
+	*x = Conflict{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conflict) ProtoMessage() {}
+
+func (x *Conflict) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
+func (*Conflict) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Conflict) GetRolloutId() string {
+	if x != nil {
+		return x.RolloutId
+	}
+	return ""
+}
+
+func (x *Conflict) GetFirmware() string {
+	if x != nil {
+		return x.Firmware
+	}
+	return ""
+}
+
+func (x *Conflict) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Conflict) GetDevices() int32 {
+	if x != nil {
+		return x.Devices
+	}
+	return 0
+}
+
+func (x *Conflict) GetSupersedes() bool {
+	if x != nil {
+		return x.Supersedes
+	}
+	return false
+}
+
 type PlannedStage struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Spec    *StageSpec             `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	Target  int32                  `protobuf:"varint,2,opt,name=target,proto3" json:"target,omitempty"`   // cumulative
 	Devices int32                  `protobuf:"varint,3,opt,name=devices,proto3" json:"devices,omitempty"` // new in this stage
 	// The first devices of the stage, at most 10.
-	Sample        []string `protobuf:"bytes,4,rep,name=sample,proto3" json:"sample,omitempty"`
+	Sample        []string         `protobuf:"bytes,4,rep,name=sample,proto3" json:"sample,omitempty"`
+	Strata        map[string]int32 `protobuf:"bytes,5,rep,name=strata,proto3" json:"strata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // devices by stratum; empty without strata
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlannedStage) Reset() {
 	*x = PlannedStage{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[10]
+	mi := &file_otad_v1_rollout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1585,7 @@ func (x *PlannedStage) String() string {
 func (*PlannedStage) ProtoMessage() {}
 
 func (x *PlannedStage) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[10]
+	mi := &file_otad_v1_rollout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1598,7 @@ func (x *PlannedStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedStage.ProtoReflect.Descriptor instead.
 func (*PlannedStage) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PlannedStage) GetSpec() *StageSpec {
@@ -957,9 +1629,16 @@ func (x *PlannedStage) GetSample() []string {
 	return nil
 }
 
+func (x *PlannedStage) GetStrata() map[string]int32 {
+	if x != nil {
+		return x.Strata
+	}
+	return nil
+}
+
 type Exclusion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // not-selected, hardware, current, busy, revoked
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // not-selected, hardware, current, quarantined, revoked
 	Devices       int32                  `protobuf:"varint,2,opt,name=devices,proto3" json:"devices,omitempty"`
 	Sample        []string               `protobuf:"bytes,3,rep,name=sample,proto3" json:"sample,omitempty"` // at most 10
 	unknownFields protoimpl.UnknownFields
@@ -968,7 +1647,7 @@ type Exclusion struct {
 
 func (x *Exclusion) Reset() {
 	*x = Exclusion{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[11]
+	mi := &file_otad_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1659,7 @@ func (x *Exclusion) String() string {
 func (*Exclusion) ProtoMessage() {}
 
 func (x *Exclusion) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[11]
+	mi := &file_otad_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1672,7 @@ func (x *Exclusion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exclusion.ProtoReflect.Descriptor instead.
 func (*Exclusion) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Exclusion) GetReason() string {
@@ -1020,13 +1699,14 @@ func (x *Exclusion) GetSample() []string {
 type CreateRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *RolloutSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Draft         bool                   `protobuf:"varint,2,opt,name=draft,proto3" json:"draft,omitempty"` // it stays a DRAFT until it is submitted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateRolloutRequest) Reset() {
 	*x = CreateRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[12]
+	mi := &file_otad_v1_rollout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1718,7 @@ func (x *CreateRolloutRequest) String() string {
 func (*CreateRolloutRequest) ProtoMessage() {}
 
 func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[12]
+	mi := &file_otad_v1_rollout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,12 +1731,387 @@ func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutRequest.ProtoReflect.Descriptor instead.
 func (*CreateRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateRolloutRequest) GetSpec() *RolloutSpec {
 	if x != nil {
 		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateRolloutRequest) GetDraft() bool {
+	if x != nil {
+		return x.Draft
+	}
+	return false
+}
+
+type EditRolloutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Spec          *RolloutSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"` // of the same firmware
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditRolloutRequest) Reset() {
+	*x = EditRolloutRequest{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditRolloutRequest) ProtoMessage() {}
+
+func (x *EditRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditRolloutRequest.ProtoReflect.Descriptor instead.
+func (*EditRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *EditRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EditRolloutRequest) GetSpec() *RolloutSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type EditRolloutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditRolloutResponse) Reset() {
+	*x = EditRolloutResponse{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditRolloutResponse) ProtoMessage() {}
+
+func (x *EditRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditRolloutResponse.ProtoReflect.Descriptor instead.
+func (*EditRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EditRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+type SubmitRolloutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitRolloutRequest) Reset() {
+	*x = SubmitRolloutRequest{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitRolloutRequest) ProtoMessage() {}
+
+func (x *SubmitRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitRolloutRequest.ProtoReflect.Descriptor instead.
+func (*SubmitRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SubmitRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type SubmitRolloutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitRolloutResponse) Reset() {
+	*x = SubmitRolloutResponse{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitRolloutResponse) ProtoMessage() {}
+
+func (x *SubmitRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitRolloutResponse.ProtoReflect.Descriptor instead.
+func (*SubmitRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SubmitRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+type ApproveRolloutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Stage         int32                  `protobuf:"varint,2,opt,name=stage,proto3" json:"stage,omitempty"` // from 1; 0: the rollout
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveRolloutRequest) Reset() {
+	*x = ApproveRolloutRequest{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveRolloutRequest) ProtoMessage() {}
+
+func (x *ApproveRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveRolloutRequest.ProtoReflect.Descriptor instead.
+func (*ApproveRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ApproveRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ApproveRolloutRequest) GetStage() int32 {
+	if x != nil {
+		return x.Stage
+	}
+	return 0
+}
+
+type ApproveRolloutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveRolloutResponse) Reset() {
+	*x = ApproveRolloutResponse{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveRolloutResponse) ProtoMessage() {}
+
+func (x *ApproveRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveRolloutResponse.ProtoReflect.Descriptor instead.
+func (*ApproveRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ApproveRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+type StopRolloutsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopRolloutsRequest) Reset() {
+	*x = StopRolloutsRequest{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopRolloutsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopRolloutsRequest) ProtoMessage() {}
+
+func (x *StopRolloutsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopRolloutsRequest.ProtoReflect.Descriptor instead.
+func (*StopRolloutsRequest) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *StopRolloutsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type StopRolloutsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stopped       []string               `protobuf:"bytes,1,rep,name=stopped,proto3" json:"stopped,omitempty"` // ids
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopRolloutsResponse) Reset() {
+	*x = StopRolloutsResponse{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopRolloutsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopRolloutsResponse) ProtoMessage() {}
+
+func (x *StopRolloutsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopRolloutsResponse.ProtoReflect.Descriptor instead.
+func (*StopRolloutsResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *StopRolloutsResponse) GetStopped() []string {
+	if x != nil {
+		return x.Stopped
 	}
 	return nil
 }
@@ -1070,7 +2125,7 @@ type CreateRolloutResponse struct {
 
 func (x *CreateRolloutResponse) Reset() {
 	*x = CreateRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[13]
+	mi := &file_otad_v1_rollout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +2137,7 @@ func (x *CreateRolloutResponse) String() string {
 func (*CreateRolloutResponse) ProtoMessage() {}
 
 func (x *CreateRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[13]
+	mi := &file_otad_v1_rollout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +2150,7 @@ func (x *CreateRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutResponse.ProtoReflect.Descriptor instead.
 func (*CreateRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateRolloutResponse) GetRollout() *Rollout {
@@ -1114,7 +2169,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[14]
+	mi := &file_otad_v1_rollout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +2181,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[14]
+	mi := &file_otad_v1_rollout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +2194,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetRolloutRequest) GetId() string {
@@ -1158,7 +2213,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[15]
+	mi := &file_otad_v1_rollout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +2225,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[15]
+	mi := &file_otad_v1_rollout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +2238,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -1201,7 +2256,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[16]
+	mi := &file_otad_v1_rollout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +2268,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[16]
+	mi := &file_otad_v1_rollout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +2281,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{31}
 }
 
 type ListRolloutsResponse struct {
@@ -1238,7 +2293,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	mi := &file_otad_v1_rollout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +2305,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	mi := &file_otad_v1_rollout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +2318,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -1282,7 +2337,7 @@ type WatchRolloutRequest struct {
 
 func (x *WatchRolloutRequest) Reset() {
 	*x = WatchRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[18]
+	mi := &file_otad_v1_rollout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +2349,7 @@ func (x *WatchRolloutRequest) String() string {
 func (*WatchRolloutRequest) ProtoMessage() {}
 
 func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[18]
+	mi := &file_otad_v1_rollout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +2362,7 @@ func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutRequest.ProtoReflect.Descriptor instead.
 func (*WatchRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchRolloutRequest) GetId() string {
@@ -1326,7 +2381,7 @@ type WatchRolloutResponse struct {
 
 func (x *WatchRolloutResponse) Reset() {
 	*x = WatchRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[19]
+	mi := &file_otad_v1_rollout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +2393,7 @@ func (x *WatchRolloutResponse) String() string {
 func (*WatchRolloutResponse) ProtoMessage() {}
 
 func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[19]
+	mi := &file_otad_v1_rollout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +2406,7 @@ func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutResponse.ProtoReflect.Descriptor instead.
 func (*WatchRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchRolloutResponse) GetRollout() *Rollout {
@@ -1365,13 +2420,14 @@ type PauseRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Policy        string                 `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"` // let-finish or hold-before-install; empty: that of the plan
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PauseRolloutRequest) Reset() {
 	*x = PauseRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	mi := &file_otad_v1_rollout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +2439,7 @@ func (x *PauseRolloutRequest) String() string {
 func (*PauseRolloutRequest) ProtoMessage() {}
 
 func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	mi := &file_otad_v1_rollout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +2452,7 @@ func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PauseRolloutRequest) GetId() string {
@@ -1413,6 +2469,13 @@ func (x *PauseRolloutRequest) GetReason() string {
 	return ""
 }
 
+func (x *PauseRolloutRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
 type PauseRolloutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
@@ -1422,7 +2485,7 @@ type PauseRolloutResponse struct {
 
 func (x *PauseRolloutResponse) Reset() {
 	*x = PauseRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	mi := &file_otad_v1_rollout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +2497,7 @@ func (x *PauseRolloutResponse) String() string {
 func (*PauseRolloutResponse) ProtoMessage() {}
 
 func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	mi := &file_otad_v1_rollout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +2510,7 @@ func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PauseRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PauseRolloutResponse) GetRollout() *Rollout {
@@ -1468,7 +2531,7 @@ type ResumeRolloutRequest struct {
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	mi := &file_otad_v1_rollout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +2543,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	mi := &file_otad_v1_rollout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +2556,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResumeRolloutRequest) GetId() string {
@@ -1519,7 +2582,7 @@ type ResumeRolloutResponse struct {
 
 func (x *ResumeRolloutResponse) Reset() {
 	*x = ResumeRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	mi := &file_otad_v1_rollout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +2594,7 @@ func (x *ResumeRolloutResponse) String() string {
 func (*ResumeRolloutResponse) ProtoMessage() {}
 
 func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	mi := &file_otad_v1_rollout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +2607,7 @@ func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{23}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResumeRolloutResponse) GetRollout() *Rollout {
@@ -1564,7 +2627,7 @@ type AbortRolloutRequest struct {
 
 func (x *AbortRolloutRequest) Reset() {
 	*x = AbortRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	mi := &file_otad_v1_rollout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +2639,7 @@ func (x *AbortRolloutRequest) String() string {
 func (*AbortRolloutRequest) ProtoMessage() {}
 
 func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	mi := &file_otad_v1_rollout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +2652,7 @@ func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
 func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{24}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AbortRolloutRequest) GetId() string {
@@ -1615,7 +2678,7 @@ type AbortRolloutResponse struct {
 
 func (x *AbortRolloutResponse) Reset() {
 	*x = AbortRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	mi := &file_otad_v1_rollout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +2690,7 @@ func (x *AbortRolloutResponse) String() string {
 func (*AbortRolloutResponse) ProtoMessage() {}
 
 func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	mi := &file_otad_v1_rollout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +2703,7 @@ func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutResponse.ProtoReflect.Descriptor instead.
 func (*AbortRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{25}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AbortRolloutResponse) GetRollout() *Rollout {
@@ -1663,7 +2726,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	mi := &file_otad_v1_rollout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2738,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	mi := &file_otad_v1_rollout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2751,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{26}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListExecutionsRequest) GetRolloutId() string {
@@ -1736,7 +2799,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +2811,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +2824,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{27}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -1782,7 +2845,7 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x02\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x05\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
@@ -1790,12 +2853,56 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x05abort\x18\x04 \x03(\v2\x12.otad.v1.AbortRuleR\x05abort\x12\x12\n" +
 	"\x04seed\x18\x05 \x01(\tR\x04seed\x12\x1a\n" +
 	"\bpriority\x18\x06 \x01(\x05R\bpriority\x12I\n" +
-	"\x13in_progress_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11inProgressTimeout\"\x8d\x01\n" +
+	"\x13in_progress_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11inProgressTimeout\x120\n" +
+	"\x05start\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12\x1a\n" +
+	"\bapproval\x18\t \x01(\bR\bapproval\x12!\n" +
+	"\x04rate\x18\n" +
+	" \x01(\v2\r.otad.v1.RateR\x04rate\x12.\n" +
+	"\tin_flight\x18\v \x01(\v2\x11.otad.v1.InFlightR\binFlight\x12'\n" +
+	"\x06timers\x18\f \x01(\v2\x0f.otad.v1.TimersR\x06timers\x12$\n" +
+	"\x05retry\x18\r \x01(\v2\x0e.otad.v1.RetryR\x05retry\x12\x16\n" +
+	"\x06strata\x18\x0e \x03(\tR\x06strata\x12\x19\n" +
+	"\bon_pause\x18\x0f \x01(\tR\aonPause\x12 \n" +
+	"\vquarantined\x18\x10 \x01(\bR\vquarantined\x12'\n" +
+	"\x06window\x18\x11 \x01(\v2\x0f.otad.v1.WindowR\x06window\x12*\n" +
+	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\"\x81\x01\n" +
+	"\x06Window\x12\x14\n" +
+	"\x05rrule\x18\x01 \x01(\tR\x05rrule\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\tR\x05start\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
+	"\x05fetch\x18\x04 \x01(\tR\x05fetch\"`\n" +
+	"\aConsent\x12\x1d\n" +
+	"\n" +
+	"max_defers\x18\x01 \x01(\x05R\tmaxDefers\x126\n" +
+	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"s\n" +
+	"\x04Rate\x12\x1d\n" +
+	"\n" +
+	"per_minute\x18\x01 \x01(\x01R\tperMinute\x12\x16\n" +
+	"\x06factor\x18\x02 \x01(\x01R\x06factor\x12\x12\n" +
+	"\x04each\x18\x03 \x01(\x05R\x04each\x12\x0e\n" +
+	"\x02of\x18\x04 \x01(\tR\x02of\x12\x10\n" +
+	"\x03max\x18\x05 \x01(\x01R\x03max\"G\n" +
+	"\bInFlight\x12\x10\n" +
+	"\x03max\x18\x01 \x01(\x05R\x03max\x12\x10\n" +
+	"\x03per\x18\x02 \x01(\tR\x03per\x12\x17\n" +
+	"\aper_max\x18\x03 \x01(\x05R\x06perMax\"\x85\x02\n" +
+	"\x06Timers\x12/\n" +
+	"\x05claim\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05claim\x12/\n" +
+	"\x05fetch\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05fetch\x123\n" +
+	"\ainstall\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ainstall\x121\n" +
+	"\x06reboot\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06reboot\x121\n" +
+	"\x06health\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06health\"h\n" +
+	"\x05Retry\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\x05R\battempts\x123\n" +
+	"\abackoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12\x0e\n" +
+	"\x02on\x18\x03 \x03(\tR\x02on\"\xc5\x01\n" +
 	"\tStageSpec\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x05R\x05count\x12!\n" +
 	"\x04gate\x18\x03 \x01(\v2\r.otad.v1.GateR\x04gate\x12-\n" +
-	"\x04soak\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04soak\"C\n" +
+	"\x04soak\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04soak\x12\x1a\n" +
+	"\bselector\x18\x05 \x01(\tR\bselector\x12\x1a\n" +
+	"\bapproval\x18\x06 \x01(\bR\bapproval\"C\n" +
 	"\x04Gate\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\x01R\asuccess\x12!\n" +
 	"\fmin_finished\x18\x02 \x01(\x05R\vminFinished\"l\n" +
@@ -1804,15 +2911,16 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x05share\x18\x02 \x01(\x01R\x05share\x12\x1d\n" +
 	"\n" +
 	"min_sample\x18\x03 \x01(\x05R\tminSample\x12\x14\n" +
-	"\x05count\x18\x04 \x01(\x05R\x05count\"\xb9\x01\n" +
+	"\x05count\x18\x04 \x01(\x05R\x05count\"\xd5\x01\n" +
 	"\x06Counts\x12\x16\n" +
 	"\x06queued\x18\x01 \x01(\x05R\x06queued\x12\x1f\n" +
 	"\vin_progress\x18\x02 \x01(\x05R\n" +
 	"inProgress\x129\n" +
-	"\bfinished\x18\x03 \x03(\v2\x1d.otad.v1.Counts.FinishedEntryR\bfinished\x1a;\n" +
+	"\bfinished\x18\x03 \x03(\v2\x1d.otad.v1.Counts.FinishedEntryR\bfinished\x12\x1a\n" +
+	"\bretrying\x18\x04 \x01(\x05R\bretrying\x1a;\n" +
 	"\rFinishedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xb1\x02\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xee\x02\n" +
 	"\x05Stage\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.otad.v1.StageSpecR\x04spec\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -1821,7 +2929,9 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\topened_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x129\n" +
 	"\n" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
-	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xde\x03\n" +
+	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
+	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"approvedAt\"\xae\x05\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -1839,7 +2949,14 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x125\n" +
 	"\bended_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12I\n" +
-	"\x13in_progress_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\x11inProgressTimeout\"\xa5\x05\n" +
+	"\x13in_progress_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\x11inProgressTimeout\x12(\n" +
+	"\x04spec\x18\x0e \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\x12;\n" +
+	"\vapproved_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"approvedAt\x129\n" +
+	"\n" +
+	"started_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
+	"\areached\x18\x11 \x01(\x05R\areached\x12\x12\n" +
+	"\x04rate\x18\x12 \x01(\x01R\x04rate\"\xf0\x05\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -1862,12 +2979,14 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"finishedAt\x12\x1a\n" +
 	"\bfirmware\x18\x0f \x01(\tR\bfirmware\x129\n" +
 	"\n" +
-	"expires_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x1a:\n" +
+	"expires_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x125\n" +
+	"\bretry_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x12\n" +
+	"\x04lane\x18\x12 \x01(\tR\x04lane\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
 	"\x12PlanRolloutRequest\x12(\n" +
-	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\"\xbe\x01\n" +
+	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\"\xa6\x02\n" +
 	"\x13PlanRolloutResponse\x12\x1e\n" +
 	"\n" +
 	"population\x18\x01 \x01(\x05R\n" +
@@ -1875,18 +2994,52 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06stages\x18\x02 \x03(\v2\x15.otad.v1.PlannedStageR\x06stages\x12.\n" +
 	"\bexcluded\x18\x03 \x03(\v2\x12.otad.v1.ExclusionR\bexcluded\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x12\n" +
-	"\x04seed\x18\x05 \x01(\tR\x04seed\"\x80\x01\n" +
+	"\x04seed\x18\x05 \x01(\tR\x04seed\x12/\n" +
+	"\tconflicts\x18\x06 \x03(\v2\x11.otad.v1.ConflictR\tconflicts\x125\n" +
+	"\bduration\x18\a \x01(\v2\x19.google.protobuf.DurationR\bduration\"\x9b\x01\n" +
+	"\bConflict\x12\x1d\n" +
+	"\n" +
+	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1a\n" +
+	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
+	"\bpriority\x18\x03 \x01(\x05R\bpriority\x12\x18\n" +
+	"\adevices\x18\x04 \x01(\x05R\adevices\x12\x1e\n" +
+	"\n" +
+	"supersedes\x18\x05 \x01(\bR\n" +
+	"supersedes\"\xf6\x01\n" +
 	"\fPlannedStage\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.otad.v1.StageSpecR\x04spec\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\x05R\x06target\x12\x18\n" +
 	"\adevices\x18\x03 \x01(\x05R\adevices\x12\x16\n" +
-	"\x06sample\x18\x04 \x03(\tR\x06sample\"U\n" +
+	"\x06sample\x18\x04 \x03(\tR\x06sample\x129\n" +
+	"\x06strata\x18\x05 \x03(\v2!.otad.v1.PlannedStage.StrataEntryR\x06strata\x1a9\n" +
+	"\vStrataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"U\n" +
 	"\tExclusion\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\adevices\x18\x02 \x01(\x05R\adevices\x12\x16\n" +
-	"\x06sample\x18\x03 \x03(\tR\x06sample\"@\n" +
+	"\x06sample\x18\x03 \x03(\tR\x06sample\"V\n" +
 	"\x14CreateRolloutRequest\x12(\n" +
-	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\"C\n" +
+	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\x12\x14\n" +
+	"\x05draft\x18\x02 \x01(\bR\x05draft\"N\n" +
+	"\x12EditRolloutRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
+	"\x04spec\x18\x02 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\"A\n" +
+	"\x13EditRolloutResponse\x12*\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"&\n" +
+	"\x14SubmitRolloutRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"C\n" +
+	"\x15SubmitRolloutResponse\x12*\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"=\n" +
+	"\x15ApproveRolloutRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05stage\x18\x02 \x01(\x05R\x05stage\"D\n" +
+	"\x16ApproveRolloutResponse\x12*\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"-\n" +
+	"\x13StopRolloutsRequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"0\n" +
+	"\x14StopRolloutsResponse\x12\x18\n" +
+	"\astopped\x18\x01 \x03(\tR\astopped\"C\n" +
 	"\x15CreateRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"#\n" +
 	"\x11GetRolloutRequest\x12\x0e\n" +
@@ -1899,10 +3052,11 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x13WatchRolloutRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"B\n" +
 	"\x14WatchRolloutResponse\x12*\n" +
-	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"=\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"U\n" +
 	"\x13PauseRolloutRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"B\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06policy\x18\x03 \x01(\tR\x06policy\"B\n" +
 	"\x14PauseRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"I\n" +
 	"\x14ResumeRolloutRequest\x12\x0e\n" +
@@ -1927,17 +3081,21 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"executions\x18\x01 \x03(\v2\x12.otad.v1.ExecutionR\n" +
 	"executions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xca\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x84\b\n" +
 	"\x0eRolloutService\x12H\n" +
 	"\vPlanRollout\x12\x1b.otad.v1.PlanRolloutRequest\x1a\x1c.otad.v1.PlanRolloutResponse\x12N\n" +
 	"\rCreateRollout\x12\x1d.otad.v1.CreateRolloutRequest\x1a\x1e.otad.v1.CreateRolloutResponse\x12E\n" +
 	"\n" +
 	"GetRollout\x12\x1a.otad.v1.GetRolloutRequest\x1a\x1b.otad.v1.GetRolloutResponse\x12K\n" +
 	"\fListRollouts\x12\x1c.otad.v1.ListRolloutsRequest\x1a\x1d.otad.v1.ListRolloutsResponse\x12M\n" +
-	"\fWatchRollout\x12\x1c.otad.v1.WatchRolloutRequest\x1a\x1d.otad.v1.WatchRolloutResponse0\x01\x12K\n" +
+	"\fWatchRollout\x12\x1c.otad.v1.WatchRolloutRequest\x1a\x1d.otad.v1.WatchRolloutResponse0\x01\x12H\n" +
+	"\vEditRollout\x12\x1b.otad.v1.EditRolloutRequest\x1a\x1c.otad.v1.EditRolloutResponse\x12N\n" +
+	"\rSubmitRollout\x12\x1d.otad.v1.SubmitRolloutRequest\x1a\x1e.otad.v1.SubmitRolloutResponse\x12Q\n" +
+	"\x0eApproveRollout\x12\x1e.otad.v1.ApproveRolloutRequest\x1a\x1f.otad.v1.ApproveRolloutResponse\x12K\n" +
 	"\fPauseRollout\x12\x1c.otad.v1.PauseRolloutRequest\x1a\x1d.otad.v1.PauseRolloutResponse\x12N\n" +
 	"\rResumeRollout\x12\x1d.otad.v1.ResumeRolloutRequest\x1a\x1e.otad.v1.ResumeRolloutResponse\x12K\n" +
-	"\fAbortRollout\x12\x1c.otad.v1.AbortRolloutRequest\x1a\x1d.otad.v1.AbortRolloutResponse\x12Q\n" +
+	"\fAbortRollout\x12\x1c.otad.v1.AbortRolloutRequest\x1a\x1d.otad.v1.AbortRolloutResponse\x12K\n" +
+	"\fStopRollouts\x12\x1c.otad.v1.StopRolloutsRequest\x1a\x1d.otad.v1.StopRolloutsResponse\x12Q\n" +
 	"\x0eListExecutions\x12\x1e.otad.v1.ListExecutionsRequest\x1a\x1f.otad.v1.ListExecutionsResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
 
 var (
@@ -1952,100 +3110,151 @@ func file_otad_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_otad_v1_rollout_proto_rawDescData
 }
 
-var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_otad_v1_rollout_proto_goTypes = []any{
 	(*RolloutSpec)(nil),            // 0: otad.v1.RolloutSpec
-	(*StageSpec)(nil),              // 1: otad.v1.StageSpec
-	(*Gate)(nil),                   // 2: otad.v1.Gate
-	(*AbortRule)(nil),              // 3: otad.v1.AbortRule
-	(*Counts)(nil),                 // 4: otad.v1.Counts
-	(*Stage)(nil),                  // 5: otad.v1.Stage
-	(*Rollout)(nil),                // 6: otad.v1.Rollout
-	(*Execution)(nil),              // 7: otad.v1.Execution
-	(*PlanRolloutRequest)(nil),     // 8: otad.v1.PlanRolloutRequest
-	(*PlanRolloutResponse)(nil),    // 9: otad.v1.PlanRolloutResponse
-	(*PlannedStage)(nil),           // 10: otad.v1.PlannedStage
-	(*Exclusion)(nil),              // 11: otad.v1.Exclusion
-	(*CreateRolloutRequest)(nil),   // 12: otad.v1.CreateRolloutRequest
-	(*CreateRolloutResponse)(nil),  // 13: otad.v1.CreateRolloutResponse
-	(*GetRolloutRequest)(nil),      // 14: otad.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),     // 15: otad.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),    // 16: otad.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),   // 17: otad.v1.ListRolloutsResponse
-	(*WatchRolloutRequest)(nil),    // 18: otad.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),   // 19: otad.v1.WatchRolloutResponse
-	(*PauseRolloutRequest)(nil),    // 20: otad.v1.PauseRolloutRequest
-	(*PauseRolloutResponse)(nil),   // 21: otad.v1.PauseRolloutResponse
-	(*ResumeRolloutRequest)(nil),   // 22: otad.v1.ResumeRolloutRequest
-	(*ResumeRolloutResponse)(nil),  // 23: otad.v1.ResumeRolloutResponse
-	(*AbortRolloutRequest)(nil),    // 24: otad.v1.AbortRolloutRequest
-	(*AbortRolloutResponse)(nil),   // 25: otad.v1.AbortRolloutResponse
-	(*ListExecutionsRequest)(nil),  // 26: otad.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil), // 27: otad.v1.ListExecutionsResponse
-	nil,                            // 28: otad.v1.Counts.FinishedEntry
-	nil,                            // 29: otad.v1.Execution.DetailsEntry
-	(*durationpb.Duration)(nil),    // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 31: google.protobuf.Timestamp
+	(*Window)(nil),                 // 1: otad.v1.Window
+	(*Consent)(nil),                // 2: otad.v1.Consent
+	(*Rate)(nil),                   // 3: otad.v1.Rate
+	(*InFlight)(nil),               // 4: otad.v1.InFlight
+	(*Timers)(nil),                 // 5: otad.v1.Timers
+	(*Retry)(nil),                  // 6: otad.v1.Retry
+	(*StageSpec)(nil),              // 7: otad.v1.StageSpec
+	(*Gate)(nil),                   // 8: otad.v1.Gate
+	(*AbortRule)(nil),              // 9: otad.v1.AbortRule
+	(*Counts)(nil),                 // 10: otad.v1.Counts
+	(*Stage)(nil),                  // 11: otad.v1.Stage
+	(*Rollout)(nil),                // 12: otad.v1.Rollout
+	(*Execution)(nil),              // 13: otad.v1.Execution
+	(*PlanRolloutRequest)(nil),     // 14: otad.v1.PlanRolloutRequest
+	(*PlanRolloutResponse)(nil),    // 15: otad.v1.PlanRolloutResponse
+	(*Conflict)(nil),               // 16: otad.v1.Conflict
+	(*PlannedStage)(nil),           // 17: otad.v1.PlannedStage
+	(*Exclusion)(nil),              // 18: otad.v1.Exclusion
+	(*CreateRolloutRequest)(nil),   // 19: otad.v1.CreateRolloutRequest
+	(*EditRolloutRequest)(nil),     // 20: otad.v1.EditRolloutRequest
+	(*EditRolloutResponse)(nil),    // 21: otad.v1.EditRolloutResponse
+	(*SubmitRolloutRequest)(nil),   // 22: otad.v1.SubmitRolloutRequest
+	(*SubmitRolloutResponse)(nil),  // 23: otad.v1.SubmitRolloutResponse
+	(*ApproveRolloutRequest)(nil),  // 24: otad.v1.ApproveRolloutRequest
+	(*ApproveRolloutResponse)(nil), // 25: otad.v1.ApproveRolloutResponse
+	(*StopRolloutsRequest)(nil),    // 26: otad.v1.StopRolloutsRequest
+	(*StopRolloutsResponse)(nil),   // 27: otad.v1.StopRolloutsResponse
+	(*CreateRolloutResponse)(nil),  // 28: otad.v1.CreateRolloutResponse
+	(*GetRolloutRequest)(nil),      // 29: otad.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),     // 30: otad.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),    // 31: otad.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),   // 32: otad.v1.ListRolloutsResponse
+	(*WatchRolloutRequest)(nil),    // 33: otad.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),   // 34: otad.v1.WatchRolloutResponse
+	(*PauseRolloutRequest)(nil),    // 35: otad.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),   // 36: otad.v1.PauseRolloutResponse
+	(*ResumeRolloutRequest)(nil),   // 37: otad.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),  // 38: otad.v1.ResumeRolloutResponse
+	(*AbortRolloutRequest)(nil),    // 39: otad.v1.AbortRolloutRequest
+	(*AbortRolloutResponse)(nil),   // 40: otad.v1.AbortRolloutResponse
+	(*ListExecutionsRequest)(nil),  // 41: otad.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil), // 42: otad.v1.ListExecutionsResponse
+	nil,                            // 43: otad.v1.Counts.FinishedEntry
+	nil,                            // 44: otad.v1.Execution.DetailsEntry
+	nil,                            // 45: otad.v1.PlannedStage.StrataEntry
+	(*durationpb.Duration)(nil),    // 46: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
 }
 var file_otad_v1_rollout_proto_depIdxs = []int32{
-	1,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
-	3,  // 1: otad.v1.RolloutSpec.abort:type_name -> otad.v1.AbortRule
-	30, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
-	2,  // 3: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	30, // 4: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	28, // 5: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
-	1,  // 6: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
-	4,  // 7: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	31, // 8: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	31, // 9: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	31, // 10: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	5,  // 11: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
-	3,  // 12: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	31, // 13: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	31, // 14: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	30, // 15: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
-	29, // 16: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	31, // 17: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	31, // 18: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	31, // 19: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	31, // 20: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	31, // 21: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 22: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	10, // 23: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	11, // 24: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	1,  // 25: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	0,  // 26: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	6,  // 27: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 28: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 29: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	6,  // 30: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 31: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 32: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	6,  // 33: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	7,  // 34: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	8,  // 35: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	12, // 36: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	14, // 37: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	16, // 38: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	18, // 39: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	20, // 40: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	22, // 41: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	24, // 42: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	26, // 43: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	9,  // 44: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	13, // 45: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	15, // 46: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	17, // 47: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	19, // 48: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	21, // 49: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	23, // 50: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	25, // 51: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	27, // 52: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	44, // [44:53] is the sub-list for method output_type
-	35, // [35:44] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	7,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
+	9,  // 1: otad.v1.RolloutSpec.abort:type_name -> otad.v1.AbortRule
+	46, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
+	47, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
+	3,  // 4: otad.v1.RolloutSpec.rate:type_name -> otad.v1.Rate
+	4,  // 5: otad.v1.RolloutSpec.in_flight:type_name -> otad.v1.InFlight
+	5,  // 6: otad.v1.RolloutSpec.timers:type_name -> otad.v1.Timers
+	6,  // 7: otad.v1.RolloutSpec.retry:type_name -> otad.v1.Retry
+	1,  // 8: otad.v1.RolloutSpec.window:type_name -> otad.v1.Window
+	2,  // 9: otad.v1.RolloutSpec.consent:type_name -> otad.v1.Consent
+	46, // 10: otad.v1.Window.duration:type_name -> google.protobuf.Duration
+	47, // 11: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
+	46, // 12: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
+	46, // 13: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
+	46, // 14: otad.v1.Timers.install:type_name -> google.protobuf.Duration
+	46, // 15: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
+	46, // 16: otad.v1.Timers.health:type_name -> google.protobuf.Duration
+	46, // 17: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	8,  // 18: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
+	46, // 19: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	43, // 20: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	7,  // 21: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
+	10, // 22: otad.v1.Stage.counts:type_name -> otad.v1.Counts
+	47, // 23: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	47, // 24: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	47, // 25: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	47, // 26: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
+	11, // 27: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
+	9,  // 28: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
+	47, // 29: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	47, // 30: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	46, // 31: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	0,  // 32: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
+	47, // 33: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	47, // 34: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	44, // 35: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	47, // 36: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	47, // 37: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	47, // 38: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	47, // 39: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	47, // 40: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	47, // 41: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	0,  // 42: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	17, // 43: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	18, // 44: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	16, // 45: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	46, // 46: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	7,  // 47: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	45, // 48: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 49: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 50: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 51: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 52: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 53: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 54: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 55: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 56: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 57: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 58: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	13, // 61: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	14, // 62: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	19, // 63: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	29, // 64: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	31, // 65: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	33, // 66: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	20, // 67: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	22, // 68: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	24, // 69: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	35, // 70: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	37, // 71: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	39, // 72: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	26, // 73: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	41, // 74: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	15, // 75: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	28, // 76: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	30, // 77: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	32, // 78: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	34, // 79: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	21, // 80: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	23, // 81: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	25, // 82: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	36, // 83: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	38, // 84: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	40, // 85: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	27, // 86: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	42, // 87: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	75, // [75:88] is the sub-list for method output_type
+	62, // [62:75] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
@@ -2059,7 +3268,7 @@ func file_otad_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_rollout_proto_rawDesc), len(file_otad_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

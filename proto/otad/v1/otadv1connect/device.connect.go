@@ -41,6 +41,9 @@ const (
 	DeviceServiceCountDevicesProcedure = "/otad.v1.DeviceService/CountDevices"
 	// DeviceServiceGetDeviceProcedure is the fully-qualified name of the DeviceService's GetDevice RPC.
 	DeviceServiceGetDeviceProcedure = "/otad.v1.DeviceService/GetDevice"
+	// DeviceServiceExplainDeviceProcedure is the fully-qualified name of the DeviceService's
+	// ExplainDevice RPC.
+	DeviceServiceExplainDeviceProcedure = "/otad.v1.DeviceService/ExplainDevice"
 	// DeviceServiceRevokeDeviceProcedure is the fully-qualified name of the DeviceService's
 	// RevokeDevice RPC.
 	DeviceServiceRevokeDeviceProcedure = "/otad.v1.DeviceService/RevokeDevice"
@@ -92,6 +95,9 @@ type DeviceServiceClient interface {
 	CountDevices(context.Context, *connect.Request[v1.CountDevicesRequest]) (*connect.Response[v1.CountDevicesResponse], error)
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
+	// ExplainDevice says what each rollout that has not ended means for the device,
+	// and what holds it up.
+	ExplainDevice(context.Context, *connect.Request[v1.ExplainDeviceRequest]) (*connect.Response[v1.ExplainDeviceResponse], error)
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
 	// ChangeTags sets and removes tags of a device; dynamic groups follow at once.
 	ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error)
@@ -146,6 +152,12 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+DeviceServiceGetDeviceProcedure,
 			connect.WithSchema(deviceServiceMethods.ByName("GetDevice")),
+			connect.WithClientOptions(opts...),
+		),
+		explainDevice: connect.NewClient[v1.ExplainDeviceRequest, v1.ExplainDeviceResponse](
+			httpClient,
+			baseURL+DeviceServiceExplainDeviceProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("ExplainDevice")),
 			connect.WithClientOptions(opts...),
 		),
 		revokeDevice: connect.NewClient[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse](
@@ -240,6 +252,7 @@ type deviceServiceClient struct {
 	listDevices            *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
 	countDevices           *connect.Client[v1.CountDevicesRequest, v1.CountDevicesResponse]
 	getDevice              *connect.Client[v1.GetDeviceRequest, v1.GetDeviceResponse]
+	explainDevice          *connect.Client[v1.ExplainDeviceRequest, v1.ExplainDeviceResponse]
 	revokeDevice           *connect.Client[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse]
 	changeTags             *connect.Client[v1.ChangeTagsRequest, v1.ChangeTagsResponse]
 	createDevice           *connect.Client[v1.CreateDeviceRequest, v1.CreateDeviceResponse]
@@ -269,6 +282,11 @@ func (c *deviceServiceClient) CountDevices(ctx context.Context, req *connect.Req
 // GetDevice calls otad.v1.DeviceService.GetDevice.
 func (c *deviceServiceClient) GetDevice(ctx context.Context, req *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error) {
 	return c.getDevice.CallUnary(ctx, req)
+}
+
+// ExplainDevice calls otad.v1.DeviceService.ExplainDevice.
+func (c *deviceServiceClient) ExplainDevice(ctx context.Context, req *connect.Request[v1.ExplainDeviceRequest]) (*connect.Response[v1.ExplainDeviceResponse], error) {
+	return c.explainDevice.CallUnary(ctx, req)
 }
 
 // RevokeDevice calls otad.v1.DeviceService.RevokeDevice.
@@ -348,6 +366,9 @@ type DeviceServiceHandler interface {
 	CountDevices(context.Context, *connect.Request[v1.CountDevicesRequest]) (*connect.Response[v1.CountDevicesResponse], error)
 	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error)
 	// RevokeDevice locks a device out for good and drops its session.
+	// ExplainDevice says what each rollout that has not ended means for the device,
+	// and what holds it up.
+	ExplainDevice(context.Context, *connect.Request[v1.ExplainDeviceRequest]) (*connect.Response[v1.ExplainDeviceResponse], error)
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
 	// ChangeTags sets and removes tags of a device; dynamic groups follow at once.
 	ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error)
@@ -398,6 +419,12 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		DeviceServiceGetDeviceProcedure,
 		svc.GetDevice,
 		connect.WithSchema(deviceServiceMethods.ByName("GetDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceExplainDeviceHandler := connect.NewUnaryHandler(
+		DeviceServiceExplainDeviceProcedure,
+		svc.ExplainDevice,
+		connect.WithSchema(deviceServiceMethods.ByName("ExplainDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
 	deviceServiceRevokeDeviceHandler := connect.NewUnaryHandler(
@@ -492,6 +519,8 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 			deviceServiceCountDevicesHandler.ServeHTTP(w, r)
 		case DeviceServiceGetDeviceProcedure:
 			deviceServiceGetDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceExplainDeviceProcedure:
+			deviceServiceExplainDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceRevokeDeviceProcedure:
 			deviceServiceRevokeDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceChangeTagsProcedure:
@@ -539,6 +568,10 @@ func (UnimplementedDeviceServiceHandler) CountDevices(context.Context, *connect.
 
 func (UnimplementedDeviceServiceHandler) GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.GetDeviceResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.GetDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) ExplainDevice(context.Context, *connect.Request[v1.ExplainDeviceRequest]) (*connect.Response[v1.ExplainDeviceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.ExplainDevice is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {

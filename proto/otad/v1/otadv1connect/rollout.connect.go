@@ -48,6 +48,15 @@ const (
 	// RolloutServiceWatchRolloutProcedure is the fully-qualified name of the RolloutService's
 	// WatchRollout RPC.
 	RolloutServiceWatchRolloutProcedure = "/otad.v1.RolloutService/WatchRollout"
+	// RolloutServiceEditRolloutProcedure is the fully-qualified name of the RolloutService's
+	// EditRollout RPC.
+	RolloutServiceEditRolloutProcedure = "/otad.v1.RolloutService/EditRollout"
+	// RolloutServiceSubmitRolloutProcedure is the fully-qualified name of the RolloutService's
+	// SubmitRollout RPC.
+	RolloutServiceSubmitRolloutProcedure = "/otad.v1.RolloutService/SubmitRollout"
+	// RolloutServiceApproveRolloutProcedure is the fully-qualified name of the RolloutService's
+	// ApproveRollout RPC.
+	RolloutServiceApproveRolloutProcedure = "/otad.v1.RolloutService/ApproveRollout"
 	// RolloutServicePauseRolloutProcedure is the fully-qualified name of the RolloutService's
 	// PauseRollout RPC.
 	RolloutServicePauseRolloutProcedure = "/otad.v1.RolloutService/PauseRollout"
@@ -57,6 +66,9 @@ const (
 	// RolloutServiceAbortRolloutProcedure is the fully-qualified name of the RolloutService's
 	// AbortRollout RPC.
 	RolloutServiceAbortRolloutProcedure = "/otad.v1.RolloutService/AbortRollout"
+	// RolloutServiceStopRolloutsProcedure is the fully-qualified name of the RolloutService's
+	// StopRollouts RPC.
+	RolloutServiceStopRolloutsProcedure = "/otad.v1.RolloutService/StopRollouts"
 	// RolloutServiceListExecutionsProcedure is the fully-qualified name of the RolloutService's
 	// ListExecutions RPC.
 	RolloutServiceListExecutionsProcedure = "/otad.v1.RolloutService/ListExecutions"
@@ -72,9 +84,19 @@ type RolloutServiceClient interface {
 	// WatchRollout sends the rollout at once and again after every change, and
 	// ends when it is final.
 	WatchRollout(context.Context, *connect.Request[v1.WatchRolloutRequest]) (*connect.ServerStreamForClient[v1.WatchRolloutResponse], error)
+	// EditRollout replaces the plan of one that has not begun; what was approved is
+	// to be approved again.
+	EditRollout(context.Context, *connect.Request[v1.EditRolloutRequest]) (*connect.Response[v1.EditRolloutResponse], error)
+	// SubmitRollout lets a DRAFT start, or await its approval.
+	SubmitRollout(context.Context, *connect.Request[v1.SubmitRolloutRequest]) (*connect.Response[v1.SubmitRolloutResponse], error)
+	// ApproveRollout approves a rollout that awaits it, or one of its stages.
+	ApproveRollout(context.Context, *connect.Request[v1.ApproveRolloutRequest]) (*connect.Response[v1.ApproveRolloutResponse], error)
 	PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error)
 	ResumeRollout(context.Context, *connect.Request[v1.ResumeRolloutRequest]) (*connect.Response[v1.ResumeRolloutResponse], error)
 	AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error)
+	// StopRollouts pauses every rollout that runs or is scheduled, with devices in
+	// flight held before they install.
+	StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error)
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
 }
 
@@ -119,6 +141,24 @@ func NewRolloutServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(rolloutServiceMethods.ByName("WatchRollout")),
 			connect.WithClientOptions(opts...),
 		),
+		editRollout: connect.NewClient[v1.EditRolloutRequest, v1.EditRolloutResponse](
+			httpClient,
+			baseURL+RolloutServiceEditRolloutProcedure,
+			connect.WithSchema(rolloutServiceMethods.ByName("EditRollout")),
+			connect.WithClientOptions(opts...),
+		),
+		submitRollout: connect.NewClient[v1.SubmitRolloutRequest, v1.SubmitRolloutResponse](
+			httpClient,
+			baseURL+RolloutServiceSubmitRolloutProcedure,
+			connect.WithSchema(rolloutServiceMethods.ByName("SubmitRollout")),
+			connect.WithClientOptions(opts...),
+		),
+		approveRollout: connect.NewClient[v1.ApproveRolloutRequest, v1.ApproveRolloutResponse](
+			httpClient,
+			baseURL+RolloutServiceApproveRolloutProcedure,
+			connect.WithSchema(rolloutServiceMethods.ByName("ApproveRollout")),
+			connect.WithClientOptions(opts...),
+		),
 		pauseRollout: connect.NewClient[v1.PauseRolloutRequest, v1.PauseRolloutResponse](
 			httpClient,
 			baseURL+RolloutServicePauseRolloutProcedure,
@@ -137,6 +177,12 @@ func NewRolloutServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(rolloutServiceMethods.ByName("AbortRollout")),
 			connect.WithClientOptions(opts...),
 		),
+		stopRollouts: connect.NewClient[v1.StopRolloutsRequest, v1.StopRolloutsResponse](
+			httpClient,
+			baseURL+RolloutServiceStopRolloutsProcedure,
+			connect.WithSchema(rolloutServiceMethods.ByName("StopRollouts")),
+			connect.WithClientOptions(opts...),
+		),
 		listExecutions: connect.NewClient[v1.ListExecutionsRequest, v1.ListExecutionsResponse](
 			httpClient,
 			baseURL+RolloutServiceListExecutionsProcedure,
@@ -153,9 +199,13 @@ type rolloutServiceClient struct {
 	getRollout     *connect.Client[v1.GetRolloutRequest, v1.GetRolloutResponse]
 	listRollouts   *connect.Client[v1.ListRolloutsRequest, v1.ListRolloutsResponse]
 	watchRollout   *connect.Client[v1.WatchRolloutRequest, v1.WatchRolloutResponse]
+	editRollout    *connect.Client[v1.EditRolloutRequest, v1.EditRolloutResponse]
+	submitRollout  *connect.Client[v1.SubmitRolloutRequest, v1.SubmitRolloutResponse]
+	approveRollout *connect.Client[v1.ApproveRolloutRequest, v1.ApproveRolloutResponse]
 	pauseRollout   *connect.Client[v1.PauseRolloutRequest, v1.PauseRolloutResponse]
 	resumeRollout  *connect.Client[v1.ResumeRolloutRequest, v1.ResumeRolloutResponse]
 	abortRollout   *connect.Client[v1.AbortRolloutRequest, v1.AbortRolloutResponse]
+	stopRollouts   *connect.Client[v1.StopRolloutsRequest, v1.StopRolloutsResponse]
 	listExecutions *connect.Client[v1.ListExecutionsRequest, v1.ListExecutionsResponse]
 }
 
@@ -184,6 +234,21 @@ func (c *rolloutServiceClient) WatchRollout(ctx context.Context, req *connect.Re
 	return c.watchRollout.CallServerStream(ctx, req)
 }
 
+// EditRollout calls otad.v1.RolloutService.EditRollout.
+func (c *rolloutServiceClient) EditRollout(ctx context.Context, req *connect.Request[v1.EditRolloutRequest]) (*connect.Response[v1.EditRolloutResponse], error) {
+	return c.editRollout.CallUnary(ctx, req)
+}
+
+// SubmitRollout calls otad.v1.RolloutService.SubmitRollout.
+func (c *rolloutServiceClient) SubmitRollout(ctx context.Context, req *connect.Request[v1.SubmitRolloutRequest]) (*connect.Response[v1.SubmitRolloutResponse], error) {
+	return c.submitRollout.CallUnary(ctx, req)
+}
+
+// ApproveRollout calls otad.v1.RolloutService.ApproveRollout.
+func (c *rolloutServiceClient) ApproveRollout(ctx context.Context, req *connect.Request[v1.ApproveRolloutRequest]) (*connect.Response[v1.ApproveRolloutResponse], error) {
+	return c.approveRollout.CallUnary(ctx, req)
+}
+
 // PauseRollout calls otad.v1.RolloutService.PauseRollout.
 func (c *rolloutServiceClient) PauseRollout(ctx context.Context, req *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error) {
 	return c.pauseRollout.CallUnary(ctx, req)
@@ -197,6 +262,11 @@ func (c *rolloutServiceClient) ResumeRollout(ctx context.Context, req *connect.R
 // AbortRollout calls otad.v1.RolloutService.AbortRollout.
 func (c *rolloutServiceClient) AbortRollout(ctx context.Context, req *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error) {
 	return c.abortRollout.CallUnary(ctx, req)
+}
+
+// StopRollouts calls otad.v1.RolloutService.StopRollouts.
+func (c *rolloutServiceClient) StopRollouts(ctx context.Context, req *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error) {
+	return c.stopRollouts.CallUnary(ctx, req)
 }
 
 // ListExecutions calls otad.v1.RolloutService.ListExecutions.
@@ -214,9 +284,19 @@ type RolloutServiceHandler interface {
 	// WatchRollout sends the rollout at once and again after every change, and
 	// ends when it is final.
 	WatchRollout(context.Context, *connect.Request[v1.WatchRolloutRequest], *connect.ServerStream[v1.WatchRolloutResponse]) error
+	// EditRollout replaces the plan of one that has not begun; what was approved is
+	// to be approved again.
+	EditRollout(context.Context, *connect.Request[v1.EditRolloutRequest]) (*connect.Response[v1.EditRolloutResponse], error)
+	// SubmitRollout lets a DRAFT start, or await its approval.
+	SubmitRollout(context.Context, *connect.Request[v1.SubmitRolloutRequest]) (*connect.Response[v1.SubmitRolloutResponse], error)
+	// ApproveRollout approves a rollout that awaits it, or one of its stages.
+	ApproveRollout(context.Context, *connect.Request[v1.ApproveRolloutRequest]) (*connect.Response[v1.ApproveRolloutResponse], error)
 	PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error)
 	ResumeRollout(context.Context, *connect.Request[v1.ResumeRolloutRequest]) (*connect.Response[v1.ResumeRolloutResponse], error)
 	AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error)
+	// StopRollouts pauses every rollout that runs or is scheduled, with devices in
+	// flight held before they install.
+	StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error)
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
 }
 
@@ -257,6 +337,24 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 		connect.WithSchema(rolloutServiceMethods.ByName("WatchRollout")),
 		connect.WithHandlerOptions(opts...),
 	)
+	rolloutServiceEditRolloutHandler := connect.NewUnaryHandler(
+		RolloutServiceEditRolloutProcedure,
+		svc.EditRollout,
+		connect.WithSchema(rolloutServiceMethods.ByName("EditRollout")),
+		connect.WithHandlerOptions(opts...),
+	)
+	rolloutServiceSubmitRolloutHandler := connect.NewUnaryHandler(
+		RolloutServiceSubmitRolloutProcedure,
+		svc.SubmitRollout,
+		connect.WithSchema(rolloutServiceMethods.ByName("SubmitRollout")),
+		connect.WithHandlerOptions(opts...),
+	)
+	rolloutServiceApproveRolloutHandler := connect.NewUnaryHandler(
+		RolloutServiceApproveRolloutProcedure,
+		svc.ApproveRollout,
+		connect.WithSchema(rolloutServiceMethods.ByName("ApproveRollout")),
+		connect.WithHandlerOptions(opts...),
+	)
 	rolloutServicePauseRolloutHandler := connect.NewUnaryHandler(
 		RolloutServicePauseRolloutProcedure,
 		svc.PauseRollout,
@@ -273,6 +371,12 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 		RolloutServiceAbortRolloutProcedure,
 		svc.AbortRollout,
 		connect.WithSchema(rolloutServiceMethods.ByName("AbortRollout")),
+		connect.WithHandlerOptions(opts...),
+	)
+	rolloutServiceStopRolloutsHandler := connect.NewUnaryHandler(
+		RolloutServiceStopRolloutsProcedure,
+		svc.StopRollouts,
+		connect.WithSchema(rolloutServiceMethods.ByName("StopRollouts")),
 		connect.WithHandlerOptions(opts...),
 	)
 	rolloutServiceListExecutionsHandler := connect.NewUnaryHandler(
@@ -293,12 +397,20 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 			rolloutServiceListRolloutsHandler.ServeHTTP(w, r)
 		case RolloutServiceWatchRolloutProcedure:
 			rolloutServiceWatchRolloutHandler.ServeHTTP(w, r)
+		case RolloutServiceEditRolloutProcedure:
+			rolloutServiceEditRolloutHandler.ServeHTTP(w, r)
+		case RolloutServiceSubmitRolloutProcedure:
+			rolloutServiceSubmitRolloutHandler.ServeHTTP(w, r)
+		case RolloutServiceApproveRolloutProcedure:
+			rolloutServiceApproveRolloutHandler.ServeHTTP(w, r)
 		case RolloutServicePauseRolloutProcedure:
 			rolloutServicePauseRolloutHandler.ServeHTTP(w, r)
 		case RolloutServiceResumeRolloutProcedure:
 			rolloutServiceResumeRolloutHandler.ServeHTTP(w, r)
 		case RolloutServiceAbortRolloutProcedure:
 			rolloutServiceAbortRolloutHandler.ServeHTTP(w, r)
+		case RolloutServiceStopRolloutsProcedure:
+			rolloutServiceStopRolloutsHandler.ServeHTTP(w, r)
 		case RolloutServiceListExecutionsProcedure:
 			rolloutServiceListExecutionsHandler.ServeHTTP(w, r)
 		default:
@@ -330,6 +442,18 @@ func (UnimplementedRolloutServiceHandler) WatchRollout(context.Context, *connect
 	return connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.WatchRollout is not implemented"))
 }
 
+func (UnimplementedRolloutServiceHandler) EditRollout(context.Context, *connect.Request[v1.EditRolloutRequest]) (*connect.Response[v1.EditRolloutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.EditRollout is not implemented"))
+}
+
+func (UnimplementedRolloutServiceHandler) SubmitRollout(context.Context, *connect.Request[v1.SubmitRolloutRequest]) (*connect.Response[v1.SubmitRolloutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.SubmitRollout is not implemented"))
+}
+
+func (UnimplementedRolloutServiceHandler) ApproveRollout(context.Context, *connect.Request[v1.ApproveRolloutRequest]) (*connect.Response[v1.ApproveRolloutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.ApproveRollout is not implemented"))
+}
+
 func (UnimplementedRolloutServiceHandler) PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.PauseRollout is not implemented"))
 }
@@ -340,6 +464,10 @@ func (UnimplementedRolloutServiceHandler) ResumeRollout(context.Context, *connec
 
 func (UnimplementedRolloutServiceHandler) AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.AbortRollout is not implemented"))
+}
+
+func (UnimplementedRolloutServiceHandler) StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.StopRollouts is not implemented"))
 }
 
 func (UnimplementedRolloutServiceHandler) ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error) {

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// planSchema is the JSON schema of a plan file, for editors.
+//
+//go:embed plan.schema.json
+var planSchema []byte
+
+// maxPlanFile is the largest plan file, in bytes.
+const maxPlanFile = 1 << 20
+
+// planFile is a rollout plan as people write it. Whatever can be a flag is
+// written as the flag takes it.
+type planFile struct {
+	Firmware    text        `yaml:"firmware"`
+	Select      text        `yaml:"select"`
+	Stages      []planStage `yaml:"stages"`
+	Abort       []text      `yaml:"abort"`
+	Rate        text        `yaml:"rate"`
+	InFlight    planFlight  `yaml:"inFlight"`
+	Timeout     text        `yaml:"timeout"`
+	Timers      planTimers  `yaml:"timers"`
+	Retry       planRetry   `yaml:"retry"`
+	Window      text        `yaml:"window"`
+	Consent     planConsent `yaml:"consent"`
+	Strata      []string    `yaml:"strata"`
+	Priority    int         `yaml:"priority"`
+	Seed        string      `yaml:"seed"`
+	Start       text        `yaml:"start"`
+	Approval    bool        `yaml:"approval"`
+	OnPause     text        `yaml:"onPause"`
+	Quarantined bool        `yaml:"quarantined"`
+}
+
+type planStage struct {
+	Size     text `yaml:"size"`
+	Select   text `yaml:"select"`
+	Gate     text `yaml:"gate"`
+	Soak     text `yaml:"soak"`
+	Approval bool `yaml:"approval"`
+}
+
+type planFlight struct {
+	Max    int    `yaml:"max"`
+	Per    string `yaml:"per"`
+	PerMax int    `yaml:"perMax"`
+}
+
+type planTimers struct {
+	Claim   text `yaml:"claim"`
+	Fetch   text `yaml:"fetch"`
+	Install text `yaml:"install"`
+	Reboot  text `yaml:"reboot"`
+	Health  text `yaml:"health"`
+}
+
+type planRetry struct {
+	Attempts int    `yaml:"attempts"`
+	Backoff  text   `yaml:"backoff"`
+	On       []text `yaml:"on"`
+}
+
+type planConsent struct {
+	MaxDefers *int `yaml:"maxDefers"`
+	Deadline  text `yaml:"deadline"`
+}
+
+// text is a scalar with the line that it stands in, for errors.
+type text struct {
+	value string
+	line  int
+}
+
+// UnmarshalYAML takes numbers as they are written too: a stage of 5 devices.
+func (t *text) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return fmt.Errorf("line %d: want one value", n.Line)
+	}
+	t.value, t.line = n.Value, n.Line
+	return nil
+}
+
+// readPlan reads a plan file; "-" is standard input.
+func (a *app) readPlan(path string) (ota.Rollout, error) {
+	b, err := a.readLimited(path, maxPlanFile)
+	if err != nil {
+		return ota.Rollout{}, err
+	}
+	r, err := parsePlan(b)
+	if err != nil {
+		return r, hint(usage("%s: %w", path, err), "otactl rollout schema prints the schema of plan files")
+	}
+	return r, nil
+}
+
+func (a *app) readLimited(path string, limit int64) ([]byte, error) {
+	in := a.stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		return nil, usage("%s is over %d bytes", path, limit)
+	}
+	return b, err
+}
+
+// parsePlan reads a plan; its errors begin with the line.
+func parsePlan(b []byte) (ota.Rollout, error) {
+	var p planFile
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(&p); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the plan is empty")
+		}
+		return ota.Rollout{}, readable(err)
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return ota.Rollout{}, errors.New("more than one document: write one plan to a file")
+	}
+	return p.rollout()
+}
+
+// readable leaves out what only a programmer of the parser understands.
+func readable(err error) error {
+	s := strings.TrimPrefix(err.Error(), "yaml: ")
+	s = strings.TrimPrefix(strings.TrimPrefix(s, "unmarshal errors:\n"), "  ")
+	s = strings.ReplaceAll(s, "not found in type main.", "is not known in ")
+	for _, name := range []string{"planFile", "planStage", "planFlight", "planTimers", "planRetry", "planConsent"} {
+		s = strings.ReplaceAll(s, name, "a "+strings.ToLower(strings.TrimPrefix(name, "plan")))
+	}
+	return errors.New(strings.ReplaceAll(s, "known in a file", "known in a plan"))
+}
+
+// reader notes the first error with its line.
+type reader struct{ err error }
+
+func (r *reader) at(t text, what string, err error) {
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("line %d: %s: %w", t.line, what, err)
+	}
+}
+
+func (r *reader) duration(t text, what string) time.Duration {
+	if t.value == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(t.value)
+	r.at(t, what, err)
+	return d
+}
+
+func (r *reader) time(t text, what string) time.Time {
+	if t.value == "" {
+		return time.Time{}
+	}
+	at, err := time.Parse(time.RFC3339, t.value)
+	r.at(t, what, err)
+	return at
+}
+
+func (p planFile) rollout() (ota.Rollout, error) {
+	var rd reader
+	r := ota.Rollout{Selector: p.Select.value, Seed: p.Seed, Priority: p.Priority, InProgressTimeout: rd.duration(p.Timeout, "timeout")}
+	if p.Firmware.value != "" {
+		id, err := ota.ParseReleaseID(p.Firmware.value)
+		rd.at(p.Firmware, "firmware", err)
+		r.Release = id
+	}
+	for i, s := range p.Stages {
+		r.Stages = append(r.Stages, s.stage(&rd, i+1))
+	}
+	for _, t := range p.Abort {
+		rule, err := ota.ParseAbortRule(t.value)
+		rd.at(t, "abort", err)
+		r.Abort = append(r.Abort, rule)
+	}
+	r.Terms = p.terms(&rd)
+	return r, rd.err
+}
+
+func (s planStage) stage(rd *reader, number int) ota.Stage {
+	what := fmt.Sprintf("stage %d", number)
+	at := s.Size
+	if at.line == 0 {
+		at = s.Select
+	}
+	stage := ota.Stage{State: ota.StagePending, Approval: s.Approval, Soak: rd.duration(s.Soak, what+": soak"), Gate: ota.Gate{Success: defaultGate}}
+	switch {
+	case (s.Size.value == "") == (s.Select.value == ""):
+		rd.at(at, what, errors.New("give either size or select"))
+	case s.Select.value != "":
+		stage.Size.Selector = s.Select.value
+	default:
+		sizes, err := ota.ParseStages(s.Size.value, ota.Gate{}, 0)
+		if err == nil && len(sizes) != 1 {
+			err = errors.New("one size for each stage")
+		}
+		if rd.at(at, what, err); err == nil {
+			stage.Size = sizes[0].Size
+		}
+	}
+	if s.Gate.value != "" {
+		gate, err := ota.ParseGate(s.Gate.value)
+		rd.at(s.Gate, what, err)
+		stage.Gate = gate
+	}
+	return stage
+}
+
+// defaultGate is the share that must succeed in a stage that does not say.
+const defaultGate = 0.95
+
+func (p planFile) terms(rd *reader) ota.Terms {
+	t := ota.Terms{
+		Approval: p.Approval, Strata: p.Strata, Quarantined: p.Quarantined, OnPause: ota.PausePolicy(p.OnPause.value), Start: rd.time(p.Start, "start"),
+		InFlight: ota.InFlight{Max: p.InFlight.Max, Per: p.InFlight.Per, PerMax: p.InFlight.PerMax},
+		Timers: ota.Timers{
+			Claim: rd.duration(p.Timers.Claim, "timers: claim"), Fetch: rd.duration(p.Timers.Fetch, "timers: fetch"),
+			Install: rd.duration(p.Timers.Install, "timers: install"), Reboot: rd.duration(p.Timers.Reboot, "timers: reboot"),
+			Health: rd.duration(p.Timers.Health, "timers: health"),
+		},
+		Retry: ota.Retry{Attempts: p.Retry.Attempts, Backoff: rd.duration(p.Retry.Backoff, "retry: backoff")},
+	}
+	for _, class := range p.Retry.On {
+		t.Retry.On = append(t.Retry.On, ota.Class(class.value))
+	}
+	if p.Rate.value != "" {
+		rate, err := ota.ParseRate(p.Rate.value)
+		rd.at(p.Rate, "rate", err)
+		t.Rate = rate
+	}
+	if p.Window.value != "" {
+		window, err := ota.ParseWindow(p.Window.value)
+		rd.at(p.Window, "window", err)
+		t.Window = window
+	}
+	if p.Consent.MaxDefers != nil {
+		t.Consent = &ota.Consent{MaxDefers: *p.Consent.MaxDefers, Deadline: rd.time(p.Consent.Deadline, "consent: deadline")}
+	} else if p.Consent.Deadline.value != "" {
+		rd.at(p.Consent.Deadline, "consent", errors.New("give maxDefers too"))
+	}
+	return t
+}

@@ -1,0 +1,49 @@
+package api
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// A plan comes through the API as it went in, every part of it.
+func TestSpecComesThrough(t *testing.T) {
+	r := ota.Rollout{
+		Release: ota.ReleaseID{Name: "gw", Version: "1"}, Selector: "id:*", Seed: "s", Priority: 3, InProgressTimeout: time.Hour,
+		Stages: []ota.Stage{
+			{Size: ota.Size{Selector: "a"}, Gate: ota.Gate{Success: 0.5, MinFinished: 2}, Soak: time.Minute, Approval: true, State: ota.StagePending},
+			{Size: ota.Size{Count: 5}, State: ota.StagePending}, {Size: ota.Size{Percent: 12.5}, State: ota.StagePending},
+		},
+		Abort: []ota.AbortRule{{Class: ota.ClassSilent, Share: 0.1, MinSample: 5, Count: 9}},
+		Terms: ota.Terms{
+			Start: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), Approval: true,
+			Rate:     ota.Rate{PerMinute: 1, Factor: 2, Each: 3, Of: ota.RateByNotified, Max: 4},
+			InFlight: ota.InFlight{Max: 1, Per: "site", PerMax: 2},
+			Timers:   ota.Timers{Claim: 1 * time.Hour, Fetch: 2 * time.Hour, Install: 3 * time.Hour, Reboot: 4 * time.Hour, Health: 5 * time.Hour},
+			Retry:    ota.Retry{Attempts: 2, Backoff: time.Second, On: []ota.Class{ota.ClassFailed}}, Strata: []string{"hardware"},
+			OnPause: ota.PauseHoldBeforeInstall, Window: ota.Window{RRule: "FREQ=DAILY", Start: "2026-01-01T02:00:00", Duration: 3600, Fetch: ota.FetchAnytime},
+			Consent: &ota.Consent{MaxDefers: 4, Deadline: time.Date(2026, 12, 2, 0, 0, 0, 0, time.UTC)}, Quarantined: true,
+		},
+	}
+	terms := reflect.ValueOf(r.Terms)
+	for i := range terms.NumField() {
+		if terms.Field(i).IsZero() {
+			t.Errorf("the test leaves out %s", terms.Type().Field(i).Name)
+		}
+	}
+	got, err := decodeSpec(encodeSpec(r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r, got); diff != "" {
+		t.Error(diff)
+	}
+	bare := ota.Rollout{Release: r.Release}
+	if got, err := decodeSpec(encodeSpec(bare)); err != nil || cmp.Diff(bare, got) != "" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

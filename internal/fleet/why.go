@@ -1,0 +1,164 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
+)
+
+// Because says what one rollout means for a device, and what holds it up.
+type Because struct {
+	Rollout   ota.Rollout
+	Execution *ota.Execution // the newest attempt; nil: it has none
+	Why       string         // for people
+	Until     time.Time      // when that ends by itself; zero: not by time
+}
+
+// Why explains what holds a device now: every rollout that has not ended, and
+// those that have whose execution on it is to be tried again.
+func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
+	record, err := s.Device(ctx, deviceID)
+	if err != nil {
+		return nil, err
+	}
+	rollouts, err := s.Store.Rollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pending, err := s.Store.Pending(ctx, deviceID, MaxNotified)
+	if err != nil {
+		return nil, err
+	}
+	var list []Because
+	for _, r := range rollouts {
+		if r.State.Terminal() {
+			continue
+		}
+		b := Because{Rollout: r}
+		e, err := s.Store.Execution(ctx, r.ID, deviceID)
+		switch {
+		case err == nil:
+			b.Execution = &e
+			b.Why, b.Until = holding(r, e, pending, record)
+		case errors.Is(err, ErrNotFound):
+			b.Why, err = s.unreached(ctx, r, record.DeviceView)
+			b.Until = startOf(r)
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, b)
+	}
+	return list, nil
+}
+
+func startOf(r ota.Rollout) time.Time {
+	if r.State == ota.RolloutScheduled {
+		return r.Terms.Start
+	}
+	return time.Time{}
+}
+
+// holding says what an execution waits for.
+func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRecord) (string, time.Time) {
+	switch {
+	case e.Status == ota.InProgress && e.Hold:
+		return fmt.Sprintf("at step %s; the rollout is paused, and it waits before it activates", stepText(e)), e.Expires
+	case e.Status == ota.InProgress:
+		return fmt.Sprintf("at step %s since %s", stepText(e), e.StepAt.Format(time.RFC3339)), e.Expires
+	case e.Status.Terminal() && !e.RetryAt.IsZero():
+		return fmt.Sprintf("attempt %d ended %s: it is tried again", e.Attempt, ended(e)), e.RetryAt
+	case e.Status.Terminal():
+		return fmt.Sprintf("attempt %d ended %s", e.Attempt, ended(e)), time.Time{}
+	case r.State != ota.RolloutRunning:
+		return fmt.Sprintf("the rollout is %s: %s", r.State, r.Reason), time.Time{}
+	case len(pending) == 0 || !has(pending, r.ID):
+		return "the rollout has as many devices in flight as it may", time.Time{}
+	case pending[0].RolloutID != r.ID:
+		return fmt.Sprintf("rollout %s comes first on the device", pending[0].RolloutID), time.Time{}
+	case d.Reachability == Offline:
+		return "the device is offline: " + d.Connection.Reason, e.Expires
+	}
+	return "the device was told, and has not begun", e.Expires
+}
+
+func has(list []ota.Execution, rolloutID string) bool {
+	for _, e := range list {
+		if e.RolloutID == rolloutID {
+			return true
+		}
+	}
+	return false
+}
+
+func stepText(e ota.Execution) string {
+	if e.Step() == "" {
+		return "(not said)"
+	}
+	if why := e.Reason(); why != "" {
+		return fmt.Sprintf("%s (%s)", e.Step(), why)
+	}
+	return string(e.Step())
+}
+
+func ended(e ota.Execution) string {
+	text := string(e.Class)
+	if e.Class == ota.ClassNone {
+		text = string(e.Status)
+	}
+	if why := e.Reason(); why != "" {
+		text += ": " + why
+	}
+	return text
+}
+
+// unreached says why a device has no execution of a rollout.
+func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (string, error) {
+	if v.Revoked() {
+		return "the device is revoked", nil
+	}
+	meant, err := s.means(ctx, r.Selector, v.ID)
+	if err != nil {
+		return "", err
+	}
+	j, err := s.judgeOf(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	switch why := j.exclude(v); {
+	case !meant:
+		return "the rollout's selector does not match it", nil
+	case why == ExcludedHardware:
+		return "the release is for other hardware", nil
+	case why == ExcludedCurrent:
+		return "it runs this image already", nil
+	case why == ExcludedQuarantined:
+		return "it tried this image before and went back", nil
+	case !r.State.Begun():
+		return fmt.Sprintf("the rollout is %s", r.State), nil
+	case r.StartedAt.IsZero():
+		return fmt.Sprintf("the rollout is %s: %s", r.State, r.Reason), nil
+	case v.CreatedAt.After(r.StartedAt):
+		return "it enrolled after the rollout had begun", nil
+	}
+	stage := min(r.Current(), len(r.Stages)-1)
+	return fmt.Sprintf("waits for its turn: stage %d of %d is %s, %d of %d devices had theirs", stage+1, len(r.Stages), r.Stages[stage].State, r.Cursor, r.Population), nil
+}
+
+// means reports whether a selector means the device.
+func (s *Service) means(ctx context.Context, expr, deviceID string) (bool, error) {
+	only := fmt.Sprintf("id = %q", deviceID)
+	if expr != "" {
+		only += " AND (" + expr + ")"
+	}
+	sel, err := selector.Parse(only)
+	if err != nil {
+		return false, err
+	}
+	n, err := s.Store.CountDevices(ctx, DeviceQuery{Selector: sel})
+	return n > 0, err
+}
