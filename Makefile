@@ -15,6 +15,7 @@ build: ## static binaries in bin/
 
 test: test-tools ## every test, with the race detector and real servers
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+	$(GO) test -timeout 15m ./internal/sim
 
 check: tools ## formatting, vet, staticcheck, generated code, import rules, known vulnerabilities
 	@scripts/check.sh
@@ -28,7 +29,7 @@ bench: build test-tools ## the table of docs/benchmarks.md
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh
 
-soak: build test-tools ## long runs of kills, probes, connections and fuzzing, SOAKTIME (10m) each
+soak: build test-tools ## long runs of kills, simulations, probes, connections and fuzzing, SOAKTIME (10m) each
 	@scripts/soak.sh
 
 generate: tools ## Go code from proto/

@@ -2,18 +2,20 @@
 # Long runs of what the tests do briefly; ends at the first loss with status 1.
 #
 #   SOAKTIME   how long each part lasts (default 10m), as Go writes durations
-#   SOAKPARTS  which: kills probes connections fuzz (default all)
-#   SOAKSEED   repeats the moments of the kills that an earlier run printed
+#   SOAKPARTS  which: kills simulation probes connections fuzz (default all)
+#   SOAKSEED   repeats the moments of the kills, or the simulations from a seed on,
+#              that an earlier run printed
 #   FUZZTIME   of each fuzz target (default: as many as fit into SOAKTIME)
 #
 # kills: otad is killed under MQTT traffic of devices, on SQLite and PostgreSQL;
-# what it acknowledged must be there. probes: the probes of the broker (T1 to
+# what it acknowledged must be there. simulation: rollouts in virtual time, seed
+# after seed. probes: the probes of the broker (T1 to
 # T13), again and again. connections: 10,000 plain and then 10,000 mTLS
 # connections that rest and have to be heard. fuzz: every parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export SOAKTIME=${SOAKTIME:-10m}
-parts=${SOAKPARTS:-kills probes connections fuzz}
+parts=${SOAKPARTS:-kills simulation probes connections fuzz}
 logs=$PWD/.cache/soak
 mkdir -p "$logs" .cache/tools
 
@@ -43,6 +45,14 @@ kills() {
   SOAKSEED=$seed CGO_ENABLED=1 go test -race -count=1 -timeout $((long + 900))s -v -run '^TestDeviceTrafficOutlivesKills$' ./internal/e2e >"$log" 2>&1 ||
     lost kills "$log" "SOAKPARTS=kills SOAKSEED=$seed make soak"
   grep -E 'none lost' "$log" | sed 's/^ *soak_test.go:[0-9]*:/soak: kills:/'
+}
+
+simulation() {
+  local log=$logs/simulation.log seed=${SOAKSEED:-$(date +%s)}
+  echo "soak: simulated rollouts for $SOAKTIME, SOAKSEED=$seed"
+  go test -count=1 -timeout $((long + 900))s -v -run '^TestRollouts$' ./internal/sim -first "$seed" -long "$SOAKTIME" >"$log" 2>&1 ||
+    lost simulation "$log" "$(grep -oE "go test ./internal/sim .*" "$log" | head -1)"
+  grep -E 'seeds [0-9]+ to' "$log" | sed 's/^ *sim_test.go:[0-9]*:/soak: simulation:/'
 }
 
 probes() {
@@ -75,6 +85,6 @@ fuzz() {
 }
 
 for part in $parts; do
-  case $part in kills | probes | connections | fuzz) "$part" ;; *) echo "SOAKPARTS: $part: want kills, probes, connections or fuzz" >&2; exit 2 ;; esac
+  case $part in kills | simulation | probes | connections | fuzz) "$part" ;; *) echo "SOAKPARTS: $part: want kills, simulation, probes, connections or fuzz" >&2; exit 2 ;; esac
 done
 echo "soak: nothing lost"

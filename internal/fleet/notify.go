@@ -76,22 +76,20 @@ func (s *Service) tellVanished(ctx context.Context, r ota.Rollout, list []ota.Ex
 	})
 }
 
-// priorities reads the priority of rollouts, each once. One that can not be read
-// counts as the lowest: then one message too many is sent.
+// priorities reads the priority of rollouts, each once or a few times. One that can
+// not be read counts as the lowest: then one message too many is sent.
 func (s *Service) priorities() func(ctx context.Context, rolloutID string) int {
-	var mu sync.Mutex
-	known := map[string]int{}
+	var known sync.Map
 	return func(ctx context.Context, id string) int {
-		mu.Lock()
-		defer mu.Unlock()
-		p, ok := known[id]
-		if !ok {
-			r, err := s.Store.Rollout(ctx, id)
-			if p = r.Priority; err != nil {
-				p = -1 << 31
-			}
-			known[id] = p
+		if p, ok := known.Load(id); ok {
+			return p.(int)
 		}
+		r, err := s.Store.Rollout(ctx, id) // under no lock: others need not wait for it
+		p := r.Priority
+		if err != nil {
+			p = -1 << 31
+		}
+		known.Store(id, p)
 		return p
 	}
 }

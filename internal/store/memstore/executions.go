@@ -256,5 +256,6 @@ func (s *Store) put(e ota.Execution) ota.Execution {
 
 func ownExecution(e ota.Execution) ota.Execution {
 	e.Details = copied(e.Details)
+	e.Expires, e.RetryAt = stored(e.Expires), stored(e.RetryAt) // terms may name parts of a microsecond
 	return e
 }

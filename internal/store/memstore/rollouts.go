@@ -190,7 +190,8 @@ func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execu
 		}
 	}
 	for _, e := range insert {
-		if _, ok := s.devices[e.DeviceID]; !ok {
+		d, ok := s.devices[e.DeviceID]
+		if !ok {
 			return nil, notFound("device %s", e.DeviceID)
 		}
 		attempts := executions[e.DeviceID]
@@ -205,10 +206,14 @@ func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execu
 		if last := len(attempts) - 1; last >= 0 {
 			attempts[last].RetryAt = time.Time{}
 		}
-		executions[e.DeviceID] = append(attempts, ota.Queue(ota.Execution{
+		made := ota.Queue(ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
 			Lane: e.Lane,
-		}.Under(r), now))
+		}.Under(r), now)
+		if d.Revoked() { // since the step was decided
+			made, _ = ota.Remove(made, fleet.RevokedReason, now)
+		}
+		executions[e.DeviceID] = append(attempts, ownExecution(made))
 	}
 	return executions, nil
 }
@@ -218,7 +223,7 @@ func change(executions map[string][]ota.Execution, f func(ota.Execution) (ota.Ex
 	for device, attempts := range executions {
 		last := len(attempts) - 1
 		if e, changed := f(attempts[last]); changed {
-			executions[device] = append(slices.Clone(attempts[:last]), e)
+			executions[device] = append(slices.Clone(attempts[:last]), ownExecution(e))
 		}
 	}
 }

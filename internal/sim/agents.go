@@ -1,0 +1,326 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// agent is a device: how it reports, and what may happen to it. What stands in
+// job and digest it keeps over a loss of power.
+type agent struct {
+	sim     *Sim
+	id      string
+	off     bool
+	revoked bool
+	life    int // raised by each loss of power: what it had in mind is gone
+	asking  bool
+	job     *job
+	running string // digest of the image
+}
+
+// job is what an agent works on.
+type job struct {
+	rollout string
+	release ota.ReleaseID
+	attempt int
+	version int64
+	at      int // index into its course
+	course  []word
+}
+
+// word is what an agent says of its work, and how long it works before that.
+type word struct {
+	after  time.Duration
+	status ota.Status
+	step   ota.Step
+	class  ota.Class
+	silent time.Duration // it is off so long before
+}
+
+// courseOf draws how an install goes.
+func (s *Sim) courseOf(release ota.ReleaseID) []word {
+	work := func(step ota.Step) word {
+		return word{after: s.upTo(90 * time.Second), status: ota.InProgress, step: step}
+	}
+	end := func(status ota.Status, class ota.Class) word {
+		return word{after: s.upTo(20 * time.Second), status: status, class: class}
+	}
+	course := []word{work(ota.StepFetching), work(ota.StepStaged), work(ota.StepRebooting), work(ota.StepTrial)}
+	for i := range course {
+		if !s.calm && s.rng.IntN(60) == 0 { // a network that fails, a disk that is full
+			return append(course[:i], end(ota.Failed, ""))
+		}
+	}
+	if !s.calm && s.rng.IntN(60) == 0 {
+		return []word{end(ota.Rejected, "")}
+	}
+	if !s.calm && s.rng.IntN(25) == 0 {
+		course[3].silent = s.upTo(2 * time.Hour)
+	}
+	if s.rng.Float64() < s.badness(release) {
+		return append(course, work(ota.StepRollingBack), end(ota.Failed, ota.ClassRolledBack))
+	}
+	return append(course, work(ota.StepCommitting), end(ota.Succeeded, ""))
+}
+
+// later has the agent do something, unless it loses its power before.
+func (a *agent) later(d time.Duration, f func()) {
+	life := a.life
+	a.sim.after(d, func() {
+		if life == a.life && !a.off && !a.revoked {
+			f()
+		}
+	})
+}
+
+// hear is what an agent does about a message: when it has nothing to do, or
+// something else, it asks.
+func (a *agent) hear(next *ota.Execution) {
+	switch {
+	case a.off || a.revoked:
+	case a.job == nil && next != nil:
+		a.ask()
+	case a.job != nil && (next == nil || next.RolloutID != a.job.rollout || next.Attempt != a.job.attempt):
+		a.look()
+	}
+}
+
+// message has a message go over a network, which loses, doubles and delays.
+func (a *agent) message(arrives func()) {
+	s := a.sim
+	copies := 1
+	if !s.calm {
+		switch n := s.rng.IntN(100); {
+		case n < 6:
+			copies = 0
+		case n < 14:
+			copies = 2
+		}
+	}
+	for range copies {
+		d := s.upTo(2 * time.Second)
+		if !s.calm && s.rng.IntN(12) == 0 {
+			d = s.upTo(20 * time.Minute)
+		}
+		s.after(d, arrives)
+	}
+}
+
+// send sends a request until its answer has arrived once. Copies of the request
+// arrive too, and what they are answered is heard as well.
+func (a *agent) send(what string, do request, heard func(ota.Execution, error)) {
+	answered := false
+	a.message(func() {
+		a.sim.request(a.id+" "+what, do, func(e ota.Execution, err error) {
+			a.message(func() { answered = true; heard(e, err) })
+		})
+	})
+	a.later(30*time.Second+a.sim.upTo(30*time.Second), func() {
+		if !answered {
+			heard(ota.Execution{}, errStore)
+		}
+	})
+}
+
+// ask asks for what is next, and starts it.
+func (a *agent) ask() {
+	if a.asking {
+		return
+	}
+	a.asking = true
+	life := a.life
+	a.send("start", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
+		return r.StartNext(ctx, a.id, ota.Starting{})
+	}, func(e ota.Execution, err error) {
+		if life != a.life || a.off || a.revoked {
+			return
+		}
+		a.asking = false
+		switch {
+		case err == nil:
+			a.begin(e)
+		case errors.Is(err, errStore) || errors.Is(err, context.Canceled):
+			a.later(5*time.Second, func() {
+				if a.job == nil {
+					a.ask()
+				}
+			})
+		case !errors.Is(err, fleet.ErrNotFound):
+			a.sim.check.say("device %s asks for work: %v", a.id, err)
+		}
+	})
+}
+
+// begin begins to work, if it does not work yet.
+func (a *agent) begin(e ota.Execution) {
+	if a.job != nil {
+		return
+	}
+	// The answer may be late: what it speaks of may be over by now, as the first
+	// report will say.
+	a.job = &job{rollout: e.RolloutID, release: e.Release, attempt: e.Attempt, version: e.Version, course: a.sim.courseOf(e.Release)}
+	a.work()
+}
+
+// work takes the time of what comes next, and reports it.
+func (a *agent) work() {
+	if a.job == nil { // given up meanwhile
+		return
+	}
+	w := a.job.course[a.job.at]
+	if w.silent > 0 && !a.sim.calm {
+		a.job.course[a.job.at].silent = 0
+		a.die(w.silent)
+		return
+	}
+	a.later(w.after, a.report)
+}
+
+// report reports where the work stands, again and again until it is heard.
+func (a *agent) report() {
+	if a.job == nil {
+		return
+	}
+	j, life := a.job, a.life
+	w := j.course[j.at]
+	r := ota.Report{
+		RolloutID: j.rollout, DeviceID: a.id, Status: w.status, ExpectedVersion: j.version, Attempt: j.attempt,
+		Details: map[string]string{ota.DetailStep: string(w.step), ota.DetailClass: string(w.class)},
+	}
+	maps.DeleteFunc(r.Details, func(_, v string) bool { return v == "" })
+	at, version := j.at, j.version
+	a.send(fmt.Sprintf("reports %s %s", w.status, w.step), func(ctx context.Context, s *fleet.Service) (ota.Execution, error) {
+		return s.Report(ctx, r)
+	}, func(e ota.Execution, err error) {
+		if life != a.life || a.off || a.revoked || a.job != j || j.at != at || j.version != version {
+			return
+		}
+		a.answered(w, e, err)
+	})
+}
+
+// answered is what an agent does about the answer to its report.
+func (a *agent) answered(w word, e ota.Execution, err error) {
+	j := a.job
+	switch {
+	case err == nil:
+		j.version = e.Version
+		a.done(w)
+	case errors.Is(err, errStore), errors.Is(err, context.Canceled):
+		a.later(10*time.Second, a.report)
+	case errors.Is(err, ota.ErrTerminal), errors.Is(err, ota.ErrVersionMismatch):
+		switch {
+		case e.Attempt == j.attempt && e.Status == w.status && (e.Status.Terminal() || e.Step() == w.step): // its own word, told before
+			j.version = e.Version
+			a.done(w)
+		case e.Attempt != j.attempt || e.Status.Terminal():
+			a.forget()
+		default:
+			j.version = e.Version
+			a.later(time.Second, a.report)
+		}
+	default:
+		a.sim.check.say("device %s reports %s %s of rollout %s: %v", a.id, w.status, w.step, j.rollout, err)
+	}
+}
+
+// done goes on after a report that the server has stored.
+func (a *agent) done(w word) {
+	if !w.status.Terminal() {
+		a.job.at++
+		a.work()
+		return
+	}
+	if w.status == ota.Succeeded {
+		a.running = digestOf(a.job.release)
+		a.tell(a.job.release)
+	}
+	a.forget()
+}
+
+// forget gives the job up, and asks whether there is more.
+func (a *agent) forget() {
+	a.job = nil
+	a.later(time.Second, a.ask)
+}
+
+// look asks whether the job is still what it should work on.
+func (a *agent) look() {
+	j, life := a.job, a.life
+	a.send("looks", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
+		return r.Execution(ctx, j.rollout, a.id)
+	}, func(e ota.Execution, err error) {
+		if life == a.life && a.job == j && err == nil && (e.Attempt > j.attempt || e.Attempt == j.attempt && e.Status.Terminal()) {
+			a.forget()
+		}
+	})
+}
+
+// tell reports what the device runs.
+func (a *agent) tell(release ota.ReleaseID) {
+	u := shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"name": release.Name, "version": release.Version, "digest": a.running}})
+	a.send("shadow", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
+		_, err := r.UpdateShadow(ctx, a.id, "", u)
+		return ota.Execution{}, err
+	}, func(ota.Execution, error) {})
+}
+
+// die takes the power away for so long.
+func (a *agent) die(d time.Duration) {
+	if a.off || a.revoked {
+		return
+	}
+	a.sim.log("%s is off for %s", a.id, d.Round(time.Second))
+	a.off, a.asking = true, false
+	a.life++
+	life := a.life
+	a.sim.after(d, func() {
+		if life == a.life {
+			a.wake()
+		}
+	})
+}
+
+// wake lets a device start, or connect again.
+func (a *agent) wake() {
+	if a.revoked {
+		return
+	}
+	a.off, a.asking = false, false
+	a.life++
+	if a.job != nil {
+		a.later(a.sim.upTo(10*time.Second), a.work)
+		return
+	}
+	a.later(a.sim.upTo(10*time.Second), a.ask)
+}
+
+// publisher carries messages of the servers to the agents.
+type publisher struct{ sim *Sim }
+
+func (p publisher) NotifyNext(ctx context.Context, id string, next *ota.Execution) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	a := p.sim.agent[id]
+	a.message(func() { a.hear(next) })
+	return nil
+}
+
+func (p publisher) NotifyJobs(ctx context.Context, _ string, _ []ota.Execution) error {
+	return ctx.Err()
+}
+
+func (p publisher) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
+
+func (p publisher) Disconnect(id, _ string) {
+	a := p.sim.agent[id]
+	p.sim.after(0, func() { a.revoked = true })
+}

@@ -1,0 +1,483 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// checker keeps how everything stood after the last change, and holds what must
+// never break against how it stands after the next one. It counts for itself.
+type checker struct {
+	sim        *Sim
+	broken     []string
+	rollouts   map[string]ota.Rollout
+	executions map[place][]ota.Execution // attempts in order
+	flying     map[string]int            // IN_PROGRESS by device
+	made       map[string][]time.Time    // when executions were made, by rollout
+	repeats    map[string]int            // stages that operators repeated, by rollout
+	runs       map[string]time.Time      // since when a rollout is RUNNING
+	basis      map[string]basis          // what a caller saw of a rollout last, by label and rollout
+}
+
+// place is a device in a rollout.
+type place struct{ rollout, device string }
+
+// basis is what a decision stands on.
+type basis struct {
+	revision int64
+	stages   []tally
+	armed    map[ota.Class]int
+}
+
+// tally counts newest attempts.
+type tally struct {
+	total, active, retrying, sample, succeeded int
+}
+
+func newChecker(s *Sim) *checker {
+	return &checker{
+		sim: s, rollouts: map[string]ota.Rollout{}, executions: map[place][]ota.Execution{}, flying: map[string]int{},
+		made: map[string][]time.Time{}, repeats: map[string]int{}, runs: map[string]time.Time{}, basis: map[string]basis{},
+	}
+}
+
+func (k *checker) say(format string, args ...any) {
+	if len(k.broken) < 10 {
+		at := time.Since(k.sim.began).Round(time.Millisecond)
+		k.broken = append(k.broken, fmt.Sprintf("after %s: ", at)+fmt.Sprintf(format, args...))
+	}
+}
+
+// seen notes what a caller that now reads the progress of a rollout will see.
+func (k *checker) seen(label, rollout string) {
+	r := k.rollouts[rollout]
+	b := basis{revision: r.Revision, stages: make([]tally, len(r.Stages)), armed: map[ota.Class]int{}}
+	for at, attempts := range k.executions {
+		if at.rollout != rollout {
+			continue
+		}
+		e := attempts[len(attempts)-1]
+		b.stages[e.Stage].add(e)
+		if e.Status.Terminal() && e.FinishedAt.After(r.ArmedAt) {
+			b.armed[e.Class]++
+		}
+	}
+	k.basis[label+" "+rollout] = b
+}
+
+func (t *tally) add(e ota.Execution) {
+	t.total++
+	switch {
+	case !e.Status.Terminal():
+		t.active++
+	case e.Class != ota.ClassNone:
+		t.sample++
+	}
+	if e.Status == ota.Succeeded {
+		t.succeeded++
+	}
+	if !e.RetryAt.IsZero() {
+		t.retrying++
+	}
+}
+
+// met reports whether the gate is met.
+func (t tally) met(g ota.Gate) bool {
+	return t.sample > 0 && float64(t.succeeded)+1e-6 >= g.Success*float64(t.sample)
+}
+
+// active counts the executions of a rollout with the status.
+func (k *checker) active(rollout string, status ota.Status) (n int) {
+	for at, attempts := range k.executions {
+		if at.rollout == rollout && attempts[len(attempts)-1].Status == status {
+			n++
+		}
+	}
+	return n
+}
+
+// changed looks at what a call did to the store.
+func (k *checker) changed(c change) {
+	ctx := context.Background()
+	faults, err := k.sim.store.Check(ctx)
+	if err != nil {
+		k.say("check: %v", err)
+	}
+	for _, f := range faults {
+		k.say("%s: %s: %s", c.label, c.method, f)
+	}
+	was := k.rollouts
+	k.rollouts = make(map[string]ota.Rollout, len(was))
+	for _, r := range k.sim.rollouts() {
+		k.rollouts[r.ID] = r
+	}
+	for id := range was {
+		if _, ok := k.rollouts[id]; !ok {
+			k.say("rollout %s is gone", id)
+		}
+	}
+	if c.method == "Report" {
+		k.accepted(c)
+	}
+	err = k.sim.store.Executions(ctx, k.touched(c), func(e ota.Execution) bool {
+		k.execution(c, was[e.RolloutID], e)
+		return true
+	})
+	if err != nil {
+		k.say("executions: %v", err)
+	}
+	for id, r := range k.rollouts {
+		if old, ok := was[id]; !ok || old.Revision != r.Revision {
+			k.rollout(c, old, r)
+		} else if old.State != r.State {
+			k.say("rollout %s went from %s to %s within revision %d", id, old.State, r.State, r.Revision)
+		}
+	}
+}
+
+// touched is which executions a call may have changed.
+func (k *checker) touched(c change) fleet.ExecutionFilter {
+	if c.report != nil {
+		return fleet.ExecutionFilter{DeviceID: c.report.DeviceID}
+	}
+	return fleet.ExecutionFilter{}
+}
+
+// accepted: a report counts once, and what it says it knows is so.
+func (k *checker) accepted(c change) {
+	attempts := k.executions[place{c.report.RolloutID, c.report.DeviceID}]
+	if len(attempts) == 0 {
+		k.say("%s: a report on no execution was accepted", c.label)
+		return
+	}
+	e := attempts[len(attempts)-1]
+	if e.Attempt != c.report.Attempt || e.Version != c.report.ExpectedVersion {
+		k.say("%s: a report on attempt %d, version %d was accepted by attempt %d, version %d", c.label, c.report.Attempt, c.report.ExpectedVersion, e.Attempt, e.Version)
+	}
+}
+
+// execution looks at one attempt; old is its rollout before the change.
+func (k *checker) execution(c change, old ota.Rollout, e ota.Execution) {
+	at := place{e.RolloutID, e.DeviceID}
+	attempts := k.executions[at]
+	if e.Attempt == len(attempts)+1 {
+		k.created(c, old, attempts, e)
+		k.executions[at] = append(attempts, e)
+		return
+	}
+	was := attempts[e.Attempt-1]
+	attempts[e.Attempt-1] = e
+	if was.Version == e.Version && was.Status == e.Status {
+		return
+	}
+	name := fmt.Sprintf("%s: %s: attempt %d of rollout %s on device %s", c.label, c.method, e.Attempt, e.RolloutID, e.DeviceID)
+	if was.Status.Terminal() {
+		k.say("%s went from %s, version %d to %s, version %d", name, was.Status, was.Version, e.Status, e.Version)
+	}
+	if e.Version != was.Version+1 {
+		k.say("%s went from version %d to %d", name, was.Version, e.Version)
+	}
+	if e.Stage != was.Stage || e.Lane != was.Lane || !e.QueuedAt.Equal(was.QueuedAt) {
+		k.say("%s moved from stage %d, lane %q to stage %d, lane %q", name, was.Stage, was.Lane, e.Stage, e.Lane)
+	}
+	k.moved(c, name, was, e)
+}
+
+// moved: an execution changes only as it may.
+func (k *checker) moved(c change, name string, was, e ota.Execution) {
+	if was.Status == ota.InProgress {
+		k.flying[e.DeviceID]--
+	}
+	if e.Status == ota.InProgress {
+		k.flying[e.DeviceID]++
+		if k.flying[e.DeviceID] > 1 {
+			k.say("%s: the device works on %d at once", name, k.flying[e.DeviceID])
+		}
+	}
+	r := k.rollouts[e.RolloutID]
+	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance", ota.Removed: "RevokeDevice"}[e.Status]
+	if by == "" {
+		by = "Report"
+	}
+	if !strings.Contains(by, c.method) {
+		k.say("%s went from %s to %s", name, was.Status, e.Status)
+	}
+	switch {
+	case was.Status == ota.Queued && e.Status == ota.InProgress:
+		if r.State != ota.RolloutRunning {
+			k.say("%s was started while the rollout is %s", name, r.State)
+		}
+		k.bounded(name, r, e)
+	case e.Status == ota.Canceled && was.Status == ota.InProgress && was.Step().Activated():
+		k.say("%s was cancelled at step %q", name, was.Step())
+	case e.Status == ota.TimedOut && (was.Expires.IsZero() || was.Expires.After(c.now)):
+		k.say("%s ended at %s, before its time %s", name, c.now, was.Expires)
+	case e.Status == ota.TimedOut && was.Status == ota.Queued:
+		since := was.QueuedAt
+		if runs := k.runs[r.ID]; runs.After(since) {
+			since = runs
+		}
+		if waited := c.now.Sub(since); r.State != ota.RolloutRunning || waited+time.Millisecond < r.Terms.Timers.Claim {
+			k.say("%s was ended unclaimed after %s, the rollout is %s", name, waited, r.State)
+		}
+	}
+}
+
+// bounded: no more are in flight than may be.
+func (k *checker) bounded(name string, r ota.Rollout, e ota.Execution) {
+	all, lane := 0, 0
+	for at, attempts := range k.executions {
+		if o := attempts[len(attempts)-1]; at.rollout == r.ID && o.Status == ota.InProgress {
+			all++
+			if o.Lane == e.Lane {
+				lane++
+			}
+		}
+	}
+	if limit := r.Terms.InFlight; limit.Max > 0 && all > limit.Max || limit.PerMax > 0 && lane > limit.PerMax {
+		k.say("%s is one of %d in flight, %d in lane %q: over %+v", name, all, lane, e.Lane, limit)
+	}
+}
+
+// created: executions are made only while the rollout runs, for an open stage,
+// in time, and not again and again.
+func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e ota.Execution) {
+	name := fmt.Sprintf("%s: %s: attempt %d of rollout %s on device %s", c.label, c.method, e.Attempt, e.RolloutID, e.DeviceID)
+	r := k.rollouts[e.RolloutID]
+	if c.method != "Advance" || old.State != ota.RolloutRunning || r.State != ota.RolloutRunning {
+		k.say("%s was made while the rollout went from %s to %s", name, old.State, r.State)
+	}
+	d, err := k.sim.store.Device(context.Background(), e.DeviceID)
+	if err != nil || d.Revoked() != (e.Status == ota.Removed) || !d.Revoked() && e.Status != ota.Queued {
+		k.say("%s was made %s, the device is revoked: %t", name, e.Status, d.Revoked())
+	}
+	if e.Stage >= len(r.Stages) || r.Stages[e.Stage].OpenedAt.IsZero() {
+		k.say("%s was made in stage %d, which is not open", name, e.Stage+1)
+	}
+	if n := len(attempts); n > 0 {
+		if last := attempts[n-1]; !last.Status.Terminal() || last.Status == ota.Succeeded || last.Stage != e.Stage {
+			k.say("%s follows one that is %s", name, last.Status)
+		}
+		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID]; e.Attempt > most {
+			k.say("%s: at most %d", name, most)
+		}
+	}
+	k.paced(r, e.QueuedAt)
+}
+
+// paced holds the promise of ota.Rate for every span that ends now.
+func (k *checker) paced(r ota.Rollout, at time.Time) {
+	made := append(k.made[r.ID], at)
+	k.made[r.ID] = made
+	rate := r.Terms.Rate
+	if rate.PerMinute == 0 {
+		return
+	}
+	most := rate.PerMinute
+	if rate.Factor > 0 {
+		most = rate.Max
+		for raised, n := rate.PerMinute, 0; rate.Of == ota.RateByNotified && raised < most; n += rate.Each {
+			if n+rate.Each > len(made) {
+				most = raised
+				break
+			}
+			raised *= rate.Factor
+		}
+	}
+	second := float64(int(most/60 + 0.999999))
+	for i, from := range made {
+		if n := len(made) - i; float64(n) > second+at.Sub(from).Minutes()*most+1e-3 {
+			k.say("rollout %s made %d executions within %s at %g a minute", r.ID, n, at.Sub(from), most)
+			return
+		}
+	}
+}
+
+var rolloutMoves = map[ota.RolloutState][]ota.RolloutState{
+	"":                          {ota.RolloutDraft, ota.RolloutAwaitingApproval, ota.RolloutScheduled},
+	ota.RolloutDraft:            {ota.RolloutDraft, ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting},
+	ota.RolloutAwaitingApproval: {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting},
+	ota.RolloutScheduled:        {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting},
+	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutCompleted},
+	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting},
+	ota.RolloutAborting:         {ota.RolloutAborting, ota.RolloutAborted},
+}
+
+var stageMoves = map[ota.StageState][]ota.StageState{
+	ota.StagePending: {ota.StageOpen},
+	ota.StageOpen:    {ota.StageSoaking, ota.StagePassed, ota.StageFailed},
+	ota.StageSoaking: {ota.StageOpen, ota.StagePassed, ota.StageFailed},
+	ota.StageFailed:  {ota.StagePending, ota.StagePassed},
+}
+
+// rollout looks at a rollout that changed; old is zero when it is new.
+func (k *checker) rollout(c change, old, r ota.Rollout) {
+	name := fmt.Sprintf("%s: rollout %s", c.label, r.ID)
+	if !slices.Contains(rolloutMoves[old.State], r.State) {
+		k.say("%s went from %s to %s", name, old.State, r.State)
+	}
+	if old.ID == "" {
+		return
+	}
+	if r.Revision != old.Revision+1 {
+		k.say("%s went from revision %d to %d", name, old.Revision, r.Revision)
+	}
+	if r.State == ota.RolloutPaused && r.Reason == "" {
+		k.say("%s is paused without a reason", name)
+	}
+	if r.State == ota.RolloutRunning && old.State != ota.RolloutRunning {
+		k.runs[r.ID] = c.now
+	}
+	if !old.State.Begun() {
+		return
+	}
+	if r.Cursor < old.Cursor {
+		k.say("%s: the cursor went from %d back to %d", name, old.Cursor, r.Cursor)
+	}
+	k.sizes(name, r)
+	b := k.basis[c.label+" "+r.ID]
+	for i := range r.Stages {
+		if i < len(old.Stages) && old.Stages[i].State != r.Stages[i].State {
+			k.stage(c, fmt.Sprintf("%s: stage %d", name, i+1), i, old, r, b)
+		}
+	}
+	if went := c.advance.Insert != nil || r.State == ota.RolloutCompleted; went {
+		if b.revision != old.Revision {
+			k.say("%s moved on what stood at revision %d", name, b.revision)
+		}
+		k.untripped(name, old, b)
+	}
+	if r.State.Terminal() {
+		k.ended(name, r)
+	}
+}
+
+// stage looks at a stage that changed its state.
+func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basis) {
+	was, now := old.Stages[i], r.Stages[i]
+	if !slices.Contains(stageMoves[was.State], now.State) {
+		k.say("%s went from %s to %s", name, was.State, now.State)
+	}
+	if now.State != ota.StagePending && i > 0 && r.Stages[i-1].State != ota.StagePassed {
+		k.say("%s is %s while the one before it is %s", name, now.State, r.Stages[i-1].State)
+	}
+	byOperator := strings.HasPrefix(c.label, "op ") && old.State == ota.RolloutPaused && r.State == ota.RolloutRunning
+	if was.State == ota.StageFailed && !byOperator {
+		k.say("%s went from FAILED to %s and no operator said so", name, now.State)
+	}
+	if was.State == ota.StageFailed && now.State == ota.StagePending {
+		k.repeats[r.ID]++
+	}
+	if was.State == ota.StageFailed || r.State == ota.RolloutAborting {
+		return
+	}
+	if b.revision != old.Revision {
+		k.say("%s went from %s to %s on what stood at revision %d", name, was.State, now.State, b.revision)
+		return
+	}
+	seen := b.stages[i]
+	settled := seen.active+seen.retrying == 0
+	switch {
+	case now.State == ota.StageOpen && was.State == ota.StagePending:
+		if now.Approval && now.ApprovedAt.IsZero() {
+			k.say("%s opened without approval", name)
+		}
+	case now.State == ota.StagePassed && was.State == ota.StageOpen:
+		if seen.total > 0 || r.Cursor < now.Target {
+			k.say("%s passed unjudged at %d of %d: %+v", name, r.Cursor, now.Target, seen)
+		}
+	case now.State == ota.StageSoaking:
+		enough := settled || now.Gate.MinFinished > 0 && seen.sample >= now.Gate.MinFinished
+		if !enough || !seen.met(now.Gate) || r.Cursor < now.Target {
+			k.say("%s soaks at %d of %d: %+v, its gate is %s", name, r.Cursor, now.Target, seen, now.Gate)
+		}
+	case now.State == ota.StagePassed:
+		if soaked := now.EndedAt.Sub(now.SoakingAt); soaked+time.Millisecond < now.Soak || !seen.met(now.Gate) {
+			k.say("%s passed after %s: %+v, its gate is %s, its soak time %s", name, soaked, seen, now.Gate, now.Soak)
+		}
+	case now.State == ota.StageFailed:
+		if !settled || seen.met(now.Gate) {
+			k.say("%s failed: %+v, its gate is %s", name, seen, now.Gate)
+		}
+	}
+	k.untripped(name, old, b)
+}
+
+// untripped: a rollout does not go on over an abort rule.
+func (k *checker) untripped(name string, r ota.Rollout, b basis) {
+	for _, rule := range r.Abort {
+		n, sample := 0, 0
+		for class, of := range b.armed {
+			if class == ota.ClassNone {
+				continue
+			}
+			sample += of
+			if class == rule.Class || rule.Class == ota.ClassAny && class != ota.ClassSucceeded {
+				n += of
+			}
+		}
+		over := rule.Share < 1 && n > 0 && sample >= rule.MinSample && float64(n) > rule.Share*float64(sample)+1e-6
+		if over || rule.Count > 0 && n >= rule.Count {
+			k.say("%s went on with %d of %d, over the rule %s", name, n, sample, rule)
+		}
+	}
+}
+
+// sizes: no stage has more devices than it may.
+func (k *checker) sizes(name string, r ota.Rollout) {
+	size := make([]int, len(r.Stages))
+	for at, attempts := range k.executions {
+		if at.rollout == r.ID {
+			size[attempts[0].Stage]++
+		}
+	}
+	from := 0
+	for i, stage := range r.Stages {
+		if most := max(stage.Target-from, 0); size[i] > most {
+			k.say("%s: stage %d has %d devices, over %d", name, i+1, size[i], most)
+		}
+		from = max(from, stage.Target)
+	}
+}
+
+// ended looks at a rollout that has ended.
+func (k *checker) ended(name string, r ota.Rollout) {
+	if n := k.active(r.ID, ota.Queued) + k.active(r.ID, ota.InProgress); n > 0 {
+		k.say("%s is %s with %d executions that are not finished", name, r.State, n)
+	}
+	for i, stage := range r.Stages {
+		if r.State == ota.RolloutCompleted && (stage.State != ota.StagePassed || r.Cursor < stage.Target) {
+			k.say("%s is COMPLETED, stage %d is %s at %d of %d", name, i+1, stage.State, r.Cursor, stage.Target)
+		}
+	}
+}
+
+// whole looks at everything once more: counts are those of the rows, and no
+// device that is shut out has work.
+func (k *checker) whole() {
+	ctx := context.Background()
+	for id, r := range k.rollouts {
+		p, err := k.sim.store.Progress(ctx, r, k.sim.now())
+		if err != nil {
+			k.say("progress: %v", err)
+		}
+		k.seen("end", id)
+		for i, c := range p.Stages {
+			t := k.basis["end "+id].stages[i]
+			if c.Total() != t.total || c.Active() != t.active || c.Sample() != t.sample || c.Of(ota.ClassSucceeded) != t.succeeded {
+				k.say("stage %d of rollout %s counts %+v, its rows %+v", i+1, id, c, t)
+			}
+		}
+	}
+	for at, attempts := range k.executions {
+		if e := attempts[len(attempts)-1]; !e.Status.Terminal() && k.sim.agent[at.device].revoked {
+			k.say("device %s is revoked, and rollout %s is %s on it", at.device, at.rollout, e.Status)
+		}
+	}
+}

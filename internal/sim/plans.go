@@ -1,0 +1,358 @@
+package sim
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// firmware is a release, and on what share of devices it does not work.
+type firmware struct {
+	id  ota.ReleaseID
+	bad float64
+}
+
+func digestOf(id ota.ReleaseID) string {
+	sum := sha256.Sum256([]byte(id.String()))
+	return hex.EncodeToString(sum[:])
+}
+
+func (s *Sim) badness(id ota.ReleaseID) float64 {
+	for _, f := range s.releases {
+		if f.id == id {
+			return f.bad
+		}
+	}
+	return 0
+}
+
+// upTo draws a duration.
+func (s *Sim) upTo(d time.Duration) time.Duration { return time.Duration(s.rng.Int64N(int64(d))) }
+
+// one draws true once in n times.
+func (s *Sim) one(n int) bool { return s.rng.IntN(n) == 0 }
+
+func pick[T any](s *Sim, of ...T) T { return of[s.rng.IntN(len(of))] }
+
+// populate makes devices and releases.
+func (s *Sim) populate() {
+	ctx := context.Background()
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	for i := range s.rng.IntN(22) + 2 {
+		a := &agent{sim: s, id: fmt.Sprintf("d%02d", i)}
+		s.agents, s.agent[a.id] = append(s.agents, a), a
+		must(s.store.CreateDevice(ctx, fleet.Device{
+			ID: a.id, Hardware: pick(s, "rpi4", "rpi4", "rpi5"), CreatedAt: s.began,
+			Tags: map[string]string{"site": pick(s, "a", "b", "c")},
+		}))
+	}
+	for _, name := range []string{"gw", "modem"} {
+		for v := range 3 {
+			f := firmware{ota.ReleaseID{Name: name, Version: fmt.Sprint(v + 1)}, pick(s, 0, 0, 0.1, 0.4, 1)}
+			s.releases = append(s.releases, f)
+			_, err := s.store.CreateRelease(ctx, ota.Release{
+				Manifest: ota.Manifest{
+					Name: f.id.Name, Version: f.id.Version, HardwareIDs: []string{"rpi4", "rpi5"}, Installer: ota.InstallImage,
+					ImageDigest: digestOf(f.id), ImageSize: 1, ObjectSize: 1,
+				},
+				IndexDigest: digestOf(f.id), IndexSize: 1, CreatedAt: s.began,
+			})
+			must(err)
+			must(s.store.PublishMetadata(ctx, nil, []ota.ReleaseID{f.id}, s.began))
+		}
+	}
+}
+
+// plan draws a rollout.
+func (s *Sim) plan() ota.Rollout {
+	r := ota.Rollout{
+		Release: pick(s, s.releases...).id, Seed: fmt.Sprint(s.rng.IntN(1000)), Priority: s.rng.IntN(3), Terms: s.terms(),
+		Stages: s.stages(), Selector: pick(s, "", "", `tags.site = "a" OR tags.site = "b"`),
+	}
+	if s.one(8) {
+		r.State = ota.RolloutDraft
+	}
+	if s.one(3) {
+		r.InProgressTimeout = time.Minute + s.upTo(time.Hour)
+	}
+	for range s.rng.IntN(3) {
+		a := ota.AbortRule{Class: pick(s, ota.ClassAny, ota.ClassRolledBack, ota.ClassFailed, ota.ClassTimedOut), Share: 1}
+		if s.one(2) {
+			a.Share, a.MinSample = s.rng.Float64(), s.rng.IntN(8)
+		} else {
+			a.Count = s.rng.IntN(6) + 1
+		}
+		r.Abort = append(r.Abort, a)
+	}
+	return r
+}
+
+func (s *Sim) stages() (stages []ota.Stage) {
+	percent, count := 0.0, 0
+	byCount := s.one(4)
+	for len(stages) < 5 && percent < 100 {
+		var size ota.Size
+		switch {
+		case s.one(6):
+			size.Selector = pick(s, `tags.site = "a"`, `hardware = "rpi5"`, `id = "d01"`)
+		case byCount && len(stages) < 3:
+			count += s.rng.IntN(6) + 1
+			size.Count = count
+		default:
+			percent = min(100, percent+1+s.rng.Float64()*70)
+			size.Percent = percent
+		}
+		stage := ota.Stage{Size: size, State: ota.StagePending, Approval: s.one(6), Gate: ota.Gate{Success: pick(s, 0, 0.3, 0.5, 0.8, 0.95, 1)}}
+		if s.one(2) {
+			stage.Soak = s.upTo(20 * time.Minute)
+		}
+		if s.one(3) {
+			stage.Gate.MinFinished = s.rng.IntN(6)
+		}
+		stages = append(stages, stage)
+	}
+	return stages
+}
+
+func (s *Sim) terms() ota.Terms {
+	var t ota.Terms
+	if s.one(5) {
+		t.Start = s.now().Add(s.upTo(30 * time.Minute))
+	}
+	t.Approval = s.one(6)
+	if s.one(2) {
+		t.Rate.PerMinute = pick(s, 0.3, 1, 2.5, 30, 300)
+		if s.one(2) {
+			t.Rate.Factor, t.Rate.Each, t.Rate.Max = 1.5+s.rng.Float64(), s.rng.IntN(5)+1, t.Rate.PerMinute*10
+			t.Rate.Of = pick(s, ota.RateByNotified, ota.RateBySucceeded)
+		}
+	}
+	if s.one(3) {
+		t.InFlight.Max = s.rng.IntN(5) + 1
+	}
+	if s.one(4) {
+		t.InFlight.Per, t.InFlight.PerMax = pick(s, "site", ota.ByHardware), s.rng.IntN(3)+1
+	}
+	if s.one(2) {
+		timer := func() time.Duration {
+			if s.one(3) {
+				return 0
+			}
+			return time.Minute + s.upTo(15*time.Minute)
+		}
+		t.Timers = ota.Timers{Claim: timer(), Fetch: timer(), Install: timer(), Reboot: timer(), Health: timer()}
+	}
+	if s.one(2) {
+		t.Retry = ota.Retry{Attempts: s.rng.IntN(3) + 2, Backoff: s.upTo(10 * time.Minute)}
+		if s.one(3) {
+			t.Retry.On = []ota.Class{ota.ClassRolledBack, ota.ClassSilent}
+		}
+	}
+	if s.one(3) {
+		t.Strata = pick(s, []string{ota.ByHardware}, []string{"site", ota.ByHardware})
+	}
+	t.OnPause = pick(s, "", ota.PauseLetFinish, ota.PauseHoldBeforeInstall)
+	t.Quarantined = s.one(3)
+	return t
+}
+
+// schedule says when what happens until the faults are over.
+func (s *Sim) schedule(poll time.Duration) {
+	at := func() time.Duration { return s.upTo(stormy) }
+	for i := range s.rng.IntN(3) + 1 {
+		d := at() / 2
+		if i == 0 {
+			d = 0
+		}
+		s.after(d, s.create)
+	}
+	for _, a := range s.agents {
+		a.off = true
+		s.after(s.upTo(time.Minute), a.wake)
+		for range s.rng.IntN(3) {
+			d := s.upTo(20 * time.Minute)
+			if s.one(6) {
+				d = 10 * stormy // until the faults are over
+			}
+			s.after(at(), func() { a.die(d) })
+		}
+		if s.one(25) {
+			s.after(at(), func() {
+				s.operate("revoke "+a.id, func(ctx context.Context, f *fleet.Service) error { _, err := f.RevokeDevice(ctx, a.id); return err })
+			})
+		}
+	}
+	for range s.rng.IntN(8) {
+		s.after(at(), s.operator)
+	}
+	if s.one(3) {
+		s.after(at(), func() { s.jumped.Add(int64(s.upTo(2 * time.Hour))); s.log("the clocks jump to %s", s.now()) })
+	}
+	for i := range s.servers {
+		for life := range s.rng.IntN(3) {
+			s.after(at(), func() { s.servers[i].kill(); s.log("%s is killed", s.servers[i].name) })
+			_ = life
+		}
+		s.revive(i, 2, poll)
+	}
+}
+
+// revive starts a replica again some time after its death.
+func (s *Sim) revive(i, life int, poll time.Duration) {
+	s.after(s.upTo(10*time.Minute), func() {
+		if !s.calm {
+			if s.servers[i].ctx.Err() != nil {
+				s.start(i, life, poll)
+			}
+			s.revive(i, life+1, poll)
+		}
+	})
+}
+
+func (s *Sim) create() {
+	r := s.plan()
+	s.operate("create "+r.Release.String(), func(ctx context.Context, f *fleet.Service) error {
+		_, err := f.CreateRollout(ctx, r)
+		return err
+	})
+}
+
+// operate is an act of an operator. What is refused is no fault.
+func (s *Sim) operate(what string, do func(ctx context.Context, f *fleet.Service) error) {
+	s.log("operator: %s", what)
+	s.request("op "+what, func(ctx context.Context, f *fleet.Service) (ota.Execution, error) {
+		return ota.Execution{}, do(ctx, f)
+	}, func(_ ota.Execution, err error) {
+		if err != nil {
+			s.log("operator: %s: %v", what, err)
+		}
+		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices} {
+			if errors.Is(err, fine) {
+				return
+			}
+		}
+		s.check.say("operator: %s: %v", what, err)
+	})
+}
+
+// operator does one thing that operators do.
+func (s *Sim) operator() {
+	list := s.rollouts()
+	if len(list) == 0 {
+		return
+	}
+	r := pick(s, list...)
+	act := func(what string, do func(ctx context.Context, f *fleet.Service) error) { s.operate(what+" "+r.ID, do) }
+	reason := fmt.Sprintf("reason %d", s.rng.IntN(1000))
+	switch s.rng.IntN(16) {
+	case 0:
+		act("abort", func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.AbortRollout(ctx, r.ID, reason)
+			return err
+		})
+	case 1:
+		act("stop all", func(ctx context.Context, f *fleet.Service) error { _, err := f.StopRollouts(ctx, reason); return err })
+	case 2, 3, 4, 5:
+		policy := pick(s, "", ota.PauseLetFinish, ota.PauseHoldBeforeInstall)
+		act("pause", func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.PauseRollout(ctx, r.ID, reason, policy)
+			return err
+		})
+		if s.one(2) {
+			s.after(s.upTo(time.Hour), func() { s.resume(r.ID) })
+		}
+	case 6, 7, 8:
+		s.resume(r.ID)
+	case 9:
+		plan := s.plan()
+		plan.State = r.State
+		act("edit", func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.EditRollout(ctx, r.ID, plan)
+			return err
+		})
+	default:
+		s.approve(r)
+	}
+}
+
+func (s *Sim) resume(id string) {
+	action := pick(s, "", ota.ResumeRepeat, ota.ResumeRepeat, ota.ResumeSkip)
+	s.operate(strings.TrimSpace("resume "+string(action)+" "+id), func(ctx context.Context, f *fleet.Service) error {
+		_, err := f.ResumeRollout(ctx, id, action)
+		return err
+	})
+}
+
+// approve does what a rollout waits for an operator to do.
+func (s *Sim) approve(r ota.Rollout) {
+	switch {
+	case r.State == ota.RolloutDraft:
+		s.operate("submit "+r.ID, func(ctx context.Context, f *fleet.Service) error { _, err := f.SubmitRollout(ctx, r.ID); return err })
+	case r.State == ota.RolloutAwaitingApproval:
+		s.operate("approve "+r.ID, func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.ApproveRollout(ctx, r.ID, 0)
+			return err
+		})
+	case r.State == ota.RolloutRunning:
+		for i, stage := range r.Stages {
+			if stage.State == ota.StagePending && stage.Approval && stage.ApprovedAt.IsZero() {
+				s.operate(fmt.Sprintf("approve stage %d of %s", i+1, r.ID), func(ctx context.Context, f *fleet.Service) error {
+					_, err := f.ApproveRollout(ctx, r.ID, i+1)
+					return err
+				})
+				return
+			}
+		}
+	}
+}
+
+// becalm ends the faults: the servers run, every device connects once more, and
+// operators approve what waits for it.
+func (s *Sim) becalm(poll time.Duration) {
+	s.log("the faults are over")
+	s.calm = true
+	for i, r := range s.servers {
+		if r.ctx.Err() != nil {
+			s.start(i, 1000, poll)
+		}
+	}
+	for _, a := range s.agents {
+		s.after(time.Hour+s.upTo(time.Minute), func() {
+			a.life++
+			a.wake()
+		})
+	}
+	s.approving()
+}
+
+func (s *Sim) approving() {
+	for _, r := range s.rollouts() {
+		s.approve(r)
+	}
+	s.after(10*time.Minute, s.approving)
+}
+
+// ended reports whether every rollout has come to rest.
+func (s *Sim) ended() bool { return s.unfinished() == "" }
+
+// unfinished names what has not ended.
+func (s *Sim) unfinished() string {
+	var names []string
+	for _, r := range s.check.rollouts {
+		if !r.State.Terminal() && (r.State != ota.RolloutPaused || s.check.active(r.ID, ota.InProgress) > 0) {
+			names = append(names, fmt.Sprintf("rollout %s is %s with %d queued and %d in progress", r.ID, r.State, s.check.active(r.ID, ota.Queued), s.check.active(r.ID, ota.InProgress)))
+		}
+	}
+	return strings.Join(names, "; ")
+}

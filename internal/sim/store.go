@@ -1,0 +1,158 @@
+package sim
+
+import (
+	"context"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// faulty is the store as a server sees it: every call that a rollout makes waits
+// at the gate and becomes what the driver says.
+type faulty struct {
+	fleet.Store
+	sim *Sim
+}
+
+// change is what the last call did to the store, for the checker.
+type change struct {
+	caller
+	method  string
+	advance *fleet.Advance
+	report  *ota.Report
+	now     time.Time
+}
+
+func (f faulty) through(ctx context.Context, method, about string, effect func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	who, known := ctx.Value(callerKey{}).(caller)
+	if !known {
+		return effect()
+	}
+	switch f.sim.gate.enter(&call{caller: who, method: method, about: about}) {
+	case failBefore:
+		return errStore
+	case killBefore:
+		who.server.kill()
+		return context.Canceled
+	case failAfter:
+		_ = effect()
+		return errStore
+	case killAfter:
+		_ = effect()
+		who.server.kill()
+		return context.Canceled
+	}
+	return effect()
+}
+
+// write is through for what changes executions or rollouts.
+func (f faulty) write(ctx context.Context, c change, about string, effect func() error) error {
+	c.caller, _ = ctx.Value(callerKey{}).(caller)
+	return f.through(ctx, c.method, about, func() error {
+		err := effect()
+		if err == nil {
+			f.sim.changed = &c
+		}
+		return err
+	})
+}
+
+func (f faulty) CreateRollout(ctx context.Context, r ota.Rollout) error {
+	return f.write(ctx, change{method: "CreateRollout"}, r.ID, func() error { return f.Store.CreateRollout(ctx, r) })
+}
+
+func (f faulty) Rollout(ctx context.Context, id string) (r ota.Rollout, err error) {
+	err = f.through(ctx, "Rollout", id, func() error { r, err = f.Store.Rollout(ctx, id); return err })
+	return r, err
+}
+
+func (f faulty) Rollouts(ctx context.Context) (list []ota.Rollout, err error) {
+	err = f.through(ctx, "Rollouts", "", func() error { list, err = f.Store.Rollouts(ctx); return err })
+	return list, err
+}
+
+func (f faulty) Progress(ctx context.Context, r ota.Rollout, now time.Time) (p ota.Progress, err error) {
+	who, _ := ctx.Value(callerKey{}).(caller)
+	err = f.through(ctx, "Progress", r.ID, func() error {
+		f.sim.check.seen(who.label, r.ID)
+		p, err = f.Store.Progress(ctx, r, now)
+		return err
+	})
+	return p, err
+}
+
+func (f faulty) Advance(ctx context.Context, a fleet.Advance) error {
+	return f.write(ctx, change{method: "Advance", advance: &a, now: a.Now}, a.Rollout.ID, func() error { return f.Store.Advance(ctx, a) })
+}
+
+func (f faulty) PutCandidates(ctx context.Context, id, line string, turn int, list []ota.Candidate) error {
+	return f.through(ctx, "PutCandidates", id, func() error { return f.Store.PutCandidates(ctx, id, line, turn, list) })
+}
+
+func (f faulty) Turns(ctx context.Context, r ota.Rollout, turn, limit int) (turns []fleet.Turn, err error) {
+	err = f.through(ctx, "Turns", r.ID, func() error { turns, err = f.Store.Turns(ctx, r, turn, limit); return err })
+	return turns, err
+}
+
+func (f faulty) DropCandidates(ctx context.Context, id, keep string, limit int) (more bool, err error) {
+	err = f.through(ctx, "DropCandidates", id, func() error { more, err = f.Store.DropCandidates(ctx, id, keep, limit); return err })
+	return more, err
+}
+
+func (f faulty) Pending(ctx context.Context, device string, limit int) (list []ota.Execution, err error) {
+	err = f.through(ctx, "Pending", device, func() error { list, err = f.Store.Pending(ctx, device, limit); return err })
+	return list, err
+}
+
+func (f faulty) StartNext(ctx context.Context, device string, s ota.Starting, now time.Time) (e ota.Execution, err error) {
+	err = f.write(ctx, change{method: "StartNext", now: now}, device, func() error { e, err = f.Store.StartNext(ctx, device, s, now); return err })
+	return e, err
+}
+
+func (f faulty) Report(ctx context.Context, r ota.Report, now time.Time) (e ota.Execution, err error) {
+	err = f.write(ctx, change{method: "Report", report: &r, now: now}, r.DeviceID, func() error { e, err = f.Store.Report(ctx, r, now); return err })
+	return e, err
+}
+
+func (f faulty) Expire(ctx context.Context, now time.Time) (expired []ota.Execution, next time.Time, err error) {
+	who, _ := ctx.Value(callerKey{}).(caller)
+	err = f.through(ctx, "Expire", "", func() error {
+		if expired, next, err = f.Store.Expire(ctx, now); len(expired) > 0 {
+			f.sim.changed = &change{caller: who, method: "Expire", now: now}
+		}
+		return err
+	})
+	return expired, next, err
+}
+
+func (f faulty) Execution(ctx context.Context, rollout, device string) (e ota.Execution, err error) {
+	err = f.through(ctx, "Execution", device, func() error { e, err = f.Store.Execution(ctx, rollout, device); return err })
+	return e, err
+}
+
+func (f faulty) Executions(ctx context.Context, filter fleet.ExecutionFilter, each func(ota.Execution) bool) error {
+	return f.through(ctx, "Executions", filter.RolloutID, func() error { return f.Store.Executions(ctx, filter, each) })
+}
+
+func (f faulty) SelectDevices(ctx context.Context, q fleet.DeviceQuery, each func(fleet.DeviceView) bool) error {
+	return f.through(ctx, "SelectDevices", "", func() error { return f.Store.SelectDevices(ctx, q, each) })
+}
+
+func (f faulty) Release(ctx context.Context, id ota.ReleaseID) (r ota.Release, err error) {
+	err = f.through(ctx, "Release", id.String(), func() error { r, err = f.Store.Release(ctx, id); return err })
+	return r, err
+}
+
+func (f faulty) RevokeDevice(ctx context.Context, id string, now time.Time) error {
+	return f.write(ctx, change{method: "RevokeDevice", now: now}, id, func() error { return f.Store.RevokeDevice(ctx, id, now) })
+}
+
+func (f faulty) UpdateShadow(ctx context.Context, id, name string, u shadow.Update, now time.Time) (r shadow.Result, err error) {
+	err = f.through(ctx, "UpdateShadow", id, func() error { r, err = f.Store.UpdateShadow(ctx, id, name, u, now); return err })
+	return r, err
+}
