@@ -39,6 +39,13 @@ func (s *slowGroups) FillGroup(_ context.Context, name string) (bool, error) {
 	return s.left[name] <= 0, nil
 }
 
+// seen returns how many tries there were, and how many are left of a group.
+func (s *slowGroups) seen(name string) (tries, left int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tries, s.left[name]
+}
+
 // TestAGroupWhoseMakerHasGoneIsFilled by the loop that looks for such, also after
 // a fault.
 func TestAGroupWhoseMakerHasGoneIsFilled(t *testing.T) {
@@ -51,18 +58,18 @@ func TestAGroupWhoseMakerHasGoneIsFilled(t *testing.T) {
 		}
 		stop := w.background(w.s.RunGroups)
 		synctest.Wait()
-		if slow.tries != 1 {
-			t.Fatalf("%d tries at the start", slow.tries)
+		if tries, _ := slow.seen("left"); tries != 1 {
+			t.Fatalf("%d tries at the start", tries)
 		}
 		time.Sleep(fleet.GroupPoll)
 		synctest.Wait()
-		if slow.left["left"] != 0 || slow.tries != 4 {
-			t.Fatalf("left %v after %d tries", slow.left, slow.tries)
+		if tries, left := slow.seen("left"); left != 0 || tries != 4 {
+			t.Fatalf("%d left after %d tries", left, tries)
 		}
 		time.Sleep(3 * fleet.GroupPoll)
 		stop()
-		if slow.tries != 4 {
-			t.Fatalf("a group that is whole was filled: %d tries", slow.tries)
+		if tries, _ := slow.seen("left"); tries != 4 {
+			t.Fatalf("a group that is whole was filled: %d tries", tries)
 		}
 	})
 }
