@@ -80,6 +80,8 @@ func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRe
 		return "the rollout has as many devices in flight as it may", time.Time{}
 	case pending[0].RolloutID != r.ID:
 		return fmt.Sprintf("rollout %s comes first on the device", pending[0].RolloutID), time.Time{}
+	case e.Step() == ota.StepWaiting:
+		return "the device has not begun: " + e.Reason(), e.Expires
 	case d.Reachability == Offline:
 		return "the device is offline: " + d.Connection.Reason, e.Expires
 	}

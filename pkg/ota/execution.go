@@ -116,7 +116,7 @@ const (
 type Report struct {
 	RolloutID       string
 	DeviceID        string
-	Status          Status            // IN_PROGRESS, SUCCEEDED, FAILED or REJECTED
+	Status          Status            // IN_PROGRESS, SUCCEEDED, FAILED or REJECTED; QUEUED with StepWaiting: it will begin later
 	Details         map[string]string // replaces the stored map when not nil
 	ExpectedVersion int64             // 0: not given
 	Attempt         int               // 0: not given
@@ -172,6 +172,9 @@ func Apply(e Execution, r Report, now time.Time) (Execution, error) {
 	if r.Attempt != 0 && r.Attempt != e.Attempt {
 		return e, ErrVersionMismatch
 	}
+	if e.Status == Queued && r.Status == Queued && Step(r.Details[DetailStep]) == StepWaiting {
+		return putOff(e, r, now), nil
+	}
 	if !deviceMoves[e.Status][r.Status] {
 		return e, ErrTransition
 	}
@@ -190,6 +193,22 @@ func Apply(e Execution, r Report, now time.Time) (Execution, error) {
 	}
 	next.rearm(r, e.Status == Queued || e.Step() != next.Step(), now)
 	return next, nil
+}
+
+// putOff is a QUEUED execution whose device has looked at it and waits, for its
+// window or a consent, before it begins. Its claim runs from then on, and from
+// the next opening of the window on wherever the device is: no zone is more than
+// 14 hours from UTC.
+func putOff(e Execution, r Report, now time.Time) Execution {
+	e.Details, e.UpdatedAt = r.Details, now
+	e.Version++
+	from := now
+	if e.Window != (Window{}) {
+		if opens, ok := e.Window.Next(now, time.UTC); ok {
+			from = opens.Add(14 * time.Hour)
+		}
+	}
+	return Claimable(e, from)
 }
 
 // rearm sets when an execution in progress expires. A report that says how long

@@ -211,3 +211,30 @@ func TestTimeoutProperty(t *testing.T) {
 		}
 	})
 }
+
+// A device that waits for its window before it begins keeps its place, and its
+// claim runs from the opening.
+func TestWaitingBeforeTheStart(t *testing.T) {
+	e := Queue(Execution{Attempt: 1, Timers: Timers{Claim: time.Hour}, Window: Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 3600}}, t0)
+	wait := Report{Status: Queued, Details: map[string]string{DetailStep: string(StepWaiting), DetailReason: "window opens at two"}}
+	got, err := Apply(e, wait, t0.Add(time.Minute))
+	if err != nil || got.Status != Queued || got.Version != 2 || got.Reason() != "window opens at two" || !got.StartedAt.IsZero() {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if want := time.Date(2026, 3, 2, 2, 0, 0, 0, time.UTC).Add(15 * time.Hour); !got.Expires.Equal(want) {
+		t.Errorf("its claim ends %v, want %v", got.Expires, want)
+	}
+	e.Window = Window{}
+	if got, _ = Apply(e, wait, t0.Add(time.Minute)); !got.Expires.Equal(t0.Add(61 * time.Minute)) {
+		t.Errorf("without a window its claim ends %v", got.Expires)
+	}
+	for _, bad := range []Report{{Status: Queued}, {Status: Queued, Details: map[string]string{DetailStep: "fetching"}}, {Status: Queued, Details: wait.Details, ExpectedVersion: 9}} {
+		if got, err := Apply(e, bad, t0); err == nil || got.Version != 1 {
+			t.Errorf("%+v: %+v, %v", bad, got, err)
+		}
+	}
+	e.Status = InProgress
+	if _, err := Apply(e, wait, t0); !errors.Is(err, ErrTransition) {
+		t.Errorf("one in progress went back: %v", err)
+	}
+}

@@ -191,6 +191,19 @@ var termTests = []test{
 		s.open(r, epoch)
 		check(false)
 	}},
+	{"a device may wait before it begins", func(s *suite) {
+		s.enrolled("a", "b")
+		s.bound("r", ota.Terms{Timers: ota.Timers{Claim: time.Hour}}, "a", "b")
+		e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "a", Status: ota.Queued, Details: step(ota.StepWaiting)}, at(30))
+		s.must(err)
+		s.equal("stands", []any{e.Status, e.Step(), e.Expires}, []any{ota.Queued, ota.StepWaiting, keptAt(90)})
+		s.equal("stored", s.execution("r", "a"), e)
+		_, err = s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "b", Status: ota.Queued}, at(30))
+		s.wantErr(err, ota.ErrTransition)
+		ended, _ := s.expire(at(60))
+		s.equal("ended", ended, "r b")
+		s.report("r", "a", ota.InProgress, at(61))
+	}},
 	{"a claim does not run while the device could not start", func(s *suite) {
 		s.enrolled("a", "b", "c")
 		claim := ota.Terms{Timers: ota.Timers{Claim: 10 * time.Minute}, InFlight: ota.InFlight{Max: 1}}
