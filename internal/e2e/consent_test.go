@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // owner writes what the owner of a device decides into its agent.json.
@@ -60,5 +62,23 @@ func TestConsent(t *testing.T) {
 		out := s.must("shadow", "get", "gw-2", "-o", "json")
 		return strings.Contains(out, `"timezone": "Europe/Berlin"`) && strings.Contains(out, `"version": "1.0.0"`)
 	})
+	s.shutWindow()
 	s.check()
+}
+
+// shutWindow rolls out into a window that opens in two months.
+func (s *site) shutWindow() {
+	s.t.Helper()
+	s.release("3.0.0", 1000, true)
+	opens := time.Now().AddDate(0, 2, 0)
+	id := s.rollout("3.0.0", "--stages", "100%", "--claim-timeout", "1h", "--window", fmt.Sprintf("FREQ=YEARLY;BYMONTH=%d;BYMONTHDAY=1;BYHOUR=4 for 1h", opens.Month()))
+	until(s.t, "both devices to wait for their window", func() bool {
+		one, two := s.must("device", "why", "gw-1"), s.must("device", "why", "gw-2")
+		return strings.Contains(one, "has not begun: window opens") && strings.Contains(two, "has not begun: window opens")
+	})
+	s.must("rollout", "abort", id, "--yes")
+	s.ends(id, "ABORTED")
+	if one, two := s.runs("gw-1"), s.runs("gw-2"); one != "2.0.0" || two != "1.0.0" {
+		s.t.Errorf("outside the window gw-1 came to run %s, gw-2 %s", one, two)
+	}
 }
