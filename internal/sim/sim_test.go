@@ -49,7 +49,7 @@ func history(t *testing.T, seed uint64, trace func(string, ...any)) (s *Sim) {
 			t.Error(b)
 		}
 		if len(broken) > 0 {
-			t.Error(fmt.Sprintf("again: go test ./internal/sim -run 'TestRollouts$' -v -seed %d", seed))
+			t.Errorf("again: go test ./internal/sim -run 'TestRollouts$' -v -seed %d", seed)
 		}
 	})
 	return s
