@@ -190,7 +190,8 @@ type RolloutStore interface {
 	// given one; otherwise the Revision becomes one higher. When the rollout
 	// becomes RUNNING, claim timers of what is QUEUED start anew; when it stops
 	// running they are taken off. An attempt after the first takes the RetryAt of
-	// the one before it.
+	// the one before it. What is inserted for a device that is revoked is REMOVED at
+	// once, as RevokeDevice would have done: it was decided before.
 	Advance(ctx context.Context, a Advance) error
 	// PutCandidates stores a part of a line, whose first has the given turn.
 	PutCandidates(ctx context.Context, rolloutID, line string, turn int, list []ota.Candidate) error

@@ -34,6 +34,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"due", "executions_expiry (expires_at<?)"},
 		{"held back and due", "executions_expiry (expires_at<?)"},
 		{"retries", "executions_retry (rollout_id=?"},
+		{"remove of the revoked", "COVERING INDEX devices_revoked (revoked_at>?)"},
 		{"newest attempt", "(rollout_id=? AND device_id=?"},
 		{"progress", "USING COVERING INDEX executions_progress (rollout_id=?)"},
 		{"cancel", "COVERING INDEX executions_progress (rollout_id=? AND status=?)"},

@@ -171,7 +171,28 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 			return err
 		}
 	}
-	return nil
+	if len(insert) == 0 {
+		return nil
+	}
+	return removeRevoked(t, r, a)
+}
+
+// updateRevoked finds them from the few devices that are revoked.
+const updateRevoked = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
+	expires_at = NULL, expires_as = '' WHERE status = 'QUEUED' AND latest = 1 AND rollout_id = ?
+	AND device_id IN (SELECT id FROM devices WHERE revoked_at IS NOT NULL)`
+
+// removeRevoked removes what was just queued for devices that were revoked since
+// the step was decided. The rows refer to their devices, so RevokeDevice of another
+// process, which locks the device, came before them and is seen here, or comes
+// after the commit and sees them.
+func removeRevoked(t *tx, r ota.Rollout, a fleet.Advance) error {
+	e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, a.Now)
+	details, err := mapText(e.Details)
+	if err == nil {
+		_, err = t.exec(updateRevoked, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), r.ID)
+	}
+	return err
 }
 
 // insertQueued gives what all rows share once. The WHERE is what SQLite's

@@ -23,6 +23,7 @@ func HotQueries() map[string]string {
 		"cancel":                  updateCancelled,
 		"retries":                 selectRetries,
 		"remove of a device":      removeActive,
+		"remove of the revoked":   updateRevoked,
 		"busy device":             selectBusy,
 		"device history":          history,
 		"executions of a rollout": rollout,

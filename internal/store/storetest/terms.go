@@ -53,6 +53,26 @@ var termTests = []test{
 		got.InProgressTimeout = time.Minute
 		s.equal("a timeout that is fixed", s.open(got, epoch).InProgressTimeout, time.Hour)
 	}},
+	{"a step that was decided before a device was revoked leaves nothing on it", func(s *suite) {
+		s.enrolled("a", "b")
+		r := s.bound("r", ota.Terms{Timers: ota.Timers{Claim: time.Hour}}, "a", "b")
+		for _, device := range []string{"a", "b"} {
+			_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: device, Status: ota.Failed}, at(1))
+			s.must(err)
+		}
+		s.must(s.RevokeDevice(ctx, "b", at(2)))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: queued(0, 2, "a", "b"), Now: at(3)}))
+		a, err := s.Execution(ctx, "r", "a")
+		s.must(err)
+		s.equal("a", a.Status, ota.Queued)
+		b, err := s.Execution(ctx, "r", "b")
+		s.must(err)
+		s.equal("b", b.Status, ota.Removed)
+		s.equal("reason", b.Reason(), fleet.RevokedReason)
+		s.equal("version", b.Version, int64(2))
+		s.equal("finished", b.FinishedAt, keptAt(3))
+		s.equal("expires", b.Expires, time.Time{})
+	}},
 	{"candidates get their turn in order, as they stand then", func(s *suite) {
 		s.enrolled("a", "b", "c", "d")
 		r := s.rollout("r", 4)
