@@ -87,7 +87,7 @@ func TestArgumentsPassNoShell(t *testing.T) {
 }
 
 func TestStopEndsTheWholeGroup(t *testing.T) {
-	app := script(t, `sleep 60 & echo child $!; trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done`)
+	app := script(t, `sleep 60 & trap 'echo bye; exit 0' TERM; echo child $!; while :; do sleep 0.05; done`)
 	p := start(t, app)
 	var child int
 	eventually(t, "child", func() bool {
