@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -18,8 +19,8 @@ type Because struct {
 	Until     time.Time      // when that ends by itself; zero: not by time
 }
 
-// Why explains what holds a device now: every rollout that has not ended, and
-// those that have whose execution on it is to be tried again.
+// Why explains what holds a device now: what every rollout that has not ended
+// means for it.
 func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 	record, err := s.Device(ctx, deviceID)
 	if err != nil {
@@ -76,7 +77,7 @@ func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRe
 		return fmt.Sprintf("attempt %d ended %s", e.Attempt, ended(e)), time.Time{}
 	case r.State != ota.RolloutRunning:
 		return fmt.Sprintf("the rollout is %s: %s", r.State, r.Reason), time.Time{}
-	case len(pending) == 0 || !has(pending, r.ID):
+	case !slices.ContainsFunc(pending, func(p ota.Execution) bool { return p.RolloutID == r.ID }):
 		return "the rollout has as many devices in flight as it may", time.Time{}
 	case pending[0].RolloutID != r.ID:
 		return fmt.Sprintf("rollout %s comes first on the device", pending[0].RolloutID), time.Time{}
@@ -86,15 +87,6 @@ func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRe
 		return "the device is offline: " + d.Connection.Reason, e.Expires
 	}
 	return "the device was told, and has not begun", e.Expires
-}
-
-func has(list []ota.Execution, rolloutID string) bool {
-	for _, e := range list {
-		if e.RolloutID == rolloutID {
-			return true
-		}
-	}
-	return false
 }
 
 func stepText(e ota.Execution) string {
