@@ -78,7 +78,7 @@ func TestCommand(t *testing.T) {
 				allowing(d, a)
 				r.command("job-1", c.command)
 				stop := d.start(t)
-				time.Sleep(time.Hour)
+				elapse(time.Hour)
 				stop()
 				v := r.verdicts("job-1", 1)
 				if len(v) != 1 || len(a.ran) != c.ran {
@@ -134,7 +134,7 @@ func TestCommandIsNeverRunTwice(t *testing.T) {
 				ctx, stop := context.WithCancel(context.Background())
 				ended := make(chan error, 1)
 				go func() { ended <- d.live(ctx) }()
-				time.Sleep(time.Hour)
+				elapse(time.Hour)
 				stop()
 				if err := <-ended; err != nil && !errors.Is(err, disktest.ErrPower) {
 					t.Fatal(err)
@@ -143,7 +143,7 @@ func TestCommandIsNeverRunTwice(t *testing.T) {
 				done = !mem.Dead()
 				d.fs = mem.Crash(survival, uint64(cut))
 				again := d.start(t)
-				time.Sleep(time.Hour)
+				elapse(time.Hour)
 				again()
 				v := r.verdicts("job-1", 1)
 				if len(v) != 1 || len(a.ran) > 1 {
@@ -200,11 +200,11 @@ func TestCommandIsCanceled(t *testing.T) {
 				r.command("job-1", ota.Command{Name: "level"})
 				arrange(r)
 				stop := d.start(t)
-				time.Sleep(time.Hour)
+				elapse(time.Hour)
 				r.set(func() { r.announcing, r.onStep = nil, nil })
 				a.takes = 0
 				r.command("job-2", ota.Command{Name: "level"})
-				time.Sleep(time.Hour)
+				elapse(time.Hour)
 				stop()
 				if v := r.verdicts("job-1", 1); len(v) > 0 || (name == "during") != (len(a.ran) == 2) {
 					t.Errorf("ran %d times, %+v", len(a.ran), v)

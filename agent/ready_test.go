@@ -31,8 +31,7 @@ func TestHold(t *testing.T) {
 		told := []string{"fetching", "staged", "IN_PROGRESS waiting: rollout paused"}
 		expectTold(t, r, "job-1", told...)
 		r.edit(func(d *ota.JobDocument) { d.Hold = false })
-		time.Sleep(time.Second) // woken, not polled
-		synctest.Wait()
+		elapse(time.Second) // woken, not polled
 		expectTold(t, r, "job-1", append(told, "rebooting", "trial", "committing", "SUCCEEDED")...)
 		stop()
 	})

@@ -70,11 +70,17 @@ func expectTold(t *testing.T, r *repo, job string, want ...string) {
 	}
 }
 
+// elapse lets virtual time go by, and all that is then to be done be done. Nothing
+// happening has no condition to wait on.
+func elapse(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // pass lets time go by, and the server sign anew now and then.
 func (r *repo) pass(d time.Duration) {
 	for ; d > 0; d -= 6 * time.Hour {
-		time.Sleep(min(d, 6*time.Hour))
-		synctest.Wait()
+		elapse(min(d, 6*time.Hour))
 		r.set(func() {
 			r.now = time.Now()
 			r.publish()
