@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,8 +58,8 @@ func (s *Service) meant(ctx context.Context, stages []ota.Stage) (map[string]uin
 		if err != nil {
 			return nil, err
 		}
-		err = s.Store.SelectDevices(ctx, DeviceQuery{Selector: sel}, func(v DeviceView) bool {
-			meant[v.ID] |= 1 << selectors
+		err = s.Store.Survey(ctx, DeviceQuery{Selector: sel}, nil, func(d Surveyed) bool {
+			meant[d.ID] |= 1 << selectors
 			return true
 		})
 		if err != nil {
@@ -104,35 +105,46 @@ func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bo
 
 // exclude says why a device that is selected and not revoked is not eligible; ""
 // when it is.
-func (j judge) exclude(v DeviceView) string {
+func (j judge) exclude(d Surveyed) string {
 	switch {
-	case !j.release.Fits(v.Hardware):
+	case !j.release.Fits(d.Hardware):
 		return ExcludedHardware
-	case v.Firmware().Digest == j.release.ImageDigest:
+	case d.Digest == j.release.ImageDigest:
 		return ExcludedCurrent
-	case j.quarantined[v.ID]:
+	case j.quarantined[d.ID]:
 		return ExcludedQuarantined
 	}
 	return ""
 }
 
-func (j judge) candidate(v DeviceView) ota.Candidate {
-	c := ota.Candidate{DeviceID: v.ID, Bucket: ota.Bucket(j.rollout.Seed, v.ID), Meant: j.meant[v.ID]}
+func (j judge) candidate(d Surveyed) ota.Candidate {
+	c := ota.Candidate{DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID]}
 	if strata := j.rollout.Terms.Strata; len(strata) > 0 {
 		values := make([]string, len(strata))
 		for i, s := range strata {
-			values[i] = valueOf(v.Device, s)
+			values[i] = valueOf(d, s)
 		}
 		c.Stratum = strings.Join(values, "\x00")
 	}
 	if per := j.rollout.Terms.InFlight.Per; per != "" {
-		c.Lane = valueOf(v.Device, per)
+		c.Lane = valueOf(d, per)
 	}
 	return c
 }
 
+// tags are those that it asks for.
+func (j judge) tags() []string {
+	var keys []string
+	for _, key := range append(slices.Clone(j.rollout.Terms.Strata), j.rollout.Terms.InFlight.Per) {
+		if key != "" && key != ota.ByHardware {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // valueOf is the device's value of a tag, or its hardware model.
-func valueOf(d Device, key string) string {
+func valueOf(d Surveyed, key string) string {
 	if key == ota.ByHardware {
 		return d.Hardware
 	}
@@ -144,11 +156,11 @@ func valueOf(d Device, key string) string {
 func (s *Service) candidates(ctx context.Context, j judge, excluded func(why, id string)) ([]ota.Candidate, error) {
 	var list []ota.Candidate
 	no := false
-	err := s.Store.SelectDevices(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, func(v DeviceView) bool {
-		if why := j.exclude(v); why != "" {
-			excluded(why, v.ID)
+	err := s.Store.Survey(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, j.tags(), func(d Surveyed) bool {
+		if why := j.exclude(d); why != "" {
+			excluded(why, d.ID)
 		} else {
-			list = append(list, j.candidate(v))
+			list = append(list, j.candidate(d))
 		}
 		return true
 	})
@@ -171,14 +183,17 @@ func (s *Service) arrange(ctx context.Context, r ota.Rollout, now time.Time) (ot
 	if len(stages) > 0 {
 		list = list[:stages[len(stages)-1].Target] // nobody else ever has a turn
 	}
-	for turn := 0; turn < len(list); turn += turnsRead {
-		part := list[turn:min(turn+turnsRead, len(list))]
+	for turn := 0; turn < len(list); turn += turnsPut {
+		part := list[turn:min(turn+turnsPut, len(list))]
 		if err := s.Store.PutCandidates(ctx, r.ID, line, turn, part); err != nil {
 			return r, err
 		}
 	}
 	return ota.Begin(r, stages, population, line, now), nil
 }
+
+// turnsPut is how many candidates are stored in one transaction.
+const turnsPut = 10_000
 
 // dropped is how many candidates are dropped in one transaction.
 const dropped = 20_000

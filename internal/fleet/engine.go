@@ -115,55 +115,34 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 func (s *Service) logStep(before ota.Rollout, step Advance) {
 	after := step.Rollout
 	stage := min(after.Current()+1, len(after.Stages))
-	s.Log.Info("rollout moved", "rollout", after.ID, "state", after.State, "stage", stage, "was", before.State, "executions", len(step.Insert), "reason", after.Reason)
+	s.Log.Info("rollout moved", "rollout", after.ID, "state", after.State, "stage", stage, "was", before.State, "turns", after.Cursor-before.Cursor, "retries", len(step.Insert), "reason", after.Reason)
 }
 
-// take adds to the step the executions that are asked for, and moves the cursor
-// past the candidates that had their turn.
+// take adds to the step the executions that are asked for.
 func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
-	r := &step.Rollout
+	r := step.Rollout
 	if t.Repeat {
 		step.Repeat = &t.Stage
 	}
 	if t.Retries > 0 {
 		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Latest: true, RetryDue: step.Now}, func(e ota.Execution) bool {
-			step.Insert = append(step.Insert, queued(*r, e.DeviceID, e.Stage, e.Attempt+1, e.Lane))
+			step.Insert = append(step.Insert, queued(r, e.DeviceID, e.Stage, e.Attempt+1, e.Lane))
 			return len(step.Insert) < t.Retries
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if t.Devices == 0 {
+	if t.From == t.To {
 		return nil
 	}
 	release, err := s.signed(ctx, r.Release)
 	if err != nil {
 		return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
 	}
-	step.Supersede = true
-	target := r.Stages[t.Stage].Target
-	for left := t.Devices; left > 0 && r.Cursor < target; {
-		turns, err := s.Store.Turns(ctx, *r, r.Cursor, min(left, target-r.Cursor, turnsRead))
-		if err != nil {
-			return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
-		}
-		if len(turns) == 0 {
-			return fmt.Errorf("open stage %d: rollout %s has no candidate for turn %d of %d", t.Stage+1, r.ID, r.Cursor, target)
-		}
-		r.Cursor += len(turns)
-		for _, turn := range turns {
-			if !turn.Revoked && !turn.Superseded && turn.Digest != release.ImageDigest {
-				step.Insert = append(step.Insert, queued(*r, turn.DeviceID, turn.Stage, 1, turn.Lane))
-				left--
-			}
-		}
-	}
+	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: release.ImageDigest}
 	return nil
 }
-
-// turnsRead is how many candidates are read at a time.
-const turnsRead = 10_000
 
 func queued(r ota.Rollout, deviceID string, stage, attempt int, lane string) ota.Execution {
 	return ota.Execution{

@@ -32,6 +32,7 @@ func (s *Service) tellStep(ctx context.Context, before ota.Rollout, step Advance
 		}))
 	case runs:
 		s.tellAppeared(ctx, before, step.Insert)
+		s.tellOpened(ctx, step)
 	case ran:
 		s.tellVanished(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool {
 			return e.Status == ota.Queued || e.Status == ota.Canceled || step.Rollout.Holds() && e.Status == ota.InProgress
@@ -52,6 +53,29 @@ func (s *Service) executionsOf(ctx context.Context, rolloutID string, keep func(
 		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
 	}
 	return list
+}
+
+// opened is how many candidates are told in one go.
+const opened = 1000
+
+// tellOpened tells the devices that had their turn.
+func (s *Service) tellOpened(ctx context.Context, step Advance) {
+	if step.Open == nil {
+		return
+	}
+	r := step.Rollout
+	for turn := step.Open.From; turn < step.Open.To; turn += opened {
+		part, err := s.Store.Candidates(ctx, r.ID, r.Line, turn, min(opened, step.Open.To-turn))
+		if err != nil {
+			s.Log.Error("the candidates can not be read, devices ask by themselves later", "error", err)
+			return
+		}
+		list := make([]ota.Execution, len(part))
+		for i, c := range part {
+			list[i] = ota.Execution{DeviceID: c.DeviceID, Attempt: 1}
+		}
+		s.tellAppeared(ctx, r, list)
+	}
 }
 
 // tellAppeared tells devices of executions that are pending now and were not.

@@ -52,6 +52,10 @@ type DeviceStore interface {
 	// exactly the devices for which DeviceQuery.Match holds. ErrConflict: it asks
 	// for a group that is Building.
 	SelectDevices(ctx context.Context, q DeviceQuery, f func(DeviceView) bool) error
+	// Survey is SelectDevices without what most rollouts need not know: documents
+	// are not read unless the selector asks for them, and of the tags only those
+	// with the given keys.
+	Survey(ctx context.Context, q DeviceQuery, tags []string, f func(Surveyed) bool) error
 	// CountDevices is how many devices SelectDevices would call f with.
 	CountDevices(ctx context.Context, q DeviceQuery) (int, error)
 	// IndexFields keeps an index on these fields and on no others, so that
@@ -191,14 +195,15 @@ type RolloutStore interface {
 	// becomes RUNNING, claim timers of what is QUEUED start anew; when it stops
 	// running they are taken off. An attempt after the first takes the RetryAt of
 	// the one before it. What is inserted for a device that is revoked is REMOVED at
-	// once, as RevokeDevice would have done: it was decided before.
+	// once, as RevokeDevice would have done: it was decided before. ErrInvalid: the
+	// line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error
-	// PutCandidates stores a part of a line, whose first has the given turn.
+	// PutCandidates stores a part of a line, whose first has the given turn. Of
+	// ota.Candidate, only DeviceID and Lane are kept.
 	PutCandidates(ctx context.Context, rolloutID, line string, turn int, list []ota.Candidate) error
-	// Turns returns the candidates of the rollout's line from the given turn on,
-	// in order, at most limit. Of ota.Candidate, only DeviceID, Stage and Lane are
-	// kept. Devices that are gone are Revoked.
-	Turns(ctx context.Context, r ota.Rollout, turn, limit int) ([]Turn, error)
+	// Candidates returns those of a line from the given turn on, in order, at most
+	// limit.
+	Candidates(ctx context.Context, rolloutID, line string, turn, limit int) ([]ota.Candidate, error)
 	// DropCandidates forgets up to limit candidates of lines of the rollout that
 	// are not this one, and says whether there may be more.
 	DropCandidates(ctx context.Context, rolloutID, keep string, limit int) (more bool, err error)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -99,6 +100,17 @@ func (v DeviceView) Firmware() Firmware {
 	return Firmware{Name: text("name"), Version: text("version"), Digest: text("digest")}
 }
 
+// ReportedDigest is the digest of the image that the device says it runs; empty
+// when it does not say, or says what is no lower-case hex sha256. Stores keep it
+// beside the device.
+func ReportedDigest(d shadow.Document) string {
+	digest := DeviceView{Shadow: d}.Firmware().Digest
+	if len(digest) != 64 || strings.Trim(digest, "0123456789abcdef") != "" {
+		return ""
+	}
+	return digest
+}
+
 // EnrollmentToken lets devices enroll.
 type EnrollmentToken struct {
 	ID         string
@@ -179,9 +191,8 @@ type Advance struct {
 	// Insert are new executions, Attempt and Stage set, Status QUEUED. One whose
 	// (rollout, device, attempt) exists is left as it is.
 	Insert []ota.Execution
-	// Supersede cancels QUEUED executions of older rollouts of the same firmware
-	// name, with this rollout's priority or a lower one, on the devices of Insert.
-	Supersede bool
+	// Open gives devices of the rollout's line their turn. Nil: none.
+	Open *Opening
 	// Repeat makes what did not succeed in the stage with this index due for
 	// another attempt. Nil: nothing.
 	Repeat *int
@@ -191,13 +202,43 @@ type Advance struct {
 	Now    time.Time
 }
 
-// Turn is a candidate of a rollout as it stands when its turn has come.
-type Turn struct {
-	ota.Candidate
-	Revoked bool
-	// Superseded: a rollout that supersedes this one has work for the device, or had.
-	Superseded bool
-	Digest     string // of the image that the device says it runs; empty: not said, or not to be read
+// Opening gives the candidates with the turns From <= turn < To a first attempt in
+// a stage. One loses its turn that is revoked or gone, that reports to run the
+// image with this Digest (empty: none), or for which a rollout that supersedes this
+// one has work, or had. What older rollouts, which this one supersedes, have QUEUED
+// on those of the devices that have an attempt then is cancelled as ota.Supersede
+// does it.
+type Opening struct {
+	Stage    int // its index
+	From, To int
+	Digest   string
+}
+
+// Surveyed is what there is to know of a device to say whether a rollout may
+// reach it.
+type Surveyed struct {
+	ID, Hardware string
+	Tags         map[string]string // those that were asked for
+	Digest       string            // see ReportedDigest
+}
+
+// Survey is what a Surveyed says of a device.
+func Survey(v DeviceView, tags []string) Surveyed {
+	d := Surveyed{ID: v.ID, Hardware: v.Hardware, Digest: ReportedDigest(v.Shadow)}
+	for _, key := range tags {
+		if value, ok := v.Tags[key]; ok {
+			if d.Tags == nil {
+				d.Tags = map[string]string{}
+			}
+			d.Tags[key] = value
+		}
+	}
+	return d
+}
+
+// NoTurn is the error of a step whose line does not have its turns.
+func NoTurn(r ota.Rollout, o Opening) error {
+	return fmt.Errorf("%w: the line %q of rollout %s does not have the turns %d to %d", ErrInvalid, r.Line, r.ID, o.From, o.To)
 }
 
 // ValidInsert reports an execution that may not be inserted by a step of the

@@ -123,7 +123,7 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	if err != nil {
 		return "", err
 	}
-	switch why := j.exclude(v); {
+	switch why := j.exclude(Survey(v, nil)); {
 	case !meant:
 		return "the rollout's selector does not match it", nil
 	case why == ExcludedHardware:

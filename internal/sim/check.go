@@ -347,7 +347,7 @@ func (k *checker) rollout(c change, old, r ota.Rollout) {
 			k.stage(c, fmt.Sprintf("%s: stage %d", name, i+1), i, old, r, b)
 		}
 	}
-	if went := c.advance.Insert != nil || r.State == ota.RolloutCompleted; went {
+	if went := c.advance.Insert != nil || c.advance.Open != nil || r.State == ota.RolloutCompleted; went {
 		if b.revision != old.Revision {
 			k.say("%s moved on what stood at revision %d", name, b.revision)
 		}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -94,9 +95,9 @@ func (f faulty) PutCandidates(ctx context.Context, id, line string, turn int, li
 	return f.through(ctx, "PutCandidates", id, func() error { return f.Store.PutCandidates(ctx, id, line, turn, list) })
 }
 
-func (f faulty) Turns(ctx context.Context, r ota.Rollout, turn, limit int) (turns []fleet.Turn, err error) {
-	err = f.through(ctx, "Turns", r.ID, func() error { turns, err = f.Store.Turns(ctx, r, turn, limit); return err })
-	return turns, err
+func (f faulty) Candidates(ctx context.Context, id, line string, turn, limit int) (list []ota.Candidate, err error) {
+	err = f.through(ctx, "Candidates", fmt.Sprint(id, " ", turn), func() error { list, err = f.Store.Candidates(ctx, id, line, turn, limit); return err })
+	return list, err
 }
 
 func (f faulty) DropCandidates(ctx context.Context, id, keep string, limit int) (more bool, err error) {
@@ -141,6 +142,10 @@ func (f faulty) Executions(ctx context.Context, filter fleet.ExecutionFilter, ea
 
 func (f faulty) SelectDevices(ctx context.Context, q fleet.DeviceQuery, each func(fleet.DeviceView) bool) error {
 	return f.through(ctx, "SelectDevices", "", func() error { return f.Store.SelectDevices(ctx, q, each) })
+}
+
+func (f faulty) Survey(ctx context.Context, q fleet.DeviceQuery, tags []string, each func(fleet.Surveyed) bool) error {
+	return f.through(ctx, "Survey", "", func() error { return f.Store.Survey(ctx, q, tags, each) })
 }
 
 func (f faulty) Release(ctx context.Context, id ota.ReleaseID) (r ota.Release, err error) {

@@ -183,18 +183,16 @@ func (m *model) take(t *rapid.T, k Taking) {
 		m.add(*e, e.Attempt+1)
 		k.Retries--
 	}
-	target := m.r.Stages[k.Stage].Target
-	for k.Devices > 0 && m.r.Cursor < target {
-		c := m.candidates[m.r.Cursor]
-		m.r.Cursor++
+	if to := m.r.Stages[k.Stage].Target; k.To > to || k.From < k.To && m.r.Cursor != k.To {
+		t.Fatalf("turns %d to %d of %d, the cursor is at %d", k.From, k.To, to, m.r.Cursor)
+	}
+	for _, c := range m.candidates[k.From:k.To] {
 		if c.Stage != k.Stage || len(m.executions[c.DeviceID]) > 0 {
 			t.Fatalf("candidate %+v in stage %d", c, k.Stage)
 		}
-		if m.revoked[c.DeviceID] {
-			continue
+		if !m.revoked[c.DeviceID] {
+			m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage}, 1)
 		}
-		m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage}, 1)
-		k.Devices--
 	}
 }
 

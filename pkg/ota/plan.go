@@ -85,10 +85,10 @@ type Decision struct {
 
 // Taking asks for executions.
 type Taking struct {
-	Stage   int
-	Devices int  // for the next so many candidates from Rollout.Cursor on that are still eligible, up to the stage's Target
-	Retries int  // next attempts, of so many whose RetryAt has come, the longest due first
-	Repeat  bool // what did not succeed in the stage is due for another attempt now
+	Stage    int
+	From, To int  // of the candidates that have these turns: From <= turn < To. One that is no longer eligible loses it.
+	Retries  int  // next attempts, of so many whose RetryAt has come
+	Repeat   bool // what did not succeed in the stage is due for another attempt now
 }
 
 // MaxTaken is how many executions are made in one transaction.
@@ -196,10 +196,10 @@ func planRunning(r Rollout, p Progress, now time.Time) Decision {
 	n, pacedAt, again := r.Terms.Rate.pace(total, r.PacedAt, now, want)
 	if n > 0 {
 		r.PacedAt = pacedAt
-		retries := min(p.Due, n)
-		return Decision{Rollout: r, Changed: true, Take: &Taking{
-			Stage: min(r.Current(), len(r.Stages)-1), Retries: retries, Devices: n - retries,
-		}}
+		take := &Taking{Stage: min(r.Current(), len(r.Stages)-1), Retries: min(p.Due, n)}
+		take.From, take.To = r.Cursor, r.Cursor+n-take.Retries
+		r.Cursor = take.To
+		return Decision{Rollout: r, Changed: true, Take: take}
 	}
 	d := planStages(r, p, now)
 	d.Wake = earliest(d.Wake, again, p.NextRetry)

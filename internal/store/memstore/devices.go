@@ -98,6 +98,11 @@ func (s *Store) SelectDevices(ctx context.Context, q fleet.DeviceQuery, f func(f
 	return each(ctx, views, f)
 }
 
+// Survey implements fleet.DeviceStore.
+func (s *Store) Survey(ctx context.Context, q fleet.DeviceQuery, tags []string, f func(fleet.Surveyed) bool) error {
+	return s.SelectDevices(ctx, q, func(v fleet.DeviceView) bool { return f(fleet.Survey(v, tags)) })
+}
+
 // CountDevices implements fleet.DeviceStore.
 func (s *Store) CountDevices(ctx context.Context, q fleet.DeviceQuery) (n int, err error) {
 	err = s.SelectDevices(ctx, q, func(fleet.DeviceView) bool {

@@ -123,14 +123,24 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			next.InProgressTimeout = old.InProgressTimeout
 		}
 		next.Revision++
-		executions, err := s.inserted(next, a)
+		executions := maps.Clone(s.executions[next.ID])
+		if executions == nil {
+			executions = map[string][]ota.Execution{}
+		}
+		if err := s.insert(executions, next, slices.Clone(a.Insert), stored(a.Now)); err != nil {
+			return err
+		}
+		opened, err := s.opened(next, a.Open)
 		if err != nil {
+			return err
+		}
+		if err := s.insert(executions, next, opened, stored(a.Now)); err != nil {
 			return err
 		}
 		change(executions, func(e ota.Execution) (ota.Execution, bool) { return follow(old, next, a, e) })
 		s.rollouts[next.ID], s.executions[next.ID] = next, executions
-		if a.Supersede {
-			s.supersede(next, a)
+		if a.Open != nil {
+			s.supersede(next, *a.Open, stored(a.Now))
 		}
 		return nil
 	})
@@ -156,10 +166,33 @@ func follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution
 	return e, changed
 }
 
-func (s *Store) supersede(r ota.Rollout, a fleet.Advance) {
+// opened is what the candidates of a step are given: those that keep their turn.
+func (s *Store) opened(r ota.Rollout, o *fleet.Opening) (list []ota.Execution, err error) {
+	if o == nil {
+		return nil, nil
+	}
+	for turn := o.From; turn < o.To; turn++ {
+		c, ok := s.lines[line{r.ID, r.Line}][turn]
+		if !ok {
+			return nil, fleet.NoTurn(r, *o)
+		}
+		d, ok := s.devices[c.DeviceID]
+		runs := o.Digest != "" && fleet.ReportedDigest(s.shadows[shadowKey{c.DeviceID, ""}]) == o.Digest
+		if ok && !d.Revoked() && !runs && !s.superseded(r, c.DeviceID) {
+			list = append(list, ota.Execution{DeviceID: c.DeviceID, Stage: o.Stage, Attempt: 1, Lane: c.Lane, Status: ota.Queued})
+		}
+	}
+	if o.Stage < 0 || o.Stage >= len(r.Stages) {
+		return nil, fleet.ValidInsert(r, ota.Execution{Stage: o.Stage, Attempt: 1, Status: ota.Queued})
+	}
+	return list, nil
+}
+
+func (s *Store) supersede(r ota.Rollout, o fleet.Opening, now time.Time) {
 	devices := map[string]bool{}
-	for _, e := range a.Insert {
-		devices[e.DeviceID] = true
+	for turn := o.From; turn < o.To; turn++ {
+		c := s.lines[line{r.ID, r.Line}][turn]
+		devices[c.DeviceID] = len(s.executions[r.ID][c.DeviceID]) > 0
 	}
 	for id, o := range s.rollouts {
 		if r.Supersedes(o) {
@@ -167,41 +200,34 @@ func (s *Store) supersede(r ota.Rollout, a fleet.Advance) {
 				if !devices[e.DeviceID] {
 					return e, false
 				}
-				return ota.Supersede(e, r.ID, stored(a.Now))
+				return ota.Supersede(e, r.ID, now)
 			})
 		}
 	}
 }
 
-// inserted returns the rollout's executions after a.Insert, leaving those of
-// the store untouched.
-func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execution, error) {
-	executions := maps.Clone(s.executions[r.ID])
-	if executions == nil {
-		executions = map[string][]ota.Execution{}
-	}
-	insert := slices.Clone(a.Insert)
+// insert adds executions to a copy of those of the rollout.
+func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, insert []ota.Execution, now time.Time) error {
 	slices.SortFunc(insert, func(x, y ota.Execution) int {
 		return cmp.Or(x.Attempt-y.Attempt, strings.Compare(x.DeviceID, y.DeviceID))
 	})
 	for _, e := range insert {
 		if err := fleet.ValidInsert(r, e); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, e := range insert {
 		d, ok := s.devices[e.DeviceID]
 		if !ok {
-			return nil, notFound("device %s", e.DeviceID)
+			return notFound("device %s", e.DeviceID)
 		}
 		attempts := executions[e.DeviceID]
 		if e.Attempt <= len(attempts) {
 			continue
 		}
 		if e.Attempt != len(attempts)+1 || (len(attempts) > 0 && !attempts[len(attempts)-1].Status.Terminal()) {
-			return nil, fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
+			return fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
 		}
-		now := stored(a.Now)
 		attempts = slices.Clone(attempts)
 		if last := len(attempts) - 1; last >= 0 {
 			attempts[last].RetryAt = time.Time{}
@@ -215,7 +241,7 @@ func (s *Store) inserted(r ota.Rollout, a fleet.Advance) (map[string][]ota.Execu
 		}
 		executions[e.DeviceID] = append(attempts, ownExecution(made))
 	}
-	return executions, nil
+	return nil
 }
 
 // change replaces the newest attempts that f changes.
@@ -254,30 +280,26 @@ func (s *Store) PutCandidates(ctx context.Context, rolloutID, name string, turn 
 		}
 		for i, c := range list {
 			if _, ok := s.lines[l][turn+i]; !ok {
-				s.lines[l][turn+i] = ota.Candidate{DeviceID: c.DeviceID, Stage: c.Stage, Lane: c.Lane}
+				s.lines[l][turn+i] = ota.Candidate{DeviceID: c.DeviceID, Lane: c.Lane}
 			}
 		}
 		return nil
 	})
 }
 
-// Turns implements fleet.RolloutStore.
-func (s *Store) Turns(ctx context.Context, r ota.Rollout, turn, limit int) ([]fleet.Turn, error) {
-	var turns []fleet.Turn
+// Candidates implements fleet.RolloutStore.
+func (s *Store) Candidates(ctx context.Context, rolloutID, name string, turn, limit int) ([]ota.Candidate, error) {
+	var list []ota.Candidate
 	err := s.locked(ctx, func() error {
-		l := s.lines[line{r.ID, r.Line}]
+		l := s.lines[line{rolloutID, name}]
 		for _, n := range slices.Sorted(maps.Keys(l)) {
-			if n < turn || len(turns) == limit {
-				continue
+			if n >= turn && len(list) < limit {
+				list = append(list, l[n])
 			}
-			c := l[n]
-			d, ok := s.devices[c.DeviceID]
-			v := fleet.DeviceView{Device: d, Shadow: s.shadows[shadowKey{c.DeviceID, ""}]}
-			turns = append(turns, fleet.Turn{Candidate: c, Revoked: !ok || d.Revoked(), Superseded: s.superseded(r, c.DeviceID), Digest: v.Firmware().Digest})
 		}
 		return nil
 	})
-	return turns, err
+	return list, err
 }
 
 func (s *Store) superseded(r ota.Rollout, device string) bool {

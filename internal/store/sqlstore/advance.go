@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -45,17 +46,17 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		if err := insertExecutions(t, r, insert, a); err != nil {
 			return err
 		}
+		if a.Open != nil {
+			if err := t.open(r, *a.Open, a.Now); err != nil {
+				return err
+			}
+		}
 		return t.follow(old, r, a)
 	})
 }
 
 // follow does to executions what a step asks for besides new ones.
 func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
-	if a.Supersede {
-		if err := t.supersede(r, a); err != nil {
-			return err
-		}
-	}
 	if a.Repeat != nil {
 		_, err := t.exec(updateRepeat, micros(a.Now), r.ID, *a.Repeat)
 		if err != nil {
@@ -80,56 +81,6 @@ func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
 
 const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AND stage = ? AND latest = 1
 	AND status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED')`
-
-// updateSuperseded looks at the status again: another process may have started
-// one meanwhile.
-const updateSuperseded = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
-	expires_at = NULL, expires_as = '' FROM {rows} WHERE executions.status = 'QUEUED'
-	AND executions.rollout_id = v.rollout AND executions.device_id = v.device AND executions.attempt = v.attempt`
-
-func (t *tx) supersede(r ota.Rollout, a fleet.Advance) error {
-	e, _ := ota.Supersede(ota.Execution{Status: ota.Queued}, r.ID, a.Now)
-	details, err := mapText(e.Details)
-	if err != nil {
-		return err
-	}
-	query := `SELECT o.rollout_id, o.attempt, o.device_id FROM {rows} JOIN executions o ON o.device_id = v.device AND o.status = 'QUEUED'`
-	older := map[string]bool{}
-	var ids, rollouts []string
-	var attempts []int64
-	err = t.look(func(row row) error {
-		var rollout, device string
-		var attempt int64
-		if err := row.Scan(&rollout, &attempt, &device); err != nil {
-			return err
-		}
-		if rollout != r.ID {
-			older[rollout] = false
-			ids, rollouts, attempts = append(ids, device), append(rollouts, rollout), append(attempts, attempt)
-		}
-		return nil
-	}, query, len(a.Insert), texts("device", list(a.Insert, func(e ota.Execution) string { return e.DeviceID })))
-	if err != nil {
-		return err
-	}
-	for id := range older {
-		o, err := scanRollout(t.row(selectRollout+` WHERE id = ?`, id))
-		if err != nil {
-			return err
-		}
-		older[id] = r.Supersedes(o)
-	}
-	var d, k []string
-	var n []int64
-	for i, rollout := range rollouts {
-		if older[rollout] {
-			d, k, n = append(d, ids[i]), append(k, rollout), append(n, attempts[i])
-		}
-	}
-	_, err = t.bulk(t.exec, updateSuperseded, len(d), []any{e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt)},
-		texts("rollout", k), texts("device", d), integers("attempt", n))
-	return err
-}
 
 // inOrder returns the executions by attempt and device: first attempts can go in
 // together, and keys in ascending order go into an index fastest.
@@ -174,7 +125,7 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 	if len(insert) == 0 {
 		return nil
 	}
-	return removeRevoked(t, r, a)
+	return t.removeRevoked(r, a.Now)
 }
 
 // updateRevoked finds them from the few devices that are revoked.
@@ -186,8 +137,8 @@ const updateRevoked = `UPDATE executions SET status = ?, class = ?, details = ?,
 // the step was decided. The rows refer to their devices, so RevokeDevice of another
 // process, which locks the device, came before them and is seen here, or comes
 // after the commit and sees them.
-func removeRevoked(t *tx, r ota.Rollout, a fleet.Advance) error {
-	e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, a.Now)
+func (t *tx) removeRevoked(r ota.Rollout, now time.Time) error {
+	e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, now)
 	details, err := mapText(e.Details)
 	if err == nil {
 		_, err = t.exec(updateRevoked, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), r.ID)

@@ -57,6 +57,8 @@ var invariants = []invariant{
 		shadowName + ` WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = s.device_id)`},
 	{"shadow has a version below 1", shadowName + ` WHERE s.version < 1`},
 	{"a shadow is empty exactly when it is deleted", shadowName + ` WHERE (s.deleted_at IS NULL) = (s.document = '')`},
+	{"a device without a shadow is kept as running an image", `SELECT d.id FROM devices d WHERE d.firmware_digest <> '' AND NOT EXISTS
+		(SELECT 1 FROM shadows s WHERE s.device_id = d.id AND s.name = '' AND s.document <> '')`},
 	{"member of a group is no device",
 		`SELECT group_name || ': ' || device_id FROM group_members m WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = m.device_id)`},
 	{"a static group has a selector", `SELECT name FROM device_groups WHERE dynamic <> 1 AND selector <> ''`},
@@ -206,9 +208,9 @@ func (c *checker) rollout(r ota.Rollout) error {
 
 func (c *checker) shadows() error {
 	return c.each(func(r row) error {
-		var device, name, text string
+		var device, name, text, digest string
 		var version int64
-		if err := r.Scan(&device, &name, &version, &text); err != nil {
+		if err := r.Scan(&device, &name, &version, &text, &digest); err != nil {
 			return err
 		}
 		var doc shadow.Document
@@ -217,8 +219,11 @@ func (c *checker) shadows() error {
 		} else if doc.Version != version || !doc.Exists() {
 			c.say("shadow %q of device %s has version %d beside a document of version %d", name, device, version, doc.Version)
 		}
+		if reported := fleet.ReportedDigest(doc); name == "" && digest != reported {
+			c.say("device %s is kept as running %q, its shadow says %q", device, digest, reported)
+		}
 		return nil
-	}, `SELECT device_id, name, version, document FROM shadows WHERE document <> ''`)
+	}, `SELECT s.device_id, s.name, s.version, s.document, d.firmware_digest FROM shadows s JOIN devices d ON d.id = s.device_id WHERE s.document <> ''`)
 }
 
 const selectTexts = `SELECT 'tags of device ' || id, tags FROM devices

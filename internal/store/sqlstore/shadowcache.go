@@ -200,7 +200,10 @@ func (t *tx) flushShadows() error {
 	if err == nil && n < int64(len(fresh)) {
 		err = errRaced
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return t.flushDigests()
 }
 
 func (t *tx) updateShadows(known []*cachedShadow) error {

@@ -68,8 +68,8 @@ func Seed(n int) []string {
 	// In the random order of a fleet that came in over the years.
 	const shuffled = ` FROM n ORDER BY (n.i * 7919) % 10007, n.i`
 	return []string{
-		with + ` INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at) SELECT ` + id +
-			`, 'board-a', '{}', '` + strings.Repeat("ab", 32) + `', 1700000000000000` + shuffled,
+		with + ` INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at, firmware_digest) SELECT ` + id +
+			`, 'board-a', '{}', '` + strings.Repeat("ab", 32) + `', 1700000000000000, '` + fmt.Sprintf("%064x", 7) + `'` + shuffled,
 		with + ` INSERT INTO shadows (device_id, name, version, document) SELECT ` + id + `, '', 1, '` + numbered + `'` + shuffled,
 	}
 }

@@ -32,7 +32,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
-			"advance": w.advance, "advance again": w.advance, "retry": w.retry,
+			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry,
 			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 			"start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
 		})
@@ -60,6 +60,7 @@ var (
 	versions     = rapid.SampledFrom([]string{"1", "2"})
 	statuses     = rapid.SampledFrom(ota.Statuses)
 	stepTimeouts = rapid.SampledFrom([]time.Duration{0, 0, 0, time.Minute, time.Hour, ota.NoStepTimeout, time.Second})
+	digests      = rapid.SampledFrom([]string{"", strings.Repeat("ab", 32), strings.Repeat("cd", 32)})
 	someTimes    = rapid.IntRange(-2, 5)
 )
 
@@ -148,6 +149,9 @@ func (w *walk) dropCredential(t *rapid.T) {
 func (w *walk) update(t *rapid.T) {
 	id, name := devices.Draw(t, "device"), rapid.SampledFrom([]string{"", "n"}).Draw(t, "name")
 	section := map[string]any{rapid.SampledFrom([]string{"x", "y"}).Draw(t, "key"): rapid.StringN(0, 4, 8).Draw(t, "value")}
+	if rapid.IntRange(0, 3).Draw(t, "of firmware") == 0 {
+		section = map[string]any{"firmware": map[string]any{"digest": digests.Draw(t, "digest")}}
+	}
 	u := shadow.NewUpdate(nil, section)
 	if rapid.Bool().Draw(t, "desired") {
 		u = shadow.NewUpdate(section, nil)
@@ -254,8 +258,11 @@ func (w *walk) advance(t *rapid.T) {
 	r.State = rapid.SampledFrom([]ota.RolloutState{ota.RolloutRunning, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting}).Draw(t, "state")
 	r.ArmedAt, r.Reason = w.time(t), rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason")
 	a := fleet.Advance{Rollout: r, Now: w.time(t), Cancel: rapid.IntRange(0, 5).Draw(t, "cancel") == 0}
-	a.Supersede = rapid.Bool().Draw(t, "supersede")
 	stage := rapid.IntRange(0, 1).Draw(t, "stage")
+	if rapid.Bool().Draw(t, "open") {
+		from := rapid.IntRange(0, 3).Draw(t, "from")
+		a.Open = &fleet.Opening{Stage: stage, From: from, To: from + rapid.IntRange(0, 3).Draw(t, "turns"), Digest: digests.Draw(t, "not on")}
+	}
 	if rapid.IntRange(0, 5).Draw(t, "repeat") == 0 {
 		a.Repeat = &stage
 	}
@@ -263,6 +270,16 @@ func (w *walk) advance(t *rapid.T) {
 		a.Insert = append(a.Insert, queued(stage, 1, d)...)
 	}
 	w.same("advance", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
+}
+
+// line puts devices in line, in which they stay.
+func (w *walk) line(t *rapid.T) {
+	id, turn := rollouts.Draw(t, "rollout"), rapid.IntRange(0, 3).Draw(t, "turn")
+	var list []ota.Candidate
+	for _, d := range rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices") {
+		list = append(list, ota.Candidate{DeviceID: d, Lane: rapid.SampledFrom([]string{"", "x"}).Draw(t, "lane")})
+	}
+	w.same("line", func(s fleet.Store) (any, error) { return nil, s.PutCandidates(ctx, id, "", turn, list) })
 }
 
 // retry asks for another attempt, which is refused unless the last is finished.

@@ -27,6 +27,10 @@ func snapshot(s fleet.Store) map[string]any {
 		note("credentials of "+v.ID, credentials, err)
 		return true
 	}))
+	out["survey"] = answer("", s.Survey(ctx, fleet.DeviceQuery{}, nil, func(d fleet.Surveyed) bool {
+		out["survey of "+d.ID] = d
+		return true
+	}))
 	evictions, err := s.Evictions(ctx, epoch.Add(-time.Hour))
 	note("evictions", evictions, err)
 	for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
@@ -54,6 +58,8 @@ func snapshot(s fleet.Store) map[string]any {
 	list, err := s.Rollouts(ctx)
 	note("rollouts", list, err)
 	for _, r := range list {
+		line, err := s.Candidates(ctx, r.ID, r.Line, 0, 99)
+		note("line of "+r.ID, line, err)
 		p, err := s.Progress(ctx, r, epoch)
 		note("progress of "+r.ID, p, err)
 	}

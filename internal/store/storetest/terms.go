@@ -2,10 +2,12 @@ package storetest
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/selector"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -73,39 +75,24 @@ var termTests = []test{
 		s.equal("finished", b.FinishedAt, keptAt(3))
 		s.equal("expires", b.Expires, time.Time{})
 	}},
-	{"candidates get their turn in order, as they stand then", func(s *suite) {
-		s.enrolled("a", "b", "c", "d")
-		r := s.rollout("r", 4)
-		r.Line = "l"
+	{"a line is kept in order until it is dropped", func(s *suite) {
+		s.rollout("r", 4)
 		put := func(line string, turn int, list ...ota.Candidate) {
 			s.must(s.PutCandidates(ctx, "r", line, turn, list))
 		}
-		put("l", 0, ota.Candidate{DeviceID: "c", Stage: 0, Lane: "x"}, ota.Candidate{DeviceID: "a", Stage: 1})
-		put("l", 2, ota.Candidate{DeviceID: "gone", Stage: 1}, ota.Candidate{DeviceID: "b", Stage: 1}, ota.Candidate{DeviceID: "d", Stage: 1})
-		put("l", 0, ota.Candidate{DeviceID: "c", Stage: 0, Lane: "x"}, ota.Candidate{DeviceID: "a", Stage: 1}) // again
+		put("l", 0, ota.Candidate{DeviceID: "c", Lane: "x"}, ota.Candidate{DeviceID: "a"})
+		put("l", 2, ota.Candidate{DeviceID: "b"})
+		put("l", 0, ota.Candidate{DeviceID: "c", Lane: "x"}, ota.Candidate{DeviceID: "a"}) // again
 		put("other", 0, ota.Candidate{DeviceID: "d"})
-		_, err := s.UpdateShadow(ctx, "b", "", shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": "d1"}}), epoch)
-		s.must(err)
-		_, err = s.UpdateShadow(ctx, "c", "", shadow.NewUpdate(nil, map[string]any{"firmware": []any{}}), epoch)
-		s.must(err)
-		s.must(s.RevokeDevice(ctx, "a", epoch))
-		newer := newRollout("s", 1)
-		newer.CreatedAt = kept.Add(time.Second)
-		s.must(s.createRollout(newer))
-		s.open(newer, epoch, queued(0, 1, "d")...)
-		all := []fleet.Turn{
-			{Candidate: ota.Candidate{DeviceID: "c", Lane: "x"}}, {Candidate: ota.Candidate{DeviceID: "a", Stage: 1}, Revoked: true},
-			{Candidate: ota.Candidate{DeviceID: "gone", Stage: 1}, Revoked: true}, {Candidate: ota.Candidate{DeviceID: "b", Stage: 1}, Digest: "d1"},
-			{Candidate: ota.Candidate{DeviceID: "d", Stage: 1}, Superseded: true},
-		}
-		turns := func(from, limit int) []fleet.Turn {
-			got, err := s.Turns(ctx, r, from, limit)
+		all := []ota.Candidate{{DeviceID: "c", Lane: "x"}, {DeviceID: "a"}, {DeviceID: "b"}}
+		line := func(from, limit int) []ota.Candidate {
+			got, err := s.Candidates(ctx, "r", "l", from, limit)
 			s.must(err)
 			return got
 		}
-		s.equal("all", turns(0, 10), all)
-		s.equal("some", turns(1, 2), all[1:3])
-		s.equal("after the last", turns(5, 10), []fleet.Turn(nil))
+		s.equal("all", line(0, 10), all)
+		s.equal("some", line(1, 1), all[1:2])
+		s.equal("after the last", line(3, 10), []ota.Candidate(nil))
 		more, err := s.DropCandidates(ctx, "r", "l", 1)
 		s.must(err)
 		if more {
@@ -113,13 +100,93 @@ var termTests = []test{
 			s.must(err)
 		}
 		s.equal("more", more, false)
-		s.equal("what is kept", turns(0, 10), all)
+		s.equal("what is kept", line(0, 10), all)
 		more, err = s.DropCandidates(ctx, "r", "", 2)
 		s.must(err)
 		s.equal("more", more, true)
 		_, err = s.DropCandidates(ctx, "r", "", 10)
 		s.must(err)
-		s.equal("nothing is left", turns(0, 10), []fleet.Turn(nil))
+		s.equal("nothing is left", line(0, 10), []ota.Candidate(nil))
+	}},
+	{"a turn is lost by a device that is no longer eligible", func(s *suite) {
+		s.enrolled("a", "b", "c", "d", "e", "f")
+		image, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+		runs := func(device, digest string) {
+			_, err := s.UpdateShadow(ctx, device, "", shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": digest}}), epoch)
+			s.must(err)
+		}
+		runs("b", image)
+		runs("c", other)
+		runs("f", image)
+		_, err := s.DeleteShadow(ctx, "f", "", epoch)
+		s.must(err)
+		s.must(s.RevokeDevice(ctx, "a", epoch))
+		newer := newRollout("s", 1)
+		newer.CreatedAt = kept.Add(time.Second)
+		s.must(s.createRollout(newer))
+		s.open(newer, epoch, queued(0, 1, "d")...)
+		r := newRollout("r", 9)
+		r.Line, r.Terms.Timers.Claim = "l", time.Hour
+		s.must(s.createRollout(r))
+		s.must(s.PutCandidates(ctx, "r", "l", 0, []ota.Candidate{
+			{DeviceID: "e"}, {DeviceID: "c", Lane: "x"}, {DeviceID: "a"}, {DeviceID: "gone"}, {DeviceID: "b"}, {DeviceID: "d"}, {DeviceID: "f"},
+		}))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &fleet.Opening{Stage: 1, From: 1, To: 7, Digest: image}, Now: epoch}))
+		s.equal("opened", names(s.executions(fleet.ExecutionFilter{RolloutID: "r"})), []string{"r c 1", "r f 1"})
+		s.equal("c", s.execution("r", "c"), ota.Execution{
+			RolloutID: "r", DeviceID: "c", Release: r.Release, Stage: 1, Attempt: 1, Status: ota.Queued, Version: 1, Lane: "x", QueuedAt: kept, UpdatedAt: kept,
+			Timers: r.Terms.Timers, Expires: keptAt(60), ExpiresAs: ota.ClassTimedOut,
+		})
+		r.Revision++
+		for _, bad := range []fleet.Opening{{From: 5, To: 8}, {Stage: 2, To: 1}, {Stage: -1, To: 1}} {
+			s.wantErr(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &bad, Now: epoch}), fleet.ErrInvalid)
+		}
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &fleet.Opening{To: 5}, Now: at(1)}))
+		s.equal("with any image", names(s.executions(fleet.ExecutionFilter{RolloutID: "r"})), []string{"r b 1", "r c 1", "r e 1", "r f 1"})
+		s.equal("one that was there", s.execution("r", "c").QueuedAt, kept)
+	}},
+	{"a survey says what each device is and runs", func(s *suite) {
+		s.enrolled("a", "b", "c", "d", "e")
+		image := strings.Repeat("ab", 32)
+		for device, digest := range map[string]any{"a": image, "b": strings.ToUpper(image), "c": 7, "d": "d1\x00"} {
+			_, err := s.UpdateShadow(ctx, device, "", shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": digest}, "n": 1}), epoch)
+			s.must(err)
+		}
+		s.must(s.ChangeTags(ctx, "b", map[string]string{"site": "x", "other": "y"}, nil))
+		survey := func(q fleet.DeviceQuery, tags ...string) (list []fleet.Surveyed) {
+			s.must(s.Survey(ctx, q, tags, func(d fleet.Surveyed) bool {
+				list = append(list, d)
+				return true
+			}))
+			return list
+		}
+		of := func(id, digest string) fleet.Surveyed {
+			return fleet.Surveyed{ID: id, Hardware: "board-a", Digest: digest}
+		}
+		s.equal("all", survey(fleet.DeviceQuery{}), []fleet.Surveyed{of("a", image), of("b", ""), of("c", ""), of("d", ""), of("e", "")})
+		b := of("b", "")
+		b.Tags = map[string]string{"site": "x"}
+		s.equal("tags", survey(fleet.DeviceQuery{After: "a"}, "site", "none")[:2], []fleet.Surveyed{b, of("c", "")})
+		for expr, want := range map[string][]fleet.Surveyed{
+			`shadow.reported.n = 1`:                 {of("a", image), of("b", ""), of("c", ""), of("d", "")},
+			`tags.site = "x"`:                       {of("b", "")},
+			`NOT id = "a"`:                          {of("b", ""), of("c", ""), of("d", ""), of("e", "")},
+			`shadow.reported.n <= 1.5 AND id < "c"`: {of("a", image), of("b", "")},
+		} {
+			s.equal(expr, survey(fleet.DeviceQuery{Selector: s.parsed(expr)}), want)
+		}
+		s.must(s.RevokeDevice(ctx, "a", epoch))
+		no := false
+		n := 0
+		s.must(s.Survey(ctx, fleet.DeviceQuery{Revoked: &no}, nil, func(d fleet.Surveyed) bool {
+			n++
+			s.equal("first", d, of("b", ""))
+			return false
+		}))
+		s.equal("calls", n, 1)
+		_, err := s.DeleteShadow(ctx, "a", "", epoch)
+		s.must(err)
+		s.equal("without a shadow", survey(fleet.DeviceQuery{})[0], of("a", ""))
 	}},
 	{"no more are in flight than terms allow", func(s *suite) {
 		s.enrolled("a1", "a2", "a3", "b1", "b2")
@@ -322,8 +389,10 @@ var termTests = []test{
 		r := newRollout("new", 3)
 		r.CreatedAt = kept.Add(time.Second)
 		s.must(s.createRollout(r))
-		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: queued(0, 1, "a", "b"), Supersede: true, Now: at(1)}))
-		for rollout, want := range map[string]ota.Status{"old": ota.Canceled, "high": ota.Queued, "foreign": ota.Queued, "new": ota.Queued} {
+		r.Line = "l"
+		s.must(s.PutCandidates(ctx, "new", "l", 0, []ota.Candidate{{DeviceID: "a"}, {DeviceID: "b"}, {DeviceID: "c"}}))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &fleet.Opening{To: 2}, Now: at(1)}))
+		for rollout, want := range map[string]ota.Status{"old": ota.Canceled, "high": ota.Queued, "foreign": ota.Queued} {
 			s.equal("a in "+rollout, s.execution(rollout, "a").Status, want)
 		}
 		a := s.execution("old", "a")
@@ -332,6 +401,13 @@ var termTests = []test{
 		s.equal("b works on it", s.execution("old", "b").Status, ota.InProgress)
 		s.equal("c was not reached", s.execution("old", "c").Status, ota.Queued)
 	}},
+}
+
+func (s *suite) parsed(expr string) selector.Selector {
+	s.Helper()
+	sel, err := selector.Parse(expr)
+	s.must(err)
+	return sel
 }
 
 // claimOver enrolls a device and lets its claim run out after an hour.

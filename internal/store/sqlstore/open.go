@@ -1,0 +1,105 @@
+package sqlstore
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+const (
+	countTurns = `SELECT COUNT(*) FROM candidates WHERE rollout_id = ? AND line = ? AND turn >= ? AND turn < ?`
+
+	// insertTurns makes first attempts for a part of a line in one statement: the
+	// rows never leave the database. Keys in ascending order go into an index
+	// fastest.
+	insertTurns = `INSERT INTO executions
+	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane)
+	SELECT CAST(? AS TEXT), c.device_id, 1, 1, CAST(? AS BIGINT), CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
+	CAST(? AS BIGINT), CAST(? AS TEXT), c.lane
+	FROM candidates c JOIN devices d ON d.id = c.device_id
+	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?
+	AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
+	insertOrdered = ` ORDER BY c.device_id ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
+
+	// notSuperseded leaves out the devices for which a rollout that supersedes this
+	// one has work, or had. It is asked only where there is such a rollout.
+	notSuperseded = ` AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.device_id = c.device_id AND e.status NOT IN ('CANCELED', 'REMOVED')
+	AND e.rollout_id IN (SELECT o.id FROM rollouts o WHERE ` + superseding + `))`
+	// superseding is so for a rollout o that supersedes the given one.
+	superseding      = `o.id <> ? AND o.release_name = ? AND o.priority >= ? AND (o.created_at > ? OR o.created_at = ? AND o.id > ?)`
+	countSuperseding = `SELECT COUNT(*) FROM rollouts o WHERE ` + superseding
+
+	// selectSuperseded are the rollouts that the given one supersedes, and that may
+	// have something QUEUED.
+	selectSuperseded = `SELECT o.id FROM rollouts o WHERE o.id <> ? AND o.release_name = ? AND o.priority <= ?
+	AND (o.created_at < ? OR o.created_at = ? AND o.id < ?) AND o.ended_at IS NULL ORDER BY o.id`
+
+	// updateSuperseded looks at the status again: another process may have started
+	// one meanwhile.
+	updateSuperseded = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
+	expires_at = NULL, expires_as = '' WHERE status = 'QUEUED' AND latest = 1 AND rollout_id = ? AND device_id IN
+	(SELECT c.device_id FROM candidates c JOIN executions n ON n.rollout_id = c.rollout_id AND n.device_id = c.device_id AND n.attempt = 1
+	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?)`
+)
+
+// open gives candidates their turn.
+func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
+	if o.Stage < 0 || o.Stage >= len(r.Stages) {
+		return fmt.Errorf("%w: stage index %d of rollout %s with %d stages", fleet.ErrInvalid, o.Stage, r.ID, len(r.Stages))
+	}
+	var n int
+	if err := t.row(countTurns, r.ID, r.Line, o.From, o.To).Scan(&n); err != nil {
+		return err
+	}
+	if n != o.To-o.From {
+		return fleet.NoTurn(r, o)
+	}
+	e := ota.Queue(ota.Execution{Timers: r.Terms.Timers}, now)
+	statement, args := insertTurns, []any{
+		r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs,
+		r.ID, r.Line, o.From, o.To, o.Digest,
+	}
+	by := []any{r.ID, r.Release.Name, r.Priority, micros(r.CreatedAt), micros(r.CreatedAt), r.ID}
+	if err := t.row(countSuperseding, by...).Scan(&n); err != nil {
+		return err
+	}
+	if n > 0 {
+		statement, args = statement+notSuperseded, append(args, by...)
+	}
+	if _, err := t.exec(statement+insertOrdered, args...); err != nil {
+		return err
+	}
+	if err := t.removeRevoked(r, now); err != nil {
+		return err
+	}
+	return t.supersede(r, o, by, now)
+}
+
+// supersede cancels what older rollouts have QUEUED on the devices that were just
+// reached.
+func (t *tx) supersede(r ota.Rollout, o fleet.Opening, by []any, now time.Time) error {
+	var older []string
+	err := t.rows(func(r row) error {
+		var id string
+		err := r.Scan(&id)
+		older = append(older, id)
+		return err
+	}, selectSuperseded, by...)
+	if err != nil || len(older) == 0 {
+		return err
+	}
+	e, _ := ota.Supersede(ota.Execution{Status: ota.Queued}, r.ID, now)
+	details, err := mapText(e.Details)
+	if err != nil {
+		return err
+	}
+	for _, id := range older {
+		_, err := t.exec(updateSuperseded, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id, r.ID, r.Line, o.From, o.To)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
