@@ -136,11 +136,11 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 	if t.From == t.To {
 		return nil
 	}
-	release, err := s.signed(ctx, r.Release)
+	digest, err := s.installs(ctx, r)
 	if err != nil {
 		return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
 	}
-	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: release.ImageDigest}
+	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: digest}
 	return nil
 }
 
@@ -148,6 +148,16 @@ func queued(r ota.Rollout, deviceID string, stage, attempt int, lane string) ota
 	return ota.Execution{
 		RolloutID: r.ID, DeviceID: deviceID, Release: r.Release, Stage: stage, Attempt: attempt, Lane: lane, Status: ota.Queued,
 	}
+}
+
+// installs returns the digest of the image that the rollout brings; empty: it
+// brings none.
+func (s *Service) installs(ctx context.Context, r ota.Rollout) (digest string, err error) {
+	if r.Kind() == ota.KindCommand {
+		return "", nil
+	}
+	release, err := s.signed(ctx, r.Release)
+	return release.ImageDigest, err
 }
 
 // signed returns a release that may be rolled out.

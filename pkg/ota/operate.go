@@ -57,12 +57,13 @@ func ApproveStage(r Rollout, stage int, now time.Time) (Rollout, error) {
 }
 
 // Edit replaces the plan of a rollout that has not begun: what stands in plan
-// but its release. Whatever was approved is to be approved again.
+// but its release or command. Whatever was approved is to be approved again.
 func Edit(r, plan Rollout) (Rollout, error) {
 	if r.State.Begun() {
 		return r, wrongState(r, "only one that has not begun can be edited")
 	}
-	plan.Release = r.Release
+	plan.Release, plan.Command = r.Release, r.Command
+	plan = plan.Ordered()
 	if err := plan.Validate(); err != nil {
 		return r, err
 	}
