@@ -256,19 +256,35 @@ silence: --failed-stage repeat tries its unsuccessful devices once more,
 
 func newRolloutAbortCmd(a *app) *cobra.Command {
 	var reason string
-	var yes bool
+	var yes, revert, keep bool
 	cmd := &cobra.Command{
-		Use: "abort ID", Short: "End a rollout; devices keep what they have", Args: takes("ID"),
+		Use: "abort ID", Short: "End a rollout; devices keep what they have, or go back", Args: takes("ID"),
+		Long: `abort cancels what has not been activated and ends the rollout. Devices keep
+what they have installed, or with --revert (or a plan that says so) those that it
+has changed go back to what they ran before: one rollout for each such release,
+in reverse order. What no signed release has, or what is below the security
+version that a device has reached, it does not go back to; the rollout's reason
+says which devices stay.`,
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
+			policy := ""
+			switch {
+			case revert:
+				policy = string(ota.AbortRevert)
+			case keep:
+				policy = string(ota.AbortKeep)
+			}
 			if err := a.confirm(yes, "end rollout %s for good", id); err != nil {
 				return nil, err
 			}
-			resp, err := call(ctx, c.rollouts.AbortRollout, &otadv1.AbortRolloutRequest{Id: id, Reason: reason})
+			resp, err := call(ctx, c.rollouts.AbortRollout, &otadv1.AbortRolloutRequest{Id: id, Reason: reason, Policy: policy})
 			return resp.GetRollout(), err
 		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks at it")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&revert, "revert", false, "devices that it has changed go back to what they ran before")
+	cmd.Flags().BoolVar(&keep, "keep", false, "devices keep what they have, whatever the plan says")
+	cmd.MarkFlagsMutuallyExclusive("revert", "keep")
 	return cmd
 }
 

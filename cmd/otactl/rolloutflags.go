@@ -21,7 +21,7 @@ type rolloutFlags struct {
 	abort, approveStages                                []string
 	soak, timeout                                       time.Duration
 	priority                                            int32
-	rate, maxPer, window, start, onPause                string
+	rate, maxPer, window, start, onPause, onAbort       string
 	maxInFlight                                         int
 	timers                                              ota.Timers
 	retry                                               ota.Retry
@@ -67,6 +67,7 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.approval, "approval", false, "an operator must approve it before it starts")
 	fl.StringSliceVar(&f.approveStages, "approve-stages", nil, "stages, from 1, that do not open before an operator approves them")
 	fl.StringVar(&f.onPause, "on-pause", string(ota.PauseLetFinish), "what a pause does to devices at work: let-finish or hold-before-install")
+	fl.StringVar(&f.onAbort, "on-abort", string(ota.AbortKeep), "what becomes of devices it has changed when it is aborted: keep or revert")
 	fl.BoolVar(&f.quarantined, "quarantined", false, "let in devices on which this image was rolled back before")
 }
 
@@ -164,6 +165,9 @@ func (f *rolloutFlags) terms() (t ota.Terms, err error) {
 	for _, class := range f.retryOn {
 		t.Retry.On = append(t.Retry.On, ota.Class(class))
 	}
+	if policy := ota.AbortPolicy(f.onAbort); policy != ota.AbortKeep {
+		t.OnAbort = policy
+	}
 	if policy := ota.PausePolicy(f.onPause); policy != ota.PauseLetFinish {
 		t.OnPause = policy
 	}
@@ -213,7 +217,7 @@ func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 }
 
 func termsMessage(t ota.Terms, spec *otadv1.RolloutSpec) {
-	spec.Approval, spec.Strata, spec.OnPause, spec.Quarantined = t.Approval, t.Strata, string(t.OnPause), t.Quarantined
+	spec.Approval, spec.Strata, spec.OnPause, spec.OnAbort, spec.Quarantined = t.Approval, t.Strata, string(t.OnPause), string(t.OnAbort), t.Quarantined
 	if !t.Start.IsZero() {
 		spec.Start = timestamppb.New(t.Start)
 	}

@@ -30,13 +30,21 @@ type rolloutView struct {
 	Stages     []stageView     `json:"stages"`
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	Terms      termsView       `json:"terms"`
-	Reached    int32           `json:"reached"`        // devices that had their turn
-	Rate       float64         `json:"rate,omitempty"` // devices a minute that it may start now; absent: no bound
+	Reached    int32           `json:"reached"`            // devices that had their turn
+	RevertOf   string          `json:"revertOf,omitempty"` // the rollout whose devices it brings back
+	Reverts    []revertView    `json:"reverts,omitempty"`  // those that bring its devices back
+	Rate       float64         `json:"rate,omitempty"`     // devices a minute that it may start now; absent: no bound
 	ApprovedAt *time.Time      `json:"approvedAt,omitempty"`
 	StartedAt  *time.Time      `json:"startedAt,omitempty"`
 	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
 	EndedAt    *time.Time      `json:"endedAt,omitempty"`
 	Failures   []executionView `json:"failures,omitempty"` // the last ones, from rollout show only
+}
+
+// revertView is a rollout that brings devices of another back.
+type revertView struct {
+	ID    string `json:"id"`
+	State string `json:"state"`
 }
 
 // stageView is one stage with the counts of its own devices.
@@ -96,10 +104,13 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(),
+		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
+	}
+	for _, back := range r.GetReverts() {
+		v.Reverts = append(v.Reverts, revertView{back.GetRolloutId(), back.GetState()})
 	}
 	for _, s := range r.GetStages() {
 		v.Stages = append(v.Stages, stageView{
@@ -149,6 +160,9 @@ func (r rolloutView) outcome() (bool, error) {
 	case ota.RolloutAborted:
 		return true, hint(fail(exitCondition, "rollout %s was aborted: %s", r.ID, first(r.Reason, "no reason given")),
 			"otactl rollout show %s lists the devices that failed", r.ID)
+	case ota.RolloutRolledBack:
+		return true, hint(fail(exitCondition, "rollout %s was aborted and rolled back: %s", r.ID, first(r.Reason, "no reason given")),
+			"otactl rollout show %s lists the devices that failed, and the rollouts that brought devices back", r.ID)
 	case ota.RolloutPaused:
 		for i, s := range r.Stages {
 			if s.State == string(ota.StageFailed) {
@@ -210,8 +224,10 @@ func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Write
 			{"ID", r.ID},
 			{"Firmware", r.Firmware},
 			{"Selector", first(r.Selector, "(every device the release fits)")},
+			{"Reverts", r.RevertOf},
 			{"State", r.State},
 			{"Reason", r.Reason},
+			{"Reverted by", r.revertedBy()},
 			{"Devices", number(r.Population)},
 			{"Seed", r.Seed},
 			{"Abort", strings.Join(r.Abort, ", ")},
@@ -231,6 +247,14 @@ func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Write
 		fmt.Fprintln(w)
 		return writeTable(w, []string{"DEVICE", "STAGE", "ATTEMPT", "CLASS", "REASON", "FINISHED"}, a.failureRows(failures))
 	}
+}
+
+func (r rolloutView) revertedBy() string {
+	var list []string
+	for _, back := range r.Reverts {
+		list = append(list, back.ID+" "+back.State)
+	}
+	return strings.Join(list, ", ")
 }
 
 var stageHeads = []string{"STAGE", "SIZE", "STATE", "DEVICES", "QUEUED", "IN PROGRESS", "SUCCEEDED", "UNSUCCESSFUL", "GATE", "SOAK"}
@@ -260,7 +284,7 @@ func stateColour(state string) string {
 	switch ota.RolloutState(state) {
 	case ota.RolloutCompleted:
 		return green
-	case ota.RolloutAborting, ota.RolloutAborted:
+	case ota.RolloutAborting, ota.RolloutAborted, ota.RolloutRollingBack, ota.RolloutRolledBack:
 		return red
 	}
 	return amber
@@ -279,7 +303,8 @@ type executionView struct {
 	StartedAt  *time.Time        `json:"startedAt,omitempty"`
 	UpdatedAt  *time.Time        `json:"updatedAt,omitempty"`
 	FinishedAt *time.Time        `json:"finishedAt,omitempty"`
-	ExpiresAt  *time.Time        `json:"expiresAt,omitempty"` // when it will be TIMED_OUT
+	ExpiresAt  *time.Time        `json:"expiresAt,omitempty"`  // when it will be TIMED_OUT
+	FromDigest string            `json:"fromDigest,omitempty"` // of the image that the device said it ran before
 }
 
 func newExecutionView(e *otadv1.Execution) executionView {
@@ -287,7 +312,7 @@ func newExecutionView(e *otadv1.Execution) executionView {
 		Device: e.GetDeviceId(), Stage: e.GetStage(), Attempt: e.GetAttempt(), Status: e.GetStatus(), Class: e.GetClass(),
 		Step: e.GetStep(), Reason: e.GetReason(), Details: orEmpty(e.GetDetails()),
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
-		ExpiresAt: when(e.GetExpiresAt()),
+		ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
 	}
 }
 

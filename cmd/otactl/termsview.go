@@ -26,6 +26,7 @@ type termsView struct {
 	Start       *time.Time        `json:"start,omitempty"`
 	Approval    bool              `json:"approval,omitempty"`
 	OnPause     string            `json:"onPause,omitempty"`
+	OnAbort     string            `json:"onAbort,omitempty"`
 	Quarantined bool              `json:"quarantined,omitempty"`
 }
 
@@ -34,7 +35,7 @@ func newTermsView(s *otadv1.RolloutSpec) termsView {
 	v := termsView{
 		Rate:     ota.Rate{PerMinute: r.GetPerMinute(), Factor: r.GetFactor(), Each: int(r.GetEach()), Of: ota.RateBasis(r.GetOf()), Max: r.GetMax()}.String(),
 		InFlight: s.GetInFlight().GetMax(), Attempts: s.GetRetry().GetAttempts(), RetryOn: s.GetRetry().GetOn(),
-		Strata: s.GetStrata(), Start: when(s.GetStart()), Approval: s.GetApproval(), OnPause: s.GetOnPause(), Quarantined: s.GetQuarantined(),
+		Strata: s.GetStrata(), Start: when(s.GetStart()), Approval: s.GetApproval(), OnPause: s.GetOnPause(), OnAbort: s.GetOnAbort(), Quarantined: s.GetQuarantined(),
 	}
 	if w != nil {
 		v.Window = ota.Window{RRule: w.GetRrule(), Start: w.GetStart(), Duration: w.GetDuration().GetSeconds(), Fetch: w.GetFetch()}.String()
@@ -85,6 +86,7 @@ func (v termsView) words() []string {
 	add(len(v.Strata) > 0, "strata %s", strings.Join(v.Strata, ", "))
 	add(v.Start != nil, "not before %s", rfc3339(v.Start))
 	add(v.OnPause != "" && v.OnPause != string(ota.PauseLetFinish), "on pause %s", v.OnPause)
+	add(v.OnAbort == string(ota.AbortRevert), "reverted on an abort")
 	add(v.Quarantined, "quarantined devices too")
 	return words
 }
@@ -112,6 +114,14 @@ func (r rolloutView) waitsFor() string {
 		return "otactl rollout approve " + r.ID
 	case ota.RolloutScheduled:
 		return rfc3339(r.Terms.Start)
+	case ota.RolloutRollingBack:
+		var ids []string
+		for _, back := range r.Reverts {
+			if !ota.RolloutState(back.State).Terminal() {
+				ids = append(ids, fmt.Sprintf("rollout %s, which is %s", back.ID, back.State))
+			}
+		}
+		return strings.Join(ids, "; ")
 	case ota.RolloutRunning:
 		for i, s := range r.Stages {
 			if s.State == string(ota.StagePending) {

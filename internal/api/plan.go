@@ -42,7 +42,7 @@ func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
 func decodeTerms(s *otadv1.RolloutSpec) (ota.Terms, error) {
 	rate, flight, timers, retry := s.GetRate(), s.GetInFlight(), s.GetTimers(), s.GetRetry()
 	t := ota.Terms{
-		Approval: s.GetApproval(), Strata: s.GetStrata(), OnPause: ota.PausePolicy(s.GetOnPause()), Quarantined: s.GetQuarantined(),
+		Approval: s.GetApproval(), Strata: s.GetStrata(), OnPause: ota.PausePolicy(s.GetOnPause()), OnAbort: ota.AbortPolicy(s.GetOnAbort()), Quarantined: s.GetQuarantined(),
 		Rate:     ota.Rate{PerMinute: rate.GetPerMinute(), Factor: rate.GetFactor(), Each: int(rate.GetEach()), Of: ota.RateBasis(rate.GetOf()), Max: rate.GetMax()},
 		InFlight: ota.InFlight{Max: int(flight.GetMax()), Per: flight.GetPer(), PerMax: int(flight.GetPerMax())},
 		Timers: ota.Timers{
@@ -77,7 +77,7 @@ func encodeSpec(r ota.Rollout) *otadv1.RolloutSpec {
 	t := r.Terms
 	s := &otadv1.RolloutSpec{
 		Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority), InProgressTimeout: duration(r.InProgressTimeout),
-		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), Quarantined: t.Quarantined, Start: timestamp(t.Start),
+		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), OnAbort: string(t.OnAbort), Quarantined: t.Quarantined, Start: timestamp(t.Start),
 	}
 	for _, stage := range r.Stages {
 		s.Stages = append(s.Stages, encodeStageSpec(stage))

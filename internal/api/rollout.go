@@ -148,7 +148,7 @@ func (h rolloutHandler) AbortRollout(ctx context.Context, r *connect.Request[ota
 	if err != nil {
 		return nil, err
 	}
-	v, err := h.fleet.AbortRollout(ctx, r.Msg.GetId(), reason)
+	v, err := h.fleet.AbortRollout(ctx, r.Msg.GetId(), reason, ota.AbortPolicy(r.Msg.GetPolicy()))
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +239,10 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
 		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt), ApprovedAt: timestamp(v.ApprovedAt), StartedAt: timestamp(v.StartedAt),
 		Spec: encodeSpec(v.Rollout), Reached: int32(v.Cursor), Rate: v.Terms.Rate.At(v.Progress.Total()),
+		RevertOf: v.RevertOf,
+	}
+	for _, back := range v.Progress.Reverts {
+		out.Reverts = append(out.Reverts, &otadv1.Revert{RolloutId: back.ID, State: string(back.State)})
 	}
 	if v.InProgressTimeout > 0 {
 		out.InProgressTimeout = durationpb.New(v.InProgressTimeout)
@@ -277,7 +281,7 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		Status: string(e.Status), Class: string(e.Class), Step: string(e.Step()), Reason: e.Reason(), Details: e.Details,
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
-		RetryAt: timestamp(e.RetryAt), Lane: e.Lane,
+		RetryAt: timestamp(e.RetryAt), Lane: e.Lane, FromDigest: e.From,
 	}
 }
 

@@ -127,7 +127,7 @@ func benchRollout(b *testing.B, store fleet.Store) {
 			b.Fatalf("%d succeeded", n)
 		}
 	})
-	took("s/abort", func() { _, err := service.AbortRollout(ctx, id, "bench"); must(b, err) })
+	took("s/abort", func() { _, err := service.AbortRollout(ctx, id, "bench", ""); must(b, err) })
 }
 
 // ids are devices that have an execution.

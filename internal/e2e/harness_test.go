@@ -340,7 +340,7 @@ func (s *site) ends(id, state string) rolloutJSON {
 	var r rolloutJSON
 	until(s.t, "rollout "+id+" to be "+state, func() bool {
 		r = s.show(id)
-		if (r.State == "COMPLETED" || r.State == "ABORTED") && r.State != state {
+		if (r.State == "COMPLETED" || r.State == "ABORTED" || r.State == "ROLLED_BACK") && r.State != state {
 			s.t.Fatalf("rollout %s is %s: %s %+v", id, r.State, r.Reason, r.Failures)
 		}
 		return r.State == state

@@ -39,6 +39,8 @@ func wholePath(t *testing.T, s *site) {
 	}
 	s.allRun("1.1.0")
 
+	s.revert()
+
 	s.release("1.2.0", 200_000, false) // properly signed, but not healthy
 	r = s.ends(s.rollout("1.2.0", "--stages", "25%,100%", "--abort", "any>0%"), "ABORTED")
 	if n := r.Stages[0].Counts.Finished["rolled_back"]; n != 1 || r.Stages[1].State != "PENDING" || len(r.Failures) != 1 {
@@ -49,6 +51,20 @@ func wholePath(t *testing.T, s *site) {
 	s.allRun("1.1.0")
 	s.shadowsAndPresence()
 	s.check()
+}
+
+// revert brings half of the devices to a release and back to the one before.
+func (s *site) revert() {
+	s.t.Helper()
+	s.release("1.1.5", 200_000, true)
+	id := s.rollout("1.1.5", "--stages", "50%,100%", "--approve-stages", "2", "--on-abort", "revert")
+	until(s.t, "the first stage to pass", func() bool { return s.show(id).Stages[0].State == "PASSED" })
+	s.must("rollout", "abort", id, "--yes", "--reason", "nobody likes it")
+	r := s.ends(id, "ROLLED_BACK")
+	if r.Reason != "nobody likes it; 2 devices go back to app@1.1.0" || r.Stages[1].State != "FAILED" && r.Stages[1].State != "PENDING" {
+		s.t.Errorf("%+v", r)
+	}
+	s.allRun("1.1.0")
 }
 
 func (s *site) shadowsAndPresence() {

@@ -37,9 +37,6 @@ func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err erro
 	if j.meant, err = s.meant(ctx, r.Stages); err != nil {
 		return j, err
 	}
-	if r.Kind() == ota.KindCommand {
-		return j, nil // what follows is about firmware
-	}
 	if j.release, err = s.signed(ctx, r.Release); err != nil {
 		return j, err
 	}
@@ -82,7 +79,7 @@ func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bo
 	}
 	same := map[ota.ReleaseID]bool{}
 	for _, r := range releases {
-		same[r.ID()] = r.ImageDigest == digest // never that of a command: it has no release
+		same[r.ID()] = r.ImageDigest == digest
 	}
 	rollouts, err := s.Store.Rollouts(ctx)
 	if err != nil {
@@ -110,8 +107,6 @@ func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bo
 // when it is.
 func (j judge) exclude(d Surveyed) string {
 	switch {
-	case j.rollout.Kind() == ota.KindCommand:
-		return ""
 	case !j.release.Fits(d.Hardware):
 		return ExcludedHardware
 	case d.Digest == j.release.ImageDigest:
@@ -175,6 +170,9 @@ func (s *Service) candidates(ctx context.Context, j judge, excluded func(why, id
 // arrange puts the devices of a rollout in order, stores the line and returns the
 // rollout as it begins. Whoever writes that first wins; another line is dropped.
 func (s *Service) arrange(ctx context.Context, r ota.Rollout, now time.Time) (ota.Rollout, error) {
+	if r.RevertOf != "" {
+		return s.arrangeReturn(ctx, r, now)
+	}
 	j, err := s.judgeOf(ctx, r)
 	if err != nil {
 		return r, err
@@ -183,7 +181,12 @@ func (s *Service) arrange(ctx context.Context, r ota.Rollout, now time.Time) (ot
 	if err != nil {
 		return r, err
 	}
-	stages, list := ota.Arrange(r.Stages, list)
+	stages, arranged := ota.Arrange(r.Stages, list)
+	return s.lineUp(ctx, r, stages, arranged, now)
+}
+
+// lineUp stores a line.
+func (s *Service) lineUp(ctx context.Context, r ota.Rollout, stages []ota.Stage, list []ota.Candidate, now time.Time) (ota.Rollout, error) {
 	line, population := newID(""), len(list)
 	if len(stages) > 0 {
 		list = list[:stages[len(stages)-1].Target] // nobody else ever has a turn

@@ -79,7 +79,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			return wake, err
 		}
 		d := ota.Plan(r, p, now)
-		if !d.Changed && !d.Cancel && !d.Arrange {
+		if !d.Changed && !d.Cancel && !d.Arrange && !d.Revert {
 			s.tellHeld(ctx, r, p.Total())
 			return d.Wake, nil
 		}
@@ -87,6 +87,8 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		switch {
 		case d.Arrange:
 			step.Rollout, err = s.arrange(ctx, r, now)
+		case d.Revert:
+			step, err = s.sendBack(ctx, r, now)
 		case d.Take != nil:
 			err = s.take(ctx, *d.Take, &step)
 		}
@@ -105,6 +107,9 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		s.tellStep(ctx, r, step)
 		if step.Rollout.State.Terminal() {
 			s.held.forget(id)
+		}
+		if len(step.Create) > 0 || step.Rollout.State.Terminal() && r.RevertOf != "" {
+			s.Wake() // for the reverts, or for what waits for this one
 		}
 		if d.Arrange || step.Rollout.State.Terminal() {
 			s.dropCandidates(ctx, step.Rollout)
@@ -126,7 +131,7 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 	}
 	if t.Retries > 0 {
 		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Latest: true, RetryDue: step.Now}, func(e ota.Execution) bool {
-			step.Insert = append(step.Insert, queued(r, e.DeviceID, e.Stage, e.Attempt+1, e.Lane))
+			step.Insert = append(step.Insert, queued(r, ota.Execution{DeviceID: e.DeviceID, Stage: e.Stage, Attempt: e.Attempt + 1, Lane: e.Lane, From: e.From}))
 			return len(step.Insert) < t.Retries
 		})
 		if err != nil {
@@ -136,28 +141,23 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 	if t.From == t.To {
 		return nil
 	}
-	digest, err := s.installs(ctx, r)
+	release, err := s.signed(ctx, r.Release)
 	if err != nil {
 		return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
 	}
-	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: digest}
+	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: release.ImageDigest}
+	if r.RevertOf != "" {
+		step.Open.Digest = ""
+		if step.Open.Only, err = s.onlyThose(ctx, r, release); err != nil {
+			return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
+		}
+	}
 	return nil
 }
 
-func queued(r ota.Rollout, deviceID string, stage, attempt int, lane string) ota.Execution {
-	return ota.Execution{
-		RolloutID: r.ID, DeviceID: deviceID, Release: r.Release, Stage: stage, Attempt: attempt, Lane: lane, Status: ota.Queued,
-	}
-}
-
-// installs returns the digest of the image that the rollout brings; empty: it
-// brings none.
-func (s *Service) installs(ctx context.Context, r ota.Rollout) (digest string, err error) {
-	if r.Kind() == ota.KindCommand {
-		return "", nil
-	}
-	release, err := s.signed(ctx, r.Release)
-	return release.ImageDigest, err
+func queued(r ota.Rollout, e ota.Execution) ota.Execution {
+	e.RolloutID, e.Release, e.Status = r.ID, r.Release, ota.Queued
+	return e
 }
 
 // signed returns a release that may be rolled out.

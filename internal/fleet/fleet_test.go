@@ -145,6 +145,12 @@ func (w *world) initTrust() {
 // draft uploads an image of some bytes as a release.
 func (w *world) draft(version string, raw []byte) (ota.Release, []byte, error) {
 	w.t.Helper()
+	return w.drafted(version, raw, 0)
+}
+
+// drafted is draft with a security version.
+func (w *world) drafted(version string, raw []byte, security int64) (ota.Release, []byte, error) {
+	w.t.Helper()
 	var object bytes.Buffer
 	ix, err := image.Encode(w.ctx, &object, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw)))})
 	w.ok(err)
@@ -156,7 +162,7 @@ func (w *world) draft(version string, raw []byte) (ota.Release, []byte, error) {
 	}
 	r, err := w.s.CreateRelease(w.ctx, ota.Manifest{
 		Name: w.name, Version: version, HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage,
-		ImageDigest: digest, ImageSize: ix.RawSize, ObjectSize: ix.ObjectSize(),
+		ImageDigest: digest, ImageSize: ix.RawSize, ObjectSize: ix.ObjectSize(), SecurityVersion: security,
 	}, index)
 	return r, index, err
 }
@@ -414,7 +420,7 @@ func TestPauseAndAbortHoldBackWhatIsQueued(t *testing.T) {
 		w.ok(err)
 		started, err := w.s.StartNext(w.ctx, ids[0], ota.Starting{})
 		w.ok(err)
-		_, err = w.s.AbortRollout(w.ctx, v.ID, "wrong colour")
+		_, err = w.s.AbortRollout(w.ctx, v.ID, "wrong colour", "")
 		w.ok(err)
 		if _, err := w.s.StartNext(w.ctx, ids[1], ota.Starting{}); !errors.Is(err, fleet.ErrNotFound) {
 			t.Fatalf("an aborted rollout started a device: %v", err)

@@ -40,7 +40,7 @@ func TestAbortWithNothingInFlightEndsAtOnce(t *testing.T) {
 				_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch", "")
 				w.ok(err)
 			}
-			v, err = w.s.AbortRollout(w.ctx, v.ID, "wrong colour") // no engine runs
+			v, err = w.s.AbortRollout(w.ctx, v.ID, "wrong colour", "") // no engine runs
 			w.ok(err)
 			if v.State != ota.RolloutAborted || v.EndedAt.IsZero() || v.Reason != "wrong colour" || v.Progress.Total().Finished[ota.ClassNone] != 3 {
 				t.Fatalf("%s, ended %s, %q, %+v", v.State, v.EndedAt, v.Reason, v.Progress.Total())

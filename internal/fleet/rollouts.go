@@ -55,8 +55,8 @@ type Conflict struct {
 // previewSample is how many device ids a preview shows for each stage or reason.
 const previewSample = 10
 
-// PlanRollout says what CreateRollout would do with r (Release or Command, Selector,
-// Seed, Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
+// PlanRollout says what CreateRollout would do with r (Release, Selector, Seed,
+// Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
 // no device is eligible, ErrUnsigned when the release is not signed.
 func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
 	r, err := s.prepare(r)
@@ -70,7 +70,7 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	p := RolloutPreview{Rollout: r}
 	excluded := map[string]*Exclusion{}
 	list, err := s.candidates(ctx, j, func(why, id string) { exclude(excluded, why, id) })
-	if err == nil && (r.Kind() == ota.KindInstall || len(list) == 0) { // a command on one device must not count the fleet
+	if err == nil {
 		err = s.unselected(ctx, j.selector, excluded)
 	}
 	if err != nil {
@@ -87,14 +87,12 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 		p.Stages = append(p.Stages, previewStage(r, list, stage.Target, p.Stages))
 	}
 	reached := list[:stages[len(stages)-1].Target]
-	p.Bytes = int64(len(reached)) * (j.release.ObjectSize + j.release.IndexSize) // of a command none
+	p.Bytes = int64(len(reached)) * (j.release.ObjectSize + j.release.IndexSize)
 	p.Duration = r.Terms.Rate.Least(len(reached))
 	for _, stage := range stages {
 		p.Duration += stage.Soak
 	}
-	if r.Kind() == ota.KindInstall { // a command comes first, and takes nobody's place
-		p.Conflicts, err = s.conflicts(ctx, r, reached)
-	}
+	p.Conflicts, err = s.conflicts(ctx, r, reached)
 	return p, err
 }
 
@@ -187,7 +185,7 @@ func (s *Service) unselected(ctx context.Context, sel selector.Selector, exclude
 }
 
 func noDevices(p RolloutPreview) error {
-	text := "no device is eligible for " + whatOf(p.Rollout)
+	text := "no device is eligible for " + p.Rollout.Release.String()
 	for _, e := range p.Excluded {
 		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
 			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
@@ -200,14 +198,6 @@ func noDevices(p RolloutPreview) error {
 	return fmt.Errorf("%w: %s", ErrNoDevices, text)
 }
 
-// whatOf names what a rollout brings, for people.
-func whatOf(r ota.Rollout) string {
-	if r.Command != nil {
-		return "command " + r.Command.Name
-	}
-	return r.Release.String()
-}
-
 // ErrNoDevices: a rollout would reach nobody.
 var ErrNoDevices = errors.New("nothing to roll out")
 
@@ -217,7 +207,6 @@ const MaxSeedBytes = 64
 // prepare checks a plan and fills in what the operator left to the server. A
 // rollout whose State is DRAFT stays one.
 func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
-	r = r.Ordered()
 	if err := r.Validate(); err != nil {
 		return r, err
 	}
@@ -261,7 +250,7 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	if err := s.Store.CreateRollout(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
-	s.Log.Info("rollout created", "rollout", r.ID, "brings", whatOf(r), "state", r.State, "population", p.Population)
+	s.Log.Info("rollout created", "rollout", r.ID, "release", r.Release.String(), "state", r.State, "population", p.Population)
 	s.follow(ctx, r)
 	return s.Rollout(ctx, r.ID)
 }
@@ -322,7 +311,7 @@ func (s *Service) ApproveRollout(ctx context.Context, id string, stage int) (Rol
 // is to be approved again.
 func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
-		plan.Release, plan.Command = r.Release, r.Command
+		plan.Release = r.Release
 		if plan.Seed == "" {
 			plan.Seed = r.Seed
 		}
@@ -345,39 +334,45 @@ func (s *Service) ResumeRollout(ctx context.Context, id string, failed ota.Resum
 }
 
 // AbortRollout cancels what can be cancelled and ends the rollout when what is in
-// flight has finished: at once when nothing is.
-func (s *Service) AbortRollout(ctx context.Context, id, reason string) (RolloutView, error) {
-	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Abort(r, reason, s.Now()) })
+// flight has finished: at once when nothing is. A policy overrides that of the
+// plan.
+func (s *Service) AbortRollout(ctx context.Context, id, reason string, policy ota.AbortPolicy) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Abort(r, reason, policy, s.Now()) })
 }
 
 // StopRollouts is the emergency stop: it pauses every rollout that runs, with
 // devices in flight held before they install, and returns those that it stopped.
-// One that can not be stopped does not keep it from the others.
+// One that can not be stopped does not keep it from the others. It looks again
+// until there is no new one: the engine may just have made a revert.
 func (s *Service) StopRollouts(ctx context.Context, reason string) (stopped []string, err error) {
-	all, err := s.Store.Rollouts(ctx)
-	if err != nil {
-		return nil, err
-	}
 	var failed []error
-	for _, r := range all {
-		if r.State != ota.RolloutRunning && r.State != ota.RolloutScheduled {
-			continue
+	tried := map[string]bool{}
+	for {
+		all, err := s.Store.Rollouts(ctx)
+		if err != nil {
+			return stopped, errors.Join(append(failed, err)...)
 		}
-		switch _, err := s.PauseRollout(ctx, r.ID, reason, ota.PauseHoldBeforeInstall); {
-		case err == nil:
-			stopped = append(stopped, r.ID)
-		case !errors.Is(err, ota.ErrState): // it ended by itself
-			failed = append(failed, fmt.Errorf("stop rollout %s: %w", r.ID, err))
+		all = slices.DeleteFunc(all, func(r ota.Rollout) bool { return !r.State.Pausable() || tried[r.ID] })
+		if len(all) == 0 {
+			return stopped, errors.Join(failed...)
+		}
+		for _, r := range all {
+			tried[r.ID] = true
+			switch _, err := s.PauseRollout(ctx, r.ID, reason, ota.PauseHoldBeforeInstall); {
+			case err == nil:
+				stopped = append(stopped, r.ID)
+			case !errors.Is(err, ota.ErrState): // it ended by itself
+				failed = append(failed, fmt.Errorf("stop rollout %s: %w", r.ID, err))
+			}
 		}
 	}
-	return stopped, errors.Join(failed...)
 }
 
 // follow does what an operator's act asks for besides its record. What fails
 // here the engine does later.
 func (s *Service) follow(ctx context.Context, r ota.Rollout) {
 	defer s.Wake()
-	if r.State == ota.RolloutAborting || r.State == ota.RolloutScheduled {
+	if r.State.Ending() || r.State == ota.RolloutScheduled {
 		if _, err := s.advance(ctx, r.ID); err != nil && ctx.Err() == nil {
 			s.Log.Warn("the engine will move the rollout later", "rollout", r.ID, "state", r.State, "error", err)
 		}
@@ -395,7 +390,7 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		if err != nil {
 			return RolloutView{}, err
 		}
-		step := Advance{Rollout: next, Cancel: next.State == ota.RolloutAborting, Now: s.Now()}
+		step := Advance{Rollout: next, Cancel: next.State.Ending(), Now: s.Now()}
 		err = s.Store.Advance(ctx, step)
 		if errors.Is(err, ErrStale) {
 			continue

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -193,6 +194,8 @@ type Advance struct {
 	Insert []ota.Execution
 	// Open gives devices of the rollout's line their turn. Nil: none.
 	Open *Opening
+	// Create are new rollouts, as CreateRollout stores them.
+	Create []ota.Rollout
 	// Repeat makes what did not succeed in the stage with this index due for
 	// another attempt. Nil: nothing.
 	Repeat *int
@@ -204,7 +207,8 @@ type Advance struct {
 
 // Opening gives the candidates with the turns From <= turn < To a first attempt in
 // a stage. One loses its turn that is revoked or gone, that reports to run the
-// image with this Digest (empty: none), or for which a rollout that supersedes this
+// image with this Digest (empty: none), or one that is not in Only (nil: all are),
+// or for which a rollout that supersedes this
 // one has work, or had. What older rollouts, which this one supersedes, have QUEUED
 // on those of the devices that have an attempt then is cancelled as ota.Supersede
 // does it.
@@ -212,6 +216,7 @@ type Opening struct {
 	Stage    int // its index
 	From, To int
 	Digest   string
+	Only     []string
 }
 
 // Surveyed is what there is to know of a device to say whether a rollout may
@@ -239,6 +244,12 @@ func Survey(v DeviceView, tags []string) Surveyed {
 // NoTurn is the error of a step whose line does not have its turns.
 func NoTurn(r ota.Rollout, o Opening) error {
 	return fmt.Errorf("%w: the line %q of rollout %s does not have the turns %d to %d", ErrInvalid, r.Line, r.ID, o.From, o.To)
+}
+
+// Takes reports whether a device that says it runs an image keeps its turn; what
+// does not say keeps it.
+func (o Opening) Takes(digest string) bool {
+	return digest == "" || digest != o.Digest && (o.Only == nil || slices.Contains(o.Only, digest))
 }
 
 // ValidInsert reports an execution that may not be inserted by a step of the

@@ -115,6 +115,9 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	if v.Revoked() {
 		return "the device is revoked", nil
 	}
+	if r.RevertOf != "" {
+		return s.notReturned(ctx, r, v)
+	}
 	meant, err := s.means(ctx, r.Selector, v.ID)
 	if err != nil {
 		return "", err
@@ -139,8 +142,31 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	case v.CreatedAt.After(r.StartedAt):
 		return "it enrolled after the rollout had begun", nil
 	}
+	return itsTurn(r), nil
+}
+
+func itsTurn(r ota.Rollout) string {
 	stage := min(r.Current(), len(r.Stages)-1)
-	return fmt.Sprintf("waits for its turn: stage %d of %d is %s, %d of %d devices had theirs", stage+1, len(r.Stages), r.Stages[stage].State, r.Cursor, r.Population), nil
+	return fmt.Sprintf("waits for its turn: stage %d of %d is %s, %d of %d devices had theirs", stage+1, len(r.Stages), r.Stages[stage].State, r.Cursor, r.Population)
+}
+
+// notReturned says why a device has no execution of a revert.
+func (s *Service) notReturned(ctx context.Context, r ota.Rollout, v DeviceView) (string, error) {
+	of, err := s.Store.Rollout(ctx, r.RevertOf)
+	if err != nil {
+		return "", err
+	}
+	to, err := s.Store.Release(ctx, r.Release)
+	if err != nil {
+		return "", err
+	}
+	before := fmt.Sprintf("it reverts rollout %s, which has not changed the device", of.ID)
+	_, err = s.changes(ctx, of, v.ID, func(e ota.Execution) {
+		if before = itsTurn(r); e.From != to.ImageDigest {
+			before = fmt.Sprintf("it brings devices of rollout %s back to %s, which this one did not run before", of.ID, to.ID())
+		}
+	})
+	return before, err
 }
 
 // means reports whether a selector means the device.

@@ -22,7 +22,8 @@ type agent struct {
 	life    int // raised by each loss of power: what it had in mind is gone
 	asking  bool
 	job     *job
-	running string // digest of the image
+	running string        // digest of the image; empty: one that no release has, and it does not say
+	release ota.ReleaseID // that the image is of
 }
 
 // job is what an agent works on.
@@ -45,7 +46,8 @@ type word struct {
 }
 
 // courseOf draws how an install goes.
-func (s *Sim) courseOf(release ota.ReleaseID) []word {
+func (a *agent) courseOf(release ota.ReleaseID) []word {
+	s := a.sim
 	work := func(step ota.Step) word {
 		return word{after: s.upTo(90 * time.Second), status: ota.InProgress, step: step}
 	}
@@ -63,6 +65,9 @@ func (s *Sim) courseOf(release ota.ReleaseID) []word {
 	}
 	if !s.calm && s.rng.IntN(25) == 0 {
 		course[3].silent = s.upTo(2 * time.Hour)
+	}
+	if a.running == digestOf(release) {
+		return []word{end(ota.Succeeded, "")}
 	}
 	if s.rng.Float64() < s.badness(release) {
 		return append(course, work(ota.StepRollingBack), end(ota.Failed, ota.ClassRolledBack))
@@ -165,7 +170,7 @@ func (a *agent) begin(e ota.Execution) {
 	}
 	// The answer may be late: what it speaks of may be over by now, as the first
 	// report will say.
-	a.job = &job{rollout: e.RolloutID, release: e.Release, attempt: e.Attempt, version: e.Version, course: a.sim.courseOf(e.Release)}
+	a.job = &job{rollout: e.RolloutID, release: e.Release, attempt: e.Attempt, version: e.Version, course: a.courseOf(e.Release)}
 	a.work()
 }
 
@@ -190,6 +195,9 @@ func (a *agent) report() {
 	}
 	j, life := a.job, a.life
 	w := j.course[j.at]
+	if w.step == ota.StepCommitting || w.status == ota.Succeeded { // whoever hears of it
+		a.running, a.release = digestOf(j.release), j.release
+	}
 	r := ota.Report{
 		RolloutID: j.rollout, DeviceID: a.id, Status: w.status, ExpectedVersion: j.version, Attempt: j.attempt,
 		Details: map[string]string{ota.DetailStep: string(w.step), ota.DetailClass: string(w.class)},
@@ -239,8 +247,7 @@ func (a *agent) done(w word) {
 		return
 	}
 	if w.status == ota.Succeeded {
-		a.running = digestOf(a.job.release)
-		a.tell(a.job.release)
+		a.tell()
 	}
 	a.forget()
 }
@@ -264,7 +271,11 @@ func (a *agent) look() {
 }
 
 // tell reports what the device runs.
-func (a *agent) tell(release ota.ReleaseID) {
+func (a *agent) tell() {
+	if a.running == "" {
+		return
+	}
+	release := a.release
 	u := shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"name": release.Name, "version": release.Version, "digest": a.running}})
 	a.send("shadow", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
 		_, err := r.UpdateShadow(ctx, a.id, "", u)
@@ -295,6 +306,7 @@ func (a *agent) wake() {
 	}
 	a.off, a.asking = false, false
 	a.life++
+	a.later(a.sim.upTo(10*time.Second), a.tell)
 	if a.job != nil {
 		a.later(a.sim.upTo(10*time.Second), a.work)
 		return

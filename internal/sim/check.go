@@ -268,6 +268,9 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 			k.say("%s: at most %d", name, most)
 		}
 	}
+	if r.RevertOf != "" && !k.mayReturn(r, e.DeviceID) {
+		k.say("%s brings back a device that rollout %s did not change", name, r.RevertOf)
+	}
 	k.paced(r, e.QueuedAt)
 }
 
@@ -301,12 +304,13 @@ func (k *checker) paced(r ota.Rollout, at time.Time) {
 
 var rolloutMoves = map[ota.RolloutState][]ota.RolloutState{
 	"":                          {ota.RolloutDraft, ota.RolloutAwaitingApproval, ota.RolloutScheduled},
-	ota.RolloutDraft:            {ota.RolloutDraft, ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting},
-	ota.RolloutAwaitingApproval: {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting},
-	ota.RolloutScheduled:        {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting},
-	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutCompleted},
-	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting},
+	ota.RolloutDraft:            {ota.RolloutDraft, ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack},
+	ota.RolloutAwaitingApproval: {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack},
+	ota.RolloutScheduled:        {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack},
+	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutCompleted},
+	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack},
 	ota.RolloutAborting:         {ota.RolloutAborting, ota.RolloutAborted},
+	ota.RolloutRollingBack:      {ota.RolloutRollingBack, ota.RolloutPaused, ota.RolloutRolledBack},
 }
 
 var stageMoves = map[ota.StageState][]ota.StageState{
@@ -321,6 +325,9 @@ func (k *checker) rollout(c change, old, r ota.Rollout) {
 	name := fmt.Sprintf("%s: rollout %s", c.label, r.ID)
 	if !slices.Contains(rolloutMoves[old.State], r.State) {
 		k.say("%s went from %s to %s", name, old.State, r.State)
+	}
+	if r.RevertOf != "" {
+		k.revert(name, old, r)
 	}
 	if old.ID == "" {
 		return
@@ -374,7 +381,7 @@ func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basi
 	if was.State == ota.StageFailed && now.State == ota.StagePending {
 		k.repeats[r.ID]++
 	}
-	if was.State == ota.StageFailed || r.State == ota.RolloutAborting {
+	if was.State == ota.StageFailed || r.State.Ending() {
 		return
 	}
 	if b.revision != old.Revision {

@@ -72,6 +72,13 @@ func (s *Sim) populate() {
 			must(s.store.PublishMetadata(ctx, nil, []ota.ReleaseID{f.id}, s.began))
 		}
 	}
+	for _, a := range s.agents {
+		if s.one(3) {
+			continue // it never said what it runs
+		}
+		a.release = pick(s, s.releases[0], s.releases[0], s.releases[1], s.releases[3]).id
+		a.running = digestOf(a.release)
+	}
 }
 
 // plan draws a rollout.
@@ -162,6 +169,7 @@ func (s *Sim) terms() ota.Terms {
 	if s.one(3) {
 		t.Strata = pick(s, []string{ota.ByHardware}, []string{"site", ota.ByHardware})
 	}
+	t.OnAbort = pick(s, "", ota.AbortKeep, ota.AbortRevert, ota.AbortRevert)
 	t.OnPause = pick(s, "", ota.PauseLetFinish, ota.PauseHoldBeforeInstall)
 	t.Quarantined = s.one(3)
 	return t
@@ -256,14 +264,15 @@ func (s *Sim) operator() {
 	act := func(what string, do func(ctx context.Context, f *fleet.Service) error) { s.operate(what+" "+r.ID, do) }
 	reason := fmt.Sprintf("reason %d", s.rng.IntN(1000))
 	switch s.rng.IntN(16) {
-	case 0:
-		act("abort", func(ctx context.Context, f *fleet.Service) error {
-			_, err := f.AbortRollout(ctx, r.ID, reason)
+	case 0, 1:
+		policy := pick(s, "", ota.AbortKeep, ota.AbortRevert, ota.AbortRevert)
+		act(strings.TrimSpace("abort "+string(policy)), func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.AbortRollout(ctx, r.ID, reason, policy)
 			return err
 		})
-	case 1:
+	case 2:
 		act("stop all", func(ctx context.Context, f *fleet.Service) error { _, err := f.StopRollouts(ctx, reason); return err })
-	case 2, 3, 4, 5:
+	case 3, 4, 5:
 		policy := pick(s, "", ota.PauseLetFinish, ota.PauseHoldBeforeInstall)
 		act("pause", func(ctx context.Context, f *fleet.Service) error {
 			_, err := f.PauseRollout(ctx, r.ID, reason, policy)
@@ -346,11 +355,26 @@ func (s *Sim) approving() {
 // ended reports whether every rollout has come to rest.
 func (s *Sim) ended() bool { return s.unfinished() == "" }
 
+// waits reports whether a rollout waits for its reverts, and an operator would
+// have to resume one of these.
+func (s *Sim) waits(r ota.Rollout) bool {
+	paused := false
+	for _, v := range s.check.rollouts {
+		if v.RevertOf == r.ID && !v.State.Terminal() {
+			paused = true
+			if v.State != ota.RolloutPaused {
+				return false
+			}
+		}
+	}
+	return paused && r.State == ota.RolloutRollingBack
+}
+
 // unfinished names what has not ended.
 func (s *Sim) unfinished() string {
 	var names []string
 	for _, r := range s.check.rollouts {
-		if !r.State.Terminal() && (r.State != ota.RolloutPaused || s.check.active(r.ID, ota.InProgress) > 0) {
+		if !r.State.Terminal() && !s.waits(r) && (r.State != ota.RolloutPaused || s.check.active(r.ID, ota.InProgress) > 0) {
 			names = append(names, fmt.Sprintf("rollout %s is %s with %d queued and %d in progress", r.ID, r.State, s.check.active(r.ID, ota.Queued), s.check.active(r.ID, ota.InProgress)))
 		}
 	}

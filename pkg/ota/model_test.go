@@ -34,6 +34,7 @@ type model struct {
 	executions map[string][]Execution // attempts by device
 	made       []time.Time
 	repeats    int // how often an operator gave a stage another go
+	reverts    []Revert
 }
 
 func newModel(t *rapid.T) *model {
@@ -46,11 +47,6 @@ func newModel(t *rapid.T) *model {
 		})
 	}
 	m.r = Rollout{ID: "r", State: RolloutDraft, Terms: drawTerms(t)}
-	gates := rapid.Float64Range(0, 1)
-	if rapid.Bool().Draw(t, "command") {
-		m.r.Command = &Command{Name: "x"}
-		gates = rapid.SampledFrom([]float64{0, 0, 0.5})
-	}
 	last := 0.0
 	for i := 0; last < 100; i++ {
 		size := Size{}
@@ -62,11 +58,12 @@ func newModel(t *rapid.T) *model {
 		}
 		m.r.Stages = append(m.r.Stages, Stage{
 			Size: size, State: StagePending, Soak: time.Duration(rapid.IntRange(0, 3).Draw(t, "soak")) * time.Minute,
-			Gate:     Gate{Success: gates.Draw(t, "gate"), MinFinished: rapid.IntRange(0, 5).Draw(t, "min")},
+			Gate:     Gate{Success: rapid.Float64Range(0, 1).Draw(t, "gate"), MinFinished: rapid.IntRange(0, 5).Draw(t, "min")},
 			Approval: rapid.IntRange(0, 4).Draw(t, "approval") == 0,
 		})
 	}
 	if rapid.Bool().Draw(t, "abort rule") {
+		m.r.Terms.OnAbort = rapid.SampledFrom([]AbortPolicy{"", AbortKeep, AbortRevert}).Draw(t, "on abort")
 		m.r.Abort = []AbortRule{{Class: ClassAny, Share: rapid.Float64Range(0, 1).Draw(t, "share"), Count: rapid.IntRange(0, 5).Draw(t, "count")}}
 	}
 	return m
@@ -127,6 +124,9 @@ func (m *model) progress() Progress {
 			p.NextRetry = earliest(p.NextRetry, e.RetryAt)
 		}
 	}
+	if m.r.Reverting {
+		p.Reverts = m.reverts
+	}
 	return p
 }
 
@@ -146,6 +146,10 @@ func (m *model) write(t *rapid.T, d Decision) {
 		m.r = Begin(m.r, stages, len(m.candidates), "line", m.now)
 		return
 	}
+	if d.Revert {
+		m.sendBack(t)
+		return
+	}
 	before := m.r
 	m.r = d.Rollout
 	if d.Take != nil {
@@ -163,13 +167,53 @@ func (m *model) write(t *rapid.T, d Decision) {
 	for i, s := range m.r.Stages {
 		if s.State == StagePassed && before.Stages[i].State != StagePassed {
 			c := m.progress().Stages[i]
-			unproved := m.r.Command != nil && s.Gate.Success == 0 && c.Sample() == 0 && c.Settled()
-			if c.Total() > 0 && !s.Gate.met(c) && !unproved {
+			if c.Total() > 0 && !s.Gate.met(c) {
 				t.Fatalf("stage %d passed without its gate: %+v", i+1, c)
 			}
 			if m.r.Cursor < s.Target {
 				t.Fatalf("stage %d passed at %d of %d", i+1, m.r.Cursor, s.Target)
 			}
+		}
+	}
+}
+
+// sendBack makes a revert for each half of the devices that changed.
+func (m *model) sendBack(t *rapid.T) {
+	if len(m.reverts) > 0 {
+		t.Fatalf("reverts are made twice")
+	}
+	halves := map[string]*Return{}
+	for id, attempts := range m.executions {
+		for _, e := range attempts {
+			if !e.Status.Terminal() {
+				t.Fatalf("reverts are made while %s is %s", id, e.Status)
+			}
+		}
+		if e := m.newest(id); e.Changed("digest") {
+			half := fmt.Sprint(Bucket("half", id) % 2)
+			if halves[half] == nil {
+				halves[half] = &Return{Digest: half, To: ReleaseID{"gw", half}}
+			}
+			halves[half].Devices++
+		}
+	}
+	var returns []Return
+	for _, h := range halves {
+		returns = append(returns, *h)
+	}
+	var made []Rollout
+	m.r, made = SendBack(m.r, returns, m.now)
+	for _, r := range made {
+		m.reverts = append(m.reverts, Revert{r.ID, r.State})
+	}
+}
+
+// endReverts ends up to n reverts.
+func (m *model) endReverts(n int) {
+	for i := range m.reverts {
+		if !m.reverts[i].State.Terminal() && n > 0 {
+			m.reverts[i].State = RolloutCompleted
+			n--
 		}
 	}
 }
@@ -222,7 +266,7 @@ func (m *model) due() []string {
 
 func (m *model) step(t *rapid.T) {
 	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90_000).Draw(t, "milliseconds")) * time.Millisecond)
-	switch rapid.IntRange(0, 12).Draw(t, "what") {
+	switch rapid.IntRange(0, 13).Draw(t, "what") {
 	case 0, 1, 2, 3, 4:
 		m.plan(t)
 	case 5, 6, 7, 8, 9:
@@ -234,6 +278,8 @@ func (m *model) step(t *rapid.T) {
 				*e, _ = Expire(*e, m.now)
 			}
 		}
+	case 13:
+		m.endReverts(1)
 	case 11:
 		if len(m.candidates) > 0 {
 			m.revoked[m.candidates[rapid.IntRange(0, len(m.candidates)-1).Draw(t, "revoked")].DeviceID] = true
@@ -266,7 +312,7 @@ func (m *model) operator(t *rapid.T) {
 	var err error
 	switch rapid.IntRange(0, 9).Draw(t, "operator") {
 	case 0:
-		if next, err = Abort(m.r, "stop", m.now); err == nil {
+		if next, err = Abort(m.r, "stop", rapid.SampledFrom([]AbortPolicy{"", AbortKeep, AbortRevert}).Draw(t, "policy"), m.now); err == nil {
 			m.write(t, Decision{Rollout: next, Cancel: true})
 		}
 		return
@@ -322,6 +368,9 @@ func (m *model) check(t *rapid.T) {
 		}
 		from = max(from, s.Target)
 	}
+	if m.r.State == RolloutRolledBack && slices.ContainsFunc(m.reverts, func(v Revert) bool { return !v.State.Terminal() }) {
+		t.Fatalf("ROLLED_BACK beside %+v", m.reverts)
+	}
 	m.checkRate(t)
 }
 
@@ -363,9 +412,10 @@ func (m *model) drain(t *rapid.T) {
 				*e, _ = Apply(*e, Report{Status: Succeeded}, m.now)
 			}
 		}
+		m.endReverts(1)
 		d := Plan(m.r, m.progress(), m.now)
 		m.write(t, d)
-		if !d.Changed && !d.Arrange && !d.Cancel {
+		if !d.Changed && !d.Arrange && !d.Cancel && !d.Revert {
 			if d.Wake.IsZero() {
 				continue
 			}
@@ -376,7 +426,7 @@ func (m *model) drain(t *rapid.T) {
 		}
 	}
 	switch m.r.State {
-	case RolloutCompleted, RolloutAborted:
+	case RolloutCompleted, RolloutAborted, RolloutRolledBack:
 	case RolloutPaused:
 		if m.r.Reason == "" {
 			t.Fatal("paused without a reason")

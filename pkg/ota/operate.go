@@ -41,7 +41,7 @@ func Approve(r Rollout, now time.Time) (Rollout, error) {
 
 // ApproveStage lets a PENDING stage, counted from 1, open when its turn comes.
 func ApproveStage(r Rollout, stage int, now time.Time) (Rollout, error) {
-	if r.State.Terminal() || r.State == RolloutAborting {
+	if r.State.Terminal() || r.State.Ending() || r.Reverting {
 		return r, wrongState(r, "nothing of it is left to approve")
 	}
 	if stage < 1 || stage > len(r.Stages) {
@@ -57,13 +57,15 @@ func ApproveStage(r Rollout, stage int, now time.Time) (Rollout, error) {
 }
 
 // Edit replaces the plan of a rollout that has not begun: what stands in plan
-// but its release or command. Whatever was approved is to be approved again.
+// but its release. Whatever was approved is to be approved again.
 func Edit(r, plan Rollout) (Rollout, error) {
 	if r.State.Begun() {
 		return r, wrongState(r, "only one that has not begun can be edited")
 	}
-	plan.Release, plan.Command = r.Release, r.Command
-	plan = plan.Ordered()
+	if r.RevertOf != "" {
+		return r, fmt.Errorf("%w: rollout %s reverts %s and has no plan of its own", ErrState, r.ID, r.RevertOf)
+	}
+	plan.Release = r.Release
 	if err := plan.Validate(); err != nil {
 		return r, err
 	}
@@ -86,10 +88,11 @@ func wrongState(r Rollout, rule string) error {
 }
 
 // Pause stops new executions at once; the policy, else Terms.OnPause, says what
-// becomes of those in flight. One that is SCHEDULED does not start.
+// becomes of those in flight. One that is SCHEDULED does not start, one that is
+// ROLLING_BACK makes no reverts; those that it has made are paused by themselves.
 func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
-	if r.State != RolloutRunning && r.State != RolloutScheduled {
-		return r, wrongState(r, "only a RUNNING or SCHEDULED one can be paused")
+	if !r.State.Pausable() {
+		return r, wrongState(r, "only one that is RUNNING, SCHEDULED or ROLLING_BACK can be paused")
 	}
 	if policy != "" {
 		r.Terms.OnPause = policy
@@ -101,11 +104,20 @@ func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
 	return r, nil
 }
 
+// Pausable reports whether Pause takes a rollout in this state.
+func (s RolloutState) Pausable() bool {
+	return s == RolloutRunning || s == RolloutScheduled || s == RolloutRollingBack
+}
+
 // Resume lets a PAUSED rollout go on. Abort rules look only at what finishes
 // after it. A failed stage must be dealt with by name: silence never skips it.
 func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	if r.State != RolloutPaused {
 		return r, wrongState(r, "only a PAUSED one can be resumed")
+	}
+	if r.Reverting {
+		r.State = RolloutRollingBack
+		return r, nil
 	}
 	if r.StartedAt.IsZero() { // it had not begun
 		r.State, r.Reason = RolloutScheduled, ""
@@ -126,11 +138,21 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	return r, nil
 }
 
-// Abort ends a rollout and keeps what is installed: executions are cancelled as
-// Cancel does it, the others finish.
-func Abort(r Rollout, reason string, now time.Time) (Rollout, error) {
-	if r.State.Terminal() || r.State == RolloutAborting {
+// Abort ends a rollout: executions are cancelled as Cancel does it, the others
+// finish. The policy, else Terms.OnAbort, says whether devices keep what is
+// installed.
+func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
+	if r.State.Terminal() || r.State.Ending() {
 		return r, wrongState(r, "it can not be aborted")
+	}
+	if policy == AbortRevert && r.RevertOf != "" {
+		return r, fmt.Errorf("%w: rollout %s reverts %s: what it brought back stays", ErrState, r.ID, r.RevertOf)
+	}
+	if policy != "" {
+		r.Terms.OnAbort = policy
+	}
+	if err := r.Terms.validate(); err != nil {
+		return r, err
 	}
 	r.Stages = append([]Stage(nil), r.Stages...)
 	return abort(r, reason, now).Rollout, nil

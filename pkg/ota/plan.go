@@ -2,6 +2,7 @@ package ota
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -62,6 +63,13 @@ type Progress struct {
 	Armed     Counts    // finished after the rollout's ArmedAt: what abort rules look at
 	Due       int       // executions whose next attempt is due
 	NextRetry time.Time // when the next one will be due; zero: none waits
+	Reverts   []Revert  // of a rollout that is or was ROLLING_BACK, in order of their ids
+}
+
+// Revert is how a rollout stands that brings devices back.
+type Revert struct {
+	ID    string
+	State RolloutState
 }
 
 // Total sums the stages.
@@ -80,6 +88,7 @@ type Decision struct {
 	Arrange bool      // its devices are to be arranged, see Arrange and Begin
 	Take    *Taking   // executions are to be made
 	Cancel  bool      // executions are to be cancelled as Cancel does it, with Rollout.Reason
+	Revert  bool      // its devices are to be sent back, see SendBack
 	Wake    time.Time // when to plan again if nothing else happens; zero: only on events
 }
 
@@ -102,13 +111,14 @@ const MaxTaken = 100_000
 //	state            event                                   next
 //	SCHEDULED        its time has come                       devices arranged, see Begin
 //	RUNNING          an abort rule trips                     ABORTING, executions cancelled
+//	RUNNING          the same, to be reverted                ROLLING_BACK, executions cancelled
 //	ABORTING         nothing in flight                       ABORTED
+//	ROLLING_BACK     nothing in flight                       reverts made, see SendBack
+//	ROLLING_BACK     its reverts have ended                  ROLLED_BACK
 //	RUNNING          retries due, the rate allows            attempts made
 //	RUNNING, no open stage, one PENDING and approved         stage OPEN
 //	RUNNING, OPEN    devices left for it, the rate allows    executions made
 //	RUNNING, OPEN    no device was left for it               stage PASSED
-//	RUNNING, OPEN    a command that wants no success share,
-//	                 all finished without a verdict          stage PASSED
 //	RUNNING, OPEN    gate met                                SOAKING
 //	RUNNING, OPEN    all finished, gate not met              stage FAILED, PAUSED
 //	RUNNING, SOAKING gate no longer met                      stage OPEN again (and then judged)
@@ -123,8 +133,8 @@ func Plan(r Rollout, p Progress, now time.Time) Decision {
 			return Decision{Rollout: r, Wake: r.Terms.Start}
 		}
 		return Decision{Rollout: r, Arrange: true}
-	case RolloutAborting:
-		return planAborting(r, p, now)
+	case RolloutAborting, RolloutRollingBack:
+		return planEnding(r, p, now)
 	case RolloutRunning:
 		if rule, tripped := firstTripped(r.Abort, p.Armed); tripped {
 			return abort(r, tripReason(rule, p.Armed), now)
@@ -171,14 +181,17 @@ func tripReason(rule AbortRule, c Counts) string {
 }
 
 func abort(r Rollout, reason string, now time.Time) Decision {
-	r.State, r.Reason = RolloutAborting, reason
+	r.State, r.Reason, r.Reverting = RolloutAborting, reason, r.Terms.OnAbort == AbortRevert
+	if r.Reverting {
+		r.State = RolloutRollingBack
+	}
 	if s := r.current(); s != nil && s.State != StagePending {
 		s.State, s.EndedAt = StageFailed, now
 	}
 	return Decision{Rollout: r, Changed: true, Cancel: true}
 }
 
-func planAborting(r Rollout, p Progress, now time.Time) Decision {
+func planEnding(r Rollout, p Progress, now time.Time) Decision {
 	total := p.Total()
 	if total.Queued > 0 {
 		return Decision{Rollout: r, Cancel: true}
@@ -186,7 +199,17 @@ func planAborting(r Rollout, p Progress, now time.Time) Decision {
 	if total.InProgress > 0 {
 		return Decision{Rollout: r}
 	}
-	r.State, r.EndedAt = RolloutAborted, now
+	switch {
+	case r.State == RolloutAborting:
+		r.State = RolloutAborted
+	case len(p.Reverts) == 0:
+		return Decision{Rollout: r, Revert: true}
+	case slices.ContainsFunc(p.Reverts, func(v Revert) bool { return !v.State.Terminal() }):
+		return Decision{Rollout: r}
+	default:
+		r.State = RolloutRolledBack
+	}
+	r.EndedAt = now
 	return Decision{Rollout: r, Changed: true}
 }
 
@@ -269,10 +292,6 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	}
 	if !c.Settled() {
 		return Decision{Rollout: r}
-	}
-	if r.Kind() == KindCommand && stage.Gate.Success == 0 { // there is nothing to prove
-		stage.State, stage.EndedAt = StagePassed, now
-		return Decision{Rollout: r, Changed: true}
 	}
 	stage.State, stage.EndedAt = StageFailed, now
 	r.State = RolloutPaused

@@ -52,6 +52,7 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 		arrange  bool
 		wake     time.Duration
 		mustStay bool
+		revert   bool
 	}{
 		{name: "first stage opens", r: rollout(StagePending, StagePending), p: progress(),
 			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}},
@@ -111,6 +112,20 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 			state: RolloutAborting, stages: []StageState{StageFailed, StagePending}, mustStay: true},
 		{name: "aborting ends", r: in(RolloutAborting), p: progress(counts(0, 0, 0, 5)),
 			state: RolloutAborted, stages: []StageState{StageFailed, StagePending}},
+		{name: "abort rule trips, by the plan to be reverted", r: reverted(rollout(StageOpen, StagePending)), p: progress(counts(40, 6, 1, 3)),
+			state: RolloutRollingBack, stages: []StageState{StageFailed, StagePending}, cancel: true},
+		{name: "rolling back cancels what is queued", r: in(RolloutRollingBack), p: progress(counts(3, 1, 0, 4)),
+			state: RolloutRollingBack, stages: []StageState{StageFailed, StagePending}, cancel: true, mustStay: true},
+		{name: "rolling back waits for what is in flight", r: in(RolloutRollingBack), p: progress(counts(0, 1, 0, 4)),
+			state: RolloutRollingBack, stages: []StageState{StageFailed, StagePending}, mustStay: true},
+		{name: "and then has its reverts made", r: in(RolloutRollingBack), p: progress(counts(0, 0, 3, 4)),
+			state: RolloutRollingBack, stages: []StageState{StageFailed, StagePending}, revert: true, mustStay: true},
+		{name: "and waits for the last of them", r: in(RolloutRollingBack), p: reverts(progress(counts(0, 0, 3, 4)), RolloutCompleted, RolloutPaused),
+			state: RolloutRollingBack, stages: []StageState{StageFailed, StagePending}, mustStay: true},
+		{name: "and ends when they have, however that was", r: in(RolloutRollingBack), p: reverts(progress(counts(0, 0, 3, 4)), RolloutCompleted, RolloutAborted),
+			state: RolloutRolledBack, stages: []StageState{StageFailed, StagePending}},
+		{name: "rolled back stays", r: in(RolloutRolledBack), p: progress(counts(0, 0, 3, 4)),
+			state: RolloutRolledBack, stages: []StageState{StageFailed, StagePending}, mustStay: true},
 		{name: "aborted stays", r: in(RolloutAborted), p: progress(counts(0, 0, 0, 5)),
 			state: RolloutAborted, stages: []StageState{StageFailed, StagePending}, mustStay: true},
 		{name: "completed stays", r: in(RolloutCompleted), p: progress(counts(0, 0, 0, 50)),
@@ -120,17 +135,6 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 		{name: "a stage with only cancelled executions proves nothing", r: rollout(StageOpen, StagePending),
 			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
 			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
-		{name: "but a command that wants no success has nothing to prove", r: commandRollout(StageOpen, StagePending),
-			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
-			state: RolloutRunning, stages: []StageState{StagePassed, StagePending}},
-		{name: "unless some of it goes on", r: commandRollout(StageOpen, StagePending),
-			p:     progress(Counts{Queued: 1, Finished: map[Class]int{ClassNone: 5}}),
-			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, mustStay: true},
-		{name: "a command that wants success has its gate too", r: gated(commandRollout(StageOpen, StagePending), 0.5),
-			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
-			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
-		{name: "a command passes whatever its results if it wants no success", r: commandRollout(StageOpen, StagePending), p: progress(counts(0, 0, 0, 3)),
-			state: RolloutRunning, stages: []StageState{StageSoaking, StagePending}, wake: time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := Plan(c.r, c.p, t0.Add(c.at))
@@ -145,7 +149,7 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 			if diff := cmp.Diff(c.take, d.Take); diff != "" {
 				t.Errorf("takes:\n%s", diff)
 			}
-			if d.Cancel != c.cancel || d.Changed == c.mustStay || d.Arrange != c.arrange {
+			if d.Cancel != c.cancel || d.Changed == c.mustStay || d.Arrange != c.arrange || d.Revert != c.revert {
 				t.Errorf("cancel %v, changed %v, arrange %v", d.Cancel, d.Changed, d.Arrange)
 			}
 			want := time.Time{}
@@ -171,13 +175,6 @@ func rated(r Rollout) Rollout {
 	return r
 }
 
-func gated(r Rollout, success float64) Rollout {
-	for i := range r.Stages {
-		r.Stages[i].Gate.Success = success
-	}
-	return r
-}
-
 func approval(r Rollout, given bool) Rollout {
 	s := &r.Stages[len(r.Stages)-1]
 	s.Approval = true
@@ -194,6 +191,18 @@ func due(p Progress, n int) Progress {
 
 func retrying(p Progress, n int) Progress {
 	p.NextRetry, p.Stages[0].Retrying = t0.Add(time.Hour), n
+	return p
+}
+
+func reverted(r Rollout) Rollout {
+	r.Terms.OnAbort = AbortRevert
+	return r
+}
+
+func reverts(p Progress, states ...RolloutState) Progress {
+	for _, s := range states {
+		p.Reverts = append(p.Reverts, Revert{State: s})
+	}
 	return p
 }
 
@@ -253,7 +262,8 @@ func TestOperatorActsFitTheState(t *testing.T) {
 		"stage":   func(r Rollout) (Rollout, error) { return ApproveStage(r, 2, t0) },
 		"pause":   func(r Rollout) (Rollout, error) { return Pause(r, "why", "") },
 		"resume":  func(r Rollout) (Rollout, error) { return Resume(r, "", t0) },
-		"abort":   func(r Rollout) (Rollout, error) { return Abort(r, "why", t0) },
+		"abort":   func(r Rollout) (Rollout, error) { return Abort(r, "why", "", t0) },
+		"revert":  func(r Rollout) (Rollout, error) { return Abort(r, "why", AbortRevert, t0) },
 	}
 	want := map[RolloutState]map[string]RolloutState{
 		RolloutDraft:            {"submit": RolloutAwaitingApproval, "edit": RolloutDraft, "stage": RolloutDraft, "abort": RolloutAborting},
@@ -261,6 +271,12 @@ func TestOperatorActsFitTheState(t *testing.T) {
 		RolloutScheduled:        {"pause": RolloutPaused, "edit": RolloutAwaitingApproval, "stage": RolloutScheduled, "abort": RolloutAborting},
 		RolloutRunning:          {"pause": RolloutPaused, "stage": RolloutRunning, "abort": RolloutAborting},
 		RolloutPaused:           {"resume": RolloutRunning, "stage": RolloutPaused, "abort": RolloutAborting},
+		RolloutRollingBack:      {"pause": RolloutPaused},
+	}
+	for _, acts := range want {
+		if acts["abort"] != "" {
+			acts["revert"] = RolloutRollingBack
+		}
 	}
 	for _, state := range RolloutStates {
 		for name, act := range acts {

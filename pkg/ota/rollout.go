@@ -12,7 +12,7 @@ import (
 // RolloutState is the state of a whole rollout.
 type RolloutState string
 
-// The states. COMPLETED and ABORTED are final.
+// The states. COMPLETED, ABORTED and ROLLED_BACK are final.
 const (
 	RolloutDraft            RolloutState = "DRAFT"             // can be edited, does nothing
 	RolloutAwaitingApproval RolloutState = "AWAITING_APPROVAL" // can be edited, starts when it is approved
@@ -20,17 +20,24 @@ const (
 	RolloutRunning          RolloutState = "RUNNING"
 	RolloutPaused           RolloutState = "PAUSED"
 	RolloutAborting         RolloutState = "ABORTING"
+	RolloutRollingBack      RolloutState = "ROLLING_BACK" // aborted, and devices that changed go back
 	RolloutCompleted        RolloutState = "COMPLETED"
 	RolloutAborted          RolloutState = "ABORTED"
+	RolloutRolledBack       RolloutState = "ROLLED_BACK" // the rollouts that bring devices back have ended
 )
 
 // RolloutStates lists every state, in the order a rollout may take them.
 var RolloutStates = []RolloutState{
-	RolloutDraft, RolloutAwaitingApproval, RolloutScheduled, RolloutRunning, RolloutPaused, RolloutAborting, RolloutCompleted, RolloutAborted,
+	RolloutDraft, RolloutAwaitingApproval, RolloutScheduled, RolloutRunning, RolloutPaused, RolloutAborting, RolloutRollingBack, RolloutCompleted, RolloutAborted, RolloutRolledBack,
 }
 
 // Terminal reports whether nothing more happens to the rollout.
-func (s RolloutState) Terminal() bool { return s == RolloutCompleted || s == RolloutAborted }
+func (s RolloutState) Terminal() bool {
+	return s == RolloutCompleted || s == RolloutAborted || s == RolloutRolledBack
+}
+
+// Ending reports whether the rollout was aborted and has not ended yet.
+func (s RolloutState) Ending() bool { return s == RolloutAborting || s == RolloutRollingBack }
 
 // Begun reports whether devices may have been given executions.
 func (s RolloutState) Begun() bool {
@@ -116,10 +123,9 @@ type AbortRule struct {
 // Rollout is an operator's plan and where it stands.
 type Rollout struct {
 	ID       string
-	Release  ReleaseID // zero exactly when there is a Command
-	Command  *Command  // what devices run, instead of installing; nil: they install
-	Selector string    // which devices; empty: every device the release fits
-	Seed     string    // fixes the order of devices, see Bucket
+	Release  ReleaseID
+	Selector string // which devices; empty: every device the release fits
+	Seed     string // fixes the order of devices, see Bucket
 	Stages   []Stage
 	Abort    []AbortRule
 	Priority int // higher first on a device
@@ -128,8 +134,13 @@ type Rollout struct {
 	InProgressTimeout time.Duration
 	Terms             Terms
 
+	// RevertOf is the rollout whose devices this one brings back; empty: it is none
+	// such.
+	RevertOf string
+
 	State      RolloutState
-	Reason     string    // why PAUSED, ABORTING or ABORTED
+	Reason     string    // why PAUSED or aborted, and who went back
+	Reverting  bool      // it was aborted, to be ROLLED_BACK; a pause keeps it from that
 	Population int       // eligible devices when it started; percentages are of this
 	Line       string    // names the arrangement that they stand in
 	Cursor     int       // how many of them, in order, have had their turn
@@ -145,7 +156,7 @@ type Rollout struct {
 // Supersedes reports whether what is QUEUED for o makes way on devices that r
 // reaches: the same firmware, created earlier, of no higher priority.
 func (r Rollout) Supersedes(o Rollout) bool {
-	return r.ID != o.ID && r.Kind() == KindInstall && r.Release.Name == o.Release.Name && o.Priority <= r.Priority &&
+	return r.ID != o.ID && r.Release.Name == o.Release.Name && o.Priority <= r.Priority &&
 		(o.CreatedAt.Before(r.CreatedAt) || o.CreatedAt.Equal(r.CreatedAt) && o.ID < r.ID)
 }
 
@@ -159,7 +170,7 @@ const (
 
 // Validate reports the first part of the plan that could never work.
 func (r Rollout) Validate() error {
-	if err := r.validateKind(); err != nil {
+	if err := r.Release.Validate(); err != nil {
 		return err
 	}
 	if len(r.Stages) == 0 || len(r.Stages) > MaxStages {

@@ -16,6 +16,7 @@ type Terms struct {
 	Retry    Retry       `json:"retry,omitzero"`
 	Strata   []string    `json:"strata,omitempty"` // what every stage holds a share of: "hardware" or tag keys
 	OnPause  PausePolicy `json:"onPause,omitempty"`
+	OnAbort  AbortPolicy `json:"onAbort,omitempty"`
 	Window   Window      `json:"window,omitzero"`   // when a device may install, by its own wall clock
 	Consent  *Consent    `json:"consent,omitempty"` // nil: DefaultConsent
 	// Quarantined lets in devices on which the same image failed before.
@@ -81,6 +82,9 @@ func (t Terms) validate() error {
 		if slices.Contains(t.Strata[:i], s) {
 			return invalid("stratum %q is given twice", s)
 		}
+	}
+	if err := t.OnAbort.validate(); err != nil {
+		return err
 	}
 	switch t.OnPause {
 	case "", PauseLetFinish, PauseHoldBeforeInstall:

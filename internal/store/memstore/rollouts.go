@@ -16,15 +16,22 @@ import (
 // CreateRollout implements fleet.RolloutStore.
 func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 	return s.locked(ctx, func() error {
-		if _, ok := s.rollouts[r.ID]; ok {
-			return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
-		}
-		if _, ok := s.releases[r.Release]; !ok && r.Command == nil {
-			return notFound("release %s", r.Release)
+		if err := s.mayCreate(r); err != nil {
+			return err
 		}
 		s.rollouts[r.ID] = ownRollout(r)
 		return nil
 	})
+}
+
+func (s *Store) mayCreate(r ota.Rollout) error {
+	if _, ok := s.rollouts[r.ID]; ok {
+		return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
+	}
+	if _, ok := s.releases[r.Release]; !ok {
+		return notFound("release %s", r.Release)
+	}
+	return nil
 }
 
 // Rollout implements fleet.RolloutStore.
@@ -75,6 +82,12 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 				retry(&p, e, stored(now))
 			}
 		}
+		for _, v := range s.rollouts {
+			if r.Reverting && v.RevertOf == r.ID {
+				p.Reverts = append(p.Reverts, ota.Revert{ID: v.ID, State: v.State})
+			}
+		}
+		slices.SortFunc(p.Reverts, func(a, b ota.Revert) int { return cmp.Compare(a.ID, b.ID) })
 		return nil
 	})
 	if err != nil {
@@ -118,7 +131,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
 		next := ownRollout(a.Rollout)
-		next.Release, next.Command, next.CreatedAt = old.Release, old.Command, old.CreatedAt
+		next.Release, next.CreatedAt, next.RevertOf = old.Release, old.CreatedAt, old.RevertOf
 		if old.State.Begun() {
 			next.InProgressTimeout = old.InProgressTimeout
 		}
@@ -136,6 +149,14 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		}
 		if err := s.insert(executions, next, opened, stored(a.Now)); err != nil {
 			return err
+		}
+		for _, r := range a.Create {
+			if err := s.mayCreate(r); err != nil {
+				return err
+			}
+		}
+		for _, r := range a.Create {
+			s.rollouts[r.ID] = ownRollout(r)
 		}
 		change(executions, func(e ota.Execution) (ota.Execution, bool) { return follow(old, next, a, e) })
 		s.rollouts[next.ID], s.executions[next.ID] = next, executions
@@ -177,9 +198,9 @@ func (s *Store) opened(r ota.Rollout, o *fleet.Opening) (list []ota.Execution, e
 			return nil, fleet.NoTurn(r, *o)
 		}
 		d, ok := s.devices[c.DeviceID]
-		runs := o.Digest != "" && fleet.ReportedDigest(s.shadows[shadowKey{c.DeviceID, ""}]) == o.Digest
-		if ok && !d.Revoked() && !runs && !s.superseded(r, c.DeviceID) {
-			list = append(list, ota.Execution{DeviceID: c.DeviceID, Stage: o.Stage, Attempt: 1, Lane: c.Lane, Status: ota.Queued})
+		digest := fleet.ReportedDigest(s.shadows[shadowKey{c.DeviceID, ""}])
+		if ok && !d.Revoked() && o.Takes(digest) && !s.superseded(r, c.DeviceID) {
+			list = append(list, ota.Execution{DeviceID: c.DeviceID, Stage: o.Stage, Attempt: 1, Lane: c.Lane, From: digest, Status: ota.Queued})
 		}
 	}
 	if o.Stage < 0 || o.Stage >= len(r.Stages) {
@@ -234,7 +255,7 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 		}
 		made := ota.Queue(ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
-			Lane: e.Lane,
+			Lane: e.Lane, From: e.From,
 		}.Under(r), now)
 		if d.Revoked() { // since the step was decided
 			made, _ = ota.Remove(made, fleet.RevokedReason, now)

@@ -25,6 +25,12 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		return err
 	}
 	insert := inOrder(a.Insert)
+	plans := make([]planText, len(a.Create))
+	for i, r := range a.Create {
+		if plans[i], err = planOf(r); err != nil {
+			return err
+		}
+	}
 	return s.writer.do(ctx, func(t *tx) error {
 		old, err := scanRollout(t.row(selectRollout+` WHERE id = ?`+t.forUpdate("rollouts"), a.Rollout.ID))
 		switch {
@@ -36,7 +42,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
 		r := a.Rollout
-		r.Release, r.Command = old.Release, old.Command
+		r.Release = old.Release
 		if old.State.Begun() {
 			r.InProgressTimeout = old.InProgressTimeout
 		}
@@ -48,6 +54,11 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		}
 		if a.Open != nil {
 			if err := t.open(r, *a.Open, a.Now); err != nil {
+				return err
+			}
+		}
+		for i, made := range a.Create {
+			if err := createRollout(t, made, plans[i]); err != nil {
 				return err
 			}
 		}
@@ -95,10 +106,10 @@ func inOrder(list []ota.Execution) []ota.Execution {
 func writeRollout(t *tx, r ota.Rollout, p planText) error {
 	_, err := t.exec(`UPDATE rollouts SET selector = ?, seed = ?, stages = ?, abort = ?, priority = ?, state = ?, reason = ?,
 		population = ?, armed_at = ?, revision = ?, ended_at = ?, in_progress_timeout = ?,
-		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ? WHERE id = ?`,
+		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ?, reverting = ? WHERE id = ?`,
 		r.Selector, r.Seed, p.stages, p.abort, r.Priority, r.State, r.Reason,
 		r.Population, micros(r.ArmedAt), r.Revision+1, micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
-		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), r.ID)
+		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), flag(r.Reverting), r.ID)
 	return err
 }
 
@@ -149,9 +160,9 @@ func (t *tx) removeRevoked(r ota.Rollout, now time.Time) error {
 // insertQueued gives what all rows share once. The WHERE is what SQLite's
 // grammar wants before ON CONFLICT.
 const insertQueued = `INSERT INTO executions
-	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane)
+	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest)
 	SELECT CAST(? AS TEXT), v.device, v.attempt, 1, v.stage, CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
-	CAST(? AS BIGINT), CAST(? AS TEXT), v.lane
+	CAST(? AS BIGINT), CAST(? AS TEXT), v.lane, v.digest
 	FROM {rows} WHERE 1 = 1 ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
 func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) error {
@@ -160,7 +171,8 @@ func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) e
 		texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })),
 		integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
 		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })),
-		texts("lane", list(chunk, func(e ota.Execution) string { return e.Lane })))
+		texts("lane", list(chunk, func(e ota.Execution) string { return e.Lane })),
+		texts("digest", list(chunk, func(e ota.Execution) string { return e.From })))
 	if errors.Is(err, errForeignKey) {
 		return notFound("device %s, or one after it in the step", chunk[0].DeviceID)
 	}

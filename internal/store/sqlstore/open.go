@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -15,9 +16,9 @@ const (
 	// rows never leave the database. Keys in ascending order go into an index
 	// fastest.
 	insertTurns = `INSERT INTO executions
-	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane)
+	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest)
 	SELECT CAST(? AS TEXT), c.device_id, 1, 1, CAST(? AS BIGINT), CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
-	CAST(? AS BIGINT), CAST(? AS TEXT), c.lane
+	CAST(? AS BIGINT), CAST(? AS TEXT), c.lane, d.firmware_digest
 	FROM candidates c JOIN devices d ON d.id = c.device_id
 	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?
 	AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
@@ -60,6 +61,12 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	statement, args := insertTurns, []any{
 		r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs,
 		r.ID, r.Line, o.From, o.To, o.Digest,
+	}
+	if o.Only != nil {
+		statement += ` AND d.firmware_digest IN (''` + strings.Repeat(", ?", len(o.Only)) + ")"
+		for _, digest := range o.Only {
+			args = append(args, digest)
+		}
 	}
 	by := []any{r.ID, r.Release.Name, r.Priority, micros(r.CreatedAt), micros(r.CreatedAt), r.ID}
 	if err := t.row(countSuperseding, by...).Scan(&n); err != nil {

@@ -11,34 +11,23 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-const selectRollout = `SELECT id, release_name, release_version, command, selector, seed, stages, abort, priority,
+const selectRollout = `SELECT id, release_name, release_version, selector, seed, stages, abort, priority,
 	state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
-	terms, line, next_turn, paced_at, approved_at, started_at FROM rollouts`
+	terms, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of FROM rollouts`
 
 func scanRollout(r row) (ota.Rollout, error) {
 	var o ota.Rollout
-	err := r.Scan(&o.ID, textInto{&o.Release.Name}, textInto{&o.Release.Version}, commandInto{&o.Command}, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
+	var reverting int
+	err := r.Scan(&o.ID, &o.Release.Name, &o.Release.Version, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
 		&o.Priority, &o.State, &o.Reason, &o.Population, timeInto{&o.ArmedAt}, &o.Revision,
 		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout},
-		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt})
+		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt}, &reverting, &o.RevertOf)
+	o.Reverting = reverting == 1
 	return o, err
 }
 
-// commandInto scans a command; empty is none.
-type commandInto struct{ c **ota.Command }
-
-func (s commandInto) Scan(v any) error {
-	*s.c = nil
-	if v == "" {
-		return nil
-	}
-	*s.c = new(ota.Command)
-	return jsonInto{*s.c}.Scan(v)
-}
-
-// planText is the parts of a plan that are kept as JSON; empty lists are null, and
-// no command is an empty text.
-type planText struct{ stages, abort, terms, command string }
+// planText is the parts of a plan that are kept as JSON; empty lists are null.
+type planText struct{ stages, abort, terms string }
 
 func planOf(r ota.Rollout) (p planText, err error) {
 	kept := append([]ota.Stage(nil), r.Stages...)
@@ -54,9 +43,6 @@ func planOf(r ota.Rollout) (p planText, err error) {
 	if err == nil {
 		p.terms, err = jsonText(terms)
 	}
-	if err == nil && r.Command != nil {
-		p.command, err = jsonText(r.Command)
-	}
 	if err != nil {
 		return p, fmt.Errorf("plan of rollout %s: %w", r.ID, err)
 	}
@@ -69,22 +55,25 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 	if err != nil {
 		return err
 	}
-	return s.writer.do(ctx, func(t *tx) error {
-		n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, command, selector, seed, stages, abort, priority,
+	return s.writer.do(ctx, func(t *tx) error { return createRollout(t, r, p) })
+}
+
+func createRollout(t *tx, r ota.Rollout, p planText) error {
+	n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, selector, seed, stages, abort, priority,
 			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
-			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			r.ID, orNull(r.Release.Name), orNull(r.Release.Version), p.command, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
-			r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
-			p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt))
-		switch {
-		case errors.Is(err, errForeignKey):
-			return notFound("release %s", r.Release)
-		case err == nil && n == 0:
-			return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
-		}
-		return err
-	})
+			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		r.ID, r.Release.Name, r.Release.Version, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
+		r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
+		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt),
+		flag(r.Reverting), r.RevertOf)
+	switch {
+	case errors.Is(err, errForeignKey):
+		return notFound("release %s", r.Release)
+	case err == nil && n == 0:
+		return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
+	}
+	return err
 }
 
 // Rollout implements fleet.RolloutStore.
@@ -142,6 +131,9 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 	if err == nil && found && r.State == ota.RolloutRunning {
 		err = s.retries(ctx, r.ID, &p, stored(now).UnixMicro())
 	}
+	if err == nil && r.Reverting {
+		p.Reverts, err = s.reverts(ctx, r.ID)
+	}
 	if err != nil {
 		return ota.Progress{}, fmt.Errorf("progress of rollout %s: %w", r.ID, err)
 	}
@@ -151,6 +143,16 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 		}
 	}
 	return p, nil
+}
+
+func (s *Store) reverts(ctx context.Context, id string) (list []ota.Revert, err error) {
+	err = s.rows(ctx, func(row row) error {
+		var v ota.Revert
+		err := row.Scan(&v.ID, &v.State)
+		list = append(list, v)
+		return err
+	}, `SELECT id, state FROM rollouts WHERE revert_of = ? AND revert_of <> '' ORDER BY id`, id)
+	return list, err
 }
 
 func (s *Store) retries(ctx context.Context, id string, p *ota.Progress, now int64) error {

@@ -175,6 +175,55 @@ var rolloutTests = []test{
 		_, err = s.Progress(ctx, r, epoch)
 		s.wantErr(err, fleet.ErrNotFound)
 	}},
+	{"a step makes other rollouts with itself, or nothing", func(s *suite) {
+		r := s.rollout("r", 1)
+		var made []ota.Rollout
+		for _, id := range []string{"r-b", "r-a"} {
+			v := newRollout(id, 0)
+			v.RevertOf, v.State, v.Revision = "r", ota.RolloutScheduled, 0
+			made = append(made, v)
+		}
+		step := r
+		step.State, step.Reverting = ota.RolloutRollingBack, true
+		other := newRollout("x", 0)
+		other.Release.Version = "none"
+		s.wantErr(s.Advance(ctx, fleet.Advance{Rollout: step, Create: append(made, other), Now: epoch}), fleet.ErrNotFound)
+		_, err := s.Rollout(ctx, "r-a")
+		s.wantErr(err, fleet.ErrNotFound)
+		errs := together(4, func(int) error { return s.Advance(ctx, fleet.Advance{Rollout: step, Create: made, Now: epoch}) })
+		s.equal("winners", s.wins(errs, fleet.ErrStale), 1)
+		got, err := s.Rollout(ctx, "r-a")
+		s.must(err)
+		s.equal("made", got, made[1])
+		r, err = s.Rollout(ctx, "r")
+		s.must(err)
+		s.equal("reverting", r.Reverting, true)
+		p, err := s.Progress(ctx, r, epoch)
+		s.must(err)
+		s.equal("reverts", p.Reverts, []ota.Revert{{ID: "r-a", State: ota.RolloutScheduled}, {ID: "r-b", State: ota.RolloutScheduled}})
+		s.wantErr(s.Advance(ctx, fleet.Advance{Rollout: r, Create: made[:1], Now: epoch}), fleet.ErrConflict)
+		got.State, got.EndedAt = ota.RolloutAborted, epoch
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: got, Now: epoch}))
+		p, err = s.Progress(ctx, r, epoch)
+		s.must(err)
+		s.equal("one ended", p.Reverts[0].State, ota.RolloutAborted)
+		r.Reverting = false
+		p, err = s.Progress(ctx, r, epoch)
+		s.must(err)
+		s.equal("of one that is not reverted", len(p.Reverts), 0)
+	}},
+	{"an execution keeps what its device ran before", func(s *suite) {
+		s.enrolled("a", "b")
+		insert := queued(0, 1, "a", "b")
+		insert[0].From = "before"
+		r := s.open(s.rollout("r", 2), epoch, insert...)
+		s.equal("from", []string{s.execution("r", "a").From, s.execution("r", "b").From}, []string{"before", ""})
+		s.equal("reported", s.report("r", "a", ota.Failed, epoch).From, "before")
+		insert = queued(0, 2, "a")
+		insert[0].From = "before"
+		s.open(r, epoch, insert...)
+		s.equal("again", s.execution("r", "a").From, "before")
+	}},
 	{"progress of a rollout without executions is zero", func(s *suite) {
 		p, err := s.Progress(ctx, s.rollout("r", 0), epoch)
 		s.must(err)

@@ -134,7 +134,7 @@ var termTests = []test{
 		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &fleet.Opening{Stage: 1, From: 1, To: 7, Digest: image}, Now: epoch}))
 		s.equal("opened", names(s.executions(fleet.ExecutionFilter{RolloutID: "r"})), []string{"r c 1", "r f 1"})
 		s.equal("c", s.execution("r", "c"), ota.Execution{
-			RolloutID: "r", DeviceID: "c", Release: r.Release, Stage: 1, Attempt: 1, Status: ota.Queued, Version: 1, Lane: "x", QueuedAt: kept, UpdatedAt: kept,
+			RolloutID: "r", DeviceID: "c", Release: r.Release, Stage: 1, Attempt: 1, Status: ota.Queued, Version: 1, Lane: "x", From: other, QueuedAt: kept, UpdatedAt: kept,
 			Timers: r.Terms.Timers, Expires: keptAt(60), ExpiresAs: ota.ClassTimedOut,
 		})
 		r.Revision++
@@ -144,6 +144,13 @@ var termTests = []test{
 		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &fleet.Opening{To: 5}, Now: at(1)}))
 		s.equal("with any image", names(s.executions(fleet.ExecutionFilter{RolloutID: "r"})), []string{"r b 1", "r c 1", "r e 1", "r f 1"})
 		s.equal("one that was there", s.execution("r", "c").QueuedAt, kept)
+		back := newRollout("z", 9)
+		back.Line = "l"
+		s.must(s.createRollout(back))
+		s.must(s.PutCandidates(ctx, "z", "l", 0, []ota.Candidate{{DeviceID: "e"}, {DeviceID: "c"}, {DeviceID: "b"}}))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: back, Open: &fleet.Opening{To: 3, Only: []string{other, strings.Repeat("ef", 32)}}, Now: at(2)}))
+		s.equal("with some images only", names(s.executions(fleet.ExecutionFilter{RolloutID: "z"})), []string{"z c 1", "z e 1"})
+		s.equal("from", []string{s.execution("z", "c").From, s.execution("z", "e").From}, []string{other, ""})
 	}},
 	{"a survey says what each device is and runs", func(s *suite) {
 		s.enrolled("a", "b", "c", "d", "e")

@@ -46,6 +46,7 @@ type RolloutSpec struct {
 	Quarantined       bool                   `protobuf:"varint,16,opt,name=quarantined,proto3" json:"quarantined,omitempty"`       // let in devices on which this image was rolled back
 	Window            *Window                `protobuf:"bytes,17,opt,name=window,proto3" json:"window,omitempty"`                  // when a device may install; not set: always
 	Consent           *Consent               `protobuf:"bytes,18,opt,name=consent,proto3" json:"consent,omitempty"`                // not set: people at a device may put it off 10 times, where it asks them
+	OnAbort           string                 `protobuf:"bytes,80,opt,name=on_abort,json=onAbort,proto3" json:"on_abort,omitempty"` // keep (also when empty) or revert
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -204,6 +205,13 @@ func (x *RolloutSpec) GetConsent() *Consent {
 		return x.Consent
 	}
 	return nil
+}
+
+func (x *RolloutSpec) GetOnAbort() string {
+	if x != nil {
+		return x.OnAbort
+	}
+	return ""
 }
 
 // Window is a recurrence rule of RFC 5545, read by a device's own wall clock.
@@ -1002,8 +1010,11 @@ type Rollout struct {
 	StartedAt         *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // when its devices were arranged
 	Reached           int32                  `protobuf:"varint,17,opt,name=reached,proto3" json:"reached,omitempty"`                     // devices that had their turn
 	Rate              float64                `protobuf:"fixed64,18,opt,name=rate,proto3" json:"rate,omitempty"`                          // executions a minute that it may make now; 0: no bound
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	RevertOf          string                 `protobuf:"bytes,80,opt,name=revert_of,json=revertOf,proto3" json:"revert_of,omitempty"`    // the rollout whose devices it brings back; empty: none
+	// Those that bring its devices back, when it was aborted for that.
+	Reverts       []*Revert `protobuf:"bytes,81,rep,name=reverts,proto3" json:"reverts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
@@ -1162,6 +1173,73 @@ func (x *Rollout) GetRate() float64 {
 	return 0
 }
 
+func (x *Rollout) GetRevertOf() string {
+	if x != nil {
+		return x.RevertOf
+	}
+	return ""
+}
+
+func (x *Rollout) GetReverts() []*Revert {
+	if x != nil {
+		return x.Reverts
+	}
+	return nil
+}
+
+// Revert is how a rollout stands that brings devices of another back.
+type Revert struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RolloutId     string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revert) Reset() {
+	*x = Revert{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revert) ProtoMessage() {}
+
+func (x *Revert) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revert.ProtoReflect.Descriptor instead.
+func (*Revert) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Revert) GetRolloutId() string {
+	if x != nil {
+		return x.RolloutId
+	}
+	return ""
+}
+
+func (x *Revert) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type Execution struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	RolloutId  string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
@@ -1182,15 +1260,16 @@ type Execution struct {
 	// When it will be TIMED_OUT, by the rollout's timeout or the device's own for
 	// the step it is at; not set: never.
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"` // of a finished one: when the next attempt is due
-	Lane          string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"`                      // its value of what InFlight.per names
+	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`          // of a finished one: when the next attempt is due
+	Lane          string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"`                               // its value of what InFlight.per names
+	FromDigest    string                 `protobuf:"bytes,80,opt,name=from_digest,json=fromDigest,proto3" json:"from_digest,omitempty"` // of the image that the device said it ran before; empty: it had not said
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[13]
+	mi := &file_otad_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1281,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[13]
+	mi := &file_otad_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1294,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Execution) GetRolloutId() string {
@@ -1344,6 +1423,13 @@ func (x *Execution) GetLane() string {
 	return ""
 }
 
+func (x *Execution) GetFromDigest() string {
+	if x != nil {
+		return x.FromDigest
+	}
+	return ""
+}
+
 type PlanRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *RolloutSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1353,7 +1439,7 @@ type PlanRolloutRequest struct {
 
 func (x *PlanRolloutRequest) Reset() {
 	*x = PlanRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[14]
+	mi := &file_otad_v1_rollout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1451,7 @@ func (x *PlanRolloutRequest) String() string {
 func (*PlanRolloutRequest) ProtoMessage() {}
 
 func (x *PlanRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[14]
+	mi := &file_otad_v1_rollout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1464,7 @@ func (x *PlanRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PlanRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PlanRolloutRequest) GetSpec() *RolloutSpec {
@@ -1404,7 +1490,7 @@ type PlanRolloutResponse struct {
 
 func (x *PlanRolloutResponse) Reset() {
 	*x = PlanRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[15]
+	mi := &file_otad_v1_rollout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1502,7 @@ func (x *PlanRolloutResponse) String() string {
 func (*PlanRolloutResponse) ProtoMessage() {}
 
 func (x *PlanRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[15]
+	mi := &file_otad_v1_rollout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1515,7 @@ func (x *PlanRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PlanRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PlanRolloutResponse) GetPopulation() int32 {
@@ -1496,7 +1582,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[16]
+	mi := &file_otad_v1_rollout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1594,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[16]
+	mi := &file_otad_v1_rollout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1607,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Conflict) GetRolloutId() string {
@@ -1573,7 +1659,7 @@ type PlannedStage struct {
 
 func (x *PlannedStage) Reset() {
 	*x = PlannedStage{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	mi := &file_otad_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1671,7 @@ func (x *PlannedStage) String() string {
 func (*PlannedStage) ProtoMessage() {}
 
 func (x *PlannedStage) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	mi := &file_otad_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1684,7 @@ func (x *PlannedStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedStage.ProtoReflect.Descriptor instead.
 func (*PlannedStage) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PlannedStage) GetSpec() *StageSpec {
@@ -1647,7 +1733,7 @@ type Exclusion struct {
 
 func (x *Exclusion) Reset() {
 	*x = Exclusion{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[18]
+	mi := &file_otad_v1_rollout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1745,7 @@ func (x *Exclusion) String() string {
 func (*Exclusion) ProtoMessage() {}
 
 func (x *Exclusion) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[18]
+	mi := &file_otad_v1_rollout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1758,7 @@ func (x *Exclusion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exclusion.ProtoReflect.Descriptor instead.
 func (*Exclusion) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Exclusion) GetReason() string {
@@ -1706,7 +1792,7 @@ type CreateRolloutRequest struct {
 
 func (x *CreateRolloutRequest) Reset() {
 	*x = CreateRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[19]
+	mi := &file_otad_v1_rollout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1804,7 @@ func (x *CreateRolloutRequest) String() string {
 func (*CreateRolloutRequest) ProtoMessage() {}
 
 func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[19]
+	mi := &file_otad_v1_rollout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1817,7 @@ func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutRequest.ProtoReflect.Descriptor instead.
 func (*CreateRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateRolloutRequest) GetSpec() *RolloutSpec {
@@ -1758,7 +1844,7 @@ type EditRolloutRequest struct {
 
 func (x *EditRolloutRequest) Reset() {
 	*x = EditRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	mi := &file_otad_v1_rollout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +1856,7 @@ func (x *EditRolloutRequest) String() string {
 func (*EditRolloutRequest) ProtoMessage() {}
 
 func (x *EditRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	mi := &file_otad_v1_rollout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +1869,7 @@ func (x *EditRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditRolloutRequest.ProtoReflect.Descriptor instead.
 func (*EditRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EditRolloutRequest) GetId() string {
@@ -1809,7 +1895,7 @@ type EditRolloutResponse struct {
 
 func (x *EditRolloutResponse) Reset() {
 	*x = EditRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	mi := &file_otad_v1_rollout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1907,7 @@ func (x *EditRolloutResponse) String() string {
 func (*EditRolloutResponse) ProtoMessage() {}
 
 func (x *EditRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	mi := &file_otad_v1_rollout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1920,7 @@ func (x *EditRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditRolloutResponse.ProtoReflect.Descriptor instead.
 func (*EditRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EditRolloutResponse) GetRollout() *Rollout {
@@ -1853,7 +1939,7 @@ type SubmitRolloutRequest struct {
 
 func (x *SubmitRolloutRequest) Reset() {
 	*x = SubmitRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	mi := &file_otad_v1_rollout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1951,7 @@ func (x *SubmitRolloutRequest) String() string {
 func (*SubmitRolloutRequest) ProtoMessage() {}
 
 func (x *SubmitRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	mi := &file_otad_v1_rollout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1964,7 @@ func (x *SubmitRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SubmitRolloutRequest) GetId() string {
@@ -1897,7 +1983,7 @@ type SubmitRolloutResponse struct {
 
 func (x *SubmitRolloutResponse) Reset() {
 	*x = SubmitRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	mi := &file_otad_v1_rollout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +1995,7 @@ func (x *SubmitRolloutResponse) String() string {
 func (*SubmitRolloutResponse) ProtoMessage() {}
 
 func (x *SubmitRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	mi := &file_otad_v1_rollout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2008,7 @@ func (x *SubmitRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SubmitRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{23}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SubmitRolloutResponse) GetRollout() *Rollout {
@@ -1942,7 +2028,7 @@ type ApproveRolloutRequest struct {
 
 func (x *ApproveRolloutRequest) Reset() {
 	*x = ApproveRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	mi := &file_otad_v1_rollout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2040,7 @@ func (x *ApproveRolloutRequest) String() string {
 func (*ApproveRolloutRequest) ProtoMessage() {}
 
 func (x *ApproveRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	mi := &file_otad_v1_rollout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2053,7 @@ func (x *ApproveRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{24}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApproveRolloutRequest) GetId() string {
@@ -1993,7 +2079,7 @@ type ApproveRolloutResponse struct {
 
 func (x *ApproveRolloutResponse) Reset() {
 	*x = ApproveRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	mi := &file_otad_v1_rollout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2091,7 @@ func (x *ApproveRolloutResponse) String() string {
 func (*ApproveRolloutResponse) ProtoMessage() {}
 
 func (x *ApproveRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	mi := &file_otad_v1_rollout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2104,7 @@ func (x *ApproveRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{25}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApproveRolloutResponse) GetRollout() *Rollout {
@@ -2037,7 +2123,7 @@ type StopRolloutsRequest struct {
 
 func (x *StopRolloutsRequest) Reset() {
 	*x = StopRolloutsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	mi := &file_otad_v1_rollout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2135,7 @@ func (x *StopRolloutsRequest) String() string {
 func (*StopRolloutsRequest) ProtoMessage() {}
 
 func (x *StopRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	mi := &file_otad_v1_rollout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2148,7 @@ func (x *StopRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*StopRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{26}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StopRolloutsRequest) GetReason() string {
@@ -2081,7 +2167,7 @@ type StopRolloutsResponse struct {
 
 func (x *StopRolloutsResponse) Reset() {
 	*x = StopRolloutsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	mi := &file_otad_v1_rollout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2179,7 @@ func (x *StopRolloutsResponse) String() string {
 func (*StopRolloutsResponse) ProtoMessage() {}
 
 func (x *StopRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	mi := &file_otad_v1_rollout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2192,7 @@ func (x *StopRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*StopRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{27}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StopRolloutsResponse) GetStopped() []string {
@@ -2125,7 +2211,7 @@ type CreateRolloutResponse struct {
 
 func (x *CreateRolloutResponse) Reset() {
 	*x = CreateRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[28]
+	mi := &file_otad_v1_rollout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2223,7 @@ func (x *CreateRolloutResponse) String() string {
 func (*CreateRolloutResponse) ProtoMessage() {}
 
 func (x *CreateRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[28]
+	mi := &file_otad_v1_rollout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2236,7 @@ func (x *CreateRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutResponse.ProtoReflect.Descriptor instead.
 func (*CreateRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{28}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateRolloutResponse) GetRollout() *Rollout {
@@ -2169,7 +2255,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[29]
+	mi := &file_otad_v1_rollout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2267,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[29]
+	mi := &file_otad_v1_rollout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2280,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{29}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRolloutRequest) GetId() string {
@@ -2213,7 +2299,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[30]
+	mi := &file_otad_v1_rollout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2311,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[30]
+	mi := &file_otad_v1_rollout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2324,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{30}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -2256,7 +2342,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[31]
+	mi := &file_otad_v1_rollout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2354,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[31]
+	mi := &file_otad_v1_rollout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2367,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{31}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
 type ListRolloutsResponse struct {
@@ -2293,7 +2379,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[32]
+	mi := &file_otad_v1_rollout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2391,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[32]
+	mi := &file_otad_v1_rollout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2404,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{32}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -2337,7 +2423,7 @@ type WatchRolloutRequest struct {
 
 func (x *WatchRolloutRequest) Reset() {
 	*x = WatchRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[33]
+	mi := &file_otad_v1_rollout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2435,7 @@ func (x *WatchRolloutRequest) String() string {
 func (*WatchRolloutRequest) ProtoMessage() {}
 
 func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[33]
+	mi := &file_otad_v1_rollout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2448,7 @@ func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutRequest.ProtoReflect.Descriptor instead.
 func (*WatchRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{33}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchRolloutRequest) GetId() string {
@@ -2381,7 +2467,7 @@ type WatchRolloutResponse struct {
 
 func (x *WatchRolloutResponse) Reset() {
 	*x = WatchRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[34]
+	mi := &file_otad_v1_rollout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2479,7 @@ func (x *WatchRolloutResponse) String() string {
 func (*WatchRolloutResponse) ProtoMessage() {}
 
 func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[34]
+	mi := &file_otad_v1_rollout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2492,7 @@ func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutResponse.ProtoReflect.Descriptor instead.
 func (*WatchRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{34}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchRolloutResponse) GetRollout() *Rollout {
@@ -2427,7 +2513,7 @@ type PauseRolloutRequest struct {
 
 func (x *PauseRolloutRequest) Reset() {
 	*x = PauseRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[35]
+	mi := &file_otad_v1_rollout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2525,7 @@ func (x *PauseRolloutRequest) String() string {
 func (*PauseRolloutRequest) ProtoMessage() {}
 
 func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[35]
+	mi := &file_otad_v1_rollout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2538,7 @@ func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{35}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PauseRolloutRequest) GetId() string {
@@ -2485,7 +2571,7 @@ type PauseRolloutResponse struct {
 
 func (x *PauseRolloutResponse) Reset() {
 	*x = PauseRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[36]
+	mi := &file_otad_v1_rollout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2583,7 @@ func (x *PauseRolloutResponse) String() string {
 func (*PauseRolloutResponse) ProtoMessage() {}
 
 func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[36]
+	mi := &file_otad_v1_rollout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2596,7 @@ func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PauseRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{36}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseRolloutResponse) GetRollout() *Rollout {
@@ -2531,7 +2617,7 @@ type ResumeRolloutRequest struct {
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[37]
+	mi := &file_otad_v1_rollout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2629,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[37]
+	mi := &file_otad_v1_rollout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2642,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{37}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResumeRolloutRequest) GetId() string {
@@ -2582,7 +2668,7 @@ type ResumeRolloutResponse struct {
 
 func (x *ResumeRolloutResponse) Reset() {
 	*x = ResumeRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[38]
+	mi := &file_otad_v1_rollout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2680,7 @@ func (x *ResumeRolloutResponse) String() string {
 func (*ResumeRolloutResponse) ProtoMessage() {}
 
 func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[38]
+	mi := &file_otad_v1_rollout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2693,7 @@ func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{38}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResumeRolloutResponse) GetRollout() *Rollout {
@@ -2621,13 +2707,14 @@ type AbortRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Policy        string                 `protobuf:"bytes,80,opt,name=policy,proto3" json:"policy,omitempty"` // keep or revert; empty: that of the plan
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AbortRolloutRequest) Reset() {
 	*x = AbortRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[39]
+	mi := &file_otad_v1_rollout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2726,7 @@ func (x *AbortRolloutRequest) String() string {
 func (*AbortRolloutRequest) ProtoMessage() {}
 
 func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[39]
+	mi := &file_otad_v1_rollout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2739,7 @@ func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
 func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{39}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AbortRolloutRequest) GetId() string {
@@ -2669,6 +2756,13 @@ func (x *AbortRolloutRequest) GetReason() string {
 	return ""
 }
 
+func (x *AbortRolloutRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
 type AbortRolloutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
@@ -2678,7 +2772,7 @@ type AbortRolloutResponse struct {
 
 func (x *AbortRolloutResponse) Reset() {
 	*x = AbortRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[40]
+	mi := &file_otad_v1_rollout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2784,7 @@ func (x *AbortRolloutResponse) String() string {
 func (*AbortRolloutResponse) ProtoMessage() {}
 
 func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[40]
+	mi := &file_otad_v1_rollout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2797,7 @@ func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutResponse.ProtoReflect.Descriptor instead.
 func (*AbortRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{40}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AbortRolloutResponse) GetRollout() *Rollout {
@@ -2726,7 +2820,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[41]
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2832,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[41]
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +2845,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{41}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListExecutionsRequest) GetRolloutId() string {
@@ -2799,7 +2893,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	mi := &file_otad_v1_rollout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2905,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	mi := &file_otad_v1_rollout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2918,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -2845,7 +2939,7 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x05\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x05\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
@@ -2865,7 +2959,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\bon_pause\x18\x0f \x01(\tR\aonPause\x12 \n" +
 	"\vquarantined\x18\x10 \x01(\bR\vquarantined\x12'\n" +
 	"\x06window\x18\x11 \x01(\v2\x0f.otad.v1.WindowR\x06window\x12*\n" +
-	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\"\x81\x01\n" +
+	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\x12\x19\n" +
+	"\bon_abort\x18P \x01(\tR\aonAbort\"\x81\x01\n" +
 	"\x06Window\x12\x14\n" +
 	"\x05rrule\x18\x01 \x01(\tR\x05rrule\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\tR\x05start\x125\n" +
@@ -2931,7 +3026,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xae\x05\n" +
+	"approvedAt\"\xf6\x05\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -2956,7 +3051,13 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\areached\x18\x11 \x01(\x05R\areached\x12\x12\n" +
-	"\x04rate\x18\x12 \x01(\x01R\x04rate\"\xf0\x05\n" +
+	"\x04rate\x18\x12 \x01(\x01R\x04rate\x12\x1b\n" +
+	"\trevert_of\x18P \x01(\tR\brevertOf\x12)\n" +
+	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\"=\n" +
+	"\x06Revert\x12\x1d\n" +
+	"\n" +
+	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"\x91\x06\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -2981,7 +3082,9 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x125\n" +
 	"\bretry_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x12\n" +
-	"\x04lane\x18\x12 \x01(\tR\x04lane\x1a:\n" +
+	"\x04lane\x18\x12 \x01(\tR\x04lane\x12\x1f\n" +
+	"\vfrom_digest\x18P \x01(\tR\n" +
+	"fromDigest\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -3063,10 +3166,11 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\ffailed_stage\x18\x02 \x01(\tR\vfailedStage\"C\n" +
 	"\x15ResumeRolloutResponse\x12*\n" +
-	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"=\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"U\n" +
 	"\x13AbortRolloutRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"B\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06policy\x18P \x01(\tR\x06policy\"B\n" +
 	"\x14AbortRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"\xa7\x01\n" +
 	"\x15ListExecutionsRequest\x12\x1d\n" +
@@ -3110,7 +3214,7 @@ func file_otad_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_otad_v1_rollout_proto_rawDescData
 }
 
-var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_otad_v1_rollout_proto_goTypes = []any{
 	(*RolloutSpec)(nil),            // 0: otad.v1.RolloutSpec
 	(*Window)(nil),                 // 1: otad.v1.Window
@@ -3125,136 +3229,138 @@ var file_otad_v1_rollout_proto_goTypes = []any{
 	(*Counts)(nil),                 // 10: otad.v1.Counts
 	(*Stage)(nil),                  // 11: otad.v1.Stage
 	(*Rollout)(nil),                // 12: otad.v1.Rollout
-	(*Execution)(nil),              // 13: otad.v1.Execution
-	(*PlanRolloutRequest)(nil),     // 14: otad.v1.PlanRolloutRequest
-	(*PlanRolloutResponse)(nil),    // 15: otad.v1.PlanRolloutResponse
-	(*Conflict)(nil),               // 16: otad.v1.Conflict
-	(*PlannedStage)(nil),           // 17: otad.v1.PlannedStage
-	(*Exclusion)(nil),              // 18: otad.v1.Exclusion
-	(*CreateRolloutRequest)(nil),   // 19: otad.v1.CreateRolloutRequest
-	(*EditRolloutRequest)(nil),     // 20: otad.v1.EditRolloutRequest
-	(*EditRolloutResponse)(nil),    // 21: otad.v1.EditRolloutResponse
-	(*SubmitRolloutRequest)(nil),   // 22: otad.v1.SubmitRolloutRequest
-	(*SubmitRolloutResponse)(nil),  // 23: otad.v1.SubmitRolloutResponse
-	(*ApproveRolloutRequest)(nil),  // 24: otad.v1.ApproveRolloutRequest
-	(*ApproveRolloutResponse)(nil), // 25: otad.v1.ApproveRolloutResponse
-	(*StopRolloutsRequest)(nil),    // 26: otad.v1.StopRolloutsRequest
-	(*StopRolloutsResponse)(nil),   // 27: otad.v1.StopRolloutsResponse
-	(*CreateRolloutResponse)(nil),  // 28: otad.v1.CreateRolloutResponse
-	(*GetRolloutRequest)(nil),      // 29: otad.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),     // 30: otad.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),    // 31: otad.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),   // 32: otad.v1.ListRolloutsResponse
-	(*WatchRolloutRequest)(nil),    // 33: otad.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),   // 34: otad.v1.WatchRolloutResponse
-	(*PauseRolloutRequest)(nil),    // 35: otad.v1.PauseRolloutRequest
-	(*PauseRolloutResponse)(nil),   // 36: otad.v1.PauseRolloutResponse
-	(*ResumeRolloutRequest)(nil),   // 37: otad.v1.ResumeRolloutRequest
-	(*ResumeRolloutResponse)(nil),  // 38: otad.v1.ResumeRolloutResponse
-	(*AbortRolloutRequest)(nil),    // 39: otad.v1.AbortRolloutRequest
-	(*AbortRolloutResponse)(nil),   // 40: otad.v1.AbortRolloutResponse
-	(*ListExecutionsRequest)(nil),  // 41: otad.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil), // 42: otad.v1.ListExecutionsResponse
-	nil,                            // 43: otad.v1.Counts.FinishedEntry
-	nil,                            // 44: otad.v1.Execution.DetailsEntry
-	nil,                            // 45: otad.v1.PlannedStage.StrataEntry
-	(*durationpb.Duration)(nil),    // 46: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
+	(*Revert)(nil),                 // 13: otad.v1.Revert
+	(*Execution)(nil),              // 14: otad.v1.Execution
+	(*PlanRolloutRequest)(nil),     // 15: otad.v1.PlanRolloutRequest
+	(*PlanRolloutResponse)(nil),    // 16: otad.v1.PlanRolloutResponse
+	(*Conflict)(nil),               // 17: otad.v1.Conflict
+	(*PlannedStage)(nil),           // 18: otad.v1.PlannedStage
+	(*Exclusion)(nil),              // 19: otad.v1.Exclusion
+	(*CreateRolloutRequest)(nil),   // 20: otad.v1.CreateRolloutRequest
+	(*EditRolloutRequest)(nil),     // 21: otad.v1.EditRolloutRequest
+	(*EditRolloutResponse)(nil),    // 22: otad.v1.EditRolloutResponse
+	(*SubmitRolloutRequest)(nil),   // 23: otad.v1.SubmitRolloutRequest
+	(*SubmitRolloutResponse)(nil),  // 24: otad.v1.SubmitRolloutResponse
+	(*ApproveRolloutRequest)(nil),  // 25: otad.v1.ApproveRolloutRequest
+	(*ApproveRolloutResponse)(nil), // 26: otad.v1.ApproveRolloutResponse
+	(*StopRolloutsRequest)(nil),    // 27: otad.v1.StopRolloutsRequest
+	(*StopRolloutsResponse)(nil),   // 28: otad.v1.StopRolloutsResponse
+	(*CreateRolloutResponse)(nil),  // 29: otad.v1.CreateRolloutResponse
+	(*GetRolloutRequest)(nil),      // 30: otad.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),     // 31: otad.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),    // 32: otad.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),   // 33: otad.v1.ListRolloutsResponse
+	(*WatchRolloutRequest)(nil),    // 34: otad.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),   // 35: otad.v1.WatchRolloutResponse
+	(*PauseRolloutRequest)(nil),    // 36: otad.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),   // 37: otad.v1.PauseRolloutResponse
+	(*ResumeRolloutRequest)(nil),   // 38: otad.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),  // 39: otad.v1.ResumeRolloutResponse
+	(*AbortRolloutRequest)(nil),    // 40: otad.v1.AbortRolloutRequest
+	(*AbortRolloutResponse)(nil),   // 41: otad.v1.AbortRolloutResponse
+	(*ListExecutionsRequest)(nil),  // 42: otad.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil), // 43: otad.v1.ListExecutionsResponse
+	nil,                            // 44: otad.v1.Counts.FinishedEntry
+	nil,                            // 45: otad.v1.Execution.DetailsEntry
+	nil,                            // 46: otad.v1.PlannedStage.StrataEntry
+	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
 }
 var file_otad_v1_rollout_proto_depIdxs = []int32{
 	7,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
 	9,  // 1: otad.v1.RolloutSpec.abort:type_name -> otad.v1.AbortRule
-	46, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
-	47, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
+	47, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
+	48, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
 	3,  // 4: otad.v1.RolloutSpec.rate:type_name -> otad.v1.Rate
 	4,  // 5: otad.v1.RolloutSpec.in_flight:type_name -> otad.v1.InFlight
 	5,  // 6: otad.v1.RolloutSpec.timers:type_name -> otad.v1.Timers
 	6,  // 7: otad.v1.RolloutSpec.retry:type_name -> otad.v1.Retry
 	1,  // 8: otad.v1.RolloutSpec.window:type_name -> otad.v1.Window
 	2,  // 9: otad.v1.RolloutSpec.consent:type_name -> otad.v1.Consent
-	46, // 10: otad.v1.Window.duration:type_name -> google.protobuf.Duration
-	47, // 11: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
-	46, // 12: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
-	46, // 13: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
-	46, // 14: otad.v1.Timers.install:type_name -> google.protobuf.Duration
-	46, // 15: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
-	46, // 16: otad.v1.Timers.health:type_name -> google.protobuf.Duration
-	46, // 17: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	47, // 10: otad.v1.Window.duration:type_name -> google.protobuf.Duration
+	48, // 11: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
+	47, // 12: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
+	47, // 13: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
+	47, // 14: otad.v1.Timers.install:type_name -> google.protobuf.Duration
+	47, // 15: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
+	47, // 16: otad.v1.Timers.health:type_name -> google.protobuf.Duration
+	47, // 17: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
 	8,  // 18: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	46, // 19: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	43, // 20: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	47, // 19: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	44, // 20: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
 	7,  // 21: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
 	10, // 22: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	47, // 23: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	47, // 24: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	47, // 25: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	47, // 26: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
+	48, // 23: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 24: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	48, // 25: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	48, // 26: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
 	11, // 27: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
 	9,  // 28: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	47, // 29: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	47, // 30: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	46, // 31: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	48, // 29: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	48, // 30: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	47, // 31: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
 	0,  // 32: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
-	47, // 33: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
-	47, // 34: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	44, // 35: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	47, // 36: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	47, // 37: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	47, // 38: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	47, // 39: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	47, // 40: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	47, // 41: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	0,  // 42: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	17, // 43: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	18, // 44: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	16, // 45: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	46, // 46: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	7,  // 47: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	45, // 48: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 49: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 50: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 51: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 52: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 53: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 54: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 55: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 56: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 57: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 58: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	13, // 61: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	14, // 62: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	19, // 63: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	29, // 64: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	31, // 65: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	33, // 66: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	20, // 67: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	22, // 68: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	24, // 69: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	35, // 70: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	37, // 71: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	39, // 72: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	26, // 73: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	41, // 74: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	15, // 75: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	28, // 76: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	30, // 77: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	32, // 78: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	34, // 79: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	21, // 80: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	23, // 81: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	25, // 82: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	36, // 83: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	38, // 84: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	40, // 85: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	27, // 86: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	42, // 87: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	75, // [75:88] is the sub-list for method output_type
-	62, // [62:75] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	48, // 33: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	48, // 34: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	13, // 35: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
+	45, // 36: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	48, // 37: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	48, // 38: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	48, // 39: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	48, // 40: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	48, // 41: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 42: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	0,  // 43: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	18, // 44: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	19, // 45: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	17, // 46: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	47, // 47: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	7,  // 48: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	46, // 49: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 50: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 51: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 52: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 53: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 54: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 55: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 56: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 57: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 58: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 62: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 63: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	20, // 64: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	30, // 65: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	32, // 66: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	34, // 67: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	21, // 68: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	23, // 69: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	25, // 70: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	36, // 71: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	38, // 72: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	40, // 73: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	27, // 74: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	42, // 75: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 76: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	29, // 77: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	31, // 78: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	33, // 79: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	35, // 80: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	22, // 81: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	24, // 82: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	26, // 83: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	37, // 84: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	39, // 85: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	41, // 86: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	28, // 87: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	43, // 88: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	76, // [76:89] is the sub-list for method output_type
+	63, // [63:76] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
@@ -3268,7 +3374,7 @@ func file_otad_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_rollout_proto_rawDesc), len(file_otad_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

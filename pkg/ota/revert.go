@@ -1,0 +1,149 @@
+package ota
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// AbortPolicy says what becomes of devices that a rollout has changed when it is
+// aborted.
+type AbortPolicy string
+
+// AbortKeep, also the empty policy, leaves them what they run. AbortRevert
+// brings them back to what they ran before.
+const (
+	AbortKeep   AbortPolicy = "keep"
+	AbortRevert AbortPolicy = "revert"
+)
+
+func (p AbortPolicy) validate() error {
+	switch p {
+	case "", AbortKeep, AbortRevert:
+		return nil
+	}
+	return invalid("abort policy %q: want %s or %s", p, AbortKeep, AbortRevert)
+}
+
+// Changed reports whether the device may run the image with this digest because
+// of the execution: it said so, or it activated the image and was not heard of
+// again.
+func (e Execution) Changed(digest string) bool {
+	switch said := e.Details[DetailDigest]; {
+	case e.Class == ClassSucceeded:
+		return true
+	case e.Class != ClassFailed && e.Class != ClassSilent && e.Class != ClassTimedOut:
+		return false
+	case said != "":
+		return said == digest
+	case e.Status == TimedOut:
+		return !e.StartedAt.IsZero() && e.Step().Activated()
+	}
+	return e.Class == ClassSilent
+}
+
+// Return is where devices go back to that ran one image before.
+type Return struct {
+	Digest  string // of the image; empty: they did not say
+	Devices int
+	Sample  []string  // the first of them, at most ReturnSample
+	To      ReleaseID // what has that image; of no meaning if they stay
+	Stay    string    // why they can not go back; empty: they can
+}
+
+// ReturnSample is how many devices that stay are named in a rollout's reason.
+const ReturnSample = 10
+
+// SendBack makes the reverts of a rollout that is ROLLING_BACK, one for each
+// image that its devices ran before, and returns how the rollout stands then: it
+// waits for them, or is ROLLED_BACK when there are none.
+//
+// A revert takes the place of its rollout among others: what is newer than the
+// rollout is newer than the revert, and comes before it on a device.
+func SendBack(r Rollout, returns []Return, now time.Time) (Rollout, []Rollout) {
+	returns = slices.Clone(returns)
+	slices.SortFunc(returns, func(a, b Return) int { return cmp.Compare(a.Digest, b.Digest) })
+	var reverts []Rollout
+	var words []string
+	for _, back := range returns {
+		if back.Stay != "" {
+			words = append(words, fmt.Sprintf("%s: %s", back.who(), back.Stay))
+			continue
+		}
+		reverts = append(reverts, r.revert(back))
+		words = append(words, fmt.Sprintf("%s to %s", back.who(), back.To))
+	}
+	if len(words) == 0 {
+		words = []string{"no device had changed"}
+	}
+	r.Reason = strings.Join(append([]string{r.Reason}, words...), "; ")
+	if len(reverts) == 0 {
+		r.State, r.EndedAt = RolloutRolledBack, now
+	}
+	return r, reverts
+}
+
+// who says how many go back or stay, and names those that stay.
+func (b Return) who() string {
+	noun, goes, stays := "devices", "go back", "stay"
+	if b.Devices == 1 {
+		noun, goes, stays = "device", "goes back", "stays"
+	}
+	if b.Stay == "" {
+		return fmt.Sprintf("%d %s %s", b.Devices, noun, goes)
+	}
+	names := strings.Join(b.Sample, " ")
+	if b.Devices > len(b.Sample) {
+		names += " ..."
+	}
+	return fmt.Sprintf("%d %s %s (%s)", b.Devices, noun, stays, names)
+}
+
+// revert is the rollout that brings devices back. Its name tells which it is.
+func (r Rollout) revert(back Return) Rollout {
+	t := r.Terms
+	return Rollout{
+		ID: r.ID + "-" + back.Digest[:min(revertDigits, len(back.Digest))], RevertOf: r.ID, Release: back.To,
+		Seed: r.Seed, Abort: r.Abort, Priority: r.Priority, InProgressTimeout: r.InProgressTimeout,
+		Terms: Terms{
+			Rate: t.Rate, InFlight: t.InFlight, Timers: t.Timers, Retry: t.Retry, OnPause: t.OnPause, Window: t.Window, Consent: t.Consent,
+			Quarantined: true,
+		},
+		Stages: []Stage{{Size: Size{Percent: 100}, Gate: Gate{Success: r.Stages[len(r.Stages)-1].Gate.Success}, State: StagePending}},
+		State:  RolloutScheduled, CreatedAt: r.CreatedAt,
+	}
+}
+
+// revertDigits of the digest of an image name a revert.
+const revertDigits = 12
+
+// ArrangeReturn returns the candidates of a revert, in the order in which they
+// get their turn, with the revert's stages: who came last in the line of the
+// rollout goes back first. Those that never stood in it come before.
+func ArrangeReturn(stages []Stage, changed []Candidate, line func(yield func(deviceID string) bool)) ([]Stage, []Candidate) {
+	at := make(map[string]int, len(changed))
+	for i, c := range changed {
+		at[c.DeviceID] = i
+	}
+	arranged := make([]Candidate, 0, len(changed))
+	for id := range line {
+		if i, ok := at[id]; ok {
+			arranged = append(arranged, changed[i])
+			delete(at, id)
+		}
+	}
+	var rest []Candidate
+	for _, i := range at {
+		rest = append(rest, changed[i])
+	}
+	slices.SortFunc(rest, func(a, b Candidate) int { return cmp.Compare(a.DeviceID, b.DeviceID) })
+	arranged = append(arranged, rest...)
+	slices.Reverse(arranged)
+	stages = slices.Clone(stages)
+	for i := range stages {
+		stages[i].Target = len(arranged)
+	}
+	return stages, arranged
+}

@@ -1,0 +1,169 @@
+package ota
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// TestWhatChangedADevice walks the ways in which an execution may end.
+func TestWhatChangedADevice(t *testing.T) {
+	step := func(s Step) map[string]string { return map[string]string{DetailStep: string(s)} }
+	runs := func(digest string) map[string]string { return map[string]string{DetailDigest: digest} }
+	for _, c := range []struct {
+		name string
+		e    Execution
+		want bool
+	}{
+		{"succeeded", Execution{Status: Succeeded, Class: ClassSucceeded}, true},
+		{"queued", Execution{Status: Queued}, false},
+		{"in progress", Execution{Status: InProgress, Details: step(StepTrial), StartedAt: t0}, false},
+		{"rolled back", Execution{Status: Failed, Class: ClassRolledBack, StartedAt: t0}, false},
+		{"failed and runs the old one", Execution{Status: Failed, Class: ClassFailed, Details: runs("old"), StartedAt: t0}, false},
+		{"failed and runs the new one", Execution{Status: Failed, Class: ClassFailed, Details: runs("new"), StartedAt: t0}, true},
+		{"failed, and does not say", Execution{Status: Failed, Class: ClassFailed, StartedAt: t0}, false},
+		{"rejected", Execution{Status: Rejected, Class: ClassRejected, StartedAt: t0}, false},
+		{"silent by its own word", Execution{Status: Failed, Class: ClassSilent, StartedAt: t0}, true},
+		{"silent after the reboot", Execution{Status: TimedOut, Class: ClassSilent, Details: step(StepRebooting), StartedAt: t0}, true},
+		{"timed out while it fetched", Execution{Status: TimedOut, Class: ClassTimedOut, Details: step(StepFetching), StartedAt: t0}, false},
+		{"timed out at a step that nobody knows", Execution{Status: TimedOut, Class: ClassTimedOut, StartedAt: t0}, true},
+		{"never claimed", Execution{Status: TimedOut, Class: ClassTimedOut}, false},
+		{"cancelled", Execution{Status: Canceled, Details: map[string]string{DetailReason: "x"}, StartedAt: t0}, false},
+		{"removed", Execution{Status: Removed, StartedAt: t0}, false},
+	} {
+		if got := c.e.Changed("new"); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+func TestSendBackMakesOneRevertForEachImage(t *testing.T) {
+	r := rollout(StageFailed, StagePending)
+	r.State, r.Reason, r.CreatedAt, r.Priority = RolloutRollingBack, "abort rule", t0, 3
+	r.Terms = Terms{
+		Rate: Rate{PerMinute: 6}, InFlight: InFlight{Max: 2}, Approval: true, Start: t0, Strata: []string{"site"}, OnAbort: AbortRevert,
+		Timers: Timers{Reboot: time.Minute}, Retry: Retry{Attempts: 2}, Window: Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 600},
+	}
+	b, a := strings.Repeat("b", 64), strings.Repeat("a", 64)
+	got, made := SendBack(r, []Return{
+		{Digest: b, Devices: 1, Sample: []string{"d1"}, To: ReleaseID{"gw", "0.8"}},
+		{Digest: "", Devices: 12, Sample: []string{"d3", "d4"}, Stay: "nobody knows"},
+		{Digest: a, Devices: 2, Sample: []string{"d2", "d5"}, To: ReleaseID{"gw", "0.9"}},
+	}, t0.Add(time.Hour))
+	if got.State != RolloutRollingBack || got.Reason != "abort rule; 12 devices stay (d3 d4 ...): nobody knows; 2 devices go back to gw@0.9; 1 device goes back to gw@0.8" {
+		t.Errorf("%s: %s", got.State, got.Reason)
+	}
+	if len(made) != 2 || made[0].ID != "r-1-aaaaaaaaaaaa" || made[1].ID != "r-1-bbbbbbbbbbbb" {
+		t.Fatalf("%+v", made)
+	}
+	want := Rollout{
+		ID: "r-1-aaaaaaaaaaaa", RevertOf: "r-1", Release: ReleaseID{"gw", "0.9"}, Seed: "s", Abort: r.Abort, Priority: 3, State: RolloutScheduled, CreatedAt: t0,
+		Terms: Terms{
+			Rate: Rate{PerMinute: 6}, InFlight: InFlight{Max: 2}, Timers: Timers{Reboot: time.Minute}, Retry: Retry{Attempts: 2},
+			Window: Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 600}, Quarantined: true,
+		},
+		Stages: []Stage{{Size: Size{Percent: 100}, Gate: Gate{Success: 0.9}, State: StagePending}},
+	}
+	if diff := cmp.Diff(want, made[0]); diff != "" {
+		t.Error(diff)
+	}
+	if err := made[0].Validate(); err != nil {
+		t.Error(err)
+	}
+	newer := Rollout{ID: "a", Release: ReleaseID{"gw", "2"}, CreatedAt: t0.Add(time.Second), Priority: 3}
+	if !newer.Supersedes(made[0]) || r.Supersedes(made[0]) || !made[0].Supersedes(r) {
+		t.Error("a revert does not stand in the place of its rollout")
+	}
+	if _, err := Abort(made[0], "why", AbortRevert, t0); !errors.Is(err, ErrState) {
+		t.Errorf("a revert was reverted: %v", err)
+	}
+	if _, err := Edit(made[0], made[0]); !errors.Is(err, ErrState) {
+		t.Errorf("a revert was edited: %v", err)
+	}
+}
+
+func TestNobodyToSendBack(t *testing.T) {
+	r := rollout(StageFailed)
+	r.State, r.Reason = RolloutRollingBack, "why"
+	got, made := SendBack(r, nil, t0)
+	if got.State != RolloutRolledBack || !got.EndedAt.Equal(t0) || len(made) > 0 || got.Reason != "why; no device had changed" {
+		t.Errorf("%s at %s: %s, %v", got.State, got.EndedAt, got.Reason, made)
+	}
+	got, made = SendBack(r, []Return{{Devices: 1, Sample: []string{"d"}, Stay: "x"}}, t0)
+	if got.State != RolloutRolledBack || len(made) > 0 || got.Reason != "why; 1 device stays (d): x" {
+		t.Errorf("%s: %s, %v", got.State, got.Reason, made)
+	}
+}
+
+func TestARevertIsCalledOff(t *testing.T) {
+	r, err := Abort(rollout(StageOpen, StagePending), "why", AbortRevert, t0)
+	if err != nil || r.State != RolloutRollingBack {
+		t.Fatalf("%s, %v", r.State, err)
+	}
+	if r, err = Pause(r, "wait", ""); err != nil || r.State != RolloutPaused {
+		t.Fatalf("%s, %v", r.State, err)
+	}
+	on, err := Resume(r, "", t0)
+	if err != nil || on.State != RolloutRollingBack {
+		t.Errorf("resumed: %s, %v", on.State, err)
+	}
+	if _, err := ApproveStage(approval(r, false), 2, t0); !errors.Is(err, ErrState) {
+		t.Errorf("a stage was approved: %v", err)
+	}
+	off, err := Abort(r, "keep it", AbortKeep, t0)
+	if err != nil || off.State != RolloutAborting || off.Reverting {
+		t.Errorf("called off: %s, %v", off.State, err)
+	}
+	if _, err := Abort(r, "x", "burn", t0); !errors.Is(err, ErrInvalid) {
+		t.Errorf("an unknown policy: %v", err)
+	}
+}
+
+// TestArrangeReturnProperty: everybody who changed goes back, once, and in
+// reverse order.
+func TestArrangeReturnProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(0, 30).Draw(t, "devices")
+		var line []string
+		var changed []Candidate
+		for i := range n {
+			id := fmt.Sprintf("d%02d", i)
+			in := rapid.IntRange(0, 3).Draw(t, "which")
+			if in != 0 {
+				line = append(line, id)
+			}
+			if in != 1 {
+				changed = append(changed, Candidate{DeviceID: id, Lane: id})
+			}
+		}
+		stages, got := ArrangeReturn([]Stage{{Size: Size{Percent: 100}}}, changed, slices.Values(rapid.Permutation(line).Draw(t, "line")))
+		if len(got) != len(changed) || stages[0].Target != len(changed) {
+			t.Fatalf("%d of %d, target %d", len(got), len(changed), stages[0].Target)
+		}
+		seen := map[string]bool{}
+		for _, c := range got {
+			if seen[c.DeviceID] || c.Lane != c.DeviceID || c.Stage != 0 {
+				t.Fatalf("%+v", c)
+			}
+			seen[c.DeviceID] = true
+		}
+		_, inOrder := ArrangeReturn(nil, changed, slices.Values(line))
+		last := "z"
+		for _, c := range inOrder {
+			if slices.Contains(line, c.DeviceID) {
+				if c.DeviceID >= last {
+					t.Fatalf("%s goes back after %s", c.DeviceID, last)
+				}
+				last = c.DeviceID
+			} else if last != "z" {
+				t.Fatalf("%s never stood in line and goes back after %s", c.DeviceID, last)
+			}
+		}
+	})
+}
