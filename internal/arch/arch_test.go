@@ -18,12 +18,13 @@ const module = "github.com/otad/otad/"
 // the longest prefix that fits a package counts. What stands nowhere is refused,
 // so a new folder has to be entered here.
 var allowed = map[string][]string{
-	"pkg/shadow":   {},
-	"pkg/image":    {},
-	"pkg/signing":  {},
-	"pkg/selector": {},
-	"pkg/enroll":   {},
-	"pkg/ota":      {"pkg/signing"},
+	"pkg/shadow":     {},
+	"pkg/image":      {},
+	"pkg/signing":    {},
+	"pkg/selector":   {},
+	"pkg/enroll":     {},
+	"pkg/sequential": {},
+	"pkg/ota":        {"pkg/signing", "pkg/sequential"},
 
 	"agent":         {"pkg/ota", "pkg/signing", "pkg/image"},
 	"agent/boot":    {"agent", "pkg/ota"},
