@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/otad/otad/internal/deviceapi"
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/store/postgres"
 	"github.com/otad/otad/pkg/shadow"
@@ -43,6 +44,7 @@ type config struct {
 	MQTTClientID   string   `koanf:"mqtt-client-id"`
 	CRLFile        string   `koanf:"crl-file"`
 	ShadowBytes    int      `koanf:"shadow-bytes"`
+	EnrollLimit    int      `koanf:"enroll-limit"`
 	TopicPublish   []string `koanf:"topic-publish"`
 	TopicSubscribe []string `koanf:"topic-subscribe"`
 	JWTAudience    string   `koanf:"jwt-audience"`
@@ -195,6 +197,9 @@ func (c config) validate() error {
 	}
 	if c.MQTTBroker != "" && !fleet.Reserved(c.MQTTClientID) {
 		return usageError{fmt.Errorf("--mqtt-client-id %q: want %s or %s-NAME, which no device can have", c.MQTTClientID, fleet.ReservedDeviceID, fleet.ReservedDeviceID)}
+	}
+	if n := c.EnrollLimit; n < 0 || n > deviceapi.MaxEnrollBurst {
+		return usageError{fmt.Errorf("--enroll-limit %d: want 1 to %d", n, deviceapi.MaxEnrollBurst)}
 	}
 	if n := c.ShadowBytes; n != 0 && (n < minShadowBytes || n > shadow.StateBytesCeiling) {
 		return usageError{fmt.Errorf("--shadow-bytes %d: want %d to %d", c.ShadowBytes, minShadowBytes, shadow.StateBytesCeiling)}

@@ -49,7 +49,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	}
 	want := config{
 		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, TopicPublish: []string{}, TopicSubscribe: []string{}, JWTAudience: "otad", Index: []string{}, Hosts: []string{"of-env", "three"},
-		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
+		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, EnrollLimit: 60, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
 	if d := cmp.Diff(want, c); d != "" {
@@ -106,6 +106,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"plain from the environment":   {env: []string{"OTAD_MQTT_PLAIN", "0.0.0.0:1883"}, words: "loopback"},
 		"a device's client id":         {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "gw-1"}, words: "otad-NAME"},
 		"almost a reserved id":         {args: []string{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otadx"}, words: "otad-NAME"},
+		"enrollments below none":       {args: []string{"--enroll-limit", "-1"}, words: "1 to 1000000"},
 		"a shadow too small":           {args: []string{"--shadow-bytes", "1023"}, words: "1024 to 30720"},
 		"a shadow too large":           {args: []string{"--shadow-bytes", "30721"}, words: "1024 to 30720"},
 		"S3 without keys":              {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
@@ -127,7 +128,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}
 	for _, good := range [][]string{
 		{"--mqtt-plain", "127.0.0.1:1883"}, {"--mqtt-plain", "[::1]:1883"}, {"--mqtt-client-id", "gw-1"},
-		{"--shadow-bytes", "30720"}, {"--shadow-bytes", "1024"},
+		{"--enroll-limit", "1000000"}, {"--shadow-bytes", "30720"}, {"--shadow-bytes", "1024"},
 		{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otad-2"},
 		{"--database", "postgres://u@h/d?sslmode=verify-full"},
 	} {

@@ -95,7 +95,7 @@ func (s *server) operatorPlane() http.Handler {
 // devicePlane has the embedded broker's WebSocket beside it.
 func (s *server) devicePlane() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", deviceapi.New(s.fleet, s.blobs, s.log, time.Now))
+	mux.Handle("/", deviceapi.New(deviceapi.Config{Fleet: s.fleet, Blobs: s.blobs, Log: s.log, Now: time.Now, EnrollBurst: s.config.EnrollLimit}))
 	if s.webSocket != nil {
 		mux.Handle("GET /mqtt", s.webSocket)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/otad/otad/internal/blob"
 	"github.com/otad/otad/internal/blob/dir"
 	"github.com/otad/otad/internal/blob/s3"
+	"github.com/otad/otad/internal/deviceapi"
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/identity"
 	"github.com/otad/otad/internal/mqtt"
@@ -64,6 +65,7 @@ func newServeFlags() *cobra.Command {
 	f.Duration("job-links", 0, "`life` of download links in job documents, for devices without our agent, which then believe the server; 0: no links")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
 	f.Int("shadow-bytes", shadow.MaxStateBytes, fmt.Sprintf("`bytes` that desired and reported of one shadow may take together, at most %d", shadow.StateBytesCeiling))
+	f.Int("enroll-limit", deviceapi.EnrollBurst, "`devices` that one address may enroll in a minute: raise it for a factory behind one address")
 	topicFlags(f)
 	f.String("jwt-audience", fleet.DefaultJWTAudience, "`audience` (aud) that a device's JWT must be for")
 	return cmd

@@ -130,6 +130,21 @@ func TestEnrollmentsAreLimited(t *testing.T) {
 	}
 }
 
+func TestEnrollmentsMayBeMore(t *testing.T) {
+	p := newPlane(t)
+	url := p.serve(deviceapi.New(deviceapi.Config{Fleet: p.fleet, Blobs: p.fleet.Blobs, Log: p.fleet.Log, Now: p.clock.now, EnrollBurst: 2 * deviceapi.EnrollBurst}))
+	p.url = url
+	c := p.client()
+	for i := range 2 * deviceapi.EnrollBurst {
+		if r := p.do(c, "POST", "/enroll", "{"); r.status != http.StatusBadRequest {
+			t.Fatalf("try %d: %d", i+1, r.status)
+		}
+	}
+	if r := p.do(c, "POST", "/enroll", "{"); r.status != http.StatusTooManyRequests {
+		t.Fatalf("one more: %d", r.status)
+	}
+}
+
 func TestRenew(t *testing.T) {
 	p := newPlane(t)
 	p.initTrust()

@@ -141,7 +141,7 @@ func TestACutObjectIsSeen(t *testing.T) {
 	p.initTrust()
 	c, _ := p.enrolled("gw-1")
 	r, _, _ := p.release([]byte("firmware"))
-	url := p.serve(deviceapi.New(p.fleet, lying{p.fleet.Blobs}, p.fleet.Log, time.Now))
+	url := p.serve(deviceapi.New(deviceapi.Config{Fleet: p.fleet, Blobs: lying{p.fleet.Blobs}, Log: p.fleet.Log, Now: time.Now}))
 	res, err := c.Get(url + "/images/" + r.ImageDigest)
 	p.ok(err)
 	defer res.Body.Close()

@@ -108,7 +108,7 @@ func newPlane(t *testing.T) *plane {
 		Store: memstore.New(), Blobs: blobs, Publisher: deaf{}, CA: p.ca, Now: time.Now, Log: log, MQTTURL: "mqtts://broker:8883",
 		OnlineKeys: signing.Online{Snapshot: signing.OnlineKey{Signer: p.key()}, Timestamp: signing.OnlineKey{Signer: p.key()}},
 	})
-	p.url = p.serve(deviceapi.New(p.fleet, blobs, log, p.clock.now))
+	p.url = p.serve(deviceapi.New(deviceapi.Config{Fleet: p.fleet, Blobs: blobs, Log: log, Now: p.clock.now}))
 	return p
 }
 

@@ -10,6 +10,7 @@ import (
 // full table does not know is turned away: the budget is global too.
 type limiter struct {
 	now    func() time.Time
+	burst  int // tries of one address in a window
 	mu     sync.Mutex
 	window time.Time
 	tries  map[string]int
@@ -22,7 +23,7 @@ func (l *limiter) allow(remote string) bool {
 	if t := l.now(); t.Sub(l.window) >= EnrollWindow || t.Before(l.window) {
 		l.window, l.tries = t, map[string]int{}
 	}
-	if l.tries[host] >= EnrollBurst || len(l.tries) >= maxTracked && l.tries[host] == 0 {
+	if l.tries[host] >= l.burst || len(l.tries) >= maxTracked && l.tries[host] == 0 {
 		return false
 	}
 	l.tries[host]++

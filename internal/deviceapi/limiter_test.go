@@ -8,7 +8,7 @@ import (
 
 func TestLimiterCountsWhoeverHasTheAddress(t *testing.T) {
 	now := time.Unix(1000, 0)
-	l := &limiter{now: func() time.Time { return now }}
+	l := &limiter{now: func() time.Time { return now }, burst: EnrollBurst}
 	allowed := func(format string, n int) (count int) {
 		for i := range n {
 			if l.allow(fmt.Sprintf(format, i+1)) {

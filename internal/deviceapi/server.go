@@ -36,9 +36,10 @@ const (
 	// LinkLife is how long a presigned image URL lives.
 	LinkLife = 15 * time.Minute
 	// EnrollBurst is how many enrollments one address (of IPv6: one /64) may try
-	// in EnrollWindow.
-	EnrollBurst  = 60
-	EnrollWindow = time.Minute
+	// in EnrollWindow, unless New is told otherwise.
+	EnrollBurst    = 60
+	MaxEnrollBurst = 1_000_000
+	EnrollWindow   = time.Minute
 	// maxTracked bounds the table of addresses that have tried lately.
 	maxTracked = 100_000
 )
@@ -52,10 +53,26 @@ type Server struct {
 	lists   *limiter // of the revocation lists
 }
 
+// Config is what New needs.
+type Config struct {
+	Fleet       *fleet.Service
+	Blobs       blob.Store
+	Log         *slog.Logger
+	Now         func() time.Time
+	EnrollBurst int // 0: EnrollBurst; at most MaxEnrollBurst
+}
+
 // New returns the handler of the device plane. It must be served with TLS that
 // verifies client certificates where they are given.
-func New(f *fleet.Service, blobs blob.Store, log *slog.Logger, now func() time.Time) http.Handler {
-	s := &Server{fleet: f, blobs: blobs, log: log, limiter: &limiter{now: now}, lists: &limiter{now: now}}
+func New(c Config) http.Handler {
+	burst := c.EnrollBurst
+	if burst == 0 {
+		burst = EnrollBurst
+	}
+	s := &Server{
+		fleet: c.Fleet, blobs: c.Blobs, log: c.Log,
+		limiter: &limiter{now: c.Now, burst: burst}, lists: &limiter{now: c.Now, burst: EnrollBurst},
+	}
 	return timed(s.routes(), BodyTimeout, WriteTimeout)
 }
 
