@@ -104,7 +104,10 @@ func TestPages(t *testing.T) {
 	for _, bad := range []*otadv1.ListDevicesRequest{{PageSize: -1}, {PageSize: fleet.MaxPage + 1}, {PageToken: "?"}, {PageToken: "YQpi"}} {
 		refused(p, d.ListDevices, bad, connect.CodeInvalidArgument, "page")
 	}
-	refused(p, p.rollouts().ListExecutions, &otadv1.ListExecutionsRequest{PageToken: "YQ"}, connect.CodeInvalidArgument, "page token")
+	for _, bad := range []string{"YQ", "YQpiCmM"} { // "a", and "a\nb\nc" whose attempt is no number
+		refused(p, p.rollouts().ListExecutions, &otadv1.ListExecutionsRequest{PageToken: bad}, connect.CodeInvalidArgument, "page token")
+	}
+	refused(p, p.rollouts().ListExecutions, &otadv1.ListExecutionsRequest{RolloutId: "r-9"}, connect.CodeNotFound, "rollout r-9")
 }
 
 func TestShadows(t *testing.T) {

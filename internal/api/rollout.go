@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -213,12 +215,18 @@ func (h rolloutHandler) ListExecutions(ctx context.Context, r *connect.Request[o
 	if err != nil {
 		return nil, err
 	}
-	after, err := decodePageToken(r.Msg.GetPageToken(), 2)
+	after, err := decodePageToken(r.Msg.GetPageToken(), 3)
 	if err != nil {
 		return nil, err
 	}
-	filter := fleet.ExecutionFilter{RolloutID: r.Msg.GetRolloutId(), DeviceID: r.Msg.GetDeviceId(), Active: r.Msg.GetActive()}
-	page, more, err := h.fleet.ExecutionPage(ctx, filter, after[0], after[1], limit)
+	filter := fleet.ExecutionFilter{
+		RolloutID: r.Msg.GetRolloutId(), DeviceID: r.Msg.GetDeviceId(), Active: r.Msg.GetActive(), Latest: !r.Msg.GetEveryAttempt(),
+		After: fleet.ExecutionKey{RolloutID: after[0], DeviceID: after[1]},
+	}
+	if filter.After.Attempt, err = strconv.Atoi(cmp.Or(after[2], "0")); err != nil {
+		return nil, badPageToken(r.Msg.GetPageToken())
+	}
+	page, more, err := h.fleet.ExecutionPage(ctx, filter, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +236,7 @@ func (h rolloutHandler) ListExecutions(ctx context.Context, r *connect.Request[o
 	}
 	if more {
 		last := page[len(page)-1]
-		out.NextPageToken = encodePageToken(last.RolloutID, last.DeviceID)
+		out.NextPageToken = encodePageToken(last.RolloutID, last.DeviceID, strconv.Itoa(last.Attempt))
 	}
 	return connect.NewResponse(out), nil
 }
@@ -321,7 +329,11 @@ func decodePageToken(s string, parts int) ([]string, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	split := strings.Split(string(b), "\n")
 	if err != nil || len(split) != parts {
-		return nil, fmt.Errorf("%w: page token %.40q is not one that a list call returned", fleet.ErrInvalid, s)
+		return nil, badPageToken(s)
 	}
 	return split, nil
+}
+
+func badPageToken(s string) error {
+	return fmt.Errorf("%w: page token %.40q is not one that a list call returned", fleet.ErrInvalid, s)
 }

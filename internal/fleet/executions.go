@@ -69,14 +69,14 @@ func (s *Service) Pending(ctx context.Context, deviceID string, limit int) ([]ot
 	return s.Store.Pending(ctx, deviceID, limit)
 }
 
-// ExecutionPage returns up to limit executions after the given position (rollout,
-// device), and whether there are more.
-func (s *Service) ExecutionPage(ctx context.Context, filter ExecutionFilter, afterRollout, afterDevice string, limit int) (page []ota.Execution, more bool, err error) {
-	filter.Latest = true
-	err = s.Store.Executions(ctx, filter, func(e ota.Execution) bool {
-		if e.RolloutID < afterRollout || e.RolloutID == afterRollout && e.DeviceID <= afterDevice {
-			return true
+// ExecutionPage returns up to limit executions and whether there are more.
+func (s *Service) ExecutionPage(ctx context.Context, filter ExecutionFilter, limit int) (page []ota.Execution, more bool, err error) {
+	if filter.RolloutID != "" {
+		if _, err := s.Store.Rollout(ctx, filter.RolloutID); err != nil {
+			return nil, false, err
 		}
+	}
+	err = s.Store.Executions(ctx, filter, func(e ota.Execution) bool {
 		if len(page) == limit {
 			more = true
 			return false

@@ -155,7 +155,7 @@ func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
 	after := s.held.after(r.ID)
 	var list []ota.Execution
 	for range 2 { // from the start again at the end
-		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Active: true, AfterDevice: after}, func(e ota.Execution) bool {
+		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Active: true, After: after}, func(e ota.Execution) bool {
 			if e.Status == ota.Queued {
 				list = append(list, e)
 			}
@@ -165,13 +165,13 @@ func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
 			s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
 			return
 		}
-		if len(list) > 0 || after == "" {
+		if len(list) > 0 || after == (ExecutionKey{}) {
 			break
 		}
-		after = ""
+		after = ExecutionKey{}
 	}
 	if len(list) > 0 {
-		s.held.told(r.ID, list[len(list)-1].DeviceID)
+		s.held.told(KeyOf(list[len(list)-1]))
 		s.tellEach(ctx, list, func(_ ota.Execution, pending []ota.Execution) bool {
 			return len(pending) > 0 && pending[0].RolloutID == r.ID
 		})
@@ -181,22 +181,22 @@ func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
 // held remembers how far tellHeld came in each rollout.
 type held struct {
 	mu   sync.Mutex
-	last map[string]string
+	last map[string]ExecutionKey
 }
 
-func (h *held) after(rolloutID string) string {
+func (h *held) after(rolloutID string) ExecutionKey {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last[rolloutID]
 }
 
-func (h *held) told(rolloutID, deviceID string) {
+func (h *held) told(last ExecutionKey) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.last == nil {
-		h.last = map[string]string{}
+		h.last = map[string]ExecutionKey{}
 	}
-	h.last[rolloutID] = deviceID
+	h.last[last.RolloutID] = last
 }
 
 func (h *held) forget(rolloutID string) {

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -217,12 +218,26 @@ const MaxExpired = 1000
 type ExecutionFilter struct {
 	RolloutID string
 	DeviceID  string
-	// AfterDevice: only devices with ids after this one.
-	AfterDevice string
-	Stage       *int
-	Active      bool      // QUEUED and IN_PROGRESS only
-	Latest      bool      // the newest attempt of each (rollout, device) only
-	RetryDue    time.Time // those with a RetryAt up to this moment only
+	After     ExecutionKey // only those that come after it
+	Stage     *int
+	Active    bool      // QUEUED and IN_PROGRESS only
+	Latest    bool      // the newest attempt of each (rollout, device) only
+	RetryDue  time.Time // those with a RetryAt up to this moment only
+}
+
+// ExecutionKey names an execution. Executions come in ascending order of it:
+// by rollout, then device, then attempt.
+type ExecutionKey struct {
+	RolloutID, DeviceID string
+	Attempt             int
+}
+
+// KeyOf is the key of an execution.
+func KeyOf(e ota.Execution) ExecutionKey { return ExecutionKey{e.RolloutID, e.DeviceID, e.Attempt} }
+
+// Compare orders keys.
+func (k ExecutionKey) Compare(o ExecutionKey) int {
+	return cmp.Or(cmp.Compare(k.RolloutID, o.RolloutID), cmp.Compare(k.DeviceID, o.DeviceID), k.Attempt-o.Attempt)
 }
 
 // ExecutionStore keeps executions.

@@ -233,7 +233,7 @@ func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f 
 func matches(f fleet.ExecutionFilter, e ota.Execution, latest bool) bool {
 	return (f.RolloutID == "" || f.RolloutID == e.RolloutID) &&
 		(f.DeviceID == "" || f.DeviceID == e.DeviceID) &&
-		e.DeviceID > f.AfterDevice &&
+		f.After.Compare(fleet.KeyOf(e)) < 0 &&
 		(f.RetryDue.IsZero() || !e.RetryAt.IsZero() && !e.RetryAt.After(stored(f.RetryDue))) &&
 		(f.Stage == nil || *f.Stage == e.Stage) &&
 		(!f.Active || !e.Status.Terminal()) &&

@@ -272,7 +272,7 @@ func (s *Store) Execution(ctx context.Context, rolloutID, deviceID string) (ota.
 // Executions implements fleet.ExecutionStore.
 func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f func(ota.Execution) bool) error {
 	query, args := selectFiltered(filter)
-	var last ota.Execution
+	last := filter.After
 	page := make([]ota.Execution, 0, pageRows)
 	for {
 		page = page[:0]
@@ -295,7 +295,7 @@ func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f 
 		if len(page) < pageRows {
 			return nil
 		}
-		last = page[len(page)-1]
+		last = fleet.KeyOf(page[len(page)-1])
 	}
 }
 
@@ -308,9 +308,6 @@ func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
 	}
 	if f.DeviceID != "" {
 		query, args = query+` AND e.device_id = ?`, append(args, f.DeviceID)
-	}
-	if f.AfterDevice != "" {
-		query, args = query+` AND e.device_id > ?`, append(args, f.AfterDevice)
 	}
 	if f.Stage != nil {
 		query, args = query+` AND e.stage = ?`, append(args, *f.Stage)

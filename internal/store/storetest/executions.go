@@ -245,6 +245,10 @@ var executionTests = []test{
 			{fleet.ExecutionFilter{Active: true}, []string{"q b 1", "r a 2", "r b 1"}},
 			{fleet.ExecutionFilter{Latest: true, RolloutID: "r"}, []string{"r a 2", "r b 1"}},
 			{fleet.ExecutionFilter{RolloutID: "nobody"}, nil},
+			{fleet.ExecutionFilter{After: fleet.ExecutionKey{RolloutID: "q", DeviceID: "b"}}, []string{"q b 1", "r a 1", "r a 2", "r b 1"}},
+			{fleet.ExecutionFilter{After: fleet.ExecutionKey{RolloutID: "q", DeviceID: "b", Attempt: 1}}, []string{"r a 1", "r a 2", "r b 1"}},
+			{fleet.ExecutionFilter{After: fleet.ExecutionKey{RolloutID: "r", DeviceID: "a", Attempt: 1}, DeviceID: "a"}, []string{"r a 2"}},
+			{fleet.ExecutionFilter{After: fleet.ExecutionKey{RolloutID: "r", DeviceID: "a", Attempt: 2}, RolloutID: "q"}, nil},
 		} {
 			s.equal(fmt.Sprintf("%+v", c.filter), names(s.executions(c.filter)), c.want)
 		}

@@ -2814,6 +2814,7 @@ type ListExecutionsRequest struct {
 	Active        bool                   `protobuf:"varint,3,opt,name=active,proto3" json:"active,omitempty"`
 	PageSize      int32                  `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // 0: 100, at most 1000
 	PageToken     string                 `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	EveryAttempt  bool                   `protobuf:"varint,6,opt,name=every_attempt,json=everyAttempt,proto3" json:"every_attempt,omitempty"` // not only the newest of each device
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2881,6 +2882,13 @@ func (x *ListExecutionsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListExecutionsRequest) GetEveryAttempt() bool {
+	if x != nil {
+		return x.EveryAttempt
+	}
+	return false
 }
 
 type ListExecutionsResponse struct {
@@ -3172,7 +3180,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06policy\x18P \x01(\tR\x06policy\"B\n" +
 	"\x14AbortRolloutResponse\x12*\n" +
-	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"\xa7\x01\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"\xcc\x01\n" +
 	"\x15ListExecutionsRequest\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -3180,7 +3188,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06active\x18\x03 \x01(\bR\x06active\x12\x1b\n" +
 	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tR\tpageToken\"t\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\x12#\n" +
+	"\revery_attempt\x18\x06 \x01(\bR\feveryAttempt\"t\n" +
 	"\x16ListExecutionsResponse\x122\n" +
 	"\n" +
 	"executions\x18\x01 \x03(\v2\x12.otad.v1.ExecutionR\n" +
