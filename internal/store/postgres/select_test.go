@@ -19,8 +19,8 @@ func fill(t testing.TB, url string, n int) {
 	const document = `'{"desired":{"interval":60},"reported":{"battery":' || i % 100 || ',"firmware":{"digest":"' || md5(i::text) || md5(i::text) ||
 		'","name":"app","version":"1.' || i % 1000 || '"},' || (SELECT string_agg('"sensor-' || k || '":{"ok":true,"unit":"degrees celsius","value":' || (i + k) % 977 || '}', ',')
 		FROM generate_series(1, 8) k) || '},"updatedAt":1700000000000,"version":1}'`
-	tamper(t, url, fmt.Sprintf(`INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at)
-		SELECT 'device-' || lpad(i::text, 7, '0'), 'board-a', '{"site":"s' || i %% 1000 || '"}', 'k', 1 FROM generate_series(1, %[1]d) i;
+	tamper(t, url, fmt.Sprintf(`INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at, firmware_digest)
+		SELECT 'device-' || lpad(i::text, 7, '0'), 'board-a', '{"site":"s' || i %% 1000 || '"}', 'k', 1, md5(i::text) || md5(i::text) FROM generate_series(1, %[1]d) i;
 		INSERT INTO shadows (device_id, name, version, document)
 		SELECT 'device-' || lpad(i::text, 7, '0'), '', 1, %[2]s FROM generate_series(1, %[1]d) i;
 		ANALYZE devices; ANALYZE shadows`, n, document))
