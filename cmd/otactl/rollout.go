@@ -14,7 +14,7 @@ import (
 
 func newRolloutCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "rollout", Short: "Plan, start, follow and stop rollouts"},
-		newRolloutPlanCmd(a), newRolloutCreateCmd(a), newRolloutListCmd(a), newRolloutShowCmd(a),
+		newRolloutPlanCmd(a), newRolloutCreateCmd(a), newRolloutListCmd(a), newRolloutShowCmd(a), newRolloutDevicesCmd(a),
 		newRolloutWatchCmd(a), newRolloutEditCmd(a), newRolloutSubmitCmd(a), newRolloutApproveCmd(a),
 		newRolloutStopAllCmd(a), newRolloutSchemaCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutAbortCmd(a))
 }
@@ -339,22 +339,13 @@ const maxFailures = 10
 // first.
 func (c *client) lastFailures(ctx context.Context, id string) ([]executionView, error) {
 	var last []executionView
-	req := &otadv1.ListExecutionsRequest{RolloutId: id, PageSize: pageSize}
-	for {
-		resp, err := call(ctx, c.rollouts.ListExecutions, req)
-		if err != nil {
-			return nil, err
+	err := c.eachExecution(ctx, &otadv1.ListExecutionsRequest{RolloutId: id}, func(e *otadv1.Execution) bool {
+		if v := newExecutionView(e); v.unsuccessful() {
+			last = newest(append(last, v), maxFailures)
 		}
-		for _, e := range resp.GetExecutions() {
-			if v := newExecutionView(e); v.unsuccessful() {
-				last = newest(append(last, v), maxFailures)
-			}
-		}
-		if resp.GetNextPageToken() == "" {
-			return last, nil
-		}
-		req.PageToken = resp.GetNextPageToken()
-	}
+		return true
+	})
+	return last, err
 }
 
 func newRolloutWatchCmd(a *app) *cobra.Command {

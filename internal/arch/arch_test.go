@@ -56,6 +56,7 @@ var allowed = map[string][]string{
 	"internal/testserver":     {"internal/mqtt/mosquitto"},
 	"internal/arch":           {},
 	"internal/sim":            {"pkg", "internal/fleet", "internal/store/memstore"},
+	"internal/simulate":       {"pkg", "agent"},
 	"internal/e2e":            {"internal/testserver"},
 	"internal/bench":          {"pkg", "agent", "internal/mqtt", "internal/store/storetest", "internal/testserver"},
 	"proto":                   {"proto"},

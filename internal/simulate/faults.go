@@ -1,0 +1,146 @@
+package simulate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/otad/otad/agent"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// draws are a device's random choices: the same seed, device and question have
+// the same answer, in whatever order they are asked.
+type draws struct {
+	seed uint64
+	id   string
+}
+
+// number is the answer to a question as a number.
+func (d draws) number(question ...any) uint64 { return ota.Bucket(fmt.Sprint(d.seed, question), d.id) }
+
+// unit is an answer from 0 up to, and without, 1.
+func (d draws) unit(question ...any) float64 {
+	return float64(d.number(question...)>>11) / (1 << 53)
+}
+
+func (d draws) happens(share float64, question ...any) bool { return d.unit(question...) < share }
+
+// around is an answer from half of the mean to half as much again.
+func (d draws) around(mean time.Duration, question ...any) time.Duration {
+	return time.Duration((0.5 + d.unit(question...)) * float64(mean))
+}
+
+// exponential is how long it takes until something happens that does so at any
+// moment alike.
+func (d draws) exponential(mean time.Duration, question ...any) time.Duration {
+	return time.Duration(-math.Log(1-d.unit(question...)) * float64(mean))
+}
+
+// health judges the image of this boot as it was drawn. It implements
+// agent.Health.
+type health struct {
+	device *device
+	runs   ota.ReleaseID
+}
+
+// errUnhealthy is why an image fails on a device.
+var errUnhealthy = errors.New("simulated fault of this image on this device")
+
+// longestTrial bounds a trial, whatever the contract says.
+const longestTrial = 10 * time.Minute
+
+// Deadline implements agent.Health.
+func (h health) Deadline([]byte) (time.Duration, error) { return longestTrial, nil }
+
+// Check implements agent.Health.
+func (h health) Check(ctx context.Context, _ []byte, _ agent.Trial) error {
+	faults := h.device.fleet.cfg.Faults
+	wait(ctx, h.device.draw.around(faults.Trial, "trial", h.runs.String()))
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	share, ok := faults.Bad[h.runs]
+	if !ok {
+		share = faults.BadAny
+	}
+	if h.device.draw.happens(share, "bad", h.runs.String()) {
+		return errUnhealthy
+	}
+	return nil
+}
+
+// lines are a device's open connections.
+type lines struct {
+	mean time.Duration // between two cuts; 0: none
+	draw draws
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+	made  int
+}
+
+// dial implements the agent's dialers.
+func (l *lines) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	nc, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: nc, lines: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conns == nil {
+		l.conns = map[net.Conn]bool{}
+	}
+	l.conns[c] = true
+	l.made++
+	if l.mean > 0 {
+		c.cut = time.AfterFunc(l.draw.exponential(l.mean, "cut", l.made), func() { _ = c.Close() }) // it may be closed already
+	}
+	return c, nil
+}
+
+// open reports whether there is any.
+func (l *lines) open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) > 0
+}
+
+// cutIfDone cuts them all when the device has no power any more.
+func (l *lines) cutIfDone(powered context.Context) {
+	if powered.Err() == nil {
+		return
+	}
+	l.mu.Lock()
+	conns := slices.Collect(maps.Keys(l.conns))
+	l.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close() // nothing is left to be said on it
+	}
+}
+
+// conn forgets itself when it is closed.
+type conn struct {
+	net.Conn
+	lines *lines
+	cut   *time.Timer
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.lines.mu.Lock()
+	delete(c.lines.conns, c)
+	cut := c.cut
+	c.lines.mu.Unlock()
+	if cut != nil {
+		cut.Stop()
+	}
+	return c.Conn.Close()
+}
