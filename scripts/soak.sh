@@ -7,8 +7,9 @@
 #              that an earlier run printed
 #   FUZZTIME   of each fuzz target (default: as many as fit into SOAKTIME)
 #
-# kills: otad is killed under MQTT traffic of devices, on SQLite and PostgreSQL;
-# what it acknowledged must be there. simulation: rollouts in virtual time, seed
+# kills: otad is killed under MQTT traffic of devices, and then under rollouts over
+# a thousand simulated agents, on SQLite and PostgreSQL; what it acknowledged must
+# be there. simulation: rollouts in virtual time, seed
 # after seed. probes: the probes of the broker (T1 to
 # T13), again and again. connections: 10,000 plain and then 10,000 mTLS
 # connections that rest and have to be heard. fuzz: every parser.
@@ -40,11 +41,13 @@ lost() {
 }
 
 kills() {
-  local log=$logs/kills.log seed=${SOAKSEED:-$(date +%s%N)}
-  echo "soak: kills for $SOAKTIME, SOAKSEED=$seed"
-  SOAKSEED=$seed CGO_ENABLED=1 go test -race -count=1 -timeout $((long + 900))s -v -run '^TestDeviceTrafficOutlivesKills$' ./internal/e2e >"$log" 2>&1 ||
-    lost kills "$log" "SOAKPARTS=kills SOAKSEED=$seed make soak"
-  grep -E 'none lost' "$log" | sed 's/^ *soak_test.go:[0-9]*:/soak: kills:/'
+  local log=$logs/kills.log seed=${SOAKSEED:-$(date +%s%N)} what
+  for what in TestDeviceTrafficOutlivesKills TestRolloutsOutliveKills; do
+    echo "soak: kills ($what) for $SOAKTIME, SOAKSEED=$seed"
+    SOAKSEED=$seed CGO_ENABLED=1 go test -race -count=1 -timeout $((long + 1800))s -v -run "^$what\$" ./internal/e2e >"$log" 2>&1 ||
+      lost kills "$log" "SOAKPARTS=kills SOAKSEED=$seed make soak"
+    grep -E 'none lost' "$log" | sed 's/^ *[a-z]*_test.go:[0-9]*:/soak: kills:/'
+  done
 }
 
 simulation() {

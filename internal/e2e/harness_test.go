@@ -196,12 +196,19 @@ func (s *site) startServer() {
 	})
 }
 
+// operator is the environment that lets otactl in.
+func (s *site) operator() []string {
+	return []string{
+		"OTACTL_SERVER=" + s.at.API, "OTACTL_CA_FILE=" + s.path("server", "ca.pem"),
+		"OTACTL_TOKEN_FILE=" + s.path("server", "admin.token"), "OTACTL_CONFIG_DIR=" + s.path("operator"), "OTACTL_PASSPHRASE=correct horse",
+	}
+}
+
 // ctl runs otactl and returns what it wrote and its exit status.
 func (s *site) ctl(args ...string) (stdout, stderr string, status int) {
 	s.t.Helper()
 	cmd := exec.Command(bin+"/otactl", args...)
-	cmd.Env = append(os.Environ(), "OTACTL_SERVER="+s.at.API, "OTACTL_CA_FILE="+s.path("server", "ca.pem"),
-		"OTACTL_TOKEN_FILE="+s.path("server", "admin.token"), "OTACTL_CONFIG_DIR="+s.path("operator"), "OTACTL_PASSPHRASE=correct horse")
+	cmd.Env = append(os.Environ(), s.operator()...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
