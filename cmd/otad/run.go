@@ -32,6 +32,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	work, background := errgroup.WithContext(background)
 	work.Go(func() error { return s.fleet.RunEngine(background) })
 	work.Go(func() error { return s.fleet.RunTimeouts(background) })
+	work.Go(func() error { return s.fleet.RunUploads(background) })
 	work.Go(func() error { return s.fleet.RunTrust(background) })
 	work.Go(func() error { return s.fleet.RunPresence(background) })
 	work.Go(func() error { return s.fleet.RunEvictions(background) })

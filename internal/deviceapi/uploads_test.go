@@ -3,8 +3,6 @@ package deviceapi_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,25 +14,13 @@ import (
 	"github.com/otad/otad/internal/blob"
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
-	"github.com/otad/otad/pkg/signing"
 )
 
-// started gives a device an execution in progress and returns it.
-func (p *plane) started(device string, key signing.TargetsKey) ota.Execution {
+// started gives a device a command in progress and returns its execution.
+func (p *plane) started(device, command string) ota.Execution {
 	p.Helper()
-	r, _, index := p.release([]byte("image"))
-	custom, err := json.Marshal(r.Manifest)
-	p.ok(err)
-	trust, err := p.fleet.Trust(p.Context())
-	p.ok(err)
-	targets, err := signing.AddTarget(trust.Targets, signing.Target{
-		Path: r.ID().TargetPath(), Length: int64(len(index)), SHA256: sha256.Sum256(index), Custom: custom,
-	}, time.Now().Add(1000*time.Hour), key)
-	p.ok(err)
-	_, _, err = p.fleet.PublishTargets(p.Context(), targets)
-	p.ok(err)
 	v, err := p.fleet.CreateRollout(p.Context(), ota.Rollout{
-		Release: r.ID(), Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, Gate: ota.Gate{Success: 1}}},
+		Command: &ota.Command{Name: command}, Selector: fmt.Sprintf("id = %q", device), Stages: []ota.Stage{{Size: ota.Size{Percent: 100}}},
 	})
 	p.ok(err)
 	ctx, stop := context.WithCancel(p.Context())
@@ -58,10 +44,11 @@ func (p *plane) started(device string, key signing.TargetsKey) ota.Execution {
 
 func TestUpload(t *testing.T) {
 	p := newPlane(t)
-	key := p.initTrust()
+	p.initTrust()
 	c, _ := p.enrolled("gw:1")
 	other, _ := p.enrolled("gw-2")
-	e := p.started("gw:1", key)
+	elsewhere := p.started("gw-2", ota.CommandReboot)
+	e := p.started("gw:1", ota.CommandCollectLogs)
 	path := strings.TrimPrefix(p.fleet.UploadURL(e), p.fleet.DeviceURL)
 	if want := "/uploads/" + e.RolloutID + "/1"; path != want {
 		t.Fatalf("%s, want %s", path, want)
@@ -75,6 +62,11 @@ func TestUpload(t *testing.T) {
 			t.Fatalf("%d %s", got.status, got.body)
 		}
 	}
+	list, more, err := p.fleet.UploadPage(t.Context(), fleet.UploadFilter{DeviceID: "gw:1"}, 1)
+	p.ok(err)
+	if len(list) != 1 || more || list[0].RolloutID != e.RolloutID || list[0].Bytes != int64(len(logs)) {
+		t.Errorf("listed: %+v %v", list, more)
+	}
 	info, body, err := p.fleet.Upload(t.Context(), e.RolloutID, "gw:1", 1)
 	p.ok(err)
 	defer body.Close()
@@ -87,7 +79,8 @@ func TestUpload(t *testing.T) {
 		status int
 	}{
 		"without a certificate": {p.client(), path, http.StatusUnauthorized},
-		"of another device":     {other, path, http.StatusConflict}, // its own is QUEUED
+		"of another device":     {other, path, http.StatusNotFound},
+		"of another command":    {other, "/uploads/" + elsewhere.RolloutID + "/1", http.StatusConflict},
 		"no such job":           {c, "/uploads/r-none/1", http.StatusNotFound},
 		"another attempt":       {c, "/uploads/" + e.RolloutID + "/2", http.StatusConflict},
 		"no attempt":            {c, "/uploads/" + e.RolloutID + "/01", http.StatusBadRequest},
@@ -113,9 +106,9 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestUploadIsBounded(t *testing.T) {
 	p := newPlane(t)
-	key := p.initTrust()
+	p.initTrust()
 	c, _ := p.enrolled("gw-1")
-	e := p.started("gw-1", key)
+	e := p.started("gw-1", ota.CommandCollectLogs)
 	for name, body := range map[string]io.Reader{
 		"of a length that is told": bytes.NewReader(make([]byte, fleet.MaxUploadBytes+1)),
 		"as it comes":              io.LimitReader(endless{}, fleet.MaxUploadBytes+1),
@@ -132,5 +125,8 @@ func TestUploadIsBounded(t *testing.T) {
 	}
 	if _, _, err := p.fleet.Upload(t.Context(), e.RolloutID, "gw-1", 1); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("something was stored: %v", err)
+	}
+	if list, _, err := p.fleet.UploadPage(t.Context(), fleet.UploadFilter{}, 10); err != nil || len(list) != 0 {
+		t.Errorf("listed: %+v %v", list, err)
 	}
 }

@@ -37,6 +37,9 @@ func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err erro
 	if j.meant, err = s.meant(ctx, r.Stages); err != nil {
 		return j, err
 	}
+	if r.Kind() == ota.KindCommand {
+		return j, nil // what follows is about firmware
+	}
 	if j.release, err = s.signed(ctx, r.Release); err != nil {
 		return j, err
 	}
@@ -79,7 +82,7 @@ func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bo
 	}
 	same := map[ota.ReleaseID]bool{}
 	for _, r := range releases {
-		same[r.ID()] = r.ImageDigest == digest
+		same[r.ID()] = r.ImageDigest == digest // never that of a command: it has no release
 	}
 	rollouts, err := s.Store.Rollouts(ctx)
 	if err != nil {
@@ -107,6 +110,8 @@ func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bo
 // when it is.
 func (j judge) exclude(d Surveyed) string {
 	switch {
+	case j.rollout.Kind() == ota.KindCommand:
+		return ""
 	case !j.release.Fits(d.Hardware):
 		return ExcludedHardware
 	case d.Digest == j.release.ImageDigest:

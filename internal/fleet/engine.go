@@ -141,14 +141,14 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 	if t.From == t.To {
 		return nil
 	}
-	release, err := s.signed(ctx, r.Release)
+	digest, err := s.installs(ctx, r)
 	if err != nil {
 		return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
 	}
-	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: release.ImageDigest}
+	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: digest}
 	if r.RevertOf != "" {
 		step.Open.Digest = ""
-		if step.Open.Only, err = s.onlyThose(ctx, r, release); err != nil {
+		if step.Open.Only, err = s.onlyThose(ctx, r, digest); err != nil {
 			return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
 		}
 	}
@@ -158,6 +158,16 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 func queued(r ota.Rollout, e ota.Execution) ota.Execution {
 	e.RolloutID, e.Release, e.Status = r.ID, r.Release, ota.Queued
 	return e
+}
+
+// installs returns the digest of the image that the rollout brings; empty: it
+// brings none.
+func (s *Service) installs(ctx context.Context, r ota.Rollout) (digest string, err error) {
+	if r.Kind() == ota.KindCommand {
+		return "", nil
+	}
+	release, err := s.signed(ctx, r.Release)
+	return release.ImageDigest, err
 }
 
 // signed returns a release that may be rolled out.

@@ -28,10 +28,17 @@ type Link struct {
 	MAC     string // unpadded base64url
 }
 
-// JobDocument is what the device of the execution is told to do; with links to
-// the files when Config.LinkLife says so.
+// JobDocument is what the device of the execution is told to do: of an install
+// with links to the files when Config.LinkLife says so, of a command with where to
+// put what is collected.
 func (s *Service) JobDocument(ctx context.Context, e ota.Execution) (ota.OpenDocument, error) {
 	d := ota.OpenDocument{JobDocument: ota.JobOf(e)}
+	if c := d.Command; c != nil {
+		if c.Name == ota.CommandCollectLogs {
+			c.UploadURL = s.UploadURL(e)
+		}
+		return d, nil
+	}
 	if s.LinkLife == 0 {
 		return d, nil
 	}

@@ -27,6 +27,7 @@ type Store interface {
 	RolloutStore
 	ExecutionStore
 	EventStore
+	UploadStore
 	// Check returns every broken invariant in words, none when all is well.
 	Check(ctx context.Context) ([]string, error)
 	// Ping says whether the store answers.
@@ -243,8 +244,9 @@ func (k ExecutionKey) Compare(o ExecutionKey) int {
 // ExecutionStore keeps executions.
 type ExecutionStore interface {
 	// NextExecution returns what the device shall work on: an IN_PROGRESS
-	// execution first, else the QUEUED one of the rollout with the highest
-	// priority, then the oldest. QUEUED ones of a rollout that is not RUNNING, or
+	// execution first, else the QUEUED one that ota.Before has first: a command
+	// before an install, then that of the rollout with the highest priority, then
+	// the oldest. QUEUED ones of a rollout that is not RUNNING, or
 	// has as many in flight as its terms allow, are held back. ErrNotFound when
 	// there is none.
 	NextExecution(ctx context.Context, deviceID string) (ota.Execution, error)

@@ -146,11 +146,11 @@ func (s *Service) line(ctx context.Context, r ota.Rollout, err *error) iter.Seq[
 // when its turn comes. A revert passes by what was brought on to another one
 // meanwhile, and asks those that seem to run the old one too: a device that was
 // not heard of again may yet turn up with the new one.
-func (s *Service) onlyThose(ctx context.Context, r ota.Rollout, to ota.Release) ([]string, error) {
+func (s *Service) onlyThose(ctx context.Context, r ota.Rollout, to string) ([]string, error) {
 	of, err := s.Store.Rollout(ctx, r.RevertOf)
 	if err != nil {
 		return nil, err
 	}
 	from, err := s.Store.Release(ctx, of.Release)
-	return []string{from.ImageDigest, to.ImageDigest}, err
+	return []string{from.ImageDigest, to}, err
 }

@@ -55,8 +55,8 @@ type Conflict struct {
 // previewSample is how many device ids a preview shows for each stage or reason.
 const previewSample = 10
 
-// PlanRollout says what CreateRollout would do with r (Release, Selector, Seed,
-// Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
+// PlanRollout says what CreateRollout would do with r (Release or Command, Selector,
+// Seed, Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
 // no device is eligible, ErrUnsigned when the release is not signed.
 func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
 	r, err := s.prepare(r)
@@ -70,7 +70,7 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	p := RolloutPreview{Rollout: r}
 	excluded := map[string]*Exclusion{}
 	list, err := s.candidates(ctx, j, func(why, id string) { exclude(excluded, why, id) })
-	if err == nil {
+	if err == nil && (r.Kind() == ota.KindInstall || len(list) == 0) { // a command on one device must not count the fleet
 		err = s.unselected(ctx, j.selector, excluded)
 	}
 	if err != nil {
@@ -87,12 +87,14 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 		p.Stages = append(p.Stages, previewStage(r, list, stage.Target, p.Stages))
 	}
 	reached := list[:stages[len(stages)-1].Target]
-	p.Bytes = int64(len(reached)) * (j.release.ObjectSize + j.release.IndexSize)
+	p.Bytes = int64(len(reached)) * (j.release.ObjectSize + j.release.IndexSize) // of a command none
 	p.Duration = r.Terms.Rate.Least(len(reached))
 	for _, stage := range stages {
 		p.Duration += stage.Soak
 	}
-	p.Conflicts, err = s.conflicts(ctx, r, reached)
+	if r.Kind() == ota.KindInstall { // a command comes first, and takes nobody's place
+		p.Conflicts, err = s.conflicts(ctx, r, reached)
+	}
 	return p, err
 }
 
@@ -185,7 +187,7 @@ func (s *Service) unselected(ctx context.Context, sel selector.Selector, exclude
 }
 
 func noDevices(p RolloutPreview) error {
-	text := "no device is eligible for " + p.Rollout.Release.String()
+	text := "no device is eligible for " + whatOf(p.Rollout)
 	for _, e := range p.Excluded {
 		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
 			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
@@ -198,6 +200,14 @@ func noDevices(p RolloutPreview) error {
 	return fmt.Errorf("%w: %s", ErrNoDevices, text)
 }
 
+// whatOf names what a rollout brings, for people.
+func whatOf(r ota.Rollout) string {
+	if r.Command != nil {
+		return "command " + r.Command.Name
+	}
+	return r.Release.String()
+}
+
 // ErrNoDevices: a rollout would reach nobody.
 var ErrNoDevices = errors.New("nothing to roll out")
 
@@ -207,6 +217,7 @@ const MaxSeedBytes = 64
 // prepare checks a plan and fills in what the operator left to the server. A
 // rollout whose State is DRAFT stays one.
 func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
+	r = r.Ordered()
 	if err := r.Validate(); err != nil {
 		return r, err
 	}
@@ -250,7 +261,7 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	if err := s.Store.CreateRollout(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
-	s.Log.Info("rollout created", "rollout", r.ID, "release", r.Release.String(), "state", r.State, "population", p.Population)
+	s.Log.Info("rollout created", "rollout", r.ID, "brings", whatOf(r), "state", r.State, "population", p.Population)
 	s.follow(ctx, r)
 	return s.Rollout(ctx, r.ID)
 }
@@ -311,7 +322,7 @@ func (s *Service) ApproveRollout(ctx context.Context, id string, stage int) (Rol
 // is to be approved again.
 func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
-		plan.Release = r.Release
+		plan.Release, plan.Command = r.Release, r.Command
 		if plan.Seed == "" {
 			plan.Seed = r.Seed
 		}

@@ -89,6 +89,9 @@ func (s *Service) streamRelease(ctx context.Context, deviceID, jobID string) (ot
 	if e.Status.Terminal() {
 		return ota.Release{}, fmt.Errorf("%w: job %s is %s on this device; a stream lives as long as its job", ErrDenied, jobID, e.Status)
 	}
+	if e.Command != nil {
+		return ota.Release{}, fmt.Errorf("%w: job %s is a command: it has no files", ErrDenied, jobID)
+	}
 	return s.Store.Release(ctx, e.Release)
 }
 

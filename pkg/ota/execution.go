@@ -71,7 +71,9 @@ type Execution struct {
 	// From is the digest of the image that the device said it ran when it was given
 	// the first attempt; empty: it had not said.
 	From string
-	// Timeout is the rollout's InProgressTimeout; from Timers on, its terms.
+	// Command is that of its rollout, nil for an install; Timeout its
+	// InProgressTimeout; from Timers on, its terms.
+	Command *Command
 	Timeout time.Duration
 	Timers  Timers
 	Retry   Retry
@@ -89,7 +91,8 @@ type Execution struct {
 // Under returns the execution with the terms of its rollout.
 func (e Execution) Under(r Rollout) Execution {
 	t := r.Terms
-	e.Timeout, e.Timers, e.Retry, e.Window, e.Consent, e.Hold = r.InProgressTimeout, t.Timers, t.Retry, t.Window, t.Consent, r.Holds()
+	e.Command, e.Timeout = r.Command, r.InProgressTimeout
+	e.Timers, e.Retry, e.Window, e.Consent, e.Hold = t.Timers, t.Retry, t.Window, t.Consent, r.Holds()
 	return e
 }
 
@@ -287,8 +290,12 @@ func Expire(e Execution, now time.Time) (Execution, bool) {
 }
 
 // Before reports whether the device shall work on a, of a rollout of priority pa,
-// before b, when both are QUEUED: the higher priority first, then the older.
+// before b, when both are QUEUED: commands first, since an install may wait for its
+// window or take long; then the higher priority, then the older.
 func Before(a Execution, pa int, b Execution, pb int) bool {
+	if commands := a.Command != nil; commands != (b.Command != nil) {
+		return commands
+	}
 	return cmp.Or(cmp.Compare(pb, pa), a.QueuedAt.Compare(b.QueuedAt), cmp.Compare(a.RolloutID, b.RolloutID)) < 0
 }
 

@@ -150,9 +150,14 @@ func TestRemoveEndsWhatIsNotFinished(t *testing.T) {
 	}
 }
 
-func TestBeforeIsPriorityThenAge(t *testing.T) {
+func TestBeforeIsCommandThenPriorityThenAge(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	e := func(id string, age time.Duration) Execution { return Execution{RolloutID: id, QueuedAt: at.Add(-age)} }
+	command := func(id string, age time.Duration) Execution {
+		x := e(id, age)
+		x.Command = &Command{}
+		return x
+	}
 	for _, c := range []struct {
 		a      Execution
 		pa     int
@@ -165,6 +170,9 @@ func TestBeforeIsPriorityThenAge(t *testing.T) {
 		{e("b", time.Second), 0, e("a", 0), 0, true},
 		{e("a", 0), 0, e("b", 0), 0, true},
 		{e("a", 0), 0, e("a", 0), 0, false},
+		{command("b", 0), 0, e("a", time.Hour), 9, true},
+		{e("a", time.Hour), 9, command("b", 0), 0, false},
+		{command("b", 0), 1, command("a", time.Hour), 0, true},
 	} {
 		if got := Before(c.a, c.pa, c.b, c.pb); got != c.before {
 			t.Errorf("%v of %d before %v of %d: %v", c.a, c.pa, c.b, c.pb, got)

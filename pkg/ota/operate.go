@@ -57,7 +57,7 @@ func ApproveStage(r Rollout, stage int, now time.Time) (Rollout, error) {
 }
 
 // Edit replaces the plan of a rollout that has not begun: what stands in plan
-// but its release. Whatever was approved is to be approved again.
+// but its release or command. Whatever was approved is to be approved again.
 func Edit(r, plan Rollout) (Rollout, error) {
 	if r.State.Begun() {
 		return r, wrongState(r, "only one that has not begun can be edited")
@@ -65,7 +65,8 @@ func Edit(r, plan Rollout) (Rollout, error) {
 	if r.RevertOf != "" {
 		return r, fmt.Errorf("%w: rollout %s reverts %s and has no plan of its own", ErrState, r.ID, r.RevertOf)
 	}
-	plan.Release = r.Release
+	plan.Release, plan.Command = r.Release, r.Command
+	plan = plan.Ordered()
 	if err := plan.Validate(); err != nil {
 		return r, err
 	}
@@ -144,6 +145,9 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
 	if r.State.Terminal() || r.State.Ending() {
 		return r, wrongState(r, "it can not be aborted")
+	}
+	if policy == AbortRevert && r.Kind() == KindCommand {
+		return r, fmt.Errorf("%w: rollout %s is of a command, which installs nothing that could be reverted: abort it without", ErrState, r.ID)
 	}
 	if policy == AbortRevert && r.RevertOf != "" {
 		return r, fmt.Errorf("%w: rollout %s reverts %s: what it brought back stays", ErrState, r.ID, r.RevertOf)

@@ -119,6 +119,8 @@ const MaxTaken = 100_000
 //	RUNNING, no open stage, one PENDING and approved         stage OPEN
 //	RUNNING, OPEN    devices left for it, the rate allows    executions made
 //	RUNNING, OPEN    no device was left for it               stage PASSED
+//	RUNNING, OPEN    a command that wants no success share,
+//	                 all finished without a verdict          stage PASSED
 //	RUNNING, OPEN    gate met                                SOAKING
 //	RUNNING, OPEN    all finished, gate not met              stage FAILED, PAUSED
 //	RUNNING, SOAKING gate no longer met                      stage OPEN again (and then judged)
@@ -292,6 +294,10 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	}
 	if !c.Settled() {
 		return Decision{Rollout: r}
+	}
+	if r.Kind() == KindCommand && stage.Gate.Success == 0 { // there is nothing to prove
+		stage.State, stage.EndedAt = StagePassed, now
+		return Decision{Rollout: r, Changed: true}
 	}
 	stage.State, stage.EndedAt = StageFailed, now
 	r.State = RolloutPaused

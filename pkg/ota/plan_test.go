@@ -135,6 +135,17 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 		{name: "a stage with only cancelled executions proves nothing", r: rollout(StageOpen, StagePending),
 			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
 			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
+		{name: "but a command that wants no success has nothing to prove", r: commandRollout(StageOpen, StagePending),
+			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
+			state: RolloutRunning, stages: []StageState{StagePassed, StagePending}},
+		{name: "unless some of it goes on", r: commandRollout(StageOpen, StagePending),
+			p:     progress(Counts{Queued: 1, Finished: map[Class]int{ClassNone: 5}}),
+			state: RolloutRunning, stages: []StageState{StageOpen, StagePending}, mustStay: true},
+		{name: "a command that wants success has its gate too", r: gated(commandRollout(StageOpen, StagePending), 0.5),
+			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
+			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
+		{name: "a command passes whatever its results if it wants no success", r: commandRollout(StageOpen, StagePending), p: progress(counts(0, 0, 0, 3)),
+			state: RolloutRunning, stages: []StageState{StageSoaking, StagePending}, wake: time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := Plan(c.r, c.p, t0.Add(c.at))
@@ -172,6 +183,13 @@ func untaken(r Rollout, cursor int) Rollout {
 // rated makes two a second, starting with t0.
 func rated(r Rollout) Rollout {
 	r.Terms.Rate, r.PacedAt, r.Terms.Start = Rate{PerMinute: 120}, t0, t0
+	return r
+}
+
+func gated(r Rollout, success float64) Rollout {
+	for i := range r.Stages {
+		r.Stages[i].Gate.Success = success
+	}
 	return r
 }
 

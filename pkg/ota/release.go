@@ -42,8 +42,13 @@ func ParseReleaseID(s string) (ReleaseID, error) {
 	return id, id.Validate()
 }
 
-// String returns "name@version".
-func (id ReleaseID) String() string { return id.Name + "@" + id.Version }
+// String returns "name@version", and nothing for none.
+func (id ReleaseID) String() string {
+	if id == (ReleaseID{}) {
+		return ""
+	}
+	return id.Name + "@" + id.Version
+}
 
 // TargetPath is the name of the release's artifact index among the TUF targets.
 func (id ReleaseID) TargetPath() string { return id.Name + "/" + id.Version + ".idx" }

@@ -123,9 +123,10 @@ type AbortRule struct {
 // Rollout is an operator's plan and where it stands.
 type Rollout struct {
 	ID       string
-	Release  ReleaseID
-	Selector string // which devices; empty: every device the release fits
-	Seed     string // fixes the order of devices, see Bucket
+	Release  ReleaseID // zero exactly when there is a Command
+	Command  *Command  // what devices run, instead of installing; nil: they install
+	Selector string    // which devices; empty: every device the release fits
+	Seed     string    // fixes the order of devices, see Bucket
 	Stages   []Stage
 	Abort    []AbortRule
 	Priority int // higher first on a device
@@ -156,7 +157,7 @@ type Rollout struct {
 // Supersedes reports whether what is QUEUED for o makes way on devices that r
 // reaches: the same firmware, created earlier, of no higher priority.
 func (r Rollout) Supersedes(o Rollout) bool {
-	return r.ID != o.ID && r.Release.Name == o.Release.Name && o.Priority <= r.Priority &&
+	return r.ID != o.ID && r.Kind() == KindInstall && r.Release.Name == o.Release.Name && o.Priority <= r.Priority &&
 		(o.CreatedAt.Before(r.CreatedAt) || o.CreatedAt.Equal(r.CreatedAt) && o.ID < r.ID)
 }
 
@@ -170,7 +171,7 @@ const (
 
 // Validate reports the first part of the plan that could never work.
 func (r Rollout) Validate() error {
-	if err := r.Release.Validate(); err != nil {
+	if err := r.validateKind(); err != nil {
 		return err
 	}
 	if len(r.Stages) == 0 || len(r.Stages) > MaxStages {

@@ -17,6 +17,7 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 		s.checkShadows(say)
 		s.checkTrust(say)
 		s.checkDoors(say)
+		s.checkUploads(say)
 		for _, r := range s.rollouts {
 			s.checkRollout(r, say)
 		}
@@ -60,8 +61,8 @@ func (s *Store) checkTrust(say func(string, ...any)) {
 }
 
 func (s *Store) checkRollout(r ota.Rollout, say func(string, ...any)) {
-	if _, ok := s.releases[r.Release]; !ok {
-		say("rollout %s is of no release: %s", r.ID, r.Release)
+	if _, ok := s.releases[r.Release]; ok == (r.Command != nil) {
+		say("rollout %s of kind %s is of release %q", r.ID, r.Kind(), r.Release)
 	}
 	if r.State.Terminal() == r.EndedAt.IsZero() {
 		say("rollout %s is %s, ended at %s", r.ID, r.State, r.EndedAt)

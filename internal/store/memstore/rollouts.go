@@ -28,7 +28,7 @@ func (s *Store) mayCreate(r ota.Rollout) error {
 	if _, ok := s.rollouts[r.ID]; ok {
 		return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
 	}
-	if _, ok := s.releases[r.Release]; !ok {
+	if _, ok := s.releases[r.Release]; !ok && r.Command == nil {
 		return notFound("release %s", r.Release)
 	}
 	return nil
@@ -131,7 +131,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
 		next := ownRollout(a.Rollout)
-		next.Release, next.CreatedAt, next.RevertOf = old.Release, old.CreatedAt, old.RevertOf
+		next.Release, next.Command, next.CreatedAt, next.RevertOf = old.Release, old.Command, old.CreatedAt, old.RevertOf
 		if old.State.Begun() {
 			next.InProgressTimeout = old.InProgressTimeout
 		}

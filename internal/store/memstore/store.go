@@ -31,6 +31,7 @@ type Store struct {
 	executions map[string]map[string][]ota.Execution // rollout, device, attempts in order
 	lines      map[line]map[int]ota.Candidate        // by turn
 	state      map[string][]byte                     // of the embedded broker
+	uploads    map[attempt]fleet.Upload
 
 	credentials map[string][]fleet.Credential // by device
 	evictions   map[string]fleet.Eviction
@@ -56,6 +57,7 @@ func New() *Store {
 		rollouts:   map[string]ota.Rollout{},
 		groups:     map[string]group{},
 		executions: map[string]map[string][]ota.Execution{},
+		uploads:    map[attempt]fleet.Upload{},
 		lines:      map[line]map[int]ota.Candidate{},
 		state:      map[string][]byte{},
 

@@ -46,6 +46,8 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"plan", `UPDATE rollouts SET stages = '['`, "rollout r can not be read"},
 		{"ended", `UPDATE rollouts SET ended_at = 1`, "ended_at is set exactly"},
 		{"lost release", `DELETE FROM releases`, "rollout is of no release: r"},
+		{"command and release", `UPDATE rollouts SET command = '{}'`, "rollout is of a command and a release: r"},
+		{"lost upload", `INSERT INTO uploads VALUES ('r', 'b', 2, 1, 1)`, "upload is of no execution: r on b"},
 		{"signed", `UPDATE releases SET state = 'SIGNED'`, "signed_at is set"},
 		{"manifest", `UPDATE releases SET manifest = '{'`, "manifest of release app@1 are not JSON"},
 		{"lost shadow", `UPDATE shadows SET device_id = 'x'`, "shadow belongs to no device"},

@@ -42,7 +42,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
 		r := a.Rollout
-		r.Release = old.Release
+		r.Release, r.Command = old.Release, old.Command
 		if old.State.Begun() {
 			r.InProgressTimeout = old.InProgressTimeout
 		}

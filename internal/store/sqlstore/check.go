@@ -89,8 +89,11 @@ var invariants = []invariant{
 	{"the last event does not stand where its log says", `SELECT l.device_id FROM device_event_logs l WHERE l.position <>
 		(SELECT COALESCE(MAX(e.position), 0) FROM device_events e WHERE e.device_id = l.device_id)`},
 	{"event belongs to no device", `SELECT device_id FROM device_event_logs WHERE device_id NOT IN (SELECT id FROM devices)`},
-	{"rollout is of no release", `SELECT id FROM rollouts r WHERE NOT EXISTS
+	{"rollout is of no release", `SELECT id FROM rollouts r WHERE r.command = '' AND NOT EXISTS
 		(SELECT 1 FROM releases e WHERE e.name = r.release_name AND e.version = r.release_version)`},
+	{"rollout is of a command and a release", `SELECT id FROM rollouts WHERE command <> '' AND (release_name IS NOT NULL OR release_version IS NOT NULL)`},
+	{"upload is of no execution", `SELECT u.rollout_id || ' on ' || u.device_id FROM uploads u WHERE NOT EXISTS (SELECT 1 FROM executions e
+		WHERE e.rollout_id = u.rollout_id AND e.device_id = u.device_id AND e.attempt = u.attempt)`},
 	{"ended_at is set exactly when a rollout has ended",
 		`SELECT id FROM rollouts WHERE (state IN ('COMPLETED', 'ABORTED', 'ROLLED_BACK')) = (ended_at IS NULL)`},
 	{"rollout reverts none that there is", `SELECT id FROM rollouts r WHERE r.revert_of <> ''

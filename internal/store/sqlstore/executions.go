@@ -13,15 +13,15 @@ import (
 
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
 	e.version, e.queued_at, e.started_at, e.step_at, e.updated_at, e.finished_at, e.details, e.lane, e.from_digest,
-	r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at
+	r.command, r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
 	var e ota.Execution
 	var of ota.Rollout
-	err := r.Scan(&e.RolloutID, &e.DeviceID, &e.Release.Name, &e.Release.Version, &e.Stage, &e.Attempt, &e.Status, &e.Class,
+	err := r.Scan(&e.RolloutID, &e.DeviceID, textInto{&e.Release.Name}, textInto{&e.Release.Version}, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
-		mapInto{&e.Details}, &e.Lane, &e.From, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt})
+		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt})
 	return e.Under(of), err
 }
 
@@ -42,7 +42,7 @@ const (
 	AND (r.max_per_lane = 0 OR r.max_per_lane > (SELECT COUNT(*) FROM executions x WHERE x.rollout_id = r.id AND x.status = 'IN_PROGRESS' AND x.lane = e.lane)))`
 	selectPending = selectExecution + ` WHERE e.device_id = ? AND e.status IN ('QUEUED', 'IN_PROGRESS')
 	AND (e.status = 'IN_PROGRESS' OR ` + mayRun + `)
-	ORDER BY CASE e.status WHEN 'IN_PROGRESS' THEN 0 ELSE 1 END, r.priority DESC, e.queued_at, e.rollout_id LIMIT `
+	ORDER BY CASE WHEN e.status = 'IN_PROGRESS' THEN 0 WHEN r.command <> '' THEN 1 ELSE 2 END, r.priority DESC, e.queued_at, e.rollout_id LIMIT `
 	selectNext = selectPending + `1`
 )
 

@@ -11,14 +11,14 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-const selectRollout = `SELECT id, release_name, release_version, selector, seed, stages, abort, priority,
+const selectRollout = `SELECT id, release_name, release_version, command, selector, seed, stages, abort, priority,
 	state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
 	terms, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of FROM rollouts`
 
 func scanRollout(r row) (ota.Rollout, error) {
 	var o ota.Rollout
 	var reverting int
-	err := r.Scan(&o.ID, &o.Release.Name, &o.Release.Version, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
+	err := r.Scan(&o.ID, textInto{&o.Release.Name}, textInto{&o.Release.Version}, commandInto{&o.Command}, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
 		&o.Priority, &o.State, &o.Reason, &o.Population, timeInto{&o.ArmedAt}, &o.Revision,
 		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout},
 		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt}, &reverting, &o.RevertOf)
@@ -26,8 +26,21 @@ func scanRollout(r row) (ota.Rollout, error) {
 	return o, err
 }
 
-// planText is the parts of a plan that are kept as JSON; empty lists are null.
-type planText struct{ stages, abort, terms string }
+// commandInto scans a command; empty is none.
+type commandInto struct{ c **ota.Command }
+
+func (s commandInto) Scan(v any) error {
+	*s.c = nil
+	if v == "" {
+		return nil
+	}
+	*s.c = new(ota.Command)
+	return jsonInto{*s.c}.Scan(v)
+}
+
+// planText is the parts of a plan that are kept as JSON; empty lists are null, and
+// no command is an empty text.
+type planText struct{ stages, abort, terms, command string }
 
 func planOf(r ota.Rollout) (p planText, err error) {
 	kept := append([]ota.Stage(nil), r.Stages...)
@@ -42,6 +55,9 @@ func planOf(r ota.Rollout) (p planText, err error) {
 	}
 	if err == nil {
 		p.terms, err = jsonText(terms)
+	}
+	if err == nil && r.Command != nil {
+		p.command, err = jsonText(r.Command)
 	}
 	if err != nil {
 		return p, fmt.Errorf("plan of rollout %s: %w", r.ID, err)
@@ -59,11 +75,11 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 }
 
 func createRollout(t *tx, r ota.Rollout, p planText) error {
-	n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, selector, seed, stages, abort, priority,
+	n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, command, selector, seed, stages, abort, priority,
 			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
 			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		r.ID, r.Release.Name, r.Release.Version, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		r.ID, orNull(r.Release.Name), orNull(r.Release.Version), p.command, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
 		r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
 		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt),
 		flag(r.Reverting), r.RevertOf)

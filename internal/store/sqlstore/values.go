@@ -41,6 +41,31 @@ func (s timeInto) Scan(v any) error {
 	return nil
 }
 
+// orNull is a text as an argument: nil for none.
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+// textInto scans what orNull wrote.
+type textInto struct{ s *string }
+
+func (s textInto) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*s.s = ""
+	case string:
+		*s.s = v
+	case []byte:
+		*s.s = string(v)
+	default:
+		return fmt.Errorf("text of type %T", v)
+	}
+	return nil
+}
+
 // durationInto scans microseconds.
 type durationInto struct{ d *time.Duration }
 

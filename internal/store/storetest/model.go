@@ -34,7 +34,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
 			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry,
 			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
-			"start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
+			"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
 		})
 		if d := cmp.Diff(snapshot(m), snapshot(s), cmpopts.EquateEmpty()); d != "" {
 			rt.Fatalf("contents (-memstore +store):\n%s", d)
@@ -235,6 +235,9 @@ func (w *walk) publish(t *rapid.T) {
 func (w *walk) rollout(t *rapid.T) {
 	r := newRollout(rollouts.Draw(t, "rollout"), 6)
 	r.Release.Version = versions.Draw(t, "version")
+	if rapid.IntRange(0, 3).Draw(t, "command") == 0 {
+		r.Release, r.Command = ota.ReleaseID{}, &ota.Command{Name: "x"}
+	}
 	r.InProgressTimeout = rapid.SampledFrom([]time.Duration{0, time.Minute, time.Hour}).Draw(t, "timeout")
 	r.Terms.Timers = ota.Timers{Claim: rapid.SampledFrom([]time.Duration{0, 2 * time.Minute}).Draw(t, "claim"), Fetch: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(t, "fetch")}
 	r.Terms.InFlight.Max = rapid.SampledFrom([]int{0, 1}).Draw(t, "in flight")
@@ -305,6 +308,17 @@ func (w *walk) start(t *rapid.T) {
 	w.same("start", func(s fleet.Store) (any, error) {
 		return s.StartNext(ctx, id, start, now)
 	})
+}
+
+func (w *walk) upload(t *rapid.T) {
+	u := fleet.Upload{
+		RolloutID: rollouts.Draw(t, "rollout"), DeviceID: devices.Draw(t, "device"), Attempt: rapid.IntRange(0, 2).Draw(t, "attempt"),
+		Bytes: rapid.Int64Range(fleet.UploadBegun, 1).Draw(t, "bytes"), At: w.time(t),
+	}
+	w.same("upload", func(s fleet.Store) (any, error) { return nil, s.PutUpload(ctx, u) })
+	if rapid.Bool().Draw(t, "drop") {
+		w.same("drop", func(s fleet.Store) (any, error) { return nil, s.DropUpload(ctx, u) })
+	}
 }
 
 // expire looks a while ahead, so that timers run out.

@@ -63,6 +63,10 @@ func snapshot(s fleet.Store) map[string]any {
 		p, err := s.Progress(ctx, r, epoch)
 		note("progress of "+r.ID, p, err)
 	}
+	uploads, err := s.Uploads(ctx, fleet.UploadFilter{}, 99)
+	note("uploads", uploads, err)
+	old, err := s.OldUploads(ctx, epoch, 1, 99)
+	note("old uploads", old, err)
 	for _, f := range []fleet.ExecutionFilter{{}, {Latest: true}, {Active: true}} {
 		var executions []ota.Execution
 		err := s.Executions(ctx, f, func(e ota.Execution) bool {
