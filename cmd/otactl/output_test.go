@@ -60,7 +60,9 @@ func TestOutputShapes(t *testing.T) {
 		{"device_show.txt", formatTable, func(a *app) error { return a.printDevice(devices[0]) }},
 		{"rollout_list.txt", formatTable, func(a *app) error { return printList(a, a.rolloutTable(), []rolloutView{rollout}) }},
 		{"rollout_show.txt", formatTable, func(a *app) error {
-			return printOne(a, rollout, rollout.ID, a.showRollout(rollout, failures))
+			r := rollout
+			r.Failures = failures
+			return printOne(a, r, r.ID, a.showRollout(r))
 		}},
 		{"rollout_show.json", formatJSON, func(a *app) error {
 			r := rollout

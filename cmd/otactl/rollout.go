@@ -92,7 +92,7 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 	if f.watch {
 		return a.watchRollout(ctx, c, r.ID)
 	}
-	return printOne(a, r, r.ID, a.showRollout(r, nil))
+	return printOne(a, r, r.ID, a.showRollout(r))
 }
 
 // rolloutRemedy adds what to look at when the server can not plan a rollout: no
@@ -120,7 +120,7 @@ func (a *app) rolloutAct(do func(context.Context, *client, string) (*otadv1.Roll
 		if a.flags.output == formatTable {
 			return nil
 		}
-		return printOne(a, r, r.ID, a.showRollout(r, nil))
+		return printOne(a, r, r.ID, a.showRollout(r))
 	}
 }
 
@@ -321,31 +321,10 @@ func newRolloutShowCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			failures, err := c.lastFailures(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
 			r := newRolloutView(resp.GetRollout())
-			r.Failures = failures
-			return printOne(a, r, r.ID, a.showRollout(r, failures))
+			return printOne(a, r, r.ID, a.showRollout(r))
 		},
 	}
-}
-
-// maxFailures is how many failed executions show lists.
-const maxFailures = 10
-
-// lastFailures returns the executions of a rollout that ended badly, the newest
-// first.
-func (c *client) lastFailures(ctx context.Context, id string) ([]executionView, error) {
-	var last []executionView
-	err := c.eachExecution(ctx, &otadv1.ListExecutionsRequest{RolloutId: id}, func(e *otadv1.Execution) bool {
-		if v := newExecutionView(e); v.unsuccessful() {
-			last = newest(append(last, v), maxFailures)
-		}
-		return true
-	})
-	return last, err
 }
 
 func newRolloutWatchCmd(a *app) *cobra.Command {

@@ -112,14 +112,32 @@ STAGE   SIZE   STATE     DONE   SHARE                    IN PROGRESS   QUEUED   
 	}
 }
 
-func TestLastFailuresAreTheNewest(t *testing.T) {
-	at := func(m int) *time.Time { v := time.Unix(int64(m)*60, 0); return &v }
-	got := newest([]executionView{{Device: "a", FinishedAt: at(1)}, {Device: "c", FinishedAt: at(3)}, {Device: "b", FinishedAt: at(3)}, {Device: "d"}}, 3)
-	var ids []string
-	for _, e := range got {
-		ids = append(ids, e.Device)
+func TestPaceIsThatOfTheLastMinute(t *testing.T) {
+	begin := time.Unix(1_700_000_000, 0)
+	running := func(done int32) rolloutView {
+		return rolloutView{State: "RUNNING", Stages: []stageView{
+			{Target: 10, Counts: countsView{Finished: map[string]int32{"succeeded": min(done, 10)}}},
+			{Target: 1000, Counts: countsView{Finished: map[string]int32{"succeeded": max(done-10, 0)}}},
+		}}
 	}
-	if diff := cmp.Diff([]string{"b", "c", "a"}, ids); diff != "" {
-		t.Error(diff)
+	var p pace
+	for _, c := range []struct {
+		after time.Duration
+		done  int32
+		want  string
+	}{
+		{0, 0, ""},
+		{500 * time.Millisecond, 5, ""}, // too short to say
+		{30 * time.Second, 50, "100 devices a minute; at that, 9m30s for the 950 left"},
+		{60 * time.Second, 100, "100 devices a minute; at that, 9m0s for the 900 left"},
+		{120 * time.Second, 100, ""},                      // nothing in the last minute
+		{150 * time.Second, 1000, "600 devices a minute"}, // since the last look that was a minute before
+	} {
+		if got := p.text(running(c.done), begin.Add(c.after)); got != c.want {
+			t.Errorf("after %s with %d done: %q, want %q", c.after, c.done, got, c.want)
+		}
+	}
+	if got := p.text(rolloutView{State: "PAUSED", Stages: running(1000).Stages}, begin.Add(3*time.Minute)); got != "" {
+		t.Errorf("paused: %q", got)
 	}
 }

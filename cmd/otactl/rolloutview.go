@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -38,7 +37,7 @@ type rolloutView struct {
 	StartedAt  *time.Time      `json:"startedAt,omitempty"`
 	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
 	EndedAt    *time.Time      `json:"endedAt,omitempty"`
-	Failures   []executionView `json:"failures,omitempty"` // the last ones, from rollout show only
+	Failures   []executionView `json:"failures,omitempty"` // the last ones, of one that is shown or watched
 }
 
 // revertView is a rollout that brings devices of another back.
@@ -122,6 +121,9 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 			},
 			OpenedAt: when(s.GetOpenedAt()), SoakingAt: when(s.GetSoakingAt()), EndedAt: when(s.GetEndedAt()),
 		})
+	}
+	for _, e := range r.GetFailures() {
+		v.Failures = append(v.Failures, newExecutionView(e))
 	}
 	for _, rule := range r.GetAbort() {
 		v.Abort = append(v.Abort, ota.AbortRule{
@@ -218,7 +220,7 @@ func (a *app) rolloutTable() view[rolloutView] {
 }
 
 // showRollout makes the text of rollout show.
-func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Writer) error {
+func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 	return func(w io.Writer) error {
 		err := writeFields(w, []field{
 			{"ID", r.ID},
@@ -241,11 +243,11 @@ func (a *app) showRollout(r rolloutView, failures []executionView) func(io.Write
 			return err
 		}
 		fmt.Fprintln(w)
-		if err := writeTable(w, stageHeads, r.stageRows()); err != nil || len(failures) == 0 {
+		if err := writeTable(w, stageHeads, r.stageRows()); err != nil || len(r.Failures) == 0 {
 			return err
 		}
 		fmt.Fprintln(w)
-		return writeTable(w, []string{"DEVICE", "STAGE", "ATTEMPT", "CLASS", "REASON", "FINISHED"}, a.failureRows(failures))
+		return writeTable(w, failureHeads, a.failureRows(r.Failures))
 	}
 }
 
@@ -256,6 +258,8 @@ func (r rolloutView) revertedBy() string {
 	}
 	return strings.Join(list, ", ")
 }
+
+var failureHeads = []string{"DEVICE", "STAGE", "ATTEMPT", "CLASS", "REASON", "FINISHED"}
 
 var stageHeads = []string{"STAGE", "SIZE", "STATE", "DEVICES", "QUEUED", "IN PROGRESS", "SUCCEEDED", "UNSUCCESSFUL", "GATE", "SOAK"}
 
@@ -314,24 +318,6 @@ func newExecutionView(e *otadv1.Execution) executionView {
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
 		ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
 	}
-}
-
-func (e executionView) unsuccessful() bool {
-	return slices.Contains(ota.Unsuccessful, ota.Class(e.Class))
-}
-
-// newest keeps the n that finished last, the newest first.
-func newest(all []executionView, n int) []executionView {
-	at := func(e executionView) time.Time {
-		if e.FinishedAt == nil {
-			return time.Time{}
-		}
-		return *e.FinishedAt
-	}
-	slices.SortStableFunc(all, func(a, b executionView) int {
-		return cmp.Or(at(b).Compare(at(a)), cmp.Compare(a.Device, b.Device))
-	})
-	return all[:min(len(all), n)]
 }
 
 // planView is what a rollout would do.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
 )
 
 // rolloutWatch shows the states of one rollout as they come: redrawn on a
@@ -14,6 +17,7 @@ type rolloutWatch struct {
 	started bool
 	last    rolloutView
 	lines   int // that the last drawing took
+	pace    pace
 }
 
 func (a *app) newRolloutWatch() *rolloutWatch { return &rolloutWatch{app: a} }
@@ -53,10 +57,57 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "SHARE", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
 		return err
 	}
+	if line := w.pace.text(r, a.now()); line != "" {
+		fmt.Fprintf(&body, "%s\n", line)
+	}
+	if n := min(len(r.Failures), drawnFailures); n > 0 {
+		body.WriteByte('\n')
+		if err := writeTable(&body, failureHeads, a.failureRows(r.Failures[:n])); err != nil {
+			return err
+		}
+	}
 	w.lines = bytes.Count(body.Bytes(), []byte{'\n'})
 	b.Write(body.Bytes())
 	_, err := io.Copy(a.stdout, &b)
 	return err
+}
+
+// drawnFailures is how many of the last failures are drawn.
+const drawnFailures = 5
+
+// pace is how fast devices were done lately.
+type pace struct{ seen []seen }
+
+type seen struct {
+	at   time.Time
+	done int32
+}
+
+// paceSpan is over how long it is taken.
+const paceSpan = time.Minute
+
+// text says how many devices a minute are done, and how long the others of the
+// stages would take at that; empty when nothing is known of it.
+func (p *pace) text(r rolloutView, now time.Time) string {
+	var done, target int32
+	for _, s := range r.Stages {
+		done += s.Counts.succeeded() + s.Counts.bad()
+		target = max(target, s.Target)
+	}
+	for len(p.seen) > 1 && now.Sub(p.seen[1].at) >= paceSpan {
+		p.seen = p.seen[1:]
+	}
+	p.seen = append(p.seen, seen{now, done})
+	span, n := now.Sub(p.seen[0].at), done-p.seen[0].done
+	if r.State != string(ota.RolloutRunning) || span < time.Second || n <= 0 {
+		return ""
+	}
+	perMinute := float64(n) / span.Minutes()
+	text := fmt.Sprintf("%.0f devices a minute", perMinute)
+	if left := target - done; left > 0 {
+		text += fmt.Sprintf("; at that, %s for the %d left", (time.Duration(float64(left) / perMinute * float64(time.Minute))).Round(time.Second), left)
+	}
+	return text
 }
 
 func drawnRows(r rolloutView) [][]string {

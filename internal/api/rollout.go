@@ -64,11 +64,28 @@ func (h rolloutHandler) CreateRollout(ctx context.Context, r *connect.Request[ot
 }
 
 func (h rolloutHandler) GetRollout(ctx context.Context, r *connect.Request[otadv1.GetRolloutRequest]) (*connect.Response[otadv1.GetRolloutResponse], error) {
-	v, err := h.fleet.Rollout(ctx, r.Msg.GetId())
+	_, m, err := h.whole(ctx, r.Msg.GetId())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&otadv1.GetRolloutResponse{Rollout: encodeRollout(v)}), nil
+	return connect.NewResponse(&otadv1.GetRolloutResponse{Rollout: m}), nil
+}
+
+// whole is a rollout with its last failures.
+func (h rolloutHandler) whole(ctx context.Context, id string) (fleet.RolloutView, *otadv1.Rollout, error) {
+	v, err := h.fleet.Rollout(ctx, id)
+	if err != nil {
+		return v, nil, err
+	}
+	failures, err := h.fleet.Failures(ctx, id)
+	if err != nil {
+		return v, nil, err
+	}
+	m := encodeRollout(v)
+	for _, e := range failures {
+		m.Failures = append(m.Failures, encodeExecution(e))
+	}
+	return v, m, nil
 }
 
 func (h rolloutHandler) ListRollouts(ctx context.Context, _ *connect.Request[otadv1.ListRolloutsRequest]) (*connect.Response[otadv1.ListRolloutsResponse], error) {
@@ -92,11 +109,10 @@ func (h rolloutHandler) WatchRollout(ctx context.Context, r *connect.Request[ota
 	defer stop()
 	last := ""
 	return watch(ctx, changed, func() (done bool, err error) {
-		v, err := h.fleet.Rollout(ctx, r.Msg.GetId())
+		v, m, err := h.whole(ctx, r.Msg.GetId())
 		if err != nil {
 			return false, err
 		}
-		m := encodeRollout(v)
 		if s := m.String(); s != last {
 			last = s
 			if err := stream.Send(&otadv1.WatchRolloutResponse{Rollout: m}); err != nil {
@@ -107,6 +123,10 @@ func (h rolloutHandler) WatchRollout(ctx context.Context, r *connect.Request[ota
 	})
 }
 
+// watchPause is what lies between two looks at the least: a rollout may change
+// thousands of times a second.
+const watchPause = 100 * time.Millisecond
+
 // watch calls look at once, after every signal and every watchInterval, until
 // it is done, fails or ctx ends.
 func watch(ctx context.Context, changed <-chan struct{}, look func() (bool, error)) error {
@@ -115,6 +135,13 @@ func watch(ctx context.Context, changed <-chan struct{}, look func() (bool, erro
 	for {
 		if done, err := look(); done || err != nil {
 			return err
+		}
+		pause := time.NewTimer(watchPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
 		}
 		select {
 		case <-changed:

@@ -69,6 +69,15 @@ func (s *Service) Pending(ctx context.Context, deviceID string, limit int) ([]ot
 	return s.Store.Pending(ctx, deviceID, limit)
 }
 
+// MaxFailures is how many failures a rollout is shown with.
+const MaxFailures = 10
+
+// Failures returns the attempts of a rollout that ended unsuccessfully last, the
+// newest first, at most MaxFailures.
+func (s *Service) Failures(ctx context.Context, rolloutID string) ([]ota.Execution, error) {
+	return s.Store.Failures(ctx, rolloutID, MaxFailures)
+}
+
 // ExecutionPage returns up to limit executions and whether there are more.
 func (s *Service) ExecutionPage(ctx context.Context, filter ExecutionFilter, limit int) (page []ota.Execution, more bool, err error) {
 	if filter.RolloutID != "" {

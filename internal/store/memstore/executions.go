@@ -230,6 +230,25 @@ func (s *Store) Executions(ctx context.Context, filter fleet.ExecutionFilter, f 
 	return each(ctx, list, f)
 }
 
+// Failures implements fleet.ExecutionStore.
+func (s *Store) Failures(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error) {
+	var list []ota.Execution
+	err := s.locked(ctx, func() error {
+		for _, attempts := range s.executions[rolloutID] {
+			for _, e := range attempts {
+				if e.Class != ota.ClassNone && e.Class != ota.ClassSucceeded {
+					list = append(list, ownExecution(e.Under(s.rollouts[rolloutID])))
+				}
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(list, func(a, b ota.Execution) int {
+		return cmp.Or(b.FinishedAt.Compare(a.FinishedAt), fleet.KeyOf(a).Compare(fleet.KeyOf(b)))
+	})
+	return list[:min(len(list), limit)], err
+}
+
 func matches(f fleet.ExecutionFilter, e ota.Execution, latest bool) bool {
 	return (f.RolloutID == "" || f.RolloutID == e.RolloutID) &&
 		(f.DeviceID == "" || f.DeviceID == e.DeviceID) &&

@@ -324,3 +324,20 @@ func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
 	return query + ` AND (e.rollout_id, e.device_id, e.attempt) > (?, ?, ?)
 		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`, args
 }
+
+const selectFailures = selectExecution + ` WHERE e.rollout_id = ? AND e.class NOT IN ('', 'succeeded')
+	ORDER BY e.finished_at DESC, e.device_id, e.attempt LIMIT ?`
+
+// Failures implements fleet.ExecutionStore.
+func (s *Store) Failures(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error) {
+	var list []ota.Execution
+	err := s.rows(ctx, func(r row) error {
+		e, err := scanExecution(r)
+		list = append(list, e)
+		return err
+	}, selectFailures, rolloutID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read failures: %w", err)
+	}
+	return list, nil
+}

@@ -227,6 +227,24 @@ var executionTests = []test{
 		s.equal("replaced", e, s.execution("r", "d"))
 		s.equal("replaced", e.Details, map[string]string{"step": "b"})
 	}},
+	{"that failed last come first", func(s *suite) {
+		s.enrolled("a", "b", "c", "d", "e")
+		r := s.open(s.rollout("r", 5), epoch, queued(0, 1, "a", "b", "c", "d", "e")...)
+		s.open(s.rollout("q", 5), epoch, queued(0, 1, "a")...)
+		s.report("r", "c", ota.Failed, epoch)
+		s.report("r", "b", ota.Rejected, epoch.Add(time.Second))
+		s.report("r", "a", ota.Failed, epoch.Add(time.Second))
+		s.report("r", "d", ota.Succeeded, epoch.Add(2*time.Second))
+		s.open(r, epoch.Add(3*time.Second), queued(0, 2, "c")...)
+		s.report("r", "c", ota.Failed, epoch.Add(4*time.Second))
+		list, err := s.Failures(ctx, "r", 10)
+		s.must(err)
+		s.equal("all", names(list), []string{"r c 2", "r a 1", "r b 1", "r c 1"})
+		s.equal("whole", list[0], s.execution("r", "c"))
+		list, err = s.Failures(ctx, "r", 2)
+		s.must(err)
+		s.equal("the last two", names(list), []string{"r c 2", "r a 1"})
+	}},
 	{"are listed in order, narrowed by the filter", func(s *suite) {
 		s.enrolled("a", "b")
 		r := s.open(s.rollout("r", 2), epoch, queued(0, 1, "b", "a")...)

@@ -1012,7 +1012,10 @@ type Rollout struct {
 	Rate              float64                `protobuf:"fixed64,18,opt,name=rate,proto3" json:"rate,omitempty"`                          // executions a minute that it may make now; 0: no bound
 	RevertOf          string                 `protobuf:"bytes,80,opt,name=revert_of,json=revertOf,proto3" json:"revert_of,omitempty"`    // the rollout whose devices it brings back; empty: none
 	// Those that bring its devices back, when it was aborted for that.
-	Reverts       []*Revert `protobuf:"bytes,81,rep,name=reverts,proto3" json:"reverts,omitempty"`
+	Reverts []*Revert `protobuf:"bytes,81,rep,name=reverts,proto3" json:"reverts,omitempty"`
+	// Attempts that ended unsuccessfully last, the newest first, at most 10. Only
+	// where one rollout is asked for.
+	Failures      []*Execution `protobuf:"bytes,90,rep,name=failures,proto3" json:"failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1183,6 +1186,13 @@ func (x *Rollout) GetRevertOf() string {
 func (x *Rollout) GetReverts() []*Revert {
 	if x != nil {
 		return x.Reverts
+	}
+	return nil
+}
+
+func (x *Rollout) GetFailures() []*Execution {
+	if x != nil {
+		return x.Failures
 	}
 	return nil
 }
@@ -3034,7 +3044,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xf6\x05\n" +
+	"approvedAt\"\xa6\x06\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3061,7 +3071,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\areached\x18\x11 \x01(\x05R\areached\x12\x12\n" +
 	"\x04rate\x18\x12 \x01(\x01R\x04rate\x12\x1b\n" +
 	"\trevert_of\x18P \x01(\tR\brevertOf\x12)\n" +
-	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\"=\n" +
+	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\x12.\n" +
+	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
@@ -3312,64 +3323,65 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	48, // 33: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
 	48, // 34: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
 	13, // 35: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
-	45, // 36: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	48, // 37: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	48, // 38: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	48, // 39: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	48, // 40: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	48, // 41: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 42: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	0,  // 43: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	18, // 44: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	19, // 45: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	17, // 46: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	47, // 47: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	7,  // 48: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	46, // 49: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 50: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 51: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 52: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 53: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 54: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 55: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 56: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 57: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 58: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 62: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 63: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	20, // 64: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	30, // 65: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	32, // 66: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	34, // 67: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	21, // 68: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	23, // 69: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	25, // 70: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	36, // 71: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	38, // 72: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	40, // 73: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	27, // 74: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	42, // 75: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 76: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	29, // 77: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	31, // 78: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	33, // 79: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	35, // 80: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	22, // 81: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	24, // 82: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	26, // 83: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	37, // 84: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	39, // 85: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	41, // 86: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	28, // 87: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	43, // 88: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	76, // [76:89] is the sub-list for method output_type
-	63, // [63:76] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	14, // 36: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
+	45, // 37: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	48, // 38: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	48, // 39: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	48, // 40: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	48, // 41: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	48, // 42: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 43: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	0,  // 44: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	18, // 45: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	19, // 46: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	17, // 47: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	47, // 48: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	7,  // 49: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	46, // 50: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 51: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 52: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 53: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 54: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 55: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 56: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 57: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 58: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 63: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 64: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	20, // 65: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	30, // 66: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	32, // 67: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	34, // 68: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	21, // 69: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	23, // 70: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	25, // 71: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	36, // 72: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	38, // 73: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	40, // 74: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	27, // 75: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	42, // 76: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 77: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	29, // 78: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	31, // 79: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	33, // 80: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	35, // 81: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	22, // 82: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	24, // 83: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	26, // 84: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	37, // 85: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	39, // 86: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	41, // 87: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	28, // 88: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	43, // 89: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	77, // [77:90] is the sub-list for method output_type
+	64, // [64:77] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
