@@ -31,6 +31,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	defer stopBackground()
 	work, background := errgroup.WithContext(background)
 	work.Go(func() error { return s.fleet.RunEngine(background) })
+	work.Go(func() error { return s.fleet.RunNotifier(background) })
 	work.Go(func() error { return s.fleet.RunTimeouts(background) })
 	work.Go(func() error { return s.fleet.RunUploads(background) })
 	work.Go(func() error { return s.fleet.RunTrust(background) })

@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,10 +26,9 @@ import (
 )
 
 const (
-	rolloutDevices = 100_000
-	rolloutStage   = 20_000
 	rolloutAsking  = 10_000 // devices that begin and report
 	rolloutWriters = 200
+	rolloutNaive   = 500 // of what is done row by row to compare
 )
 
 // silent is a Publisher that tells nobody.
@@ -40,43 +42,46 @@ func (*silent) NotifyJobs(context.Context, string, []ota.Execution) error       
 func (*silent) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
 func (*silent) Disconnect(string, string)                                          {}
 
-// BenchmarkRollout100k plans a rollout over 100,000 devices, starts it with a
-// stage of 20,000, lets 10,000 of them ask, begin and report, and reads where it
-// stands: the service and the store, without the network.
-func BenchmarkRollout100k(b *testing.B) {
-	b.Run("sqlite", func(b *testing.B) {
-		path := filepath.Join(b.TempDir(), "otad.db")
-		store, err := sqlite.Open(context.Background(), path)
-		must(b, err)
-		b.Cleanup(func() { must(b, store.Close()) })
-		seedRollout(b, "sqlite", path)
-		benchRollout(b, store)
-	})
-	b.Run("postgres", func(b *testing.B) {
-		server := testserver.Postgres{Durable: true}
-		url := server.Database(b)
-		store, err := postgres.Open(context.Background(), postgres.Config{URL: url})
-		must(b, err)
-		b.Cleanup(func() { must(b, store.Close()) })
-		seedRollout(b, "pgx", url)
-		benchRollout(b, store)
-	})
+// BenchmarkRollout plans a rollout over a fleet, opens a stage of all of it, lets
+// 10,000 devices ask, begin and report, reads where it stands, and trips its abort
+// rule: the service and the store, without the network. Each of its parts runs
+// alone, as in -bench Rollout/postgres/1M.
+func BenchmarkRollout(b *testing.B) {
+	for name, n := range map[string]int{"100k": 100_000, "1M": 1_000_000} {
+		b.Run("sqlite/"+name, func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "otad.db")
+			store, err := sqlite.Open(context.Background(), path)
+			must(b, err)
+			b.Cleanup(func() { must(b, store.Close()) })
+			benchRollout(b, store, seedRollout(b, "sqlite", path, n), n)
+		})
+		b.Run("postgres/"+name, func(b *testing.B) {
+			server := testserver.Postgres{Durable: true}
+			url := server.Database(b)
+			store, err := postgres.Open(context.Background(), postgres.Config{URL: url})
+			must(b, err)
+			b.Cleanup(func() { must(b, store.Close()) })
+			benchRollout(b, store, seedRollout(b, "pgx", url, n), n)
+		})
+	}
 }
 
-func seedRollout(b *testing.B, driver, at string) {
+// seedRollout fills a database, and returns a way into it behind the store's back.
+func seedRollout(b *testing.B, driver, at string, n int) *sql.DB {
 	b.Helper()
 	db, err := sql.Open(driver, at)
 	must(b, err)
-	defer db.Close()
-	for _, statement := range append(storetest.Seed(rolloutDevices), "ANALYZE") {
+	b.Cleanup(func() { must(b, db.Close()) })
+	for _, statement := range append(storetest.Seed(n), "ANALYZE") {
 		if _, err := db.Exec(statement); err != nil {
 			b.Fatal(err)
 		}
 	}
+	return db
 }
 
-func benchRollout(b *testing.B, store fleet.Store) {
-	ctx := context.Background()
+func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
+	ctx, cancel := context.WithCancel(context.Background())
 	release := ota.Release{CreatedAt: time.Now(), Manifest: ota.Manifest{
 		Name: "app", Version: "1.0.0", HardwareIDs: []string{"board-a"}, Installer: ota.InstallImage,
 		ImageDigest: strings.Repeat("cd", 32), ImageSize: 1, ObjectSize: 1,
@@ -84,50 +89,128 @@ func benchRollout(b *testing.B, store fleet.Store) {
 	_, err := store.CreateRelease(ctx, release)
 	must(b, err)
 	must(b, store.PublishMetadata(ctx, nil, []ota.ReleaseID{release.ID()}, time.Now()))
-	service := fleet.New(fleet.Config{Store: store, Publisher: &silent{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
-	plan := ota.Rollout{Release: release.ID(), Seed: "bench", Stages: []ota.Stage{
-		{Size: ota.Size{Count: rolloutStage}, Gate: ota.Gate{Success: 1}, State: ota.StagePending}, {Size: ota.Size{Percent: 100}, State: ota.StagePending},
-	}}
+	publisher := &silent{}
+	service := fleet.New(fleet.Config{Store: store, Publisher: publisher, Now: time.Now, NotifyRate: fleet.Unpaced, Log: slog.New(slog.DiscardHandler)})
+	var engine sync.WaitGroup
+	engine.Go(func() { _ = service.RunEngine(ctx) })
+	engine.Go(func() { _ = service.RunNotifier(ctx) })
+	b.Cleanup(engine.Wait)
+	b.Cleanup(cancel)
 	took := func(unit string, f func()) {
 		start := time.Now()
 		f()
 		b.ReportMetric(time.Since(start).Seconds(), unit)
 	}
 	rate := func(unit string, n int, f func(id string) error) {
+		list := ids(b, store)
 		start := time.Now()
-		must(b, eachOf(ids(b, store), n, f))
+		must(b, eachOf(list, n, f))
 		b.ReportMetric(float64(n)/time.Since(start).Seconds(), unit)
 	}
-	var id string
+	plan := ota.Rollout{Release: release.ID(), Seed: "bench", Abort: []ota.AbortRule{{Class: ota.ClassFailed, Share: 1, Count: 1}},
+		Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, Gate: ota.Gate{Success: 1}, State: ota.StagePending, Approval: true}}}
 	took("s/plan", func() {
-		p, err := service.PlanRollout(ctx, plan)
-		must(b, err)
-		if p.Population != rolloutDevices {
-			b.Fatalf("population %d", p.Population)
-		}
+		b.ReportMetric(peak(func() {
+			p, err := service.PlanRollout(ctx, plan)
+			must(b, err)
+			if p.Population != devices {
+				b.Fatalf("population %d", p.Population)
+			}
+		}), "MiB/plan")
 	})
-	took("s/start+notify", func() {
+	var id string
+	took("s/create", func() {
 		v, err := service.CreateRollout(ctx, plan)
 		must(b, err)
 		id = v.ID
-		if n := v.Progress.Total().Queued; n != rolloutStage {
-			b.Fatalf("%d executions", n)
+	})
+	until := func(done func(v fleet.RolloutView) bool) {
+		for tick := time.NewTicker(2 * time.Millisecond); ; <-tick.C {
+			v, err := service.Rollout(ctx, id)
+			must(b, err)
+			if done(v) {
+				tick.Stop()
+				return
+			}
 		}
+	}
+	took("s/open", func() {
+		_, err := service.ApproveRollout(ctx, id, 1)
+		must(b, err)
+		until(func(v fleet.RolloutView) bool { return v.Progress.Total().Queued == devices })
 	})
 	rate("next/s", rolloutAsking, func(d string) error { _, err := service.NextExecution(ctx, d); return err })
 	rate("starts/s", rolloutAsking, func(d string) error { _, err := service.StartNext(ctx, d, ota.Starting{}); return err })
-	rate("reports/s", rolloutAsking, func(d string) error {
+	rate("reports/s", rolloutAsking-1, func(d string) error {
 		_, err := service.Report(ctx, ota.Report{RolloutID: id, DeviceID: d, Status: ota.Succeeded})
 		return err
 	})
 	took("s/show", func() {
 		v, err := service.Rollout(ctx, id)
 		must(b, err)
-		if n := v.Progress.Total().Of(ota.ClassSucceeded); n != rolloutAsking {
+		if n := v.Progress.Total().Of(ota.ClassSucceeded); n != rolloutAsking-1 {
 			b.Fatalf("%d succeeded", n)
 		}
 	})
-	took("s/abort", func() { _, err := service.AbortRollout(ctx, id, "bench", ""); must(b, err) })
+	took("s/show-naive", func() {
+		rows, err := db.Query("SELECT stage, status, class, COUNT(*) FROM executions GROUP BY stage, status, class")
+		must(b, err)
+		for rows.Next() {
+		}
+		must(b, errors.Join(rows.Err(), rows.Close()))
+	})
+	took("s/ended", func() {
+		took("s/stopped", func() {
+			list := ids(b, store)
+			_, err := service.Report(ctx, ota.Report{RolloutID: id, DeviceID: list[rolloutAsking-1], Status: ota.Failed})
+			must(b, err)
+			until(func(v fleet.RolloutView) bool { return v.State != ota.RolloutRunning })
+		})
+		until(func(v fleet.RolloutView) bool { return v.State == ota.RolloutAborted })
+	})
+	naive := plan
+	naive.ID, naive.State = "naive", ota.RolloutRunning
+	naive.Stages = []ota.Stage{{State: ota.StageOpen, Target: devices}}
+	must(b, store.CreateRollout(ctx, naive))
+	took("s/open-naive", func() {
+		start := time.Now()
+		for _, device := range ids(b, store)[:rolloutNaive] {
+			e := ota.Execution{DeviceID: device, Attempt: 1, Status: ota.Queued}
+			must(b, store.Advance(ctx, fleet.Advance{Rollout: naive, Insert: []ota.Execution{e}, Now: time.Now()}))
+			naive.Revision++
+		}
+		b.ReportMetric(time.Since(start).Seconds()*float64(devices/rolloutNaive), "s/open-naive-at-that-rate")
+	})
+}
+
+// peak is how much more memory than before the process had in use while f ran, in
+// MiB, by looks at short intervals.
+func peak(f func()) float64 {
+	runtime.GC()
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse
+	}
+	before, most := inUse(), uint64(0)
+	ended := make(chan struct{})
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			most = max(most, inUse())
+			select {
+			case <-tick.C:
+			case <-ended:
+				return
+			}
+		}
+	})
+	f()
+	close(ended)
+	looking.Wait()
+	return float64(most-min(before, most)) / (1 << 20)
 }
 
 // ids are devices that have an execution.

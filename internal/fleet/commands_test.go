@@ -34,7 +34,9 @@ func TestCommandOnOneDeviceIsAtOnce(t *testing.T) {
 		w.ok(err)
 		_, err = w.s.Report(w.ctx, ota.Report{RolloutID: install.ID, DeviceID: ids[0], Status: ota.Queued, Details: map[string]string{ota.DetailStep: string(ota.StepWaiting)}})
 		w.ok(err)
+		defer w.background(w.s.RunNotifier)()
 		v := w.command(`id = "`+ids[0]+`"`, "set-level", map[string]string{"level": "3"})
+		synctest.Wait()
 		if c := v.Progress.Total(); v.State != ota.RolloutRunning || v.Population != 1 || c.Queued != 1 || v.InProgressTimeout == 0 {
 			t.Fatalf("%s for %d, %+v, bound by %s", v.State, v.Population, c, v.InProgressTimeout)
 		}

@@ -17,45 +17,52 @@ func (s *Service) Wake() {
 	}
 }
 
+// lookEvery is the shortest time between two looks of the engine, however often it
+// is woken: a flood of reports must not be one of looks.
+const lookEvery = 20 * time.Millisecond
+
 // RunEngine moves rollouts until ctx ends: it reads where each stands, asks
-// ota.Plan, writes the decision in one transaction and tells the devices after
-// that. It keeps nothing in memory, so it may be killed anywhere, and several
-// replicas may run it.
+// ota.Plan and writes the decision in one transaction; RunNotifier tells the
+// devices after that. It keeps nothing in memory, so it may be killed anywhere, and
+// several replicas may run it.
 func (s *Service) RunEngine(ctx context.Context) error {
-	// The crash may have come between a commit and its messages.
-	s.tellAll(ctx)
 	for {
+		looked := time.Now()
 		next := s.advanceAll(ctx)
-		timer := time.NewTimer(min(max(time.Until(next), 0), s.Poll))
-		select {
-		case <-s.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !s.rest(ctx, min(max(time.Until(next), 0), s.Poll), s.wake) || !s.rest(ctx, time.Until(looked.Add(lookEvery)), nil) {
 			return nil
 		}
-		timer.Stop()
 	}
 }
 
-// advanceAll steps every rollout that is not final and returns when to look
-// again at the latest.
+// rest waits so long, or until it is woken; false: ctx has ended.
+func (s *Service) rest(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-wake:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// advanceAll steps every rollout that may move and returns when to look again at
+// the latest.
 func (s *Service) advanceAll(ctx context.Context) time.Time {
 	next := time.Now().Add(s.Poll)
-	all, err := s.Store.Rollouts(ctx)
+	moving, err := s.Store.Moving(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			s.Log.Error("engine can not read the rollouts", "error", err)
 		}
 		return next
 	}
-	for _, r := range all {
-		if r.State.Terminal() || r.State == ota.RolloutPaused {
-			continue
-		}
-		wake, err := s.advance(ctx, r.ID)
+	for _, id := range moving {
+		wake, err := s.advance(ctx, id)
 		if err != nil && ctx.Err() == nil {
-			s.Log.Error("engine can not move a rollout, trying again", "rollout", r.ID, "error", err)
+			s.Log.Error("engine can not move a rollout, trying again", "rollout", id, "error", err)
 		}
 		if in := wake.Sub(s.Now()); !wake.IsZero() {
 			if at := time.Now().Add(in); at.Before(next) {
@@ -79,11 +86,19 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			return wake, err
 		}
 		d := ota.Plan(r, p, now)
-		if !d.Changed && !d.Cancel && !d.Arrange && !d.Revert {
+		if d.Cancel {
+			if more, err := s.cancel(ctx, r, now); more || err != nil {
+				if err != nil {
+					return wake, err
+				}
+				continue
+			}
+		}
+		if !d.Changed && !d.Arrange && !d.Revert {
 			s.tellHeld(ctx, r, p.Total())
 			return d.Wake, nil
 		}
-		step := Advance{Rollout: d.Rollout, Cancel: d.Cancel, Now: now}
+		step := Advance{Rollout: d.Rollout, Now: now}
 		switch {
 		case d.Arrange:
 			step.Rollout, err = s.arrange(ctx, r, now)
@@ -104,7 +119,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		}
 		s.logStep(r, step)
 		s.signals.raise("rollout/" + id)
-		s.tellStep(ctx, r, step)
+		s.tellStep(r, step)
 		if step.Rollout.State.Terminal() {
 			s.held.forget(id)
 		}
@@ -115,6 +130,23 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			s.dropCandidates(ctx, step.Rollout)
 		}
 	}
+}
+
+// CancelBatch is how many executions are cancelled in one transaction: others get
+// their turn between two.
+const CancelBatch = 2000
+
+// cancel cancels some executions of a rollout that can be, and says whether there
+// may be more.
+func (s *Service) cancel(ctx context.Context, r ota.Rollout, now time.Time) (more bool, err error) {
+	cancelled, err := s.Store.Cancel(ctx, r, now, CancelBatch)
+	if err != nil || len(cancelled) == 0 {
+		return false, err
+	}
+	s.Log.Info("executions cancelled", "rollout", r.ID, "executions", len(cancelled))
+	s.signals.raise("rollout/" + r.ID)
+	s.notifier.add(telling{what: tellGone, rollout: r, list: cancelled})
+	return true, nil
 }
 
 func (s *Service) logStep(before ota.Rollout, step Advance) {

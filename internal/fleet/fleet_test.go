@@ -404,6 +404,7 @@ func TestPauseAndAbortHoldBackWhatIsQueued(t *testing.T) {
 		ids := w.enroll(5, "rpi4")
 		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("100%")})
 		w.ok(err)
+		defer w.background(w.s.RunNotifier)()
 		ctx, cancel := context.WithCancel(w.ctx)
 		done := make(chan error, 1)
 		go func() { done <- w.s.RunEngine(ctx) }()
@@ -427,6 +428,7 @@ func TestPauseAndAbortHoldBackWhatIsQueued(t *testing.T) {
 		}
 		_, err = w.s.Report(w.ctx, ota.Report{RolloutID: started.RolloutID, DeviceID: ids[0], Status: ota.Succeeded})
 		w.ok(err)
+		<-time.After(time.Second) // the engine looks so often at the most
 		synctest.Wait()
 		v, err = w.s.Rollout(w.ctx, v.ID)
 		w.ok(err)

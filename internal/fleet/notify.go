@@ -19,85 +19,52 @@ const MaxNotified = 10
 // to answer must not keep the engine from its next step.
 const maxNotifying = 32
 
-// tellStep tells the devices whose executions a step of the rollout, which was
-// as in before, added, cancelled or held back. It reads what the store says
-// now: telling late or twice is harmless.
-func (s *Service) tellStep(ctx context.Context, before ota.Rollout, step Advance) {
-	runs, ran := step.Rollout.State == ota.RolloutRunning, before.State == ota.RolloutRunning
+// tellStep has the devices told whose executions a step of the rollout, which was
+// as in before, added or held back.
+func (s *Service) tellStep(before ota.Rollout, step Advance) {
+	after := step.Rollout
+	runs, ran := after.State == ota.RolloutRunning, before.State == ota.RolloutRunning
+	t := telling{rollout: before}
 	switch {
-	case step.Rollout.State.Terminal(): // nothing was pending any more
-	case runs && !ran:
-		s.tellAppeared(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool {
+	case runs && !ran && !before.StartedAt.IsZero(): // it goes on
+		t.what, t.whole = tellCome, func(e ota.Execution) bool {
 			return e.Status == ota.Queued || before.Holds() && e.Status == ota.InProgress
-		}))
-	case runs:
-		s.tellAppeared(ctx, before, step.Insert)
-		s.tellOpened(ctx, step)
-	case ran:
-		s.tellVanished(ctx, before, s.executionsOf(ctx, before.ID, func(e ota.Execution) bool {
-			return e.Status == ota.Queued || e.Status == ota.Canceled || step.Rollout.Holds() && e.Status == ota.InProgress
-		}))
+		}
+	case runs && step.Open != nil:
+		t.what, t.rollout, t.from, t.to = tellCome, after, step.Open.From, step.Open.To
+	case ran && after.State == ota.RolloutPaused:
+		t.what, t.whole = tellGone, func(e ota.Execution) bool {
+			return e.Status == ota.Queued || after.Holds() && e.Status == ota.InProgress
+		}
+	}
+	if t.what != "" {
+		s.notifier.add(t)
+	}
+	if runs && len(step.Insert) > 0 {
+		s.notifier.add(telling{what: tellCome, rollout: before, list: step.Insert})
 	}
 }
 
-// executionsOf returns the newest attempts of a rollout that keep lets through.
-func (s *Service) executionsOf(ctx context.Context, rolloutID string, keep func(ota.Execution) bool) []ota.Execution {
-	var list []ota.Execution
-	err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: rolloutID, Latest: true}, func(e ota.Execution) bool {
-		if keep(e) {
-			list = append(list, e)
+// nextChanged says of an execution that was told of whether it changed what is next
+// for its device, where this is pending now.
+func (s *Service) nextChanged(ctx context.Context, t telling) func(e ota.Execution, pending []ota.Execution) bool {
+	switch t.what {
+	case tellCome: // it is next itself
+		return func(_ ota.Execution, pending []ota.Execution) bool {
+			return len(pending) > 0 && pending[0].RolloutID == t.rollout.ID
 		}
-		return true
-	})
-	if err != nil {
-		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
+	case tellGone: // unless something else stood before it
+		priority := s.priorities()
+		return func(e ota.Execution, pending []ota.Execution) bool {
+			// what it works on is cancelled, or to be held
+			if len(pending) == 0 || !e.StartedAt.IsZero() {
+				return true
+			}
+			first := pending[0]
+			return first.Status == ota.Queued && ota.Before(e, t.rollout.Priority, first, priority(ctx, first.RolloutID))
+		}
 	}
-	return list
-}
-
-// opened is how many candidates are told in one go.
-const opened = 1000
-
-// tellOpened tells the devices that had their turn.
-func (s *Service) tellOpened(ctx context.Context, step Advance) {
-	if step.Open == nil {
-		return
-	}
-	r := step.Rollout
-	for turn := step.Open.From; turn < step.Open.To; turn += opened {
-		part, err := s.Store.Candidates(ctx, r.ID, r.Line, turn, min(opened, step.Open.To-turn))
-		if err != nil {
-			s.Log.Error("the candidates can not be read, devices ask by themselves later", "error", err)
-			return
-		}
-		list := make([]ota.Execution, len(part))
-		for i, c := range part {
-			list[i] = ota.Execution{DeviceID: c.DeviceID, Attempt: 1}
-		}
-		s.tellAppeared(ctx, r, list)
-	}
-}
-
-// tellAppeared tells devices of executions that are pending now and were not.
-// What is next for a device changed if one of them is.
-func (s *Service) tellAppeared(ctx context.Context, r ota.Rollout, list []ota.Execution) {
-	s.tellEach(ctx, list, func(e ota.Execution, pending []ota.Execution) bool {
-		return len(pending) > 0 && pending[0].RolloutID == r.ID && pending[0].Attempt == e.Attempt
-	})
-}
-
-// tellVanished tells devices of QUEUED executions that are pending no more. What
-// is next for a device changed unless something else stood before it.
-func (s *Service) tellVanished(ctx context.Context, r ota.Rollout, list []ota.Execution) {
-	priority := s.priorities()
-	s.tellEach(ctx, list, func(e ota.Execution, pending []ota.Execution) bool {
-		// what it works on is cancelled, or to be held
-		if len(pending) == 0 || !e.StartedAt.IsZero() {
-			return true
-		}
-		first := pending[0]
-		return first.Status == ota.Queued && ota.Before(e, r.Priority, first, priority(ctx, first.RolloutID))
-	})
+	return func(ota.Execution, []ota.Execution) bool { return true }
 }
 
 // priorities reads the priority of rollouts, each once or a few times. One that can
@@ -172,9 +139,7 @@ func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
 	}
 	if len(list) > 0 {
 		s.held.told(KeyOf(list[len(list)-1]))
-		s.tellEach(ctx, list, func(_ ota.Execution, pending []ota.Execution) bool {
-			return len(pending) > 0 && pending[0].RolloutID == r.ID
-		})
+		s.notifier.add(telling{what: tellCome, rollout: r, list: list})
 	}
 }
 
@@ -203,24 +168,6 @@ func (h *held) forget(rolloutID string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.last, rolloutID)
-}
-
-// tellAll tells every device that has something to do: after a crash nobody
-// knows who was told.
-func (s *Service) tellAll(ctx context.Context) {
-	devices := map[string]bool{}
-	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
-		devices[e.DeviceID] = true
-		return true
-	})
-	if err != nil {
-		s.Log.Error("the executions can not be read, devices ask by themselves later", "error", err)
-	}
-	list := make([]ota.Execution, 0, len(devices))
-	for id := range devices {
-		list = append(list, ota.Execution{DeviceID: id})
-	}
-	s.tellEach(ctx, list, func(ota.Execution, []ota.Execution) bool { return true })
 }
 
 // pending is what the device may be told of; false when it can not be read. The

@@ -1,7 +1,6 @@
 package fleet_test
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,9 +15,7 @@ func TestWhoIsToldWhat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := w.enroll(1, "rpi4")[0]
-		ctx, cancel := context.WithCancel(w.ctx)
-		done := make(chan error, 1)
-		go func() { done <- w.s.RunEngine(ctx) }()
+		defer w.background(w.s.RunEngine, w.s.RunNotifier)()
 		said := func(what, want string) {
 			t.Helper()
 			synctest.Wait()
@@ -88,13 +85,11 @@ func TestWhoIsToldWhat(t *testing.T) {
 		said("held back", "jobs, next none")
 		_, err = w.s.AbortRollout(w.ctx, ids["4.0"], "", "")
 		w.ok(err)
-		said("aborted when it was held back already", "")
+		said("aborted when it was held back already", "jobs, next none") // again
 		roll("7.0", 0)
 		said("the last", "jobs 7.0, next 7.0")
 		_, err = w.s.RevokeDevice(w.ctx, d)
 		w.ok(err)
 		said("revoked", "jobs, next none")
-		cancel()
-		w.ok(<-done)
 	})
 }

@@ -64,9 +64,12 @@ func TestResumeTellsWhoAskedInVain(t *testing.T) {
 		w.opened(v.ID)
 		_, err = w.s.PauseRollout(w.ctx, v.ID, "lunch", "")
 		w.ok(err)
+		defer w.background(w.s.RunNotifier)()
+		synctest.Wait()
 		clear(w.notes.next)
 		_, err = w.s.ResumeRollout(w.ctx, v.ID, "")
 		w.ok(err)
+		synctest.Wait()
 		for _, id := range ids {
 			if w.notes.next[id] == nil {
 				t.Errorf("%s was not told", id)

@@ -189,8 +189,11 @@ type RolloutStore interface {
 	CreateRollout(ctx context.Context, r ota.Rollout) error // ErrConflict: id exists
 	Rollout(ctx context.Context, id string) (ota.Rollout, error)
 	Rollouts(ctx context.Context) ([]ota.Rollout, error) // newest first
+	// Moving returns the ids of the rollouts whose state moves by itself, in order.
+	Moving(ctx context.Context) ([]string, error)
 	// Progress counts the executions by stage: for each device the newest attempt
-	// only. Armed counts those that finished after the rollout's ArmedAt.
+	// only. Armed counts those that finished after the stored rollout's ArmedAt. Of
+	// those that are due at most ota.MaxTaken are counted.
 	Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota.Progress, error)
 	// Advance writes the step. ErrStale when the stored Revision is not the
 	// given one; otherwise the Revision becomes one higher. When the rollout
@@ -200,6 +203,11 @@ type RolloutStore interface {
 	// once, as RevokeDevice would have done: it was decided before. ErrInvalid: the
 	// line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error
+	// Cancel does what ota.Cancel does, with the rollout's Reason, to at most limit of
+	// its executions, those at work first. It returns them: RolloutID, DeviceID,
+	// Stage, Status, QueuedAt, StartedAt and FinishedAt are set. None: there is
+	// nothing to cancel.
+	Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) ([]ota.Execution, error)
 	// PutCandidates stores a part of a line, whose first has the given turn. Of
 	// ota.Candidate, only DeviceID and Lane are kept.
 	PutCandidates(ctx context.Context, rolloutID, line string, turn int, list []ota.Candidate) error
@@ -255,6 +263,9 @@ type ExecutionStore interface {
 	// them, as ota.Before has it. What NextExecution holds back is not in it. A
 	// device that is unknown has none.
 	Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error)
+	// Busy returns the devices, with ids after the given one, that have an execution
+	// QUEUED or IN_PROGRESS, in order, at most limit.
+	Busy(ctx context.Context, after string, limit int) ([]string, error)
 	// StartNext is NextExecution followed by ota.Start, in one.
 	StartNext(ctx context.Context, deviceID string, s ota.Starting, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the

@@ -401,7 +401,7 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		if err != nil {
 			return RolloutView{}, err
 		}
-		step := Advance{Rollout: next, Cancel: next.State.Ending(), Now: s.Now()}
+		step := Advance{Rollout: next, Now: s.Now()}
 		err = s.Store.Advance(ctx, step)
 		if errors.Is(err, ErrStale) {
 			continue
@@ -411,7 +411,7 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		}
 		s.Log.Info("rollout changed by an operator", "rollout", id, "state", next.State, "reason", next.Reason)
 		s.signals.raise("rollout/" + id)
-		s.tellStep(ctx, r, step)
+		s.tellStep(r, step)
 		s.follow(ctx, next)
 		return s.Rollout(ctx, id)
 	}

@@ -72,6 +72,9 @@ type Config struct {
 	// MaxShadowBytes is how much desired and reported of one shadow may take
 	// together. 0: shadow.MaxStateBytes.
 	MaxShadowBytes int
+	// NotifyRate is how many devices a second are told of what a rollout did to many
+	// at once. 0: DefaultNotifyRate. Unpaced: as fast as can be.
+	NotifyRate int
 	// LinkLife is how long the download links in job documents are good, from
 	// MinLinkLife to MaxLinkLife. 0: there are none.
 	LinkLife time.Duration
@@ -93,13 +96,17 @@ type Service struct {
 	lists     lists
 	wake      chan struct{}
 	held      held
+	notifier  *notifier
 }
 
-// New returns a Service; RunEngine must run for rollouts to move, RunTimeouts
-// for executions to time out.
+// New returns a Service; RunEngine must run for rollouts to move, RunNotifier for
+// devices to be told, RunTimeouts for executions to time out.
 func New(c Config) *Service {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Second
+	}
+	if c.NotifyRate == 0 {
+		c.NotifyRate = DefaultNotifyRate
 	}
 	if c.JWTAudience == "" {
 		c.JWTAudience = DefaultJWTAudience
@@ -108,7 +115,7 @@ func New(c Config) *Service {
 		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(),
 		signals: newSignals(), claims: newClaims(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
-		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1),
+		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(),
 	}
 }
 

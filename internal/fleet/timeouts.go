@@ -58,7 +58,6 @@ func (s *Service) expire(ctx context.Context) (look time.Time) {
 		s.signals.raise("rollout/" + e.RolloutID)
 	}
 	s.Wake()
-	// it was IN_PROGRESS, so it was what the device should work on
-	s.tellEach(ctx, expired, func(ota.Execution, []ota.Execution) bool { return true })
+	s.notifier.add(telling{what: tellAnew, list: expired}) // it was what the device should work on
 	return look
 }

@@ -50,7 +50,7 @@ func TestTimeoutsEndExecutions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := w.enroll(1, "rpi4")[0]
-		defer w.background(w.s.RunEngine, w.s.RunTimeouts)()
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunTimeouts)()
 		v := w.timed("1.0", time.Hour)
 		_, err := w.s.StartNext(w.ctx, d, ota.Starting{Details: map[string]string{"step": "fetching"}})
 		w.ok(err)
@@ -89,7 +89,7 @@ func TestTimeoutsGivenBetweenTwoLooks(t *testing.T) {
 		ids := w.enroll(2, "rpi4")
 		counted := &countedExpiry{Store: w.store}
 		w.s.Store = counted
-		defer w.background(w.s.RunEngine, w.s.RunTimeouts)()
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunTimeouts)()
 		v := w.timed("1.0", 0)
 		<-time.After(fleet.TimeoutGrace + 30*time.Second) // in the middle between two looks
 		for i, d := range ids {
@@ -137,7 +137,7 @@ func TestTimeoutsAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		ids := w.enroll(2, "rpi4")
-		stop := w.background(w.s.RunEngine, w.s.RunTimeouts)
+		stop := w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunTimeouts)
 		v := w.timed("1.0", time.Hour)
 		for _, d := range ids {
 			_, err := w.s.StartNext(w.ctx, d, ota.Starting{})
@@ -178,7 +178,7 @@ func TestTimeoutsOfManyAtOnce(t *testing.T) {
 		w := newWorld(t)
 		const n = fleet.MaxExpired + 50
 		ids := w.enroll(n, "rpi4")
-		defer w.background(w.s.RunEngine, w.s.RunTimeouts)()
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunTimeouts)()
 		v := w.timed("1.0", time.Hour)
 		for i, d := range ids {
 			_, err := w.s.StartNext(w.ctx, d, ota.Starting{})

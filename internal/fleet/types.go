@@ -199,9 +199,6 @@ type Advance struct {
 	// Repeat makes what did not succeed in the stage with this index due for
 	// another attempt. Nil: nothing.
 	Repeat *int
-	// Cancel does what ota.Cancel does to every execution of the rollout, with the
-	// rollout's Reason.
-	Cancel bool
 	Now    time.Time
 }
 

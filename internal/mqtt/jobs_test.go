@@ -124,7 +124,9 @@ func TestCanceledAndRemovedAreVisible(t *testing.T) {
 	r, err := f.store.Rollout(ctx, "r-1")
 	f.ok(err)
 	r.State, r.Reason = ota.RolloutAborting, "wrong colour"
-	f.ok(f.store.Advance(ctx, fleet.Advance{Rollout: r, Cancel: true, Now: now}))
+	f.ok(f.store.Advance(ctx, fleet.Advance{Rollout: r, Now: now}))
+	_, err = f.store.Cancel(ctx, r, now, 9)
+	f.ok(err)
 	check := func(status string) {
 		t.Helper()
 		e := f.answer(jobs+"r-1/get", ``, "/accepted")["execution"].(map[string]any)

@@ -201,7 +201,7 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 		}
 	}
 	r := k.rollouts[e.RolloutID]
-	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance", ota.Removed: "RevokeDevice"}[e.Status]
+	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel", ota.Removed: "RevokeDevice"}[e.Status]
 	if by == "" {
 		by = "Report"
 	}

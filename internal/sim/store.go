@@ -95,6 +95,21 @@ func (f faulty) PutCandidates(ctx context.Context, id, line string, turn int, li
 	return f.through(ctx, "PutCandidates", id, func() error { return f.Store.PutCandidates(ctx, id, line, turn, list) })
 }
 
+func (f faulty) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (list []ota.Execution, err error) {
+	err = f.write(ctx, change{method: "Cancel", now: now}, r.ID, func() error { list, err = f.Store.Cancel(ctx, r, now, limit); return err })
+	return list, err
+}
+
+func (f faulty) Moving(ctx context.Context) (ids []string, err error) {
+	err = f.through(ctx, "Moving", "", func() error { ids, err = f.Store.Moving(ctx); return err })
+	return ids, err
+}
+
+func (f faulty) Busy(ctx context.Context, after string, limit int) (ids []string, err error) {
+	err = f.through(ctx, "Busy", after, func() error { ids, err = f.Store.Busy(ctx, after, limit); return err })
+	return ids, err
+}
+
 func (f faulty) Candidates(ctx context.Context, id, line string, turn, limit int) (list []ota.Candidate, err error) {
 	err = f.through(ctx, "Candidates", fmt.Sprint(id, " ", turn), func() error { list, err = f.Store.Candidates(ctx, id, line, turn, limit); return err })
 	return list, err

@@ -319,7 +319,7 @@ func (m *model) operator(t *rapid.T) {
 	switch rapid.IntRange(0, 9).Draw(t, "operator") {
 	case 0:
 		if next, err = Abort(m.r, "stop", rapid.SampledFrom([]AbortPolicy{"", AbortKeep, AbortRevert}).Draw(t, "policy"), m.now); err == nil {
-			m.write(t, Decision{Rollout: next, Cancel: true})
+			m.write(t, Decision{Rollout: next})
 		}
 		return
 	case 1, 2:
@@ -421,7 +421,7 @@ func (m *model) drain(t *rapid.T) {
 		m.endReverts(1)
 		d := Plan(m.r, m.progress(), m.now)
 		m.write(t, d)
-		if !d.Changed && !d.Arrange && !d.Cancel && !d.Revert {
+		if !d.Changed && !d.Arrange && !d.Revert {
 			if d.Wake.IsZero() {
 				continue
 			}

@@ -87,7 +87,7 @@ type Decision struct {
 	Changed bool      // Rollout differs from what came in
 	Arrange bool      // its devices are to be arranged, see Arrange and Begin
 	Take    *Taking   // executions are to be made
-	Cancel  bool      // executions are to be cancelled as Cancel does it, with Rollout.Reason
+	Cancel  bool      // what can be cancelled is to be, as Cancel does it, with Rollout.Reason, some at a time
 	Revert  bool      // its devices are to be sent back, see SendBack
 	Wake    time.Time // when to plan again if nothing else happens; zero: only on events
 }
@@ -110,8 +110,9 @@ const MaxTaken = 100_000
 //
 //	state            event                                   next
 //	SCHEDULED        its time has come                       devices arranged, see Begin
-//	RUNNING          an abort rule trips                     ABORTING, executions cancelled
-//	RUNNING          the same, to be reverted                ROLLING_BACK, executions cancelled
+//	RUNNING          an abort rule trips                     ABORTING: nothing starts from then on
+//	RUNNING          the same, to be reverted                ROLLING_BACK: likewise
+//	ABORTING, ROLLING_BACK  something not finished           what can be cancelled is, some at a time
 //	ABORTING         nothing in flight                       ABORTED
 //	ROLLING_BACK     nothing in flight                       reverts made, see SendBack
 //	ROLLING_BACK     its reverts have ended                  ROLLED_BACK
@@ -190,16 +191,12 @@ func abort(r Rollout, reason string, now time.Time) Decision {
 	if s := r.current(); s != nil && s.State != StagePending {
 		s.State, s.EndedAt = StageFailed, now
 	}
-	return Decision{Rollout: r, Changed: true, Cancel: true}
+	return Decision{Rollout: r, Changed: true}
 }
 
 func planEnding(r Rollout, p Progress, now time.Time) Decision {
-	total := p.Total()
-	if total.Queued > 0 {
+	if p.Total().Active() > 0 {
 		return Decision{Rollout: r, Cancel: true}
-	}
-	if total.InProgress > 0 {
-		return Decision{Rollout: r}
 	}
 	switch {
 	case r.State == RolloutAborting:

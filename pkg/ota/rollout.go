@@ -39,6 +39,11 @@ func (s RolloutState) Terminal() bool {
 // Ending reports whether the rollout was aborted and has not ended yet.
 func (s RolloutState) Ending() bool { return s == RolloutAborting || s == RolloutRollingBack }
 
+// Moves reports whether the rollout may move without anybody's doing.
+func (s RolloutState) Moves() bool {
+	return s == RolloutScheduled || s == RolloutRunning || s.Ending()
+}
+
 // Begun reports whether devices may have been given executions.
 func (s RolloutState) Begun() bool {
 	return s != RolloutDraft && s != RolloutAwaitingApproval && s != RolloutScheduled

@@ -55,6 +55,19 @@ func (s *Store) Pending(ctx context.Context, deviceID string, limit int) ([]ota.
 	return list, err
 }
 
+// Busy implements fleet.ExecutionStore.
+func (s *Store) Busy(ctx context.Context, after string, limit int) (ids []string, err error) {
+	err = s.locked(ctx, func() error {
+		for _, id := range slices.Sorted(maps.Keys(s.devices)) {
+			if id > after && len(ids) < limit && len(s.active(id)) > 0 {
+				ids = append(ids, id)
+			}
+		}
+		return nil
+	})
+	return ids, err
+}
+
 // next is what the device shall work on.
 func (s *Store) next(deviceID string) (ota.Execution, error) {
 	if list := s.pending(deviceID); len(list) > 0 {

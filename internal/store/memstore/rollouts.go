@@ -60,6 +60,41 @@ func (s *Store) Rollouts(ctx context.Context) ([]ota.Rollout, error) {
 	return list, err
 }
 
+// Moving implements fleet.RolloutStore.
+func (s *Store) Moving(ctx context.Context) (ids []string, err error) {
+	err = s.locked(ctx, func() error {
+		for id, r := range s.rollouts {
+			if r.State.Moves() {
+				ids = append(ids, id)
+			}
+		}
+		return nil
+	})
+	slices.Sort(ids)
+	return ids, err
+}
+
+// Cancel implements fleet.RolloutStore.
+func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (cancelled []ota.Execution, err error) {
+	err = s.locked(ctx, func() error {
+		for _, status := range []ota.Status{ota.InProgress, ota.Queued} {
+			for _, device := range slices.Sorted(maps.Keys(s.executions[r.ID])) {
+				attempts := s.executions[r.ID][device]
+				was := attempts[len(attempts)-1]
+				e, ok := ota.Cancel(was, r.Reason, stored(now))
+				if ok && was.Status == status && len(cancelled) < limit {
+					s.put(e)
+					cancelled = append(cancelled, ota.Execution{
+						RolloutID: r.ID, DeviceID: device, Stage: e.Stage, Status: e.Status, QueuedAt: e.QueuedAt, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt,
+					})
+				}
+			}
+		}
+		return nil
+	})
+	return cancelled, err
+}
+
 // Progress implements fleet.RolloutStore.
 func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota.Progress, error) {
 	p := ota.Progress{Stages: make([]ota.Counts, len(r.Stages)), Armed: ota.Counts{Finished: map[ota.Class]int{}}}
@@ -67,12 +102,13 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 		p.Stages[i].Finished = map[ota.Class]int{}
 	}
 	err := s.locked(ctx, func() error {
-		if _, ok := s.rollouts[r.ID]; !ok {
+		kept, ok := s.rollouts[r.ID]
+		if !ok {
 			return notFound("rollout %s", r.ID)
 		}
 		for _, attempts := range s.executions[r.ID] {
 			e := attempts[len(attempts)-1]
-			if e.Status.Terminal() && e.FinishedAt.After(stored(r.ArmedAt)) {
+			if e.Status.Terminal() && e.FinishedAt.After(kept.ArmedAt) {
 				p.Armed.Finished[e.Class]++
 			}
 			if e.Stage < len(p.Stages) {
@@ -119,8 +155,7 @@ func count(c *ota.Counts, e ota.Execution) {
 	}
 }
 
-// Advance implements fleet.RolloutStore. Executions are inserted first and
-// cancelled then, so Cancel leaves none that it should not.
+// Advance implements fleet.RolloutStore.
 func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 	return s.locked(ctx, func() error {
 		old, ok := s.rollouts[a.Rollout.ID]
@@ -172,11 +207,6 @@ func follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution
 	changed := false
 	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Status != ota.Succeeded && e.Status != ota.Removed {
 		e.RetryAt, changed = stored(a.Now), true
-	}
-	if a.Cancel {
-		if c, ok := ota.Cancel(e, r.Reason, stored(a.Now)); ok {
-			e, changed = c, true
-		}
 	}
 	if runs := r.State == ota.RolloutRunning; e.Status == ota.Queued && runs != (old.State == ota.RolloutRunning) {
 		e, changed = ota.Claimable(e, stored(a.Now)), true

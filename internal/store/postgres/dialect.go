@@ -46,6 +46,7 @@ func dialect() sqlstore.Dialect {
 		Indexes:    indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
 		ForShare:  " FOR SHARE",
+		ForAll:    " FOR UPDATE",
 		Fault:     fault,
 		Timeout:   statementTimeout,
 		Outcome: &sqlstore.Outcome{

@@ -269,7 +269,11 @@ func cancel(ctx context.Context, s *sqlstore.Store, id string) error {
 		return err
 	}
 	r.State, r.Reason = ota.RolloutAborting, "enough"
-	return s.Advance(ctx, fleet.Advance{Rollout: r, Now: time.Now(), Cancel: true})
+	if err := s.Advance(ctx, fleet.Advance{Rollout: r, Now: time.Now()}); err != nil {
+		return err
+	}
+	_, err = s.Cancel(ctx, r, time.Now(), 99)
+	return err
 }
 
 func (r *race) advance(t *testing.T) {

@@ -25,7 +25,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	sorted := map[string]bool{"next execution": true, "pending executions": true, "revoked certificates": true} // few
+	sorted := map[string]bool{"next execution": true, "pending executions": true, "revoked certificates": true, "rollouts that move": true} // few
 	for _, c := range []struct{ name, want string }{
 		{"next execution", "executions_active (device_id=?"},
 		{"pending executions", "executions_active (device_id=?"},
@@ -33,10 +33,15 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"last due", "COVERING INDEX executions_expiry (expires_at<?)"},
 		{"due", "executions_expiry (expires_at<?)"},
 		{"held back and due", "executions_expiry (expires_at<?)"},
-		{"retries", "executions_retry (rollout_id=?"},
+		{"due again", "COVERING INDEX executions_retry (rollout_id=? AND retry_at<?)"},
+		{"next retry", "COVERING INDEX executions_retry (rollout_id=? AND retry_at>?)"},
+		{"rollouts that move", "rollouts_state (state=?)"},
+		{"candidates", "PRIMARY KEY (rollout_id=? AND line=? AND turn>?)"},
+		{"busy devices", "COVERING INDEX executions_active (device_id>?)"},
+		{"cancel at work", "executions_progress (rollout_id=? AND status=?)"},
 		{"remove of the revoked", "COVERING INDEX devices_revoked (revoked_at>?)"},
 		{"newest attempt", "(rollout_id=? AND device_id=?"},
-		{"progress", "USING COVERING INDEX executions_progress (rollout_id=?)"},
+		{"progress", "execution_counts USING PRIMARY KEY (rollout_id=?)"},
 		{"cancel", "COVERING INDEX executions_progress (rollout_id=? AND status=?)"},
 		{"busy device", "executions_one_in_progress (device_id=?)"},
 		{"device history", "executions_device (device_id=?"},
@@ -45,6 +50,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"revoked certificates", "devices_revoked (revoked_at>?)"},
 	} {
 		plan := explain(t, db, sqlstore.HotQueries()[c.name])
+		plan = strings.ReplaceAll(plan, "SCAN due\n", "") // what was found, of a bounded number
 		if !strings.Contains(plan, c.want) || strings.Contains(plan, "SCAN ") || !sorted[c.name] && strings.Contains(plan, "TEMP B-TREE") {
 			t.Errorf("%s: want %q in the plan\n%s", c.name, c.want, plan)
 		}

@@ -17,8 +17,7 @@ import (
 // insertRows is how many executions are handed to the database at a time.
 const insertRows = 10_000
 
-// Advance implements fleet.RolloutStore. Executions are inserted first and
-// cancelled then, so Cancel leaves none that it should not.
+// Advance implements fleet.RolloutStore.
 func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 	p, err := planOf(a.Rollout)
 	if err != nil {
@@ -74,10 +73,8 @@ func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
 			return err
 		}
 	}
-	if a.Cancel {
-		if err := cancel(t, a); err != nil {
-			return err
-		}
+	if a.Repeat != nil || !old.ArmedAt.Equal(stored(r.ArmedAt)) {
+		t.counting.recount(r.ID)
 	}
 	if (old.State == ota.RolloutRunning) == (r.State == ota.RolloutRunning) || r.Terms.Timers.Claim == 0 {
 		return nil
@@ -93,12 +90,12 @@ func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
 const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AND stage = ? AND latest = 1
 	AND status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED')`
 
-// inOrder returns the executions by attempt and device: first attempts can go in
-// together, and keys in ascending order go into an index fastest.
+// inOrder returns the executions by attempt, stage and device: what goes in together
+// stands together, and keys in ascending order go into an index fastest.
 func inOrder(list []ota.Execution) []ota.Execution {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b ota.Execution) int {
-		return cmp.Or(a.Attempt-b.Attempt, strings.Compare(a.DeviceID, b.DeviceID))
+		return cmp.Or(a.Attempt-b.Attempt, a.Stage-b.Stage, strings.Compare(a.DeviceID, b.DeviceID))
 	})
 	return list
 }
@@ -119,21 +116,24 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 			return err
 		}
 	}
-	first := len(insert)
-	if i := slices.IndexFunc(insert, func(e ota.Execution) bool { return e.Attempt > 1 }); i >= 0 {
-		first = i
-	}
-	for chunk := range slices.Chunk(insert[:first], insertRows) {
-		if err := insertChunk(t, r, chunk, a); err != nil {
-			return err
+	for len(insert) > 0 { // those of one attempt and stage together
+		n := slices.IndexFunc(insert, func(e ota.Execution) bool { return e.Attempt != insert[0].Attempt || e.Stage != insert[0].Stage })
+		if n < 0 {
+			n = len(insert)
 		}
-	}
-	for _, e := range insert[first:] {
-		if err := insertRetry(t, r, e, a); err != nil {
-			return err
+		for chunk := range slices.Chunk(insert[:n], insertRows) {
+			if chunk[0].Attempt > 1 {
+				if err := t.replace(r, chunk); err != nil {
+					return err
+				}
+			}
+			if err := insertChunk(t, r, chunk, a); err != nil {
+				return err
+			}
 		}
+		insert = insert[n:]
 	}
-	if len(insert) == 0 {
+	if len(a.Insert) == 0 {
 		return nil
 	}
 	return t.removeRevoked(r, a.Now)
@@ -142,19 +142,45 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 // updateRevoked finds them from the few devices that are revoked.
 const updateRevoked = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
 	expires_at = NULL, expires_as = '' WHERE status = 'QUEUED' AND latest = 1 AND rollout_id = ?
-	AND device_id IN (SELECT id FROM devices WHERE revoked_at IS NOT NULL)`
+	AND device_id IN (SELECT id FROM devices WHERE revoked_at IS NOT NULL) RETURNING stage`
 
 // removeRevoked removes what was just queued for devices that were revoked since
 // the step was decided. The rows refer to their devices, so RevokeDevice of another
-// process, which locks the device, came before them and is seen here, or comes
-// after the commit and sees them.
+// process, which keeps the device from being referred to, came before them and is
+// seen here, or comes after the commit and sees them.
 func (t *tx) removeRevoked(r ota.Rollout, now time.Time) error {
 	e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, now)
 	details, err := mapText(e.Details)
-	if err == nil {
-		_, err = t.exec(updateRevoked, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), r.ID)
+	if err != nil {
+		return err
 	}
-	return err
+	return t.unqueued(r.ID, e, updateRevoked, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), r.ID)
+}
+
+// unqueued runs a statement that has QUEUED executions of the rollout end as e
+// and returns the stage of each, and counts them.
+func (t *tx) unqueued(rolloutID string, e ota.Execution, statement string, args ...any) error {
+	stages := map[int]int64{}
+	err := t.returning(func(r row) error {
+		var stage int
+		err := r.Scan(&stage)
+		stages[stage]++
+		return err
+	}, statement, args...)
+	if err != nil {
+		return err
+	}
+	e.RolloutID = rolloutID
+	for stage, n := range stages {
+		e.Stage = stage
+		if err := t.counted(ota.Execution{RolloutID: rolloutID, Stage: stage, Status: ota.Queued}, -n); err != nil {
+			return err
+		}
+		if err := t.counted(e, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // insertQueued gives what all rows share once. The WHERE is what SQLite's
@@ -165,9 +191,10 @@ const insertQueued = `INSERT INTO executions
 	CAST(? AS BIGINT), CAST(? AS TEXT), v.lane, v.digest
 	FROM {rows} WHERE 1 = 1 ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
+// insertChunk inserts executions of one stage.
 func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) error {
-	e := ota.Queue(ota.Execution{Timers: r.Terms.Timers}, a.Now)
-	_, err := t.bulk(t.exec, insertQueued, len(chunk), []any{r.ID, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs},
+	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: chunk[0].Stage, Timers: r.Terms.Timers}, a.Now)
+	n, err := t.bulk(t.exec, insertQueued, len(chunk), []any{r.ID, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs},
 		texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })),
 		integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
 		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })),
@@ -176,42 +203,51 @@ func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) e
 	if errors.Is(err, errForeignKey) {
 		return notFound("device %s, or one after it in the step", chunk[0].DeviceID)
 	}
-	return err
-}
-
-// insertRetry adds an attempt after the first; the one before it must have
-// finished.
-func insertRetry(t *tx, r ota.Rollout, e ota.Execution, a fleet.Advance) error {
-	n, err := t.exec(`UPDATE executions SET latest = 0, retry_at = NULL
-		WHERE rollout_id = ? AND device_id = ? AND attempt = ? AND status NOT IN ('QUEUED', 'IN_PROGRESS')`,
-		r.ID, e.DeviceID, e.Attempt-1)
 	if err != nil {
 		return err
 	}
-	if n == 0 {
-		if err := t.deviceExists(e.DeviceID); err != nil {
+	return t.counted(e, n)
+}
+
+const (
+	selectPrevious = `SELECT e.device_id, e.latest, e.stage, e.status, e.class, e.finished_at, e.retry_at
+	FROM {rows} JOIN executions e ON e.device_id = v.device WHERE e.rollout_id = ? AND e.attempt = ?`
+	updatePrevious = `UPDATE executions SET latest = 0, retry_at = NULL FROM {rows}
+	WHERE executions.device_id = v.device AND executions.rollout_id = ? AND executions.attempt = ?`
+)
+
+// replace makes way for further attempts, all with one number; those before them
+// must have finished.
+func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) error {
+	devices, attempt := texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })), chunk[0].Attempt-1
+	finished := make(map[string]bool, len(chunk))
+	var newest []ota.Execution
+	err := t.lookWith(func(row row) error {
+		e := ota.Execution{RolloutID: r.ID}
+		var latest bool
+		err := row.Scan(&e.DeviceID, &latest, &e.Stage, &e.Status, &e.Class, timeInto{&e.FinishedAt}, timeInto{&e.RetryAt})
+		finished[e.DeviceID] = e.Status.Terminal()
+		if latest {
+			newest = append(newest, e)
+		}
+		return err
+	}, selectPrevious+t.forUpdate("e"), len(chunk), []any{r.ID, attempt}, devices)
+	if err != nil {
+		return err
+	}
+	for _, e := range chunk {
+		if !finished[e.DeviceID] {
+			if err := t.deviceExists(e.DeviceID); err != nil {
+				return err
+			}
+			return fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
+		}
+	}
+	for _, e := range newest {
+		if err := t.counted(e, -1); err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
 	}
-	return insertChunk(t, r, []ota.Execution{e}, a)
-}
-
-// updateCancelled looks at the status of the row itself too: another process may
-// have moved it since the index was read.
-const updateCancelled = `UPDATE executions SET status = ?, class = ?, details = ?, step = '', version = version + 1, updated_at = ?, finished_at = ?,
-	expires_at = NULL, expires_as = ''
-	WHERE (status = 'QUEUED' OR status = 'IN_PROGRESS' AND step IN ('waiting', 'fetching', 'staged')) AND (rollout_id, device_id, attempt) IN
-	(SELECT rollout_id, device_id, attempt FROM executions WHERE rollout_id = ? AND status IN ('QUEUED', 'IN_PROGRESS') AND latest = 1)`
-
-// cancel does to every row what ota.Cancel does to one.
-func cancel(t *tx, a fleet.Advance) error {
-	e, _ := ota.Cancel(ota.Execution{Status: ota.Queued}, a.Rollout.Reason, a.Now)
-	details, err := mapText(e.Details)
-	if err != nil {
-		return err
-	}
-	_, err = t.exec(updateCancelled,
-		e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), a.Rollout.ID)
+	_, err = t.bulkWith(t.exec, updatePrevious, len(chunk), []any{r.ID, attempt}, devices)
 	return err
 }

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -50,6 +51,23 @@ func (t *tx) bulk(run func(string, ...any) (int64, error), statement string, n i
 		return err
 	})
 	return changed, err
+}
+
+// bulkWith is bulk with arguments of placeholders behind the rows.
+func (t *tx) bulkWith(run func(string, ...any) (int64, error), statement string, n int, after []any, columns ...Column) (changed int64, err error) {
+	err = t.chunks(statement, n, nil, columns, func(text string, args []any) error {
+		k, err := run(text, append(slices.Clip(args), after...)...)
+		changed += k
+		return err
+	})
+	return changed, err
+}
+
+// lookWith is look with arguments of placeholders behind the rows.
+func (t *tx) lookWith(f func(row) error, query string, n int, after []any, columns ...Column) error {
+	return t.chunks(query, n, nil, columns, func(text string, args []any) error {
+		return t.rows(f, text, append(slices.Clip(args), after...)...)
+	})
 }
 
 // look calls f for each row that a query over n rows finds.

@@ -48,6 +48,13 @@ var invariants = []invariant{
 	{"class is set exactly when an execution has a verdict", executionName + ` WHERE
 		(e.class = '') <> (e.status IN ('QUEUED', 'IN_PROGRESS', 'CANCELED', 'REMOVED'))
 		OR (e.class = 'succeeded') <> (e.status = 'SUCCEEDED')`},
+	{"counts are not those of the rows", `SELECT u.rollout_id || ' stage ' || CAST(u.stage + 1 AS TEXT) || ' ' || u.status || ' ' || u.class FROM
+		(SELECT rollout_id, stage, status, class, n, armed, retrying FROM execution_counts UNION ALL
+		SELECT x.rollout_id, x.stage, x.status, x.class, -x.n, -x.armed, -x.retrying FROM
+		(` + countRows + ` GROUP BY e.rollout_id, e.stage, e.status, e.class) AS x) AS u
+		GROUP BY u.rollout_id, u.stage, u.status, u.class HAVING SUM(u.n) <> 0 OR SUM(u.armed) <> 0 OR SUM(u.retrying) <> 0`},
+	{"counts are armed at another moment than their rollout", `SELECT r.id FROM rollouts r WHERE NOT EXISTS
+		(SELECT 1 FROM armed_counts a WHERE a.rollout_id = r.id AND COALESCE(a.armed_at, 0) = COALESCE(r.armed_at, 0))`},
 	{"latest marks the newest attempt only", executionName + ` WHERE (e.latest = 1) = EXISTS (SELECT 1 FROM executions n
 		WHERE n.rollout_id = e.rollout_id AND n.device_id = e.device_id AND n.attempt > e.attempt)`},
 	{"attempts are counted from 1 without a gap", executionName + ` WHERE e.attempt < 1 OR (e.attempt > 1 AND NOT EXISTS

@@ -142,7 +142,7 @@ const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, 
 func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return s.writer.do(ctx, func(t *tx) error {
 		var revoked time.Time
-		err := t.row(`SELECT revoked_at FROM devices WHERE id = ?`+t.forUpdate("devices"), id).Scan(timeInto{&revoked})
+		err := t.row(`SELECT revoked_at FROM devices WHERE id = ?`+t.w.dialect.ForAll, id).Scan(timeInto{&revoked})
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return notFound("device %s", id)
@@ -161,12 +161,39 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 		if err != nil {
 			return err
 		}
+		if err := t.countRemoved(id, now); err != nil {
+			return err
+		}
 		if _, err = t.exec(removeActive, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id); err != nil {
 			return err
 		}
 		_, err = t.exec(`UPDATE executions SET retry_at = NULL WHERE device_id = ? AND retry_at IS NOT NULL`, id)
 		return err
 	})
+}
+
+const selectOpen = selectExecution + ` WHERE e.device_id = ? AND e.latest = 1 AND (e.status IN ('QUEUED', 'IN_PROGRESS') OR e.retry_at IS NOT NULL)`
+
+// countRemoved counts what is about to be removed from a device, and what will not
+// be tried again.
+func (t *tx) countRemoved(id string, now time.Time) error {
+	var open []ota.Execution
+	err := t.rows(func(r row) error {
+		e, err := scanExecution(r)
+		open = append(open, e)
+		return err
+	}, selectOpen+t.forUpdate("e"), id)
+	if err != nil {
+		return err
+	}
+	for _, before := range open {
+		after, _ := ota.Remove(before, fleet.RevokedReason, stored(now))
+		after.RetryAt = time.Time{}
+		if err := t.recounted(before, after); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CreateDevice implements fleet.DeviceStore.

@@ -44,6 +44,9 @@ type Dialect struct {
 	// ForShare is appended to a SELECT of rows that others must not change before
 	// the transaction ends. Empty: there are no others.
 	ForShare string
+	// ForAll is appended to a SELECT of rows that nobody may even refer to before the
+	// transaction ends. Empty: there are no others.
+	ForAll string
 	// Fault says what an error of the database means.
 	Fault func(error) Fault
 	// Timeout bounds each statement of the writer, so that a peer that has gone

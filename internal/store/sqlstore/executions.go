@@ -69,6 +69,22 @@ func (s *Store) Pending(ctx context.Context, deviceID string, limit int) ([]ota.
 	return list, nil
 }
 
+const selectBusyDevices = `SELECT DISTINCT device_id FROM executions WHERE status IN ('QUEUED', 'IN_PROGRESS') AND device_id > ? ORDER BY device_id LIMIT ?`
+
+// Busy implements fleet.ExecutionStore.
+func (s *Store) Busy(ctx context.Context, after string, limit int) (ids []string, err error) {
+	err = s.rows(ctx, func(r row) error {
+		var id string
+		err := r.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, selectBusyDevices, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read busy devices: %w", err)
+	}
+	return ids, nil
+}
+
 // StartNext implements fleet.ExecutionStore. Only a QUEUED execution costs a
 // write: a poll that finds nothing, or what runs already, is a read.
 func (s *Store) StartNext(ctx context.Context, deviceID string, start ota.Starting, now time.Time) (ota.Execution, error) {
@@ -84,8 +100,9 @@ func (s *Store) StartNext(ctx context.Context, deviceID string, start ota.Starti
 		if err != nil || started.Version == e.Version {
 			return err
 		}
+		before := e
 		e = started
-		return t.putExecution(e)
+		return t.putExecution(before, e)
 	})
 	if err != nil {
 		return ota.Execution{}, err
@@ -186,7 +203,7 @@ func (t *tx) report(r ota.Report, now time.Time) (ota.Execution, error) {
 			return e, err
 		}
 	}
-	return next, t.putExecution(next)
+	return next, t.putExecution(e, next)
 }
 
 // noExecution says what is not there.
@@ -232,7 +249,8 @@ func (t *tx) mayStart(e ota.Execution) error {
 	return err
 }
 
-func (t *tx) putExecution(e ota.Execution) error {
+// putExecution writes an execution that stood as before.
+func (t *tx) putExecution(before, e ota.Execution) error {
 	details, err := mapText(e.Details)
 	if err != nil {
 		return err
@@ -243,7 +261,10 @@ func (t *tx) putExecution(e ota.Execution) error {
 		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.StepAt), micros(e.UpdatedAt), micros(e.FinishedAt),
 		details, e.Step(), micros(e.Expires), e.ExpiresAs, micros(e.RetryAt),
 		e.RolloutID, e.DeviceID, e.Attempt)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.recounted(before, e)
 }
 
 // own is an execution as it reads back: without the caller's map.

@@ -42,7 +42,7 @@ const (
 	updateSuperseded = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
 	expires_at = NULL, expires_as = '' WHERE status = 'QUEUED' AND latest = 1 AND rollout_id = ? AND device_id IN
 	(SELECT c.device_id FROM candidates c JOIN executions n ON n.rollout_id = c.rollout_id AND n.device_id = c.device_id AND n.attempt = 1
-	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?)`
+	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?) RETURNING stage`
 )
 
 // open gives candidates their turn.
@@ -57,7 +57,7 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	if n != o.To-o.From {
 		return fleet.NoTurn(r, o)
 	}
-	e := ota.Queue(ota.Execution{Timers: r.Terms.Timers}, now)
+	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: o.Stage, Timers: r.Terms.Timers}, now)
 	statement, args := insertTurns, []any{
 		r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs,
 		r.ID, r.Line, o.From, o.To, o.Digest,
@@ -75,7 +75,11 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	if n > 0 {
 		statement, args = statement+notSuperseded, append(args, by...)
 	}
-	if _, err := t.exec(statement+insertOrdered, args...); err != nil {
+	made, err := t.exec(statement+insertOrdered, args...)
+	if err != nil {
+		return err
+	}
+	if err := t.counted(e, made); err != nil {
 		return err
 	}
 	if err := t.removeRevoked(r, now); err != nil {
@@ -103,7 +107,7 @@ func (t *tx) supersede(r ota.Rollout, o fleet.Opening, by []any, now time.Time) 
 		return err
 	}
 	for _, id := range older {
-		_, err := t.exec(updateSuperseded, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id, r.ID, r.Line, o.From, o.To)
+		err := t.unqueued(id, e, updateSuperseded, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id, r.ID, r.Line, o.From, o.To)
 		if err != nil {
 			return err
 		}

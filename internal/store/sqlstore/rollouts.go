@@ -88,7 +88,10 @@ func createRollout(t *tx, r ota.Rollout, p planText) error {
 		return notFound("release %s", r.Release)
 	case err == nil && n == 0:
 		return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
+	case err != nil:
+		return err
 	}
+	_, err = t.exec(`INSERT INTO armed_counts (rollout_id, armed_at) VALUES (?, ?)`, r.ID, micros(r.ArmedAt))
 	return err
 }
 
@@ -115,36 +118,57 @@ func (s *Store) Rollouts(ctx context.Context) ([]ota.Rollout, error) {
 	return list, nil
 }
 
-const selectProgress = `SELECT stage, status, class, COUNT(*), SUM(CASE WHEN finished_at > ? THEN 1 ELSE 0 END)
-	FROM executions WHERE rollout_id = ? AND latest = 1 GROUP BY status, stage, class`
+// Moving implements fleet.RolloutStore.
+func (s *Store) Moving(ctx context.Context) (ids []string, err error) {
+	err = s.rows(ctx, func(r row) error {
+		var id string
+		err := r.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, selectMoving)
+	if err != nil {
+		return nil, fmt.Errorf("read rollouts that move: %w", err)
+	}
+	return ids, nil
+}
 
-const selectRetries = `SELECT stage, COUNT(*), SUM(CASE WHEN retry_at <= ? THEN 1 ELSE 0 END), MIN(CASE WHEN retry_at > ? THEN retry_at END)
-	FROM executions WHERE rollout_id = ? AND retry_at IS NOT NULL GROUP BY stage`
+// selectMoving names the states for which ota.RolloutState.Moves.
+const selectMoving = `SELECT id FROM rollouts WHERE state IN ('SCHEDULED', 'RUNNING', 'ABORTING', 'ROLLING_BACK') ORDER BY id`
 
-// Progress implements fleet.RolloutStore.
+const (
+	selectProgress = `SELECT stage, status, class, n, armed, retrying FROM execution_counts WHERE rollout_id = ?`
+	countDue       = `SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE rollout_id = ? AND retry_at <= ? LIMIT ?) AS due`
+	nextRetry      = `SELECT retry_at FROM executions WHERE rollout_id = ? AND retry_at > ? ORDER BY retry_at LIMIT 1`
+)
+
+// Progress implements fleet.RolloutStore. It reads counts, however many there are
+// to be counted.
 func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota.Progress, error) {
 	p := ota.Progress{Stages: make([]ota.Counts, len(r.Stages)), Armed: ota.Counts{Finished: map[ota.Class]int{}}}
 	for i := range p.Stages {
 		p.Stages[i].Finished = map[ota.Class]int{}
 	}
-	found := false
+	found, retrying := false, 0
 	err := s.rows(ctx, func(row row) error {
-		var stage, n, armed int
+		var stage, n, armed, again int
 		var status ota.Status
 		var class ota.Class
-		if err := row.Scan(&stage, &status, &class, &n, &armed); err != nil {
+		if err := row.Scan(&stage, &status, &class, &n, &armed, &again); err != nil {
 			return err
 		}
-		found = true
+		found, retrying = true, retrying+again
 		if armed > 0 {
 			p.Armed.Finished[class] += armed
 		}
-		if stage < len(p.Stages) {
+		if stage < len(p.Stages) && n > 0 {
 			count(&p.Stages[stage], status, class, n)
+			if r.State == ota.RolloutRunning {
+				p.Stages[stage].Retrying += again
+			}
 		}
 		return nil
-	}, selectProgress, stored(r.ArmedAt).UnixMicro(), r.ID)
-	if err == nil && found && r.State == ota.RolloutRunning {
+	}, selectProgress, r.ID)
+	if err == nil && retrying > 0 && r.State == ota.RolloutRunning {
 		err = s.retries(ctx, r.ID, &p, stored(now).UnixMicro())
 	}
 	if err == nil && r.Reverting {
@@ -172,21 +196,14 @@ func (s *Store) reverts(ctx context.Context, id string) (list []ota.Revert, err 
 }
 
 func (s *Store) retries(ctx context.Context, id string, p *ota.Progress, now int64) error {
-	return s.rows(ctx, func(row row) error {
-		var stage, n, due int
-		var next time.Time
-		if err := row.Scan(&stage, &n, &due, timeInto{&next}); err != nil {
-			return err
-		}
-		p.Due += due
-		if !next.IsZero() && (p.NextRetry.IsZero() || next.Before(p.NextRetry)) {
-			p.NextRetry = next
-		}
-		if stage < len(p.Stages) {
-			p.Stages[stage].Retrying += n
-		}
+	if err := s.row(ctx, countDue, id, now, ota.MaxTaken).Scan(&p.Due); err != nil {
+		return err
+	}
+	err := s.row(ctx, nextRetry, id, now).Scan(timeInto{&p.NextRetry})
+	if errors.Is(err, sql.ErrNoRows) {
 		return nil
-	}, selectRetries, now, now, id)
+	}
+	return err
 }
 
 func count(c *ota.Counts, status ota.Status, class ota.Class, n int) {

@@ -65,18 +65,24 @@ func (t *tx) expire(now time.Time) ([]ota.Execution, error) {
 	if err := t.hold(due, now); err != nil {
 		return nil, err
 	}
-	var expired []ota.Execution
+	var before, expired []ota.Execution
 	err = t.rows(func(r row) error {
 		e, err := scanExecution(r)
 		if err != nil {
 			return err
 		}
+		before = append(before, e)
 		e, _ = ota.Expire(e, now)
 		expired = append(expired, e)
 		return nil
 	}, selectDue+t.forUpdate("e"), micros(due))
 	if err != nil || len(expired) == 0 {
 		return nil, err // another process was faster
+	}
+	for i, e := range expired {
+		if err := t.recounted(before[i], e); err != nil {
+			return nil, err
+		}
 	}
 	over := expired[0]
 	_, err = t.bulk(t.exec, updateDue, len(expired), []any{over.Status, micros(over.UpdatedAt), micros(over.FinishedAt)},
@@ -100,7 +106,7 @@ func (t *tx) hold(due, now time.Time) error {
 		return err
 	}
 	for _, e := range held {
-		if err := t.putExecution(e); err != nil {
+		if err := t.putExecution(e, e); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 )
@@ -29,12 +30,19 @@ type tx struct {
 	// asked for; regrouped says that it changed them itself.
 	groups    *groupSet
 	regrouped bool
+	// counts is what the batch did to the counts of executions, written once at its
+	// end, counting what the running operation does to them. armed is read once.
+	counts, counting countChanges
+	armed            map[string]time.Time
 }
 
 // run runs one operation; if it fails, what it wrote is taken back.
 func (t *tx) run(f func(*tx) error) error {
-	t.saved = false
+	t.saved, t.counting = false, countChanges{}
 	err := f(t)
+	if err == nil {
+		t.counts.merge(t.counting)
+	}
 	if t.broken != nil || !t.saved {
 		return err
 	}
@@ -59,7 +67,10 @@ func (t *tx) flush() error {
 	if err := t.flushGroups(); err != nil {
 		return err
 	}
-	return t.flushState()
+	if err := t.flushState(); err != nil {
+		return err
+	}
+	return t.flushCounts()
 }
 
 // exec writes, behind the operation's savepoint, and returns how many rows it
@@ -124,6 +135,15 @@ func (r txRow) Scan(dest ...any) error {
 		return err
 	}
 	return r.t.fail(err)
+}
+
+// returning is exec for a statement that returns the rows it changed.
+func (t *tx) returning(f func(row) error, query string, args ...any) error {
+	if !t.saved {
+		t.control("SAVEPOINT operation")
+		t.saved = true
+	}
+	return t.rows(f, query, args...)
 }
 
 // rows calls f for each row.

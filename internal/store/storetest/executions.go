@@ -200,7 +200,7 @@ var executionTests = []test{
 			s.wantErr(err, ota.ErrTerminal)
 			s.equal("returned", e, done)
 		}
-		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Cancel: true, Now: epoch}))
+		s.equal("cancelled", s.cancel(r, epoch, 9), []string(nil))
 		s.equal("stored", s.execution("r", "d"), done)
 	}},
 	{"a report is about the newest attempt", func(s *suite) {
@@ -327,7 +327,8 @@ var cancelledTests = []test{
 				return s.PublishMetadata(gone, []fleet.Metadata{{Role: fleet.RoleRoot, Version: 1, Bytes: []byte("r")}}, nil, epoch)
 			},
 			"CreateRollout": func() error { return s.CreateRollout(gone, newRollout("x", 1)) },
-			"Advance":       func() error { return s.Advance(gone, fleet.Advance{Rollout: r, Cancel: true, Now: epoch}) },
+			"Advance":       func() error { return s.Advance(gone, fleet.Advance{Rollout: r, Now: epoch}) },
+			"Cancel":        func() error { _, err := s.Cancel(gone, r, epoch, 9); return err },
 			"StartNext":     func() error { _, err := s.StartNext(gone, "d", ota.Starting{}, epoch); return err },
 			"Expire":        func() error { _, _, err := s.Expire(gone, epoch.Add(1000*time.Hour)); return err },
 			"Report": func() error {

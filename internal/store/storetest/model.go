@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
-			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry,
+			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "cancel": w.cancel,
 			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 			"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
 		})
@@ -260,7 +261,7 @@ func (w *walk) advance(t *rapid.T) {
 	r.Revision -= int64(rapid.SampledFrom([]int{0, 0, 0, 0, 1}).Draw(t, "stale"))
 	r.State = rapid.SampledFrom([]ota.RolloutState{ota.RolloutRunning, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting}).Draw(t, "state")
 	r.ArmedAt, r.Reason = w.time(t), rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason")
-	a := fleet.Advance{Rollout: r, Now: w.time(t), Cancel: rapid.IntRange(0, 5).Draw(t, "cancel") == 0}
+	a := fleet.Advance{Rollout: r, Now: w.time(t)}
 	stage := rapid.IntRange(0, 1).Draw(t, "stage")
 	if rapid.Bool().Draw(t, "open") {
 		from := rapid.IntRange(0, 3).Draw(t, "from")
@@ -281,6 +282,20 @@ func (w *walk) advance(t *rapid.T) {
 		a.Insert = append(a.Insert, queued(stage, 1, d)...)
 	}
 	w.same("advance", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
+}
+
+// cancel cancels whatever can be cancelled.
+func (w *walk) cancel(t *rapid.T) {
+	r, now := w.known(t), w.time(t)
+	r.Reason = "why"
+	if rapid.IntRange(0, 2).Draw(t, "really") > 0 {
+		return
+	}
+	w.same("cancel", func(s fleet.Store) (any, error) {
+		list, err := s.Cancel(ctx, r, now, 99)
+		slices.SortFunc(list, func(a, b ota.Execution) int { return strings.Compare(a.DeviceID, b.DeviceID) })
+		return list, err
+	})
 }
 
 // line puts devices in line, in which they stay.

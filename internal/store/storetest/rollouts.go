@@ -118,7 +118,10 @@ var rolloutTests = []test{
 		running := s.report("r", "b", ota.InProgress, epoch)
 		done := s.report("r", "c", ota.Failed, epoch)
 		r.State, r.Reason = ota.RolloutAborting, `why "not"`
-		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: queued(0, 1, "d"), Cancel: true, Now: epoch.Add(time.Second)}))
+		r = s.open(r, epoch, queued(0, 1, "d")...)
+		s.equal("one", len(s.cancel(r, epoch.Add(time.Second), 1)), 1)
+		s.equal("the other", len(s.cancel(r, epoch.Add(time.Second), 9)), 1)
+		s.equal("none", s.cancel(r, epoch.Add(time.Second), 9), []string(nil))
 		for _, device := range []string{"a", "d"} {
 			e := s.execution("r", device)
 			s.equal("status", e.Status, ota.Canceled)
@@ -157,6 +160,7 @@ var rolloutTests = []test{
 		s.report("r", "e", ota.Rejected, epoch.Add(3*time.Second))
 		r = s.open(r, epoch.Add(2*time.Second), queued(0, 2, "a")...)
 		r.ArmedAt = epoch.Add(time.Second)
+		r = s.open(r, epoch)
 		p, err := s.Progress(ctx, r, epoch)
 		s.must(err)
 		s.equal("progress", p, ota.Progress{
@@ -167,6 +171,7 @@ var rolloutTests = []test{
 			Armed: ota.Counts{Finished: map[ota.Class]int{ota.ClassRejected: 1}},
 		})
 		r.ArmedAt = time.Time{}
+		r = s.open(r, epoch)
 		p, err = s.Progress(ctx, r, epoch)
 		s.must(err)
 		s.equal("armed from the start", p.Armed.Finished, map[ota.Class]int{ota.ClassRejected: 1, ota.ClassSucceeded: 1})

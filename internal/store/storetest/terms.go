@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -367,7 +368,9 @@ var termTests = []test{
 			s.must(err)
 		}
 		r.State, r.Reason = ota.RolloutAborting, "why"
-		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Cancel: true, Now: at(1)}))
+		r = s.open(r, at(1))
+		s.equal("cancelled, those at work first", s.cancel(r, at(1), 2), []string{"b", "c"})
+		s.equal("then", s.cancel(r, at(1), 9), []string{"a"})
 		for device, want := range map[string]ota.Status{
 			"a": ota.Canceled, "b": ota.Canceled, "c": ota.Canceled, "d": ota.InProgress, "e": ota.InProgress,
 		} {
@@ -408,6 +411,19 @@ var termTests = []test{
 		s.equal("b works on it", s.execution("old", "b").Status, ota.InProgress)
 		s.equal("c was not reached", s.execution("old", "c").Status, ota.Queued)
 	}},
+}
+
+// cancel returns whose executions were cancelled, in order.
+func (s *suite) cancel(r ota.Rollout, now time.Time, limit int) (devices []string) {
+	s.Helper()
+	list, err := s.Cancel(ctx, r, now, limit)
+	s.must(err)
+	for _, e := range list {
+		s.equal("status", e.Status, ota.Canceled)
+		devices = append(devices, e.DeviceID)
+	}
+	slices.Sort(devices)
+	return devices
 }
 
 func (s *suite) parsed(expr string) selector.Selector {
