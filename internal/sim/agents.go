@@ -174,10 +174,30 @@ func (a *agent) begin(e ota.Execution) {
 	a.work()
 }
 
+// grab is a device that takes what it likes: it begins something of its list
+// though it is not next, or though it works already. Nobody works on it if it may.
+func (a *agent) grab() {
+	var take int
+	if take = a.sim.rng.IntN(fleet.MaxNotified); a.sim.calm {
+		return
+	}
+	a.send("grabs", func(ctx context.Context, s *fleet.Service) (ota.Execution, error) {
+		list, err := s.Pending(ctx, a.id, fleet.MaxNotified)
+		if err != nil || len(list) == 0 {
+			return ota.Execution{}, err
+		}
+		e := list[take%len(list)]
+		return s.Report(ctx, ota.Report{RolloutID: e.RolloutID, DeviceID: a.id, Status: ota.InProgress})
+	}, func(ota.Execution, error) {})
+}
+
 // work takes the time of what comes next, and reports it.
 func (a *agent) work() {
 	if a.job == nil { // given up meanwhile
 		return
+	}
+	if a.sim.one(20) {
+		a.grab()
 	}
 	w := a.job.course[a.job.at]
 	if w.silent > 0 && !a.sim.calm {
@@ -203,6 +223,9 @@ func (a *agent) report() {
 		Details: map[string]string{ota.DetailStep: string(w.step), ota.DetailClass: string(w.class)},
 	}
 	maps.DeleteFunc(r.Details, func(_, v string) bool { return v == "" })
+	if w.status.Terminal() {
+		r.ExpectedVersion = 0 // as the agent tells a verdict: it is one whatever the server knows
+	}
 	at, version := j.at, j.version
 	a.send(fmt.Sprintf("reports %s %s", w.status, w.step), func(ctx context.Context, s *fleet.Service) (ota.Execution, error) {
 		return s.Report(ctx, r)

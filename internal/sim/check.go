@@ -157,7 +157,7 @@ func (k *checker) accepted(c change) {
 		return
 	}
 	e := attempts[len(attempts)-1]
-	if e.Attempt != c.report.Attempt || e.Version != c.report.ExpectedVersion {
+	if c.report.Attempt != 0 && e.Attempt != c.report.Attempt || c.report.ExpectedVersion != 0 && e.Version != c.report.ExpectedVersion {
 		k.say("%s: a report on attempt %d, version %d was accepted by attempt %d, version %d", c.label, c.report.Attempt, c.report.ExpectedVersion, e.Attempt, e.Version)
 	}
 }
@@ -334,6 +334,9 @@ func (k *checker) rollout(c change, old, r ota.Rollout) {
 	}
 	if r.Revision != old.Revision+1 {
 		k.say("%s went from revision %d to %d", name, old.Revision, r.Revision)
+	}
+	if byHand := strings.HasPrefix(c.label, "op pause ") || strings.HasPrefix(c.label, "op stop all "); byHand && r.State != ota.RolloutPaused {
+		k.say("%s was paused by an operator and is %s", name, r.State)
 	}
 	if r.State == ota.RolloutPaused && r.Reason == "" {
 		k.say("%s is paused without a reason", name)
