@@ -190,7 +190,7 @@ func (r *Runner) runAction(ctx context.Context, c ota.Command) agent.Outcome {
 		spread(out.Details, res.output)
 	}
 	if err == nil {
-		out.Details[detailExit] = strconv.Itoa(res.exit)
+		out.Details[ota.DetailExit] = strconv.Itoa(res.exit)
 		if res.exit != 0 {
 			out.Err = fmt.Errorf("exit status %d", res.exit)
 		}
@@ -198,20 +198,13 @@ func (r *Runner) runAction(ctx context.Context, c ota.Command) agent.Outcome {
 	return out
 }
 
-// Keys of the report of a command.
-const (
-	detailExit   = "exitCode"
-	detailTotal  = "outputBytes" // of the whole output
-	detailOutput = "output"      // its begin; output2, ... follow
-)
-
 // spread puts an output into values that are not too long.
 func spread(details map[string]string, e *ends) {
-	details[detailTotal] = strconv.FormatInt(e.total, 10)
+	details[ota.DetailOutputBytes] = strconv.FormatInt(e.total, 10)
 	text := e.text()
 	for i := 1; text != ""; i++ {
 		piece := clean(text, ota.MaxDetailValueBytes)
-		key := detailOutput
+		key := ota.DetailOutput
 		if i > 1 {
 			key += strconv.Itoa(i)
 		}

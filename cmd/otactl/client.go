@@ -34,6 +34,7 @@ type client struct {
 	rollouts otadv1connect.RolloutServiceClient
 	shadows  otadv1connect.ShadowServiceClient
 	groups   otadv1connect.GroupServiceClient
+	commands otadv1connect.CommandServiceClient
 	trust    otadv1connect.TrustServiceClient
 }
 
@@ -69,6 +70,7 @@ func newClient(t target) (*client, error) {
 	c.firmware = otadv1connect.NewFirmwareServiceClient(c.http, t.server, opts)
 	c.rollouts = otadv1connect.NewRolloutServiceClient(c.http, t.server, opts)
 	c.groups = otadv1connect.NewGroupServiceClient(c.http, t.server, opts)
+	c.commands = otadv1connect.NewCommandServiceClient(c.http, t.server, opts)
 	c.shadows = otadv1connect.NewShadowServiceClient(c.http, t.server, opts)
 	c.trust = otadv1connect.NewTrustServiceClient(c.http, t.server, opts)
 	return c, nil

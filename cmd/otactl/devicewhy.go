@@ -12,8 +12,9 @@ import (
 type becauseView struct {
 	Rollout  string     `json:"rollout"`
 	Firmware string     `json:"firmware"`
-	State    string     `json:"state"`            // of the rollout
-	Status   string     `json:"status,omitempty"` // of its execution on the device
+	Command  string     `json:"command,omitempty"` // where the rollout is of one
+	State    string     `json:"state"`             // of the rollout
+	Status   string     `json:"status,omitempty"`  // of its execution on the device
 	Why      string     `json:"why"`
 	Until    *time.Time `json:"until,omitempty"` // when that ends by itself
 }
@@ -34,7 +35,7 @@ what it waits for.`,
 			}
 			views := []becauseView{}
 			for _, b := range resp.GetBecause() {
-				views = append(views, becauseView{b.GetRolloutId(), b.GetFirmware(), b.GetState(), b.GetStatus(), b.GetWhy(), when(b.GetUntil())})
+				views = append(views, becauseView{b.GetRolloutId(), b.GetFirmware(), b.GetCommand(), b.GetState(), b.GetStatus(), b.GetWhy(), when(b.GetUntil())})
 			}
 			if len(views) == 0 {
 				a.note("no rollout is under way")
@@ -49,7 +50,7 @@ func (a *app) becauseTable() view[becauseView] {
 		name: func(b becauseView) string { return b.Rollout },
 		columns: []column[becauseView]{
 			{head: "ROLLOUT", cell: func(b becauseView) string { return b.Rollout }},
-			{head: "FIRMWARE", cell: func(b becauseView) string { return b.Firmware }},
+			{head: "BRINGS", cell: func(b becauseView) string { return first(b.Firmware, b.Command) }},
 			{head: "STATUS", cell: func(b becauseView) string { return first(b.Status, "-") }},
 			{head: "WHY", cell: func(b becauseView) string { return b.Why }},
 			{head: "UNTIL", cell: func(b becauseView) string { return first(rfc3339(b.Until), "-") }},

@@ -290,13 +290,14 @@ says which devices stay.`,
 
 func newRolloutListCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List rollouts, newest first", Args: takes(),
+		Use: "list", Short: "List rollouts of firmware, newest first", Args: takes(),
+		Long: "list shows rollouts of firmware; otactl command list has those of commands.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.connect()
 			if err != nil {
 				return err
 			}
-			resp, err := call(cmd.Context(), c.rollouts.ListRollouts, &otadv1.ListRolloutsRequest{})
+			resp, err := call(cmd.Context(), c.rollouts.ListRollouts, &otadv1.ListRolloutsRequest{Kind: string(ota.KindInstall)})
 			if err != nil {
 				return err
 			}
@@ -347,7 +348,10 @@ aborted or pauses because a stage failed its gate.`,
 const maxReconnects = 10
 
 func (a *app) watchRollout(ctx context.Context, c *client, id string) error {
-	w := a.newRolloutWatch()
+	return a.watchWith(ctx, c, id, a.newRolloutWatch())
+}
+
+func (a *app) watchWith(ctx context.Context, c *client, id string, w *rolloutWatch) error {
 	for tries := 0; ; tries++ {
 		seen, err := a.followRollout(ctx, c, id, w)
 		if seen {

@@ -212,6 +212,11 @@ func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 			Class: string(rule.Class), Share: rule.Share, MinSample: int32(rule.MinSample), Count: int32(rule.Count),
 		})
 	}
+	if c := r.Command; c != nil {
+		spec.Command = &otadv1.Command{
+			Name: c.Name, Parameters: c.Parameters, Timeout: someTime(time.Duration(c.TimeoutSeconds) * time.Second), MaxOutput: int32(c.MaxOutputBytes),
+		}
+	}
 	termsMessage(r.Terms, spec)
 	return spec
 }

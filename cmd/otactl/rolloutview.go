@@ -18,7 +18,8 @@ import (
 // rolloutView is a rollout as -o json shows it. Times are RFC 3339.
 type rolloutView struct {
 	ID         string          `json:"id"`
-	Firmware   string          `json:"firmware"` // NAME@VERSION
+	Firmware   string          `json:"firmware"` // NAME@VERSION; empty for a command
+	Command    *commandView    `json:"command,omitempty"`
 	Selector   string          `json:"selector"` // empty: every device the release fits
 	State      string          `json:"state"`
 	Reason     string          `json:"reason,omitempty"`
@@ -100,7 +101,7 @@ func (c countsView) succeeded() int32 { return c.Finished[string(ota.ClassSuccee
 
 func newRolloutView(r *otadv1.Rollout) rolloutView {
 	v := rolloutView{
-		ID: r.GetId(), Firmware: r.GetFirmware(), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
+		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
 		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(),
@@ -225,7 +226,8 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 		err := writeFields(w, []field{
 			{"ID", r.ID},
 			{"Firmware", r.Firmware},
-			{"Selector", first(r.Selector, "(every device the release fits)")},
+			{"Command", r.Command.text()},
+			{"Selector", first(r.Selector, r.everyone())},
 			{"Reverts", r.RevertOf},
 			{"State", r.State},
 			{"Reason", r.Reason},
@@ -260,6 +262,14 @@ func (r rolloutView) revertedBy() string {
 }
 
 var failureHeads = []string{"DEVICE", "STAGE", "ATTEMPT", "CLASS", "REASON", "FINISHED"}
+
+// everyone names the devices of a rollout without a selector.
+func (r rolloutView) everyone() string {
+	if r.Command != nil {
+		return "(every device)"
+	}
+	return "(every device the release fits)"
+}
 
 var stageHeads = []string{"STAGE", "SIZE", "STATE", "DEVICES", "QUEUED", "IN PROGRESS", "SUCCEEDED", "UNSUCCESSFUL", "GATE", "SOAK"}
 
@@ -323,6 +333,7 @@ func newExecutionView(e *otadv1.Execution) executionView {
 // planView is what a rollout would do.
 type planView struct {
 	Firmware   string             `json:"firmware"`
+	Command    *commandView       `json:"command,omitempty"`
 	Selector   string             `json:"selector"`
 	Seed       string             `json:"seed"`
 	Population int32              `json:"population"`
@@ -361,7 +372,7 @@ type exclusionView struct {
 
 func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planView {
 	v := planView{
-		Firmware: spec.GetFirmware(), Selector: spec.GetSelector(), Seed: p.GetSeed(), Population: p.GetPopulation(), Bytes: p.GetBytes(),
+		Firmware: spec.GetFirmware(), Command: newCommandView(spec.GetCommand()), Selector: spec.GetSelector(), Seed: p.GetSeed(), Population: p.GetPopulation(), Bytes: p.GetBytes(),
 		Stages: []plannedStageView{}, Excluded: []exclusionView{}, Conflicts: []conflictView{},
 	}
 	if d := p.GetDuration().AsDuration(); d > 0 {
@@ -391,13 +402,21 @@ var exclusionWords = map[string]string{
 	"revoked":      "is revoked",
 }
 
+func (p planView) download() string {
+	if p.Command != nil {
+		return ""
+	}
+	return "at most " + exactSize(p.Bytes) + " in all"
+}
+
 func (a *app) printPlan(p planView) error {
-	return printOne(a, p, p.Firmware, func(w io.Writer) error {
+	return printOne(a, p, first(p.Firmware, p.Command.text()), func(w io.Writer) error {
 		err := writeFields(w, []field{
 			{"Firmware", p.Firmware},
-			{"Selector", first(p.Selector, "(every device the release fits)")},
+			{"Command", p.Command.text()},
+			{"Selector", first(p.Selector, rolloutView{Command: p.Command}.everyone())},
 			{"Devices", number(p.Population)},
-			{"Download", "at most " + exactSize(p.Bytes) + " in all"},
+			{"Download", p.download()},
 			{"Takes", prefixed("at least ", p.Duration)},
 			{"Seed", p.Seed},
 		})

@@ -18,6 +18,7 @@ type rolloutWatch struct {
 	last    rolloutView
 	lines   int // that the last drawing took
 	pace    pace
+	silent  bool // nothing is shown
 }
 
 func (a *app) newRolloutWatch() *rolloutWatch { return &rolloutWatch{app: a} }
@@ -25,6 +26,9 @@ func (a *app) newRolloutWatch() *rolloutWatch { return &rolloutWatch{app: a} }
 func (w *rolloutWatch) show(r rolloutView) error {
 	defer func() { w.last, w.started = r, true }()
 	a := w.app
+	if w.silent {
+		return nil
+	}
 	switch a.flags.output {
 	case formatJSON, formatJSONL:
 		return writeJSONLine(a.stdout, r)
@@ -49,7 +53,7 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	}
 	var body bytes.Buffer
 	state := a.paint(a.stdout, stateColour(r.State), r.State)
-	fmt.Fprintf(&body, "%s  %s  %s", r.ID, printable(r.Firmware), state)
+	fmt.Fprintf(&body, "%s  %s  %s", r.ID, printable(first(r.Firmware, r.Command.text())), state)
 	if r.Reason != "" {
 		fmt.Fprintf(&body, "  %s", printable(r.Reason))
 	}

@@ -62,6 +62,9 @@ func (h deviceHandler) ExplainDevice(ctx context.Context, r *connect.Request[ota
 	out := &otadv1.ExplainDeviceResponse{}
 	for _, b := range list {
 		m := &otadv1.Because{RolloutId: b.Rollout.ID, Firmware: b.Rollout.Release.String(), State: string(b.Rollout.State), Why: b.Why, Until: timestamp(b.Until)}
+		if c := b.Rollout.Command; c != nil {
+			m.Command = c.Name
+		}
 		if b.Execution != nil {
 			m.Status = string(b.Execution.Status)
 		}

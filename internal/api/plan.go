@@ -14,7 +14,7 @@ import (
 
 // decodeSpec reads a plan; what is in it is judged by ota.
 func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
-	id, err := ota.ParseReleaseID(s.GetFirmware())
+	id, command, err := decodeWhat(s)
 	if err != nil {
 		return ota.Rollout{}, err
 	}
@@ -23,7 +23,7 @@ func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
 		return ota.Rollout{}, err
 	}
 	r := ota.Rollout{
-		Release: id, Selector: s.GetSelector(), Seed: s.GetSeed(), Priority: int(s.GetPriority()),
+		Release: id, Command: command, Selector: s.GetSelector(), Seed: s.GetSeed(), Priority: int(s.GetPriority()),
 		InProgressTimeout: s.GetInProgressTimeout().AsDuration(), Terms: terms,
 	}
 	for _, stage := range s.GetStages() {
@@ -37,6 +37,19 @@ func decodeSpec(s *otadv1.RolloutSpec) (ota.Rollout, error) {
 		r.Abort = append(r.Abort, ota.AbortRule{Class: ota.Class(a.GetClass()), Share: a.GetShare(), MinSample: int(a.GetMinSample()), Count: int(a.GetCount())})
 	}
 	return r, nil
+}
+
+// decodeWhat reads the firmware or the command.
+func decodeWhat(s *otadv1.RolloutSpec) (id ota.ReleaseID, command *ota.Command, err error) {
+	if s.GetCommand() != nil {
+		if command, err = decodeCommand(s.GetCommand()); err != nil {
+			return id, nil, err
+		}
+	}
+	if s.GetFirmware() != "" || command == nil {
+		id, err = ota.ParseReleaseID(s.GetFirmware())
+	}
+	return id, command, err
 }
 
 func decodeTerms(s *otadv1.RolloutSpec) (ota.Terms, error) {
@@ -78,6 +91,9 @@ func encodeSpec(r ota.Rollout) *otadv1.RolloutSpec {
 	s := &otadv1.RolloutSpec{
 		Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority), InProgressTimeout: duration(r.InProgressTimeout),
 		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), OnAbort: string(t.OnAbort), Quarantined: t.Quarantined, Start: timestamp(t.Start),
+	}
+	if r.Command != nil {
+		s.Command = encodeCommand(*r.Command)
 	}
 	for _, stage := range r.Stages {
 		s.Stages = append(s.Stages, encodeStageSpec(stage))

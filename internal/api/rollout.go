@@ -88,8 +88,12 @@ func (h rolloutHandler) whole(ctx context.Context, id string) (fleet.RolloutView
 	return v, m, nil
 }
 
-func (h rolloutHandler) ListRollouts(ctx context.Context, _ *connect.Request[otadv1.ListRolloutsRequest]) (*connect.Response[otadv1.ListRolloutsResponse], error) {
-	all, err := h.fleet.Rollouts(ctx)
+func (h rolloutHandler) ListRollouts(ctx context.Context, r *connect.Request[otadv1.ListRolloutsRequest]) (*connect.Response[otadv1.ListRolloutsResponse], error) {
+	kind := ota.Kind(r.Msg.GetKind())
+	if kind != "" && kind != ota.KindInstall && kind != ota.KindCommand {
+		return nil, fmt.Errorf("%w: kind %.40q: want %s or %s", fleet.ErrInvalid, kind, ota.KindInstall, ota.KindCommand)
+	}
+	all, err := h.fleet.Rollouts(ctx, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +315,12 @@ func encodeCounts(c ota.Counts) *otadv1.Counts {
 }
 
 func encodeExecution(e ota.Execution) *otadv1.Execution {
+	command := ""
+	if e.Command != nil {
+		command = e.Command.Name
+	}
 	return &otadv1.Execution{
+		Command:   command,
 		RolloutId: e.RolloutID, DeviceId: e.DeviceID, Stage: int32(e.Stage + 1), Attempt: int32(e.Attempt),
 		Status: string(e.Status), Class: string(e.Class), Step: string(e.Step()), Reason: e.Reason(), Details: e.Details,
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),

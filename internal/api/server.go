@@ -42,6 +42,7 @@ func (s *server) routes(more http.Handler) http.Handler {
 	mux.Handle(otadv1connect.NewTrustServiceHandler(trustHandler{s}, options...))
 	mux.Handle(otadv1connect.NewFirmwareServiceHandler(firmwareHandler{s}, options...))
 	mux.Handle(otadv1connect.NewRolloutServiceHandler(rolloutHandler{s}, options...))
+	mux.Handle(otadv1connect.NewCommandServiceHandler(commandHandler{s}, options...))
 	mux.Handle(otadv1connect.NewDeviceServiceHandler(deviceHandler{s}, options...))
 	mux.Handle(otadv1connect.NewGroupServiceHandler(groupHandler{s}, options...))
 	mux.Handle(otadv1connect.NewShadowServiceHandler(shadowHandler{s}, options...))

@@ -468,7 +468,7 @@ func TestPlanSaysWhoAndWhyNot(t *testing.T) {
 	if p.Stages[0].Devices != 2 || fmt.Sprint(p.Stages) != fmt.Sprint(again.Stages) || len(p.Stages[1].Sample) != 5 {
 		t.Fatalf("stages %+v, again %+v", p.Stages, again.Stages)
 	}
-	if all, err := w.s.Rollouts(w.ctx); err != nil || len(all) != 0 {
+	if all, err := w.s.Rollouts(w.ctx, ""); err != nil || len(all) != 0 {
 		t.Fatalf("planning made %d rollouts, %v", len(all), err)
 	}
 }
@@ -499,7 +499,7 @@ func TestRolloutRefusals(t *testing.T) {
 	if _, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: gw("1.0"), Stages: w.stages("100%"), Selector: `id = `}); err == nil {
 		t.Error("a selector that does not parse was taken")
 	}
-	if all, err := w.s.Rollouts(w.ctx); err != nil || len(all) != 0 {
+	if all, err := w.s.Rollouts(w.ctx, ""); err != nil || len(all) != 0 {
 		t.Fatalf("a refused plan left %d rollouts, %v", len(all), err)
 	}
 }

@@ -170,7 +170,7 @@ func TestStopAllCallsAReturnOff(t *testing.T) {
 		report(ids[1], v.ID, ota.Report{Status: ota.Succeeded})
 		stop := w.background(w.s.RunEngine)
 		<-time.After(time.Hour)
-		all, err := w.s.Rollouts(w.ctx)
+		all, err := w.s.Rollouts(w.ctx, "")
 		if w.ok(err); len(all) != 1 || all[0].State != ota.RolloutPaused {
 			t.Fatalf("%d rollouts, the first is %s", len(all), all[0].State)
 		}

@@ -139,6 +139,9 @@ func (s *Service) conflicts(ctx context.Context, r ota.Rollout, list []ota.Candi
 		if err != nil {
 			return nil, err
 		}
+		if other.Kind() == ota.KindCommand {
+			continue
+		}
 		conflicts = append(conflicts, Conflict{Rollout: other, Devices: busy[id], Supersedes: r.Supersedes(other)})
 	}
 	return conflicts, nil
@@ -287,17 +290,22 @@ func (s *Service) Rollout(ctx context.Context, id string) (RolloutView, error) {
 	return RolloutView{}, err
 }
 
-// Rollouts returns all, newest first.
-func (s *Service) Rollouts(ctx context.Context) ([]RolloutView, error) {
+// Rollouts returns those of the kind, all if it is empty, newest first.
+func (s *Service) Rollouts(ctx context.Context, kind ota.Kind) ([]RolloutView, error) {
 	all, err := s.Store.Rollouts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	views := make([]RolloutView, len(all))
-	for i, r := range all {
-		if views[i], err = s.Rollout(ctx, r.ID); err != nil {
+	var views []RolloutView
+	for _, r := range all {
+		if kind != "" && r.Kind() != kind {
+			continue
+		}
+		v, err := s.Rollout(ctx, r.ID)
+		if err != nil {
 			return nil, err
 		}
+		views = append(views, v)
 	}
 	return views, nil
 }

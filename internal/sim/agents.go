@@ -21,6 +21,7 @@ type agent struct {
 	revoked bool
 	life    int // raised by each loss of power: what it had in mind is gone
 	asking  bool
+	woken   bool // while it was asking
 	job     *job
 	running string        // digest of the image; empty: one that no release has, and it does not say
 	release ota.ReleaseID // that the image is of
@@ -29,7 +30,7 @@ type agent struct {
 // job is what an agent works on.
 type job struct {
 	rollout string
-	release ota.ReleaseID
+	release ota.ReleaseID // zero: a command
 	attempt int
 	version int64
 	at      int // index into its course
@@ -45,7 +46,7 @@ type word struct {
 	silent time.Duration // it is off so long before
 }
 
-// courseOf draws how an install goes.
+// courseOf draws how an install goes, or a command.
 func (a *agent) courseOf(release ota.ReleaseID) []word {
 	s := a.sim
 	work := func(step ota.Step) word {
@@ -53,6 +54,12 @@ func (a *agent) courseOf(release ota.ReleaseID) []word {
 	}
 	end := func(status ota.Status, class ota.Class) word {
 		return word{after: s.upTo(20 * time.Second), status: status, class: class}
+	}
+	if release == (ota.ReleaseID{}) {
+		if s.rng.IntN(10) == 0 {
+			return []word{end(ota.Rejected, "")}
+		}
+		return []word{work("running"), end(pick(s, ota.Succeeded, ota.Succeeded, ota.Succeeded, ota.Failed), "")}
 	}
 	course := []word{work(ota.StepFetching), work(ota.StepStaged), work(ota.StepRebooting), work(ota.StepTrial)}
 	for i := range course {
@@ -91,6 +98,7 @@ func (a *agent) hear(next *ota.Execution) {
 	switch {
 	case a.off || a.revoked:
 	case a.job == nil && next != nil:
+		a.woken = a.asking // what it is answered may be older than the message
 		a.ask()
 	case a.job != nil && (next == nil || next.RolloutID != a.job.rollout || next.Attempt != a.job.attempt):
 		a.look()
@@ -157,6 +165,9 @@ func (a *agent) ask() {
 					a.ask()
 				}
 			})
+		case errors.Is(err, fleet.ErrNotFound) && a.woken:
+			a.woken = false
+			a.later(0, a.ask)
 		case !errors.Is(err, fleet.ErrNotFound):
 			a.sim.check.say("device %s asks for work: %v", a.id, err)
 		}
@@ -215,7 +226,7 @@ func (a *agent) report() {
 	}
 	j, life := a.job, a.life
 	w := j.course[j.at]
-	if w.step == ota.StepCommitting || w.status == ota.Succeeded { // whoever hears of it
+	if j.release != (ota.ReleaseID{}) && (w.step == ota.StepCommitting || w.status == ota.Succeeded) { // whoever hears of it
 		a.running, a.release = digestOf(j.release), j.release
 	}
 	r := ota.Report{
@@ -269,7 +280,7 @@ func (a *agent) done(w word) {
 		a.work()
 		return
 	}
-	if w.status == ota.Succeeded {
+	if w.status == ota.Succeeded && a.job.release != (ota.ReleaseID{}) {
 		a.tell()
 	}
 	a.forget()

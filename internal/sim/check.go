@@ -213,6 +213,9 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 		if r.State != ota.RolloutRunning {
 			k.say("%s was started while the rollout is %s", name, r.State)
 		}
+		if other := k.overtaken(e); c.method == "StartNext" && other != "" {
+			k.say("%s was started before command %s", name, other)
+		}
 		k.bounded(name, r, e)
 	case e.Status == ota.Canceled && was.Status == ota.InProgress && was.Step().Activated():
 		k.say("%s was cancelled at step %q", name, was.Step())
@@ -243,6 +246,22 @@ func (k *checker) bounded(name string, r ota.Rollout, e ota.Execution) {
 	if limit := r.Terms.InFlight; limit.Max > 0 && all > limit.Max || limit.PerMax > 0 && lane > limit.PerMax {
 		k.say("%s is one of %d in flight, %d in lane %q: over %+v", name, all, lane, e.Lane, limit)
 	}
+}
+
+// overtaken returns a command that the device could have started instead of the
+// install; empty: there is none.
+func (k *checker) overtaken(e ota.Execution) string {
+	if e.Command != nil {
+		return ""
+	}
+	for at, attempts := range k.executions {
+		r := k.rollouts[at.rollout]
+		if at.device == e.DeviceID && r.Kind() == ota.KindCommand && r.State == ota.RolloutRunning && r.Terms.InFlight == (ota.InFlight{}) &&
+			attempts[len(attempts)-1].Status == ota.Queued {
+			return at.rollout
+		}
+	}
+	return ""
 }
 
 // created: executions are made only while the rollout runs, for an open stage,
@@ -399,7 +418,8 @@ func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basi
 			k.say("%s opened without approval", name)
 		}
 	case now.State == ota.StagePassed && was.State == ota.StageOpen:
-		if seen.total > 0 || r.Cursor < now.Target {
+		unproved := r.Kind() == ota.KindCommand && now.Gate.Success == 0 && settled && seen.sample == 0
+		if seen.total > 0 && !unproved || r.Cursor < now.Target {
 			k.say("%s passed unjudged at %d of %d: %+v", name, r.Cursor, now.Target, seen)
 		}
 	case now.State == ota.StageSoaking:

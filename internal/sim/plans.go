@@ -87,6 +87,9 @@ func (s *Sim) plan() ota.Rollout {
 		Release: pick(s, s.releases...).id, Seed: fmt.Sprint(s.rng.IntN(1000)), Priority: s.rng.IntN(3), Terms: s.terms(),
 		Stages: s.stages(), Selector: pick(s, "", "", `tags.site = "a" OR tags.site = "b"`),
 	}
+	if s.one(4) {
+		s.commanded(&r)
+	}
 	if s.one(8) {
 		r.State = ota.RolloutDraft
 	}
@@ -103,6 +106,18 @@ func (s *Sim) plan() ota.Rollout {
 		r.Abort = append(r.Abort, a)
 	}
 	return r
+}
+
+// commanded makes a rollout one of a command.
+func (s *Sim) commanded(r *ota.Rollout) {
+	r.Release, r.Command = ota.ReleaseID{}, &ota.Command{Name: "x"}
+	r.Terms.OnAbort = ""
+	r.Terms.Timers, r.Terms.Quarantined = ota.Timers{Claim: r.Terms.Timers.Claim}, false
+	if s.one(2) {
+		for i := range r.Stages {
+			r.Stages[i].Gate.Success = 0
+		}
+	}
 }
 
 func (s *Sim) stages() (stages []ota.Stage) {
@@ -230,7 +245,7 @@ func (s *Sim) revive(i, life int, poll time.Duration) {
 
 func (s *Sim) create() {
 	r := s.plan()
-	s.operate("create "+r.Release.String(), func(ctx context.Context, f *fleet.Service) error {
+	s.operate(strings.TrimSpace("create "+string(r.Kind())+" "+r.Release.String()), func(ctx context.Context, f *fleet.Service) error {
 		_, err := f.CreateRollout(ctx, r)
 		return err
 	})

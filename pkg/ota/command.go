@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 )
@@ -101,6 +102,22 @@ func (c Command) String() string {
 	text := c.Name
 	for _, k := range slices.Sorted(maps.Keys(c.Parameters)) {
 		text += fmt.Sprintf(" %s=%s", k, c.Parameters[k])
+	}
+	return text
+}
+
+// Keys of statusDetails that our agent sets for a command.
+const (
+	DetailExit        = "exitCode"    // of the program
+	DetailOutputBytes = "outputBytes" // of the whole output
+	DetailOutput      = "output"      // its begin; output2, ... follow
+)
+
+// Output is what the details say of a command's output.
+func Output(details map[string]string) string {
+	text := details[DetailOutput]
+	for i := 2; details[DetailOutput+strconv.Itoa(i)] != ""; i++ {
+		text += details[DetailOutput+strconv.Itoa(i)]
 	}
 	return text
 }

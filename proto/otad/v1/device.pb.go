@@ -2268,7 +2268,8 @@ type Because struct {
 	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`   // of the rollout
 	Status        string                 `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"` // of its execution on the device; empty: there is none
 	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
-	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"` // when that ends by itself; not set: not by time
+	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`      // when that ends by itself; not set: not by time
+	Command       string                 `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"` // its name, where the rollout is of one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2343,6 +2344,13 @@ func (x *Because) GetUntil() *timestamppb.Timestamp {
 		return x.Until
 	}
 	return nil
+}
+
+func (x *Because) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
 }
 
 var File_otad_v1_device_proto protoreflect.FileDescriptor
@@ -2520,7 +2528,7 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x14ExplainDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"C\n" +
 	"\x15ExplainDeviceResponse\x12*\n" +
-	"\abecause\x18\x01 \x03(\v2\x10.otad.v1.BecauseR\abecause\"\xb6\x01\n" +
+	"\abecause\x18\x01 \x03(\v2\x10.otad.v1.BecauseR\abecause\"\xd0\x01\n" +
 	"\aBecause\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1a\n" +
@@ -2528,7 +2536,8 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x120\n" +
-	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until2\xa4\f\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
+	"\acommand\x18F \x01(\tR\acommand2\xa4\f\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +

@@ -26,7 +26,7 @@ const (
 // RolloutSpec is what the operator asks for.
 type RolloutSpec struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
-	Firmware string                 `protobuf:"bytes,1,opt,name=firmware,proto3" json:"firmware,omitempty"` // NAME@VERSION
+	Firmware string                 `protobuf:"bytes,1,opt,name=firmware,proto3" json:"firmware,omitempty"` // NAME@VERSION; empty exactly when there is a command
 	Selector string                 `protobuf:"bytes,2,opt,name=selector,proto3" json:"selector,omitempty"` // empty: every device the release fits
 	Stages   []*StageSpec           `protobuf:"bytes,3,rep,name=stages,proto3" json:"stages,omitempty"`
 	Abort    []*AbortRule           `protobuf:"bytes,4,rep,name=abort,proto3" json:"abort,omitempty"`
@@ -46,6 +46,7 @@ type RolloutSpec struct {
 	Quarantined       bool                   `protobuf:"varint,16,opt,name=quarantined,proto3" json:"quarantined,omitempty"`       // let in devices on which this image was rolled back
 	Window            *Window                `protobuf:"bytes,17,opt,name=window,proto3" json:"window,omitempty"`                  // when a device may install; not set: always
 	Consent           *Consent               `protobuf:"bytes,18,opt,name=consent,proto3" json:"consent,omitempty"`                // not set: people at a device may put it off 10 times, where it asks them
+	Command           *Command               `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"`                // what devices run instead of an install
 	OnAbort           string                 `protobuf:"bytes,80,opt,name=on_abort,json=onAbort,proto3" json:"on_abort,omitempty"` // keep (also when empty) or revert
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -203,6 +204,13 @@ func (x *RolloutSpec) GetWindow() *Window {
 func (x *RolloutSpec) GetConsent() *Consent {
 	if x != nil {
 		return x.Consent
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetCommand() *Command {
+	if x != nil {
+		return x.Command
 	}
 	return nil
 }
@@ -1272,6 +1280,7 @@ type Execution struct {
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`          // of a finished one: when the next attempt is due
 	Lane          string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"`                               // its value of what InFlight.per names
+	Command       string                 `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"`                         // its name; empty: an install
 	FromDigest    string                 `protobuf:"bytes,80,opt,name=from_digest,json=fromDigest,proto3" json:"from_digest,omitempty"` // of the image that the device said it ran before; empty: it had not said
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1429,6 +1438,13 @@ func (x *Execution) GetRetryAt() *timestamppb.Timestamp {
 func (x *Execution) GetLane() string {
 	if x != nil {
 		return x.Lane
+	}
+	return ""
+}
+
+func (x *Execution) GetCommand() string {
+	if x != nil {
+		return x.Command
 	}
 	return ""
 }
@@ -2346,6 +2362,7 @@ func (x *GetRolloutResponse) GetRollout() *Rollout {
 
 type ListRolloutsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,70,opt,name=kind,proto3" json:"kind,omitempty"` // install or command; empty: both
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2378,6 +2395,13 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
 	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListRolloutsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
 }
 
 type ListRolloutsResponse struct {
@@ -2957,7 +2981,7 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x05\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\"\xf7\x05\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
@@ -2977,7 +3001,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\bon_pause\x18\x0f \x01(\tR\aonPause\x12 \n" +
 	"\vquarantined\x18\x10 \x01(\bR\vquarantined\x12'\n" +
 	"\x06window\x18\x11 \x01(\v2\x0f.otad.v1.WindowR\x06window\x12*\n" +
-	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\x12\x19\n" +
+	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\x12*\n" +
+	"\acommand\x18F \x01(\v2\x10.otad.v1.CommandR\acommand\x12\x19\n" +
 	"\bon_abort\x18P \x01(\tR\aonAbort\"\x81\x01\n" +
 	"\x06Window\x12\x14\n" +
 	"\x05rrule\x18\x01 \x01(\tR\x05rrule\x12\x14\n" +
@@ -3076,7 +3101,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\"\x91\x06\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"\xab\x06\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -3101,7 +3126,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x125\n" +
 	"\bretry_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x12\n" +
-	"\x04lane\x18\x12 \x01(\tR\x04lane\x12\x1f\n" +
+	"\x04lane\x18\x12 \x01(\tR\x04lane\x12\x18\n" +
+	"\acommand\x18F \x01(\tR\acommand\x12\x1f\n" +
 	"\vfrom_digest\x18P \x01(\tR\n" +
 	"fromDigest\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
@@ -3167,8 +3193,9 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x11GetRolloutRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"@\n" +
 	"\x12GetRolloutResponse\x12*\n" +
-	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"\x15\n" +
-	"\x13ListRolloutsRequest\"D\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\")\n" +
+	"\x13ListRolloutsRequest\x12\x12\n" +
+	"\x04kind\x18F \x01(\tR\x04kind\"D\n" +
 	"\x14ListRolloutsResponse\x12,\n" +
 	"\brollouts\x18\x01 \x03(\v2\x10.otad.v1.RolloutR\brollouts\"%\n" +
 	"\x13WatchRolloutRequest\x12\x0e\n" +
@@ -3285,6 +3312,7 @@ var file_otad_v1_rollout_proto_goTypes = []any{
 	nil,                            // 46: otad.v1.PlannedStage.StrataEntry
 	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
 	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
+	(*Command)(nil),                // 49: otad.v1.Command
 }
 var file_otad_v1_rollout_proto_depIdxs = []int32{
 	7,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
@@ -3297,91 +3325,92 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	6,  // 7: otad.v1.RolloutSpec.retry:type_name -> otad.v1.Retry
 	1,  // 8: otad.v1.RolloutSpec.window:type_name -> otad.v1.Window
 	2,  // 9: otad.v1.RolloutSpec.consent:type_name -> otad.v1.Consent
-	47, // 10: otad.v1.Window.duration:type_name -> google.protobuf.Duration
-	48, // 11: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
-	47, // 12: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
-	47, // 13: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
-	47, // 14: otad.v1.Timers.install:type_name -> google.protobuf.Duration
-	47, // 15: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
-	47, // 16: otad.v1.Timers.health:type_name -> google.protobuf.Duration
-	47, // 17: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	8,  // 18: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	47, // 19: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	44, // 20: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
-	7,  // 21: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
-	10, // 22: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	48, // 23: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	48, // 24: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	48, // 25: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	48, // 26: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
-	11, // 27: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
-	9,  // 28: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	48, // 29: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	48, // 30: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	47, // 31: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
-	0,  // 32: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
-	48, // 33: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
-	48, // 34: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	13, // 35: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
-	14, // 36: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
-	45, // 37: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	48, // 38: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	48, // 39: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	48, // 40: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	48, // 41: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	48, // 42: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 43: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	0,  // 44: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	18, // 45: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	19, // 46: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	17, // 47: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	47, // 48: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	7,  // 49: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	46, // 50: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 51: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 52: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 53: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 54: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 55: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 56: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 57: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 58: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 63: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 64: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	20, // 65: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	30, // 66: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	32, // 67: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	34, // 68: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	21, // 69: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	23, // 70: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	25, // 71: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	36, // 72: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	38, // 73: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	40, // 74: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	27, // 75: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	42, // 76: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 77: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	29, // 78: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	31, // 79: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	33, // 80: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	35, // 81: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	22, // 82: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	24, // 83: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	26, // 84: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	37, // 85: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	39, // 86: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	41, // 87: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	28, // 88: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	43, // 89: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	77, // [77:90] is the sub-list for method output_type
-	64, // [64:77] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	49, // 10: otad.v1.RolloutSpec.command:type_name -> otad.v1.Command
+	47, // 11: otad.v1.Window.duration:type_name -> google.protobuf.Duration
+	48, // 12: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
+	47, // 13: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
+	47, // 14: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
+	47, // 15: otad.v1.Timers.install:type_name -> google.protobuf.Duration
+	47, // 16: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
+	47, // 17: otad.v1.Timers.health:type_name -> google.protobuf.Duration
+	47, // 18: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	8,  // 19: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
+	47, // 20: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	44, // 21: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	7,  // 22: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
+	10, // 23: otad.v1.Stage.counts:type_name -> otad.v1.Counts
+	48, // 24: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 25: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	48, // 26: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	48, // 27: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
+	11, // 28: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
+	9,  // 29: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
+	48, // 30: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	48, // 31: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	47, // 32: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	0,  // 33: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
+	48, // 34: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	48, // 35: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	13, // 36: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
+	14, // 37: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
+	45, // 38: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	48, // 39: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	48, // 40: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	48, // 41: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	48, // 42: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	48, // 43: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 44: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	0,  // 45: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	18, // 46: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	19, // 47: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	17, // 48: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	47, // 49: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	7,  // 50: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	46, // 51: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 52: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 53: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 54: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 55: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 56: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 57: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 58: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 64: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 65: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	20, // 66: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	30, // 67: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	32, // 68: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	34, // 69: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	21, // 70: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	23, // 71: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	25, // 72: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	36, // 73: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	38, // 74: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	40, // 75: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	27, // 76: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	42, // 77: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 78: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	29, // 79: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	31, // 80: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	33, // 81: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	35, // 82: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	22, // 83: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	24, // 84: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	26, // 85: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	37, // 86: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	39, // 87: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	41, // 88: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	28, // 89: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	43, // 90: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	78, // [78:91] is the sub-list for method output_type
+	65, // [65:78] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
@@ -3389,6 +3418,7 @@ func file_otad_v1_rollout_proto_init() {
 	if File_otad_v1_rollout_proto != nil {
 		return
 	}
+	file_otad_v1_command_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
