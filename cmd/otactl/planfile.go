@@ -44,6 +44,7 @@ type planFile struct {
 	Approval    bool        `yaml:"approval"`
 	OnPause     text        `yaml:"onPause"`
 	OnAbort     text        `yaml:"onAbort"`
+	Drift       text        `yaml:"drift"`
 	Quarantined bool        `yaml:"quarantined"`
 }
 
@@ -235,6 +236,7 @@ const defaultGate = 0.95
 func (p planFile) terms(rd *reader) ota.Terms {
 	t := ota.Terms{
 		Approval: p.Approval, Strata: p.Strata, Quarantined: p.Quarantined, OnPause: ota.PausePolicy(p.OnPause.value), OnAbort: ota.AbortPolicy(p.OnAbort.value), Start: rd.time(p.Start, "start"),
+		Drift:    ota.DriftPolicy(p.Drift.value),
 		InFlight: ota.InFlight{Max: p.InFlight.Max, Per: p.InFlight.Per, PerMax: p.InFlight.PerMax},
 		Timers: ota.Timers{
 			Claim: rd.duration(p.Timers.Claim, "timers: claim"), Fetch: rd.duration(p.Timers.Fetch, "timers: fetch"),

@@ -41,6 +41,7 @@ func TestPlanFile(t *testing.T) {
 			Retry:  ota.Retry{Attempts: 3, Backoff: 10 * time.Minute, On: []ota.Class{ota.ClassSilent, ota.ClassTimedOut}}, Strata: []string{"hardware", "site"},
 			OnPause: ota.PauseHoldBeforeInstall, Window: ota.Window{RRule: "FREQ=WEEKLY;BYDAY=SA,SU;BYHOUR=2", Duration: 3 * 3600},
 			Consent: &ota.Consent{MaxDefers: 3, Deadline: time.Date(2026, 12, 24, 0, 0, 0, 0, time.UTC)}, Quarantined: true,
+			Drift: ota.DriftRecord,
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

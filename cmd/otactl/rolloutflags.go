@@ -22,6 +22,7 @@ type rolloutFlags struct {
 	soak, timeout                                       time.Duration
 	priority                                            int32
 	rate, maxPer, window, start, onPause, onAbort       string
+	drift                                               string
 	maxInFlight                                         int
 	timers                                              ota.Timers
 	retry                                               ota.Retry
@@ -68,6 +69,7 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.StringSliceVar(&f.approveStages, "approve-stages", nil, "stages, from 1, that do not open before an operator approves them")
 	fl.StringVar(&f.onPause, "on-pause", string(ota.PauseLetFinish), "what a pause does to devices at work: let-finish or hold-before-install")
 	fl.StringVar(&f.onAbort, "on-abort", string(ota.AbortKeep), "what becomes of devices it has changed when it is aborted: keep or revert")
+	fl.StringVar(&f.drift, "drift", string(ota.DriftRequeue), "a device that runs another image after its success: requeue, as far as --attempts go, or record")
 	fl.BoolVar(&f.quarantined, "quarantined", false, "let in devices on which this image was rolled back before")
 }
 
@@ -171,6 +173,9 @@ func (f *rolloutFlags) terms() (t ota.Terms, err error) {
 	if policy := ota.PausePolicy(f.onPause); policy != ota.PauseLetFinish {
 		t.OnPause = policy
 	}
+	if policy := ota.DriftPolicy(f.drift); policy != ota.DriftRequeue {
+		t.Drift = policy
+	}
 	if f.maxDefers != ota.DefaultConsent.MaxDefers {
 		t.Consent = &ota.Consent{MaxDefers: f.maxDefers}
 	}
@@ -223,6 +228,7 @@ func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 
 func termsMessage(t ota.Terms, spec *otadv1.RolloutSpec) {
 	spec.Approval, spec.Strata, spec.OnPause, spec.OnAbort, spec.Quarantined = t.Approval, t.Strata, string(t.OnPause), string(t.OnAbort), t.Quarantined
+	spec.Drift = string(t.Drift)
 	if !t.Start.IsZero() {
 		spec.Start = timestamppb.New(t.Start)
 	}

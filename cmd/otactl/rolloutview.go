@@ -62,7 +62,7 @@ type stageView struct {
 }
 
 // countsView counts executions; Finished is by class: succeeded, failed,
-// rolled_back, rejected, timed_out, silent, canceled.
+// rolled_back, rejected, timed_out, silent, drifted, canceled.
 type countsView struct {
 	Queued     int32            `json:"queued"`
 	InProgress int32            `json:"inProgress"`

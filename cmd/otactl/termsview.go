@@ -27,6 +27,7 @@ type termsView struct {
 	Approval    bool              `json:"approval,omitempty"`
 	OnPause     string            `json:"onPause,omitempty"`
 	OnAbort     string            `json:"onAbort,omitempty"`
+	Drift       string            `json:"drift,omitempty"`
 	Quarantined bool              `json:"quarantined,omitempty"`
 }
 
@@ -36,6 +37,7 @@ func newTermsView(s *otadv1.RolloutSpec) termsView {
 		Rate:     ota.Rate{PerMinute: r.GetPerMinute(), Factor: r.GetFactor(), Each: int(r.GetEach()), Of: ota.RateBasis(r.GetOf()), Max: r.GetMax()}.String(),
 		InFlight: s.GetInFlight().GetMax(), Attempts: s.GetRetry().GetAttempts(), RetryOn: s.GetRetry().GetOn(),
 		Strata: s.GetStrata(), Start: when(s.GetStart()), Approval: s.GetApproval(), OnPause: s.GetOnPause(), OnAbort: s.GetOnAbort(), Quarantined: s.GetQuarantined(),
+		Drift: s.GetDrift(),
 	}
 	if w != nil {
 		v.Window = ota.Window{RRule: w.GetRrule(), Start: w.GetStart(), Duration: w.GetDuration().GetSeconds(), Fetch: w.GetFetch()}.String()
@@ -87,6 +89,7 @@ func (v termsView) words() []string {
 	add(v.Start != nil, "not before %s", rfc3339(v.Start))
 	add(v.OnPause != "" && v.OnPause != string(ota.PauseLetFinish), "on pause %s", v.OnPause)
 	add(v.OnAbort == string(ota.AbortRevert), "reverted on an abort")
+	add(v.Drift == string(ota.DriftRecord), "drift is recorded only")
 	add(v.Quarantined, "quarantined devices too")
 	return words
 }

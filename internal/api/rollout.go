@@ -325,7 +325,7 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		Status: string(e.Status), Class: string(e.Class), Step: string(e.Step()), Reason: e.Reason(), Details: e.Details,
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
-		RetryAt: timestamp(e.RetryAt), Lane: e.Lane, FromDigest: e.From,
+		RetryAt: timestamp(e.RetryAt), Lane: e.Lane, FromDigest: e.From, DriftedAt: timestamp(e.DriftedAt), Runs: e.Runs,
 	}
 }
 

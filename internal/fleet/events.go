@@ -46,6 +46,9 @@ func ValidEvents(log string, events []Event) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: events: %s", ErrInvalid, fmt.Sprintf(format, args...))
 	}
+	if log == LogServer {
+		return bad("log %s is that of the server: begin one with another name", log)
+	}
 	if len(log) > MaxEventLog || !eventWord.MatchString(log) {
 		return bad("log %.80q: want a word of at most %d bytes", log, MaxEventLog)
 	}

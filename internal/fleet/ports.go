@@ -28,6 +28,7 @@ type Store interface {
 	ExecutionStore
 	EventStore
 	UploadStore
+	LookStore
 	// Check returns every broken invariant in words, none when all is well.
 	Check(ctx context.Context) ([]string, error)
 	// Ping says whether the store answers.

@@ -95,12 +95,14 @@ type Service struct {
 	claimed   claimCounts
 	lists     lists
 	wake      chan struct{}
+	look      chan struct{}
 	held      held
 	notifier  *notifier
 }
 
 // New returns a Service; RunEngine must run for rollouts to move, RunNotifier for
-// devices to be told, RunTimeouts for executions to time out.
+// devices to be told, RunTimeouts for executions to time out, RunLooks for what
+// devices say to count.
 func New(c Config) *Service {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Second
@@ -115,7 +117,7 @@ func New(c Config) *Service {
 		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(),
 		signals: newSignals(), claims: newClaims(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
-		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(),
+		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(), look: make(chan struct{}, 1),
 	}
 }
 

@@ -31,6 +31,9 @@ func (s *Service) UpdateShadow(ctx context.Context, deviceID, name string, u sha
 		s.Log.Warn("shadow update was stored but not published", "device", deviceID, "error", err)
 	}
 	s.signals.raise("shadow/" + deviceID + "/" + name)
+	if name == "" && SaysFirmware(u) {
+		s.Look()
+	}
 	return r, nil
 }
 

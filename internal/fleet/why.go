@@ -20,7 +20,7 @@ type Because struct {
 }
 
 // Why explains what holds a device now: what every rollout that has not ended
-// means for it.
+// means for it, and which of those that have ended it has drifted from.
 func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 	record, err := s.Device(ctx, deviceID)
 	if err != nil {
@@ -34,9 +34,13 @@ func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 	if err != nil {
 		return nil, err
 	}
+	drifted, err := s.drifted(ctx, deviceID)
+	if err != nil {
+		return nil, err
+	}
 	var list []Because
 	for _, r := range rollouts {
-		if r.State.Terminal() {
+		if r.State.Terminal() && !drifted[r.ID] {
 			continue
 		}
 		b := Because{Rollout: r}
@@ -55,6 +59,17 @@ func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 		list = append(list, b)
 	}
 	return list, nil
+}
+
+// drifted returns the rollouts that updated the device, which runs another image
+// since.
+func (s *Service) drifted(ctx context.Context, deviceID string) (map[string]bool, error) {
+	rollouts := map[string]bool{}
+	err := s.Store.Executions(ctx, ExecutionFilter{DeviceID: deviceID, Latest: true}, func(e ota.Execution) bool {
+		rollouts[e.RolloutID] = e.Class == ota.ClassDrifted
+		return true
+	})
+	return rollouts, err
 }
 
 func startOf(r ota.Rollout) time.Time {

@@ -19,12 +19,23 @@ type agent struct {
 	id      string
 	off     bool
 	revoked bool
-	life    int // raised by each loss of power: what it had in mind is gone
+	calm    bool // it has connected after the faults were over
+	life    int  // raised by each loss of power: what it had in mind is gone
 	asking  bool
 	woken   bool // while it was asking
 	job     *job
-	running string        // digest of the image; empty: one that no release has, and it does not say
-	release ota.ReleaseID // that the image is of
+	running string // digest of the image
+	before  string // that of the other slot
+	says    says
+}
+
+// says is how an agent tells what it runs: one message at a time, the newest word
+// again and again until it was heard.
+type says struct {
+	word    int       // raised each time that there is something to say
+	heard   int       // the newest word that was acknowledged
+	sending bool      // the server works on one
+	at      time.Time // when the newest that was acknowledged was sent
 }
 
 // job is what an agent works on.
@@ -33,7 +44,8 @@ type job struct {
 	release ota.ReleaseID // zero: a command
 	attempt int
 	version int64
-	at      int // index into its course
+	at      int    // index into its course
+	from    string // digest of what ran before
 	course  []word
 }
 
@@ -181,7 +193,7 @@ func (a *agent) begin(e ota.Execution) {
 	}
 	// The answer may be late: what it speaks of may be over by now, as the first
 	// report will say.
-	a.job = &job{rollout: e.RolloutID, release: e.Release, attempt: e.Attempt, version: e.Version, course: a.courseOf(e.Release)}
+	a.job = &job{rollout: e.RolloutID, release: e.Release, attempt: e.Attempt, version: e.Version, course: a.courseOf(e.Release), from: a.running}
 	a.work()
 }
 
@@ -216,6 +228,12 @@ func (a *agent) work() {
 		a.die(w.silent)
 		return
 	}
+	switch install := a.job.release != (ota.ReleaseID{}); {
+	case install && w.step == ota.StepTrial:
+		a.becomes(digestOf(a.job.release))
+	case install && w.step == ota.StepRollingBack:
+		a.becomes(a.job.from)
+	}
 	a.later(w.after, a.report)
 }
 
@@ -226,9 +244,6 @@ func (a *agent) report() {
 	}
 	j, life := a.job, a.life
 	w := j.course[j.at]
-	if j.release != (ota.ReleaseID{}) && (w.step == ota.StepCommitting || w.status == ota.Succeeded) { // whoever hears of it
-		a.running, a.release = digestOf(j.release), j.release
-	}
 	r := ota.Report{
 		RolloutID: j.rollout, DeviceID: a.id, Status: w.status, ExpectedVersion: j.version, Attempt: j.attempt,
 		Details: map[string]string{ota.DetailStep: string(w.step), ota.DetailClass: string(w.class)},
@@ -280,9 +295,6 @@ func (a *agent) done(w word) {
 		a.work()
 		return
 	}
-	if w.status == ota.Succeeded && a.job.release != (ota.ReleaseID{}) {
-		a.tell()
-	}
 	a.forget()
 }
 
@@ -304,17 +316,64 @@ func (a *agent) look() {
 	})
 }
 
-// tell reports what the device runs.
-func (a *agent) tell() {
-	if a.running == "" {
+// becomes has the device run another image.
+func (a *agent) becomes(digest string) {
+	if digest == a.running {
 		return
 	}
-	release := a.release
-	u := shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"name": release.Name, "version": release.Version, "digest": a.running}})
-	a.send("shadow", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
-		_, err := r.UpdateShadow(ctx, a.id, "", u)
-		return ota.Execution{}, err
-	}, func(ota.Execution, error) {})
+	a.before, a.running = a.running, digest
+	a.tell()
+}
+
+// tell says what the device runs, until it was heard.
+func (a *agent) tell() {
+	a.says.word++
+	a.say(a.says.word)
+}
+
+// say sends a word, unless it was heard or there is a newer one. Messages of a
+// connection do not overtake each other.
+func (a *agent) say(word int) {
+	if a.off || a.revoked || a.says.heard >= word || a.says.word != word {
+		return
+	}
+	if a.running == factory {
+		a.says.heard, a.sim.moved = word, true
+		return
+	}
+	a.message(func() {
+		if a.says.sending || a.says.word != word {
+			return
+		}
+		a.says.sending = true
+		sent := a.sim.now()
+		u := shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": a.running}})
+		a.sim.request(a.id+" runs "+a.running[:4], func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
+			_, err := r.UpdateShadow(ctx, a.id, "", u)
+			return ota.Execution{}, err
+		}, func(_ ota.Execution, err error) {
+			a.says.sending = false
+			if err == nil && a.says.word == word {
+				a.says.heard, a.says.at, a.sim.moved = word, sent, true
+			}
+		})
+	})
+	a.later(30*time.Second+a.sim.upTo(30*time.Second), func() { a.say(word) })
+}
+
+// drift has the device run another image than it was given, behind the back of
+// its agent: it falls back, or somebody flashes it.
+func (a *agent) drift() {
+	if a.off || a.revoked || a.job != nil {
+		return
+	}
+	digest := a.before
+	if digest == factory || a.sim.one(3) {
+		digest = digestOf(pick(a.sim, a.sim.releases...).id)
+	}
+	a.sim.log("%s runs %s now", a.id, digest[:4])
+	a.before, a.running = a.running, digest
+	a.die(a.sim.upTo(2 * time.Minute))
 }
 
 // die takes the power away for so long.
@@ -340,7 +399,7 @@ func (a *agent) wake() {
 	}
 	a.off, a.asking = false, false
 	a.life++
-	a.later(a.sim.upTo(10*time.Second), a.tell)
+	a.tell()
 	if a.job != nil {
 		a.later(a.sim.upTo(10*time.Second), a.work)
 		return

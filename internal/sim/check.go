@@ -64,7 +64,7 @@ func (k *checker) seen(label, rollout string) {
 		}
 		e := attempts[len(attempts)-1]
 		b.stages[e.Stage].add(e)
-		if e.Status.Terminal() && e.FinishedAt.After(r.ArmedAt) {
+		if e.Status.Terminal() && e.SettledAt().After(r.ArmedAt) {
 			b.armed[e.Class]++
 		}
 	}
@@ -79,7 +79,7 @@ func (t *tally) add(e ota.Execution) {
 	case e.Class != ota.ClassNone:
 		t.sample++
 	}
-	if e.Status == ota.Succeeded {
+	if e.Class == ota.ClassSucceeded {
 		t.succeeded++
 	}
 	if !e.RetryAt.IsZero() {
@@ -173,6 +173,9 @@ func (k *checker) execution(c change, old ota.Rollout, e ota.Execution) {
 	}
 	was := attempts[e.Attempt-1]
 	attempts[e.Attempt-1] = e
+	if was.Class != e.Class && was.Status == e.Status && (c.method != "Settle" || e.Status != ota.Succeeded) {
+		k.say("%s: %s: %s on %s went from class %s to %s", c.label, c.method, e.RolloutID, e.DeviceID, was.Class, e.Class)
+	}
 	if was.Version == e.Version && was.Status == e.Status {
 		return
 	}
@@ -204,6 +207,9 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel", ota.Removed: "RevokeDevice"}[e.Status]
 	if by == "" {
 		by = "Report"
+	}
+	if e.Reason() == ota.ArrivedReason && was.Status == ota.Queued {
+		by = "Settle"
 	}
 	if !strings.Contains(by, c.method) {
 		k.say("%s went from %s to %s", name, was.Status, e.Status)
@@ -280,14 +286,14 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 		k.say("%s was made in stage %d, which is not open", name, e.Stage+1)
 	}
 	if n := len(attempts); n > 0 {
-		if last := attempts[n-1]; !last.Status.Terminal() || last.Status == ota.Succeeded || last.Stage != e.Stage {
+		if last := attempts[n-1]; !last.Status.Terminal() || last.Class == ota.ClassSucceeded || last.Stage != e.Stage {
 			k.say("%s follows one that is %s", name, last.Status)
 		}
 		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID]; e.Attempt > most {
 			k.say("%s: at most %d", name, most)
 		}
 	}
-	if r.RevertOf != "" && !k.mayReturn(r, e.DeviceID) {
+	if r.RevertOf != "" && !k.mayReturn(r, e.DeviceID, true) {
 		k.say("%s brings back a device that rollout %s did not change", name, r.RevertOf)
 	}
 	k.paced(r, e.QueuedAt)
@@ -488,8 +494,8 @@ func (k *checker) ended(name string, r ota.Rollout) {
 	}
 }
 
-// whole looks at everything once more: counts are those of the rows, and no
-// device that is shut out has work.
+// whole looks at everything once more: counts are those of the rows, no device
+// that is shut out has work, and who drifted is known.
 func (k *checker) whole() {
 	ctx := context.Background()
 	for id, r := range k.rollouts {
@@ -509,5 +515,31 @@ func (k *checker) whole() {
 		if e := attempts[len(attempts)-1]; !e.Status.Terminal() && k.sim.agent[at.device].revoked {
 			k.say("device %s is revoked, and rollout %s is %s on it", at.device, at.rollout, e.Status)
 		}
+	}
+	for _, a := range k.sim.agents {
+		k.agrees(a)
+	}
+}
+
+// agrees: the last success on a device says whether the device still runs it.
+func (k *checker) agrees(a *agent) {
+	var last ota.Execution
+	newest, spokeAtWork := false, false // what is said at work does not count, until it is said again
+	for at, attempts := range k.executions {
+		for i, e := range attempts {
+			if at.device == a.id && !e.StartedAt.IsZero() && e.Status != ota.Succeeded && e.FinishedAt.After(a.says.at) {
+				spokeAtWork = true
+			}
+			if at.device == a.id && e.Status == ota.Succeeded && e.Release != (ota.ReleaseID{}) && (last.RolloutID == "" || e.FinishedAt.After(last.FinishedAt)) {
+				last, newest = e, i == len(attempts)-1
+			}
+		}
+	}
+	d, err := k.sim.store.Device(context.Background(), a.id)
+	if last.RolloutID == "" || err != nil || d.Revoked() || !newest || spokeAtWork || a.running == factory {
+		return
+	}
+	if drifted := last.Class == ota.ClassDrifted; drifted != (digestOf(last.Release) != a.running) {
+		k.say("device %s runs %.4s, and attempt %d of rollout %s of %.4s is of class %s", a.id, a.running, last.Attempt, last.RolloutID, digestOf(last.Release), last.Class)
 	}
 }

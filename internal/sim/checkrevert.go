@@ -22,7 +22,7 @@ func (k *checker) revert(name string, old, r ota.Rollout) {
 	if old.StartedAt.IsZero() && !r.StartedAt.IsZero() {
 		n := 0
 		for at := range k.executions {
-			if at.rollout == of.ID && k.mayReturn(r, at.device) {
+			if at.rollout == of.ID && k.mayReturn(r, at.device, false) {
 				n++
 			}
 		}
@@ -34,14 +34,14 @@ func (k *checker) revert(name string, old, r ota.Rollout) {
 
 // mayReturn reports whether the rollout that a revert is of changed the device,
 // and it ran the revert's release before. The word of the newest attempt counts
-// that has one.
-func (k *checker) mayReturn(r ota.Rollout, device string) bool {
+// that has one. One that drifted since it was lined up may return too.
+func (k *checker) mayReturn(r ota.Rollout, device string, drifted bool) bool {
 	attempts := k.executions[place{r.RevertOf, device}]
 	for i := len(attempts) - 1; i >= 0; i-- {
 		e := attempts[i]
 		switch e.Status {
 		case ota.Succeeded:
-			return e.From == digestOf(r.Release)
+			return (drifted || e.Class == ota.ClassSucceeded) && e.From == digestOf(r.Release)
 		case ota.TimedOut: // the agent had begun, and was at a step behind the activation or said none
 			began := !e.StartedAt.IsZero() && e.Step() != ota.StepFetching && e.Step() != ota.StepStaged && e.Step() != ota.StepWaiting
 			return began && e.From == digestOf(r.Release)

@@ -24,6 +24,9 @@ func digestOf(id ota.ReleaseID) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// factory is what no release has; of a device that runs it nothing is known.
+var factory = digestOf(ota.ReleaseID{Name: "factory", Version: "0"})
+
 func (s *Sim) badness(id ota.ReleaseID) float64 {
 	for _, f := range s.releases {
 		if f.id == id {
@@ -50,7 +53,7 @@ func (s *Sim) populate() {
 		}
 	}
 	for i := range s.rng.IntN(22) + 2 {
-		a := &agent{sim: s, id: fmt.Sprintf("d%02d", i)}
+		a := &agent{sim: s, id: fmt.Sprintf("d%02d", i), running: factory, before: factory}
 		s.agents, s.agent[a.id] = append(s.agents, a), a
 		must(s.store.CreateDevice(ctx, fleet.Device{
 			ID: a.id, Hardware: pick(s, "rpi4", "rpi4", "rpi5"), CreatedAt: s.began,
@@ -74,10 +77,9 @@ func (s *Sim) populate() {
 	}
 	for _, a := range s.agents {
 		if s.one(3) {
-			continue // it never said what it runs
+			continue // it does not say what it runs
 		}
-		a.release = pick(s, s.releases[0], s.releases[0], s.releases[1], s.releases[3]).id
-		a.running = digestOf(a.release)
+		a.running = digestOf(pick(s, s.releases[0], s.releases[0], s.releases[1], s.releases[3]).id)
 	}
 }
 
@@ -185,6 +187,7 @@ func (s *Sim) terms() ota.Terms {
 		t.Strata = pick(s, []string{ota.ByHardware}, []string{"site", ota.ByHardware})
 	}
 	t.OnAbort = pick(s, "", ota.AbortKeep, ota.AbortRevert, ota.AbortRevert)
+	t.Drift = pick(s, "", ota.DriftRequeue, ota.DriftRecord)
 	t.OnPause = pick(s, "", ota.PauseLetFinish, ota.PauseHoldBeforeInstall)
 	t.Quarantined = s.one(3)
 	return t
@@ -209,6 +212,9 @@ func (s *Sim) schedule(poll time.Duration) {
 				d = 10 * stormy // until the faults are over
 			}
 			s.after(at(), func() { a.die(d) })
+		}
+		for range s.rng.IntN(3) {
+			s.after(at(), a.drift)
 		}
 		if s.one(25) {
 			s.after(at(), func() {
@@ -354,6 +360,7 @@ func (s *Sim) becalm(poll time.Duration) {
 	for _, a := range s.agents {
 		s.after(time.Hour+s.upTo(time.Minute), func() {
 			a.life++
+			a.calm = true
 			a.wake()
 		})
 	}
@@ -367,7 +374,8 @@ func (s *Sim) approving() {
 	s.after(10*time.Minute, s.approving)
 }
 
-// ended reports whether every rollout has come to rest.
+// ended reports whether every rollout has come to rest, and everything that
+// devices said was looked at.
 func (s *Sim) ended() bool { return s.unfinished() == "" }
 
 // waits reports whether a rollout waits for its reverts, and an operator would
@@ -392,6 +400,14 @@ func (s *Sim) unfinished() string {
 		if !r.State.Terminal() && !s.waits(r) && (r.State != ota.RolloutPaused || s.check.active(r.ID, ota.InProgress) > 0) {
 			names = append(names, fmt.Sprintf("rollout %s is %s with %d queued and %d in progress", r.ID, r.State, s.check.active(r.ID, ota.Queued), s.check.active(r.ID, ota.InProgress)))
 		}
+	}
+	for _, a := range s.agents {
+		if !a.revoked && (!a.calm || a.says.heard < a.says.word) {
+			names = append(names, "device "+a.id+" has not said what it runs")
+		}
+	}
+	if marked, err := s.store.Marked(context.Background(), 1); err != nil || len(marked) > 0 {
+		names = append(names, fmt.Sprintf("marked: %v %v", marked, err))
 	}
 	return strings.Join(names, "; ")
 }

@@ -110,6 +110,7 @@ func (s *Sim) start(i, life int, poll time.Duration) {
 	s.running.Go(func() { _ = r.s.RunEngine(asCaller(r.ctx, r.name+" engine", r)) })
 	s.running.Go(func() { _ = r.s.RunNotifier(asCaller(r.ctx, r.name+" notifier", r)) })
 	s.running.Go(func() { _ = r.s.RunTimeouts(asCaller(r.ctx, r.name+" timeouts", r)) })
+	s.running.Go(func() { _ = r.s.RunLooks(asCaller(r.ctx, r.name+" looks", r)) })
 }
 
 // now is what the clocks of the servers say.
@@ -208,7 +209,7 @@ func (s *Sim) let(c *call) {
 		v = killAfter
 	}
 	s.Calls++
-	if v != pass || s.trace != nil && c.method != "Moving" && c.method != "Rollout" && c.method != "Progress" {
+	if v != pass || s.trace != nil && c.method != "Moving" && c.method != "Rollout" && c.method != "Progress" && c.method != "Marked" {
 		s.log("%s: %s %s %s", c.label, c.method, c.about, [...]string{"", "fails", "fails after its effect", "is killed", "is killed after its effect"}[v])
 	}
 	s.changed = nil

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -170,6 +171,23 @@ func (f faulty) Release(ctx context.Context, id ota.ReleaseID) (r ota.Release, e
 
 func (f faulty) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return f.write(ctx, change{method: "RevokeDevice", now: now}, id, func() error { return f.Store.RevokeDevice(ctx, id, now) })
+}
+
+func (f faulty) Marked(ctx context.Context, limit int) (list []fleet.Marked, err error) {
+	err = f.through(ctx, "Marked", "", func() error { list, err = f.Store.Marked(ctx, limit); return err })
+	return list, err
+}
+
+func (f faulty) Settle(ctx context.Context, looks []fleet.Look, now time.Time) error {
+	who, _ := ctx.Value(callerKey{}).(caller)
+	return f.through(ctx, "Settle", "", func() error {
+		err := f.Store.Settle(ctx, looks, now)
+		f.sim.moved = true
+		if slices.ContainsFunc(looks, func(l fleet.Look) bool { return len(l.Changed) > 0 }) && err == nil {
+			f.sim.changed = &change{caller: who, method: "Settle", now: now}
+		}
+		return err
+	})
 }
 
 func (f faulty) UpdateShadow(ctx context.Context, id, name string, u shadow.Update, now time.Time) (r shadow.Result, err error) {

@@ -3,6 +3,7 @@ package ota
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"regexp"
 	"time"
 )
@@ -43,12 +44,15 @@ const (
 	ClassRejected   Class = "rejected"
 	ClassTimedOut   Class = "timed_out"
 	ClassSilent     Class = "silent"
+	// ClassDrifted is that of one that SUCCEEDED and whose device runs another image
+	// since.
+	ClassDrifted Class = "drifted"
 	// ClassAny stands for every unsuccessful class, in abort rules only.
 	ClassAny Class = "any"
 )
 
 // Unsuccessful lists the classes that count against a rollout.
-var Unsuccessful = []Class{ClassFailed, ClassRolledBack, ClassRejected, ClassTimedOut, ClassSilent}
+var Unsuccessful = []Class{ClassFailed, ClassRolledBack, ClassRejected, ClassTimedOut, ClassSilent, ClassDrifted}
 
 // Execution is one job on one device.
 type Execution struct {
@@ -86,6 +90,10 @@ type Execution struct {
 	ExpiresAs Class
 	// RetryAt is when a finished one is followed by the next attempt. Zero: never.
 	RetryAt time.Time
+	// DriftedAt is when the device said that it runs another image than it was
+	// given, and Runs is the digest of that. Zero and empty unless drifted.
+	DriftedAt time.Time
+	Runs      string
 }
 
 // Under returns the execution with the terms of its rollout.
@@ -96,11 +104,25 @@ func (e Execution) Under(r Rollout) Execution {
 	return e
 }
 
+// SettledAt is when it got the class that it has; zero until it is terminal.
+func (e Execution) SettledAt() time.Time {
+	if e.Class == ClassDrifted {
+		return e.DriftedAt
+	}
+	return e.FinishedAt
+}
+
 // Step is the agent's own word for where it is inside IN_PROGRESS.
 func (e Execution) Step() Step { return Step(e.Details[DetailStep]) }
 
-// Reason is the agent's explanation, empty when it gave none.
-func (e Execution) Reason() string { return e.Details[DetailReason] }
+// Reason is why it is as it is, for people: the agent's explanation, empty when it
+// gave none, or what is known of a drift.
+func (e Execution) Reason() string {
+	if e.Class == ClassDrifted {
+		return fmt.Sprintf("runs another image since %s: %s", e.DriftedAt.UTC().Format(time.RFC3339), e.Runs)
+	}
+	return e.Details[DetailReason]
+}
 
 // Keys of statusDetails that our agent sets; other devices may leave them out.
 const (

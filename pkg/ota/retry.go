@@ -34,7 +34,7 @@ func (r Retry) validate() error {
 		return invalid("a retry needs at least 2 attempts")
 	}
 	for _, c := range r.On {
-		if !slices.Contains(Unsuccessful, c) {
+		if !slices.Contains(Unsuccessful, c) || c == ClassDrifted {
 			return invalid("retry on %q: want failed, rolled_back, rejected, timed_out or silent", c)
 		}
 	}
@@ -48,9 +48,18 @@ func (r Retry) after(e Execution) time.Time {
 	if len(on) == 0 {
 		on = RetriedClasses
 	}
-	if e.Attempt >= r.Attempts || !slices.Contains(on, e.Class) {
+	if !slices.Contains(on, e.Class) {
+		return time.Time{}
+	}
+	return r.next(e, e.FinishedAt)
+}
+
+// next is when an execution gets its next attempt, counted from then; zero:
+// never, there were as many as there may be.
+func (r Retry) next(e Execution, from time.Time) time.Time {
+	if e.Attempt >= r.Attempts {
 		return time.Time{}
 	}
 	backoff := float64(r.Backoff) * math.Pow(2, float64(e.Attempt-1))
-	return e.FinishedAt.Add(time.Duration(math.Min(backoff, float64(MaxBackoff))))
+	return from.Add(time.Duration(math.Min(backoff, float64(MaxBackoff))))
 }

@@ -29,7 +29,7 @@ func (p AbortPolicy) validate() error {
 
 // Changed reports whether the device may run the image with this digest because
 // of the execution: it said so, or it activated the image and was not heard of
-// again.
+// again. One that has drifted runs another.
 func (e Execution) Changed(digest string) bool {
 	switch said := e.Details[DetailDigest]; {
 	case e.Class == ClassSucceeded:

@@ -256,7 +256,7 @@ func (a AbortRule) validate() error {
 	}
 	switch {
 	case !known:
-		return invalid("abort class %q: want any, failed, rolled_back, rejected, timed_out or silent", a.Class)
+		return invalid("abort class %q: want any, failed, rolled_back, rejected, timed_out, silent or drifted", a.Class)
 	case a.Share < 0 || a.Share > 1 || math.IsNaN(a.Share):
 		return invalid("abort share %g%%: want 0%% to 100%%", a.Share*100)
 	case a.MinSample < 0 || a.Count < 0:

@@ -19,6 +19,7 @@ type Terms struct {
 	OnAbort  AbortPolicy `json:"onAbort,omitempty"`
 	Window   Window      `json:"window,omitzero"`   // when a device may install, by its own wall clock
 	Consent  *Consent    `json:"consent,omitempty"` // nil: DefaultConsent
+	Drift    DriftPolicy `json:"drift,omitempty"`
 	// Quarantined lets in devices on which the same image failed before.
 	Quarantined bool `json:"quarantined,omitempty"`
 }
@@ -62,6 +63,9 @@ func (t Terms) validate() error {
 		return err
 	}
 	if err := t.Retry.validate(); err != nil {
+		return err
+	}
+	if err := t.Drift.validate(); err != nil {
 		return err
 	}
 	if t.Window != (Window{}) {

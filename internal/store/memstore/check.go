@@ -126,15 +126,18 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 	if e.Status.Terminal() && !e.Expires.IsZero() || e.Expires.IsZero() != (e.ExpiresAs == ota.ClassNone) {
 		say("%s is %s and expires at %s as %q", name, e.Status, e.Expires, e.ExpiresAs)
 	}
-	if !e.RetryAt.IsZero() && (!e.Status.Terminal() || e.Status == ota.Succeeded || e.Status == ota.Removed) {
+	if !e.RetryAt.IsZero() && (!e.Status.Terminal() || e.Class == ota.ClassSucceeded || e.Status == ota.Removed) {
 		say("%s is %s and is to be tried again at %s", name, e.Status, e.RetryAt)
 	}
 	if t := r.InProgressTimeout; t > 0 && e.Status == ota.InProgress && (e.Expires.IsZero() || e.Expires.After(e.StartedAt.Add(t))) {
 		say("%s expires at %s, past the rollout's timeout", name, e.Expires)
 	}
 	verdict := e.Status.Terminal() && e.Status != ota.Canceled && e.Status != ota.Removed
-	if verdict != (e.Class != ota.ClassNone) || (e.Status == ota.Succeeded) != (e.Class == ota.ClassSucceeded) {
+	if verdict != (e.Class != ota.ClassNone) || (e.Status == ota.Succeeded) != (e.Class == ota.ClassSucceeded || e.Class == ota.ClassDrifted) {
 		say("%s is %s with class %q", name, e.Status, e.Class)
+	}
+	if drifted := e.Class == ota.ClassDrifted; drifted == e.DriftedAt.IsZero() || drifted == (e.Runs == "") {
+		say("%s is of class %q, drifted at %s to %q", name, e.Class, e.DriftedAt, e.Runs)
 	}
 }
 

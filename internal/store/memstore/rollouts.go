@@ -108,7 +108,7 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 		}
 		for _, attempts := range s.executions[r.ID] {
 			e := attempts[len(attempts)-1]
-			if e.Status.Terminal() && e.FinishedAt.After(kept.ArmedAt) {
+			if e.Status.Terminal() && e.SettledAt().After(kept.ArmedAt) {
 				p.Armed.Finished[e.Class]++
 			}
 			if e.Stage < len(p.Stages) {
@@ -205,7 +205,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 // follow does to an execution what a step asks for besides new ones.
 func follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution, bool) {
 	changed := false
-	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Status != ota.Succeeded && e.Status != ota.Removed {
+	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Status != ota.Removed {
 		e.RetryAt, changed = stored(a.Now), true
 	}
 	if runs := r.State == ota.RolloutRunning; e.Status == ota.Queued && runs != (old.State == ota.RolloutRunning) {

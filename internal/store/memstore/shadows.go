@@ -36,6 +36,9 @@ func (s *Store) UpdateShadow(ctx context.Context, deviceID, name string, u shado
 			return err
 		}
 		s.shadows[key] = result.Document
+		if name == "" && fleet.SaysFirmware(u) {
+			s.mark(deviceID, now)
+		}
 		return nil
 	})
 	if err != nil {

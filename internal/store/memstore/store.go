@@ -41,6 +41,9 @@ type Store struct {
 	events      map[string]eventLog    // by device
 
 	certificates map[string]fleet.Certificate // by serial number
+
+	marks    map[string]mark // by device
+	lastMark int64
 }
 
 var _ fleet.Store = (*Store)(nil)
@@ -69,6 +72,7 @@ func New() *Store {
 		events:      map[string]eventLog{},
 
 		certificates: map[string]fleet.Certificate{},
+		marks:        map[string]mark{},
 	}
 }
 

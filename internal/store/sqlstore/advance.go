@@ -88,7 +88,7 @@ func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
 }
 
 const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AND stage = ? AND latest = 1
-	AND status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED')`
+	AND (status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED') OR class = 'drifted')`
 
 // inOrder returns the executions by attempt, stage and device: what goes in together
 // stands together, and keys in ascending order go into an index fastest.
@@ -210,7 +210,7 @@ func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) e
 }
 
 const (
-	selectPrevious = `SELECT e.device_id, e.latest, e.stage, e.status, e.class, e.finished_at, e.retry_at
+	selectPrevious = `SELECT e.device_id, e.latest, e.stage, e.status, e.class, e.finished_at, e.retry_at, e.drifted_at
 	FROM {rows} JOIN executions e ON e.device_id = v.device WHERE e.rollout_id = ? AND e.attempt = ?`
 	updatePrevious = `UPDATE executions SET latest = 0, retry_at = NULL FROM {rows}
 	WHERE executions.device_id = v.device AND executions.rollout_id = ? AND executions.attempt = ?`
@@ -225,7 +225,7 @@ func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) error {
 	err := t.lookWith(func(row row) error {
 		e := ota.Execution{RolloutID: r.ID}
 		var latest bool
-		err := row.Scan(&e.DeviceID, &latest, &e.Stage, &e.Status, &e.Class, timeInto{&e.FinishedAt}, timeInto{&e.RetryAt})
+		err := row.Scan(&e.DeviceID, &latest, &e.Stage, &e.Status, &e.Class, timeInto{&e.FinishedAt}, timeInto{&e.RetryAt}, timeInto{&e.DriftedAt})
 		finished[e.DeviceID] = e.Status.Terminal()
 		if latest {
 			newest = append(newest, e)

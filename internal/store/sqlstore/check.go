@@ -37,7 +37,10 @@ var invariants = []invariant{
 	{"expires_at is set only on what is not finished, with expires_as", executionName + ` WHERE
 		(e.expires_at IS NOT NULL AND e.status NOT IN ('QUEUED', 'IN_PROGRESS')) OR (e.expires_at IS NULL) <> (e.expires_as = '')`},
 	{"retry_at is set only on the newest attempt, which did not succeed", executionName + ` WHERE e.retry_at IS NOT NULL
-		AND (e.latest <> 1 OR e.status IN ('QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'REMOVED'))`},
+		AND (e.latest <> 1 OR e.status IN ('QUEUED', 'IN_PROGRESS', 'REMOVED') OR e.class = 'succeeded')`},
+	{"drifted_at, with what it runs, is set exactly when a device has drifted", executionName + ` WHERE
+		(e.drifted_at IS NULL) = (e.class = 'drifted') OR (e.drifted_at IS NULL) <> (e.runs = '')`},
+	{"mark is of no device", `SELECT device_id FROM marks WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"rollout has more in flight than it may", `SELECT r.id FROM rollouts r WHERE r.max_in_flight > 0
 		AND r.max_in_flight < (SELECT COUNT(*) FROM executions e WHERE e.rollout_id = r.id AND e.status = 'IN_PROGRESS')`},
 	{"rollout has more in flight in a lane than it may", `SELECT r.id || ' ' || e.lane FROM rollouts r JOIN executions e ON e.rollout_id = r.id
@@ -47,7 +50,7 @@ var invariants = []invariant{
 		AND (e.expires_at IS NULL OR e.expires_at > e.started_at + r.in_progress_timeout)`},
 	{"class is set exactly when an execution has a verdict", executionName + ` WHERE
 		(e.class = '') <> (e.status IN ('QUEUED', 'IN_PROGRESS', 'CANCELED', 'REMOVED'))
-		OR (e.class = 'succeeded') <> (e.status = 'SUCCEEDED')`},
+		OR (e.class IN ('succeeded', 'drifted')) <> (e.status = 'SUCCEEDED')`},
 	{"counts are not those of the rows", `SELECT u.rollout_id || ' stage ' || CAST(u.stage + 1 AS TEXT) || ' ' || u.status || ' ' || u.class FROM
 		(SELECT rollout_id, stage, status, class, n, armed, retrying FROM execution_counts UNION ALL
 		SELECT x.rollout_id, x.stage, x.status, x.class, -x.n, -x.armed, -x.retrying FROM

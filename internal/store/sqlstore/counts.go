@@ -70,7 +70,7 @@ func (t *tx) counted(e ota.Execution, n int64) error {
 		if err != nil {
 			return err
 		}
-		if e.FinishedAt.After(armedAt) {
+		if e.SettledAt().After(armedAt) {
 			by.armed = n
 		}
 	}
@@ -83,7 +83,7 @@ func (t *tx) counted(e ota.Execution, n int64) error {
 
 // recounted notes one that stood as before and stands as after.
 func (t *tx) recounted(before, after ota.Execution) error {
-	if before.Status == after.Status && before.RetryAt.IsZero() == after.RetryAt.IsZero() {
+	if before.Status == after.Status && before.Class == after.Class && before.RetryAt.IsZero() == after.RetryAt.IsZero() {
 		return nil
 	}
 	if err := t.counted(before, -1); err != nil {
@@ -122,7 +122,7 @@ const (
 		` AND e.rollout_id = ? GROUP BY e.rollout_id, e.stage, e.status, e.class`
 	// countRows is what the counts are of.
 	countRows = `SELECT e.rollout_id, e.stage, e.status, e.class, COUNT(*) AS n,
-	SUM(CASE WHEN e.finished_at IS NOT NULL AND (a.armed_at IS NULL OR e.finished_at > a.armed_at) THEN 1 ELSE 0 END) AS armed,
+	SUM(CASE WHEN e.finished_at IS NOT NULL AND (a.armed_at IS NULL OR COALESCE(e.drifted_at, e.finished_at) > a.armed_at) THEN 1 ELSE 0 END) AS armed,
 	SUM(CASE WHEN e.retry_at IS NOT NULL THEN 1 ELSE 0 END) AS retrying
 	FROM executions e JOIN armed_counts a ON a.rollout_id = e.rollout_id WHERE e.latest = 1`
 )

@@ -107,15 +107,19 @@ func (s *Store) Device(ctx context.Context, id string) (fleet.Device, error) {
 	return d, err
 }
 
-func scanView(r row) (fleet.DeviceView, error) {
-	var v fleet.DeviceView
+func scanView(r row) (v fleet.DeviceView, err error) {
+	err = scanViewAnd(r, &v)
+	return v, err
+}
+
+// scanViewAnd scans a view and what comes behind its columns.
+func scanViewAnd(r row, v *fleet.DeviceView, more ...any) (err error) {
 	var groups sql.NullString
-	var err error
-	v.Device, err = scanDevice(r, documentInto{&v.Shadow}, &groups)
+	v.Device, err = scanDevice(r, append([]any{documentInto{&v.Shadow}, &groups}, more...)...)
 	if groups.String != "" {
 		v.Groups = strings.Split(groups.String, ",")
 	}
-	return v, err
+	return err
 }
 
 // documentInto scans a stored shadow; NULL is none.

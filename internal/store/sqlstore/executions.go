@@ -13,7 +13,8 @@ import (
 
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
 	e.version, e.queued_at, e.started_at, e.step_at, e.updated_at, e.finished_at, e.details, e.lane, e.from_digest,
-	r.command, r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at
+	r.command, r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at,
+	e.drifted_at, e.runs
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
@@ -21,7 +22,8 @@ func scanExecution(r row) (ota.Execution, error) {
 	var of ota.Rollout
 	err := r.Scan(&e.RolloutID, &e.DeviceID, textInto{&e.Release.Name}, textInto{&e.Release.Version}, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
-		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt})
+		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt},
+		timeInto{&e.DriftedAt}, &e.Runs)
 	return e.Under(of), err
 }
 
@@ -256,10 +258,10 @@ func (t *tx) putExecution(before, e ota.Execution) error {
 		return err
 	}
 	_, err = t.exec(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, step_at = ?, updated_at = ?, finished_at = ?,
-		details = ?, step = ?, expires_at = ?, expires_as = ?, retry_at = ?
+		details = ?, step = ?, expires_at = ?, expires_as = ?, retry_at = ?, drifted_at = ?, runs = ?
 		WHERE rollout_id = ? AND device_id = ? AND attempt = ?`,
 		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.StepAt), micros(e.UpdatedAt), micros(e.FinishedAt),
-		details, e.Step(), micros(e.Expires), e.ExpiresAs, micros(e.RetryAt),
+		details, e.Step(), micros(e.Expires), e.ExpiresAs, micros(e.RetryAt), micros(e.DriftedAt), e.Runs,
 		e.RolloutID, e.DeviceID, e.Attempt)
 	if err != nil {
 		return err

@@ -73,6 +73,9 @@ func (s *Store) UpdateShadow(ctx context.Context, deviceID, name string, u shado
 			return fmt.Errorf("shadow %q of device %s: %w", name, deviceID, err)
 		}
 		t.change(c, cachedShadow{doc: result.Document, text: string(text)})
+		if name == "" && fleet.SaysFirmware(u) {
+			t.mark(deviceID, stored(now))
+		}
 		return nil
 	})
 	if err != nil {

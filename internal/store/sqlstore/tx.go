@@ -26,6 +26,8 @@ type tx struct {
 	// changed as they stood before.
 	enrolled []fleet.Device
 	retagged map[string]fleet.Device
+	// marked are the devices to be looked at again, and when each said what it runs.
+	marked map[string]time.Time
 	// groups are the dynamic groups as the transaction sees them, once they were
 	// asked for; regrouped says that it changed them itself.
 	groups    *groupSet
@@ -65,6 +67,9 @@ func (t *tx) flush() error {
 		return err
 	}
 	if err := t.flushGroups(); err != nil {
+		return err
+	}
+	if err := t.flushMarks(); err != nil {
 		return err
 	}
 	if err := t.flushState(); err != nil {

@@ -48,8 +48,11 @@ type RolloutSpec struct {
 	Consent           *Consent               `protobuf:"bytes,18,opt,name=consent,proto3" json:"consent,omitempty"`                // not set: people at a device may put it off 10 times, where it asks them
 	Command           *Command               `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"`                // what devices run instead of an install
 	OnAbort           string                 `protobuf:"bytes,80,opt,name=on_abort,json=onAbort,proto3" json:"on_abort,omitempty"` // keep (also when empty) or revert
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// What becomes of a device that runs another image after its success: requeue
+	// (also when empty), as far as retry.attempts go, or record.
+	Drift         string `protobuf:"bytes,65,opt,name=drift,proto3" json:"drift,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RolloutSpec) Reset() {
@@ -218,6 +221,13 @@ func (x *RolloutSpec) GetCommand() *Command {
 func (x *RolloutSpec) GetOnAbort() string {
 	if x != nil {
 		return x.OnAbort
+	}
+	return ""
+}
+
+func (x *RolloutSpec) GetDrift() string {
+	if x != nil {
+		return x.Drift
 	}
 	return ""
 }
@@ -832,8 +842,8 @@ type Counts struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Queued     int32                  `protobuf:"varint,1,opt,name=queued,proto3" json:"queued,omitempty"`
 	InProgress int32                  `protobuf:"varint,2,opt,name=in_progress,json=inProgress,proto3" json:"in_progress,omitempty"`
-	// By class: succeeded, failed, rolled_back, rejected, timed_out, silent, and
-	// canceled for those that ended without a verdict.
+	// By class: succeeded, failed, rolled_back, rejected, timed_out, silent, drifted,
+	// and canceled for those that ended without a verdict.
 	Finished      map[string]int32 `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	Retrying      int32            `protobuf:"varint,4,opt,name=retrying,proto3" json:"retrying,omitempty"` // of the finished ones: those that get another attempt
 	unknownFields protoimpl.UnknownFields
@@ -1277,11 +1287,15 @@ type Execution struct {
 	Firmware   string                 `protobuf:"bytes,15,opt,name=firmware,proto3" json:"firmware,omitempty"`
 	// When it will be TIMED_OUT, by the rollout's timeout or the device's own for
 	// the step it is at; not set: never.
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`          // of a finished one: when the next attempt is due
-	Lane          string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"`                               // its value of what InFlight.per names
-	Command       string                 `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"`                         // its name; empty: an install
-	FromDigest    string                 `protobuf:"bytes,80,opt,name=from_digest,json=fromDigest,proto3" json:"from_digest,omitempty"` // of the image that the device said it ran before; empty: it had not said
+	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	RetryAt    *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`          // of a finished one: when the next attempt is due
+	Lane       string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"`                               // its value of what InFlight.per names
+	Command    string                 `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"`                         // its name; empty: an install
+	FromDigest string                 `protobuf:"bytes,80,opt,name=from_digest,json=fromDigest,proto3" json:"from_digest,omitempty"` // of the image that the device said it ran before; empty: it had not said
+	// Of class drifted: when the device said that it runs another image than it was
+	// given, and the digest of that.
+	DriftedAt     *timestamppb.Timestamp `protobuf:"bytes,65,opt,name=drifted_at,json=driftedAt,proto3" json:"drifted_at,omitempty"`
+	Runs          string                 `protobuf:"bytes,66,opt,name=runs,proto3" json:"runs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1452,6 +1466,20 @@ func (x *Execution) GetCommand() string {
 func (x *Execution) GetFromDigest() string {
 	if x != nil {
 		return x.FromDigest
+	}
+	return ""
+}
+
+func (x *Execution) GetDriftedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DriftedAt
+	}
+	return nil
+}
+
+func (x *Execution) GetRuns() string {
+	if x != nil {
+		return x.Runs
 	}
 	return ""
 }
@@ -2981,7 +3009,7 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\"\xf7\x05\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\"\x8d\x06\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
@@ -3003,7 +3031,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06window\x18\x11 \x01(\v2\x0f.otad.v1.WindowR\x06window\x12*\n" +
 	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\x12*\n" +
 	"\acommand\x18F \x01(\v2\x10.otad.v1.CommandR\acommand\x12\x19\n" +
-	"\bon_abort\x18P \x01(\tR\aonAbort\"\x81\x01\n" +
+	"\bon_abort\x18P \x01(\tR\aonAbort\x12\x14\n" +
+	"\x05drift\x18A \x01(\tR\x05drift\"\x81\x01\n" +
 	"\x06Window\x12\x14\n" +
 	"\x05rrule\x18\x01 \x01(\tR\x05rrule\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\tR\x05start\x125\n" +
@@ -3101,7 +3130,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\"\xab\x06\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"\xfa\x06\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -3129,7 +3158,10 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x04lane\x18\x12 \x01(\tR\x04lane\x12\x18\n" +
 	"\acommand\x18F \x01(\tR\acommand\x12\x1f\n" +
 	"\vfrom_digest\x18P \x01(\tR\n" +
-	"fromDigest\x1a:\n" +
+	"fromDigest\x129\n" +
+	"\n" +
+	"drifted_at\x18A \x01(\v2\x1a.google.protobuf.TimestampR\tdriftedAt\x12\x12\n" +
+	"\x04runs\x18B \x01(\tR\x04runs\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -3360,57 +3392,58 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	48, // 42: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
 	48, // 43: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
 	48, // 44: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	0,  // 45: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	18, // 46: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	19, // 47: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	17, // 48: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	47, // 49: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	7,  // 50: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	46, // 51: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 52: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 53: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 54: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 55: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 56: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 57: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 58: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 63: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 64: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 65: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	20, // 66: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	30, // 67: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	32, // 68: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	34, // 69: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	21, // 70: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	23, // 71: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	25, // 72: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	36, // 73: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	38, // 74: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	40, // 75: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	27, // 76: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	42, // 77: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 78: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	29, // 79: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	31, // 80: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	33, // 81: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	35, // 82: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	22, // 83: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	24, // 84: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	26, // 85: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	37, // 86: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	39, // 87: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	41, // 88: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	28, // 89: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	43, // 90: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	78, // [78:91] is the sub-list for method output_type
-	65, // [65:78] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	48, // 45: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
+	0,  // 46: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	18, // 47: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	19, // 48: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	17, // 49: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	47, // 50: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	7,  // 51: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	46, // 52: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 53: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 54: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 55: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 56: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 57: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 58: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 64: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 65: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 66: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	20, // 67: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	30, // 68: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	32, // 69: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	34, // 70: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	21, // 71: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	23, // 72: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	25, // 73: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	36, // 74: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	38, // 75: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	40, // 76: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	27, // 77: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	42, // 78: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 79: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	29, // 80: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	31, // 81: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	33, // 82: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	35, // 83: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	22, // 84: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	24, // 85: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	26, // 86: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	37, // 87: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	39, // 88: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	41, // 89: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	28, // 90: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	43, // 91: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	79, // [79:92] is the sub-list for method output_type
+	66, // [66:79] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }

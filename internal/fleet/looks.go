@@ -1,0 +1,214 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// MaxLooked is how many devices are looked at in one transaction.
+const MaxLooked = 200
+
+// LookStore keeps which devices are to be looked at again: what they say may no
+// longer agree with what rollouts have made of them. The mark is written in the
+// transaction that gives the reason, so it is as lasting as that.
+type LookStore interface {
+	// Marked returns up to limit marked devices, in order of their ids, as they
+	// stand: in a moment after their marks.
+	Marked(ctx context.Context, limit int) ([]Marked, error)
+	// Settle writes what was decided of devices and takes their marks away, all in
+	// one. A device that was marked anew since keeps its mark. One of which an
+	// execution has changed since it was read keeps its mark too, and nothing that
+	// was decided of it is written.
+	Settle(ctx context.Context, looks []Look, now time.Time) error
+}
+
+// Marked is a device that is to be looked at, with what there is to see.
+type Marked struct {
+	DeviceView
+	Mark int64 // raised each time that it is marked
+	// ReportedAt is when the device said what firmware it runs; zero: it did not
+	// since it was looked at last.
+	ReportedAt time.Time
+	// Executions are the newest attempt of each rollout on it and older ones that
+	// drifted, by rollout and attempt.
+	Executions []ota.Execution
+}
+
+// Look is what was decided of a marked device.
+type Look struct {
+	DeviceID string
+	Mark     int64
+	Changed  []Changed
+	Events   []Event // for the device's history: Kind and Data
+}
+
+// Changed is an execution as it was read and as it becomes.
+type Changed struct{ From, To ota.Execution }
+
+// SameStanding reports whether an execution stands as it was read. It is one of
+// the rules of Settle.
+func SameStanding(a, b ota.Execution) bool {
+	return a.Attempt == b.Attempt && a.Version == b.Version && a.Class == b.Class && a.RetryAt.Equal(b.RetryAt) && a.DriftedAt.Equal(b.DriftedAt)
+}
+
+// SaysFirmware reports whether an update of the classic shadow says which image
+// the device runs, be it the same as before. Whoever stores it marks the device.
+func SaysFirmware(u shadow.Update) bool {
+	m, _ := u.Reported.Object["firmware"].(map[string]any)
+	digest, _ := m["digest"].(string)
+	return u.Reported.Set && digest != ""
+}
+
+// LogServer is the log of events in a device's history that otad itself wrote.
+const LogServer = "otad"
+
+// Kinds of such events. Their data are those of driftEvent.
+const (
+	EventDrifted  = "rollout-drifted"
+	EventReturned = "rollout-returned"
+	EventArrived  = "rollout-arrived"
+)
+
+// RunLooks looks at marked devices until ctx ends. All it knows stands in the
+// store, so it may be killed anywhere, and several replicas may run it.
+func (s *Service) RunLooks(ctx context.Context) error {
+	tick := time.NewTicker(s.Poll)
+	defer tick.Stop()
+	for {
+		for more := true; more; {
+			var err error
+			if more, err = s.lookOnce(ctx); err != nil && ctx.Err() == nil {
+				s.Log.Error("marked devices can not be looked at, trying again", "error", err)
+			}
+		}
+		select {
+		case <-s.look:
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Look has RunLooks look for marked devices soon. It never blocks.
+func (s *Service) Look() {
+	select {
+	case s.look <- struct{}{}:
+	default:
+	}
+}
+
+// lookOnce settles the first of the marked devices, and reports whether there may
+// be more.
+func (s *Service) lookOnce(ctx context.Context) (more bool, err error) {
+	marked, err := s.Store.Marked(ctx, MaxLooked)
+	if err != nil || len(marked) == 0 {
+		return false, err
+	}
+	w, err := s.watched(ctx)
+	if err != nil {
+		return false, err
+	}
+	now := s.Now()
+	looks := make([]Look, len(marked))
+	for i, m := range marked {
+		looks[i] = w.look(m, now)
+	}
+	if err := s.Store.Settle(ctx, looks, now); err != nil {
+		return false, err
+	}
+	s.followLooks(ctx, looks)
+	return len(marked) == MaxLooked, nil
+}
+
+// watched is what devices are held against.
+type watched struct {
+	rollouts map[string]ota.Rollout
+	digests  map[ota.ReleaseID]string
+}
+
+func (s *Service) watched(ctx context.Context) (w watched, err error) {
+	rollouts, err := s.Store.Rollouts(ctx)
+	if err != nil {
+		return w, err
+	}
+	releases, err := s.Store.Releases(ctx)
+	if err != nil {
+		return w, err
+	}
+	w.rollouts, w.digests = map[string]ota.Rollout{}, map[ota.ReleaseID]string{}
+	for _, r := range rollouts {
+		w.rollouts[r.ID] = r
+	}
+	for _, r := range releases {
+		w.digests[r.ID()] = r.ImageDigest
+	}
+	return w, nil
+}
+
+// look decides what becomes of a device's executions.
+func (w watched) look(m Marked, now time.Time) Look {
+	l := Look{DeviceID: m.ID, Mark: m.Mark}
+	if m.Revoked() {
+		return l
+	}
+	before := map[string]ota.Execution{}
+	list := make([]ota.Standing, len(m.Executions))
+	for i, e := range m.Executions {
+		before[e.RolloutID] = e
+		list[i] = ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release]}
+	}
+	if m.ReportedAt.IsZero() {
+		return l
+	}
+	for _, e := range ota.Compare(list, ota.Running{Digest: ReportedDigest(m.Shadow), At: m.ReportedAt}, now) {
+		l.Changed = append(l.Changed, Changed{From: before[e.RolloutID], To: e})
+		l.Events = append(l.Events, driftEvent(e, m.Firmware()))
+	}
+	return l
+}
+
+// driftEvent says in the history of a device what its word did to an execution.
+func driftEvent(e ota.Execution, runs Firmware) Event {
+	kind := EventReturned
+	switch {
+	case e.Class == ota.ClassDrifted:
+		kind = EventDrifted
+	case e.Reason() == ota.ArrivedReason:
+		kind = EventArrived
+	}
+	data := map[string]any{"rollout": e.RolloutID, "firmware": e.Release.String(), "attempt": e.Attempt, "runs": runs.Name + "@" + runs.Version, "digest": runs.Digest}
+	if !e.RetryAt.IsZero() {
+		data["retryAt"] = e.RetryAt.UTC().Format(time.RFC3339)
+	}
+	text, err := json.Marshal(data)
+	if err != nil || len(text) > MaxEventBytes { // names as long as a device likes
+		text = []byte("{}")
+	}
+	return Event{Kind: kind, Data: string(text)}
+}
+
+// followLooks tells of what has changed.
+func (s *Service) followLooks(ctx context.Context, looks []Look) {
+	var ended []ota.Execution
+	changed := false
+	for _, l := range looks {
+		for _, c := range l.Changed {
+			e := c.To
+			changed = true
+			s.Log.Info("a device's word changed an execution", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "runs", e.Runs)
+			s.signals.raise("rollout/" + e.RolloutID)
+			if c.From.Status == ota.Queued {
+				ended = append(ended, c.From)
+			}
+		}
+	}
+	if changed {
+		s.Wake()
+	}
+	s.tellEach(ctx, ended, func(ota.Execution, []ota.Execution) bool { return true })
+}

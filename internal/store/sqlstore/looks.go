@@ -1,0 +1,160 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// mark has the devices looked at again. at is when a device said what it runs;
+// zero: the reason is another one.
+func (t *tx) mark(deviceID string, at time.Time) {
+	if t.marked == nil {
+		t.marked = map[string]time.Time{}
+	}
+	if before := t.marked[deviceID]; at.Before(before) {
+		at = before
+	}
+	t.marked[deviceID] = at
+}
+
+const insertMarks = `INSERT INTO marks (device_id, mark, reported_at) SELECT v.device, v.mark, v.at FROM {rows} WHERE 1 = 1
+	ON CONFLICT (device_id) DO UPDATE SET mark = excluded.mark, reported_at = COALESCE(excluded.reported_at, marks.reported_at)`
+
+// flushMarks writes the marks of the batch in order, so that two otad that lock
+// rows do not wait for each other. A mark is a number that never comes again: who
+// settles one can not take another one away.
+func (t *tx) flushMarks() error {
+	ids := slices.Sorted(maps.Keys(t.marked))
+	_, err := t.bulk(t.write, insertMarks, len(ids), nil,
+		texts("device", ids),
+		integers("mark", list(ids, func(string) int64 { return rand.Int64() })),
+		times("at", list(ids, func(id string) time.Time { return t.marked[id] })))
+	if err != nil {
+		return fmt.Errorf("mark %d devices: %w", len(ids), err)
+	}
+	return nil
+}
+
+const selectMarked = `SELECT ` + viewColumns + itsGroups + `, k.mark, k.reported_at FROM marks k JOIN devices d ON d.id = k.device_id
+	LEFT JOIN shadows s ON s.device_id = d.id AND s.name = '' AND s.deleted_at IS NULL` + withSeen + ` ORDER BY k.device_id LIMIT ?`
+
+// Marked implements fleet.LookStore.
+func (s *Store) Marked(ctx context.Context, limit int) ([]fleet.Marked, error) {
+	var marked []fleet.Marked
+	at := map[string]int{}
+	err := s.rows(ctx, func(r row) error {
+		var m fleet.Marked
+		err := scanViewAnd(r, &m.DeviceView, &m.Mark, timeInto{&m.ReportedAt})
+		at[m.ID], marked = len(marked), append(marked, m)
+		return err
+	}, selectMarked, limit)
+	if err == nil && len(marked) > 0 {
+		err = s.executionsOf(ctx, slices.Sorted(maps.Keys(at)), func(e ota.Execution) {
+			m := &marked[at[e.DeviceID]]
+			m.Executions = append(m.Executions, e)
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read marked devices: %w", err)
+	}
+	return marked, nil
+}
+
+// executionsOf calls f for the newest attempts on the devices, and for older ones
+// that drifted, by rollout.
+func (s *Store) executionsOf(ctx context.Context, ids []string, f func(ota.Execution)) error {
+	columns := []Column{texts("device", ids)}
+	text := s.config.Dialect.over(selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class = 'drifted' ORDER BY e.device_id, e.rollout_id, e.attempt`, columns, len(ids))
+	args := []any{ids}
+	if s.config.Dialect.Chunks != nil {
+		args = list(ids, func(id string) any { return id })
+	}
+	return s.adhoc(ctx, func(r row) error {
+		e, err := scanExecution(r)
+		f(e)
+		return err
+	}, Condition{SQL: text, Args: args})
+}
+
+// Settle implements fleet.LookStore.
+func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) error {
+	looks = slices.Clone(looks)
+	slices.SortFunc(looks, func(a, b fleet.Look) int { return strings.Compare(a.DeviceID, b.DeviceID) })
+	return s.writer.do(ctx, func(t *tx) error {
+		var settled []fleet.Look
+		for _, l := range looks {
+			done, err := t.settle(l, now)
+			if err != nil {
+				return fmt.Errorf("settle device %s: %w", l.DeviceID, err)
+			}
+			if done {
+				settled = append(settled, l)
+			}
+		}
+		return t.unmark(settled)
+	})
+}
+
+// settle writes what was decided of a device, unless what it stands on has
+// changed.
+func (t *tx) settle(l fleet.Look, now time.Time) (bool, error) {
+	for _, c := range l.Changed {
+		e, err := scanExecution(t.row(selectNewest+t.forUpdate("e"), c.From.RolloutID, c.From.DeviceID))
+		if errors.Is(err, sql.ErrNoRows) || err == nil && !fleet.SameStanding(e, c.From) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	for _, c := range l.Changed {
+		if err := t.putExecution(c.From, c.To); err != nil {
+			return false, err
+		}
+	}
+	return true, t.serverEvents(l.DeviceID, l.Events, now)
+}
+
+const deleteMarks = `DELETE FROM marks WHERE (device_id, mark) IN (SELECT v.device, v.mark FROM {rows})`
+
+func (t *tx) unmark(looks []fleet.Look) error {
+	_, err := t.bulk(t.exec, deleteMarks, len(looks), nil,
+		texts("device", list(looks, func(l fleet.Look) string { return l.DeviceID })),
+		integers("mark", list(looks, func(l fleet.Look) int64 { return l.Mark })))
+	return err
+}
+
+// serverEvents appends to the history of a device what otad saw. The number that
+// the device's own log has come to stays.
+func (t *tx) serverEvents(deviceID string, events []fleet.Event, now time.Time) error {
+	if len(events) == 0 {
+		return nil
+	}
+	if _, err := t.exec(`INSERT INTO device_event_logs (device_id, log, seq, position) VALUES (?, '', 0, ?)
+		ON CONFLICT (device_id) DO UPDATE SET position = device_event_logs.position + excluded.position`, deviceID, len(events)); err != nil {
+		return err
+	}
+	var position int64
+	if err := t.row(`SELECT position FROM device_event_logs WHERE device_id = ?`, deviceID).Scan(&position); err != nil {
+		return err
+	}
+	first := position - int64(len(events))
+	for i := range events {
+		events[i].Seq = first + int64(i) + 1
+	}
+	if err := insertEvents(t, deviceID, fleet.LogServer, first, events, now); err != nil {
+		return err
+	}
+	_, err := t.exec(`DELETE FROM device_events WHERE device_id = ? AND position <= ?`, deviceID, position-fleet.MaxEventsKept)
+	return err
+}
