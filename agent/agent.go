@@ -242,6 +242,7 @@ func (a *Agent) resume() error {
 		return diskError{fmt.Errorf("boot facts: %w", err)}
 	}
 	a.facts = facts
+	was := a.rec
 	next := Recover(a.rec, facts)
 	if next.State != a.rec.State {
 		a.cfg.Log.Info("resume", "recorded", a.rec.State, "next", next.State, "active", facts.Active, "reason", next.Reason)
@@ -271,6 +272,11 @@ func (a *Agent) resume() error {
 	a.shadow.set(a.reported())
 	if err := a.store(&rec); err != nil {
 		return err
+	}
+	if boot, err := a.events.booted(facts.BootID); err != nil {
+		a.cfg.Log.Warn("remember boot", "err", err)
+	} else if boot != "" && !was.bootExpected() {
+		a.event(EventReboot, map[string]any{"boot": facts.BootID, "was": boot})
 	}
 	info := facts.Slots[facts.Active]
 	a.event(EventStart, map[string]any{

@@ -26,6 +26,8 @@ const (
 	EventTrust = "trust" // alarm; empty: it is over
 	// EventWaiting: job, reason.
 	EventWaiting = "waiting"
+	EventReboot  = "reboot" // the device booted and nobody had ordered it: boot, was
+	EventCrash   = "crash"  // the application ended by itself: error
 )
 
 // Limits of events.
@@ -52,6 +54,7 @@ type events struct {
 type eventsBody struct {
 	Log     string  `json:"log"`
 	Next    int64   `json:"next"`
+	Boot    string  `json:"boot,omitempty"` // the last boot that was seen
 	Pending []Event `json:"pending,omitempty"`
 }
 
@@ -100,6 +103,19 @@ func (e *events) store(next eventsBody) error {
 	}
 	e.body = next
 	return nil
+}
+
+// booted remembers the boot, and returns the one before; empty: none is known, or
+// it is the same.
+func (e *events) booted(id string) (was string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.body.Boot == id {
+		return "", nil
+	}
+	next := e.body
+	was, next.Boot = next.Boot, id
+	return was, e.store(next)
 }
 
 // head is the oldest batch.

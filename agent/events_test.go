@@ -80,3 +80,32 @@ func TestLostEventsBeginAnotherLog(t *testing.T) {
 		t.Fatalf("log %s again, %+v", again, batch)
 	}
 }
+
+func TestABootIsToldOnce(t *testing.T) {
+	mem := disktest.NewMem()
+	e := openTestEvents(t, mem)
+	for _, c := range []struct{ boot, was string }{{"b1", ""}, {"b1", ""}, {"b2", "b1"}, {"b2", ""}} {
+		was, err := e.booted(c.boot)
+		ok(t, err)
+		if was != c.was {
+			t.Errorf("boot %s after %q, want %q", c.boot, was, c.was)
+		}
+		mem = mem.Crash(disktest.Lost, 0)
+		e = openTestEvents(t, mem)
+	}
+}
+
+// TestWhichBootsAreExpected walks every state.
+func TestWhichBootsAreExpected(t *testing.T) {
+	surprising := map[State]bool{
+		StateIdle: true, StateStuck: true, StateChecked: true, StateWait: true, StateFetch: true, StateStaged: true, StateReady: true, StateCommand: true,
+	}
+	for _, s := range States {
+		if got := (Record{State: s}).bootExpected(); got == surprising[s] {
+			t.Errorf("%s: %v", s, got)
+		}
+	}
+	if !(Record{State: StateCommand, Command: "reboot"}).bootExpected() {
+		t.Error("a reboot that was ordered is a surprise")
+	}
+}

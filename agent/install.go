@@ -12,6 +12,9 @@ type App struct {
 	Manifest ota.Manifest
 	Image    string // path of the slot's image
 	LogPath  string // where its output goes, for installers that have any
+	// Crashed is called, from any goroutine, whenever the application has ended
+	// without being stopped; nil: nobody wants to know.
+	Crashed func(error)
 }
 
 // Installer knows how to bring an image to life. Which one is used stands in

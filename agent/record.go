@@ -149,3 +149,15 @@ func decodeRecord(b []byte) (Record, error) {
 	}
 	return Record{}, fmt.Errorf("journal record has unknown state %.20q", r.State)
 }
+
+// bootExpected reports whether the record speaks of an execution that boots the
+// device.
+func (r Record) bootExpected() bool {
+	switch r.State {
+	case StateIdle, StateStuck, StateChecked, StateWait, StateFetch, StateStaged, StateReady:
+		return false
+	case StateCommand:
+		return r.Command == ota.CommandReboot
+	}
+	return true
+}

@@ -94,12 +94,17 @@ func (a *Agent) startApp(ctx context.Context, m ota.Manifest, slot string) error
 	if in == nil {
 		return fmt.Errorf("start %s: no installer %q", m.ID(), m.Installer)
 	}
-	proc, err := in.Start(ctx, App{Manifest: m, Image: a.cfg.Boot.ImagePath(slot), LogPath: a.cfg.Dir + "/app.log"})
+	proc, err := in.Start(ctx, App{Manifest: m, Image: a.cfg.Boot.ImagePath(slot), LogPath: a.cfg.Dir + "/app.log", Crashed: a.crashed})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", m.ID(), err)
 	}
 	a.proc = proc
 	return nil
+}
+
+// crashed says that the application ended by itself.
+func (a *Agent) crashed(err error) {
+	a.event(EventCrash, map[string]any{"error": clip(err.Error(), MaxReason)})
 }
 
 func (a *Agent) stopApp() {

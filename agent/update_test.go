@@ -187,6 +187,18 @@ func TestEventsTellTheUpdate(t *testing.T) {
 	if got := strings.Join(story, " "); !strings.HasPrefix(got, want) {
 		t.Fatalf("told %q, want %q and more", got, want)
 	}
+	// The boots of the update are no surprise; those of the later lives are.
+	r.order("job-3", "1.0", 1)
+	d.until("job-3", 1)
+	surprises := 0
+	for _, e := range r.events {
+		if e.Kind == agent.EventReboot {
+			surprises++
+		}
+	}
+	if lives := 2; surprises < 1 || surprises > lives {
+		t.Errorf("%d boots are told as a surprise, of %d", surprises, d.boots)
+	}
 	if r.events[0].Kind != agent.EventStart || r.events[0].At == 0 {
 		t.Fatalf("the first is %+v", r.events[0])
 	}

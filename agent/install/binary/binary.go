@@ -63,7 +63,7 @@ func (in Installer) Start(ctx context.Context, app agent.App) (agent.Process, er
 	if err != nil {
 		return nil, err
 	}
-	p := &process{argv: arguments(app.Manifest.Run, image), out: out, log: in.Log, stop: make(chan struct{}), done: make(chan struct{})}
+	p := &process{crashed: app.Crashed, argv: arguments(app.Manifest.Run, image), out: out, log: in.Log, stop: make(chan struct{}), done: make(chan struct{})}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -88,13 +88,15 @@ func arguments(run []string, image string) []string {
 }
 
 type process struct {
-	argv  []string
-	out   *logFile
-	log   *slog.Logger
-	alive atomic.Bool
-	once  sync.Once
-	stop  chan struct{}
-	done  chan struct{}
+	argv []string
+	out  *logFile
+	log  *slog.Logger
+	// crashed may be nil.
+	crashed func(error)
+	alive   atomic.Bool
+	once    sync.Once
+	stop    chan struct{}
+	done    chan struct{}
 }
 
 // Alive implements agent.Process.
@@ -132,6 +134,9 @@ func (p *process) supervise(ctx context.Context, started chan<- error) {
 		}
 		if time.Since(began) >= steadyAfter {
 			wait = restartBase
+		}
+		if p.crashed != nil {
+			p.crashed(err)
 		}
 		p.log.Warn("application ended", "argv0", p.argv[0], "err", err, "restartIn", wait)
 		t := time.NewTimer(wait)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -105,9 +106,14 @@ func TestStopEndsTheWholeGroup(t *testing.T) {
 
 func TestRestartsAfterDeath(t *testing.T) {
 	app := script(t, `echo run; [ -f "$1" ] && exec sleep 60; : > "$1"; exit 3`, "{image}", "{image}.flag")
+	var crashed atomic.Value
+	app.Crashed = func(err error) { crashed.Store(err.Error()) }
 	p := start(t, app)
 	eventually(t, "death", func() bool { return !p.Alive() })
 	eventually(t, "restart", func() bool { return strings.Count(read(app.LogPath), "run\n") == 2 && p.Alive() })
+	if why, _ := crashed.Load().(string); !strings.Contains(why, "exit status 3") {
+		t.Errorf("told as %q", why)
+	}
 }
 
 func TestStopWhileWaitingForARestart(t *testing.T) {
