@@ -85,6 +85,13 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		if err != nil {
 			return wake, err
 		}
+		looked, again, err := s.lookAfter(ctx, r, p.Health, now)
+		if err != nil {
+			return wake, err
+		}
+		if looked {
+			continue
+		}
 		d := ota.Plan(r, p, now)
 		if d.Cancel {
 			if more, err := s.cancel(ctx, r, now); more || err != nil {
@@ -96,6 +103,9 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		}
 		if !d.Changed && !d.Arrange && !d.Revert {
 			s.tellHeld(ctx, r, p.Total())
+			if d.Wake.IsZero() || !again.IsZero() && again.Before(d.Wake) {
+				return again, nil
+			}
 			return d.Wake, nil
 		}
 		step := Advance{Rollout: d.Rollout, Now: now}
@@ -122,6 +132,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		s.tellStep(r, step)
 		if step.Rollout.State.Terminal() {
 			s.held.forget(id)
+			s.looked.forget(id)
 		}
 		if len(step.Create) > 0 || step.Rollout.State.Terminal() && r.RevertOf != "" {
 			s.Wake() // for the reverts, or for what waits for this one

@@ -96,7 +96,8 @@ type world struct {
 	store   fleet.Store
 	notes   *notes
 	targets signing.TargetsKey
-	name    string // of the firmware that release makes
+	name    string       // of the firmware that release makes
+	seq     atomic.Int64 // of the last event
 }
 
 func newWorld(t *testing.T) *world {

@@ -26,6 +26,7 @@ type Store interface {
 	TrustStore
 	RolloutStore
 	ExecutionStore
+	HealthStore
 	EventStore
 	UploadStore
 	LookStore

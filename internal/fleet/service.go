@@ -98,6 +98,7 @@ type Service struct {
 	look      chan struct{}
 	held      held
 	notifier  *notifier
+	looked    looked
 }
 
 // New returns a Service; RunEngine must run for rollouts to move, RunNotifier for

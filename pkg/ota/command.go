@@ -59,6 +59,8 @@ func (r Rollout) validateKind() error {
 	switch {
 	case r.Terms.Window != (Window{}) || r.Terms.Consent != nil:
 		return invalid("a command has no window and asks for no consent: give it a start, or make it wait for approval")
+	case r.Terms.Health.Set():
+		return invalid("a command has no health gate: it brings no image to compare")
 	case r.Terms.OnAbort == AbortRevert:
 		return invalid("a command installs nothing that could be reverted: leave out the abort policy")
 	case t != (Timers{}):

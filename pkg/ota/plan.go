@@ -63,6 +63,7 @@ type Progress struct {
 	Armed     Counts    // finished after the rollout's ArmedAt: what abort rules look at
 	Due       int       // executions whose next attempt is due
 	NextRetry time.Time // when the next one will be due; zero: none waits
+	Health    Seen      // of a rollout whose terms compare devices
 	Reverts   []Revert  // of a rollout that is or was ROLLING_BACK, in order of their ids
 }
 
@@ -125,7 +126,9 @@ const MaxTaken = 100_000
 //	RUNNING, OPEN    gate met                                SOAKING
 //	RUNNING, OPEN    all finished, gate not met              stage FAILED, PAUSED
 //	RUNNING, SOAKING gate no longer met                      stage OPEN again (and then judged)
-//	RUNNING, SOAKING soak over                               stage PASSED
+//	RUNNING, SOAKING soak over, no signal on hold            stage PASSED
+//	RUNNING, SOAKING a signal on hold for too long           stage FAILED, PAUSED
+//	RUNNING          a signal failed                         stage FAILED, PAUSED; or ABORTING
 //	RUNNING          all PASSED, nothing in flight           COMPLETED
 //	others           -                                       stay
 func Plan(r Rollout, p Progress, now time.Time) Decision {
@@ -141,6 +144,10 @@ func Plan(r Rollout, p Progress, now time.Time) Decision {
 	case RolloutRunning:
 		if rule, tripped := firstTripped(r.Abort, p.Armed); tripped {
 			return abort(r, tripReason(rule, p.Armed), now)
+		}
+		verdicts := Verdicts(r.Terms.Health, p.Health)
+		if v, failed := worst(verdicts, HealthFail); failed {
+			return unhealthy(r, v, now)
 		}
 		return planRunning(r, p, now)
 	}
@@ -272,7 +279,7 @@ func planStages(r Rollout, p Progress, now time.Time) Decision {
 	case StageOpen:
 		return planOpen(r, i, counts, now)
 	default:
-		return planSoaking(r, i, counts, now)
+		return planSoaking(r, i, p, now)
 	}
 }
 
@@ -306,7 +313,8 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	return Decision{Rollout: r, Changed: true}
 }
 
-func planSoaking(r Rollout, i int, c Counts, now time.Time) Decision {
+func planSoaking(r Rollout, i int, p Progress, now time.Time) Decision {
+	c := p.stage(i)
 	stage := &r.Stages[i]
 	if !stage.Gate.met(c) {
 		stage.State, stage.SoakingAt = StageOpen, time.Time{}
@@ -314,6 +322,9 @@ func planSoaking(r Rollout, i int, c Counts, now time.Time) Decision {
 	}
 	if end := stage.SoakingAt.Add(stage.Soak); now.Before(end) {
 		return Decision{Rollout: r, Wake: end}
+	}
+	if v, waits := worst(Verdicts(r.Terms.Health, p.Health), HealthHold); waits {
+		return held(r, i, v, now)
 	}
 	stage.State, stage.EndedAt = StagePassed, now
 	return Decision{Rollout: r, Changed: true}

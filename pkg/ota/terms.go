@@ -17,6 +17,7 @@ type Terms struct {
 	Strata   []string    `json:"strata,omitempty"` // what every stage holds a share of: "hardware" or tag keys
 	OnPause  PausePolicy `json:"onPause,omitempty"`
 	OnAbort  AbortPolicy `json:"onAbort,omitempty"`
+	Health   Health      `json:"health,omitzero"`
 	Window   Window      `json:"window,omitzero"`   // when a device may install, by its own wall clock
 	Consent  *Consent    `json:"consent,omitempty"` // nil: DefaultConsent
 	Drift    DriftPolicy `json:"drift,omitempty"`
@@ -86,6 +87,9 @@ func (t Terms) validate() error {
 		if slices.Contains(t.Strata[:i], s) {
 			return invalid("stratum %q is given twice", s)
 		}
+	}
+	if err := t.Health.validate(); err != nil {
+		return err
 	}
 	if err := t.OnAbort.validate(); err != nil {
 		return err

@@ -118,6 +118,9 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 				retry(&p, e, stored(now))
 			}
 		}
+		if r.Terms.Health.Set() {
+			p.Health = s.seen(r, p.Armed.Finished[ota.ClassSucceeded])
+		}
 		for _, v := range s.rollouts {
 			if r.Reverting && v.RevertOf == r.ID {
 				p.Reverts = append(p.Reverts, ota.Revert{ID: v.ID, State: v.State})
@@ -315,6 +318,7 @@ func ownRollout(r ota.Rollout) ota.Rollout {
 	r.InProgressTimeout = r.InProgressTimeout.Truncate(time.Microsecond)
 	r.ArmedAt, r.CreatedAt, r.EndedAt = stored(r.ArmedAt), stored(r.CreatedAt), stored(r.EndedAt)
 	r.PacedAt, r.ApprovedAt, r.StartedAt, r.Terms.Start = stored(r.PacedAt), stored(r.ApprovedAt), stored(r.StartedAt), stored(r.Terms.Start)
+	r.Terms.Health.Signals = slices.Clone(r.Terms.Health.Signals)
 	r.Terms.Strata, r.Terms.Retry.On = slices.Clone(r.Terms.Strata), slices.Clone(r.Terms.Retry.On)
 	return r
 }

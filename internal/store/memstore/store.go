@@ -32,6 +32,7 @@ type Store struct {
 	lines      map[line]map[int]ota.Candidate        // by turn
 	state      map[string][]byte                     // of the embedded broker
 	uploads    map[attempt]fleet.Upload
+	pairs      map[attempt]fleet.Pair
 
 	credentials map[string][]fleet.Credential // by device
 	evictions   map[string]fleet.Eviction
@@ -61,6 +62,7 @@ func New() *Store {
 		groups:     map[string]group{},
 		executions: map[string]map[string][]ota.Execution{},
 		uploads:    map[attempt]fleet.Upload{},
+		pairs:      map[attempt]fleet.Pair{},
 		lines:      map[line]map[int]ota.Candidate{},
 		state:      map[string][]byte{},
 

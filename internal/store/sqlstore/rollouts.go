@@ -171,6 +171,9 @@ func (s *Store) Progress(ctx context.Context, r ota.Rollout, now time.Time) (ota
 	if err == nil && retrying > 0 && r.State == ota.RolloutRunning {
 		err = s.retries(ctx, r.ID, &p, stored(now).UnixMicro())
 	}
+	if err == nil && r.Terms.Health.Set() {
+		p.Health, err = s.seen(ctx, r, p.Armed.Finished[ota.ClassSucceeded])
+	}
 	if err == nil && r.Reverting {
 		p.Reverts, err = s.reverts(ctx, r.ID)
 	}

@@ -1,0 +1,90 @@
+package fleet_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
+)
+
+// happens stores an event of a device.
+func (w *world) happens(id, kind string) {
+	w.t.Helper()
+	_, err := w.s.TakeEvents(w.ctx, id, "log", []fleet.Event{{Seq: w.seq.Add(1), Kind: kind, Data: "{}"}})
+	w.ok(err)
+}
+
+func (w *world) gauge(id string, n float64) {
+	w.t.Helper()
+	_, err := w.s.UpdateShadow(w.ctx, id, "", shadow.NewUpdate(nil, map[string]any{"cpu": map[string]any{"temp": n}}))
+	w.ok(err)
+}
+
+// TestHealthGate: what updated devices do worse than those that wait stops the
+// rollout, and what they do not lets it go on.
+func TestHealthGate(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		signals string
+		after   func(w *world, id string) // its update
+		onFail  ota.HealthPolicy
+		state   ota.RolloutState
+		reason  string
+	}{
+		{"nothing happens", "crash +1%", func(*world, string) {}, "", ota.RolloutCompleted, ""},
+		{"they crash", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, "", ota.RolloutPaused, "stage 1 failed: health crash: worse than the tolerance"},
+		{"they crash, and that aborts", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, ota.HealthAbort, ota.RolloutAborted, "health crash: worse"},
+		{"they boot, and nobody asked", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventReboot) }, "", ota.RolloutCompleted, ""},
+		{"they grow hot", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 70) }, "", ota.RolloutPaused, "shadow.reported.cpu.temp: worse"},
+		{"they grow warm", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 53) }, "", ota.RolloutCompleted, ""},
+		{"some crash, without proof", "crash +1%", func(w *world, id string) {
+			if id <= "rpi4-005" {
+				w.happens(id, fleet.EventCrash)
+			}
+		}, "", ota.RolloutPaused, "stage 1 has no verdict on its health after 1h0m0s: crash: seems worse"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.release("1.0")
+				ids := w.enroll(40, "rpi4")
+				for _, id := range ids {
+					w.gauge(id, 50)
+				}
+				signal, err := ota.ParseSignal(c.signals)
+				w.ok(err)
+				plan := ota.Rollout{
+					Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("50%,100%"), Seed: "s",
+					Terms: ota.Terms{Health: ota.Health{Signals: []ota.Signal{signal}, Watch: 10 * time.Minute, Wait: time.Hour, OnFail: c.onFail}},
+				}
+				v, err := w.s.CreateRollout(w.ctx, plan)
+				w.ok(err)
+				v = w.run(v.ID, 2, ids, func(e ota.Execution) ota.Report {
+					go func() {
+						<-time.After(time.Minute) // virtual: after it has reported
+						if w.ctx.Err() == nil {
+							c.after(w, e.DeviceID)
+						}
+					}()
+					return ota.Report{Status: ota.Succeeded}
+				})
+				if v.State != c.state || !strings.Contains(v.Reason, c.reason) {
+					t.Fatalf("%s: %s", v.State, v.Reason)
+				}
+				verdict := ota.Verdicts(v.Terms.Health, v.Progress.Health)[0]
+				if v.State == ota.RolloutCompleted {
+					if n := verdict.N(); n != 20 || v.Progress.Health.Alone != 20 || verdict.Judgement != ota.HealthPass || v.EndedAt.Sub(v.CreatedAt) < 10*time.Minute {
+						t.Errorf("%d pairs, %d alone, %s, after %s", n, v.Progress.Health.Alone, verdict.Judgement, v.EndedAt.Sub(v.CreatedAt))
+					}
+				} else if v.Stages[1].State != ota.StagePending {
+					t.Errorf("the second stage is %s", v.Stages[1].State)
+				}
+				<-time.After(2 * time.Minute) // of what is still to happen
+			})
+		})
+	}
+}
