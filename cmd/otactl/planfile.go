@@ -45,6 +45,7 @@ type planFile struct {
 	OnPause     text        `yaml:"onPause"`
 	OnAbort     text        `yaml:"onAbort"`
 	Drift       text        `yaml:"drift"`
+	Health      planHealth  `yaml:"health"`
 	Quarantined bool        `yaml:"quarantined"`
 }
 
@@ -79,6 +80,23 @@ type planRetry struct {
 type planConsent struct {
 	MaxDefers *int `yaml:"maxDefers"`
 	Deadline  text `yaml:"deadline"`
+}
+
+type planHealth struct {
+	Signals []text `yaml:"signals"`
+	Watch   text   `yaml:"watch"`
+	Wait    text   `yaml:"wait"`
+	OnFail  text   `yaml:"onFail"`
+}
+
+func (p planHealth) terms(rd *reader) ota.Health {
+	h := ota.Health{Watch: rd.duration(p.Watch, "health: watch"), Wait: rd.duration(p.Wait, "health: wait"), OnFail: ota.HealthPolicy(p.OnFail.value)}
+	for _, t := range p.Signals {
+		s, err := ota.ParseSignal(t.value)
+		rd.at(t, "health", err)
+		h.Signals = append(h.Signals, s)
+	}
+	return h
 }
 
 // text is a scalar with the line that it stands in, for errors.
@@ -148,7 +166,7 @@ func readable(err error) error {
 	s := strings.TrimPrefix(err.Error(), "yaml: ")
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "unmarshal errors:\n"), "  ")
 	s = strings.ReplaceAll(s, "not found in type main.", "is not known in ")
-	for _, name := range []string{"planFile", "planStage", "planFlight", "planTimers", "planRetry", "planConsent"} {
+	for _, name := range []string{"planFile", "planStage", "planFlight", "planTimers", "planRetry", "planConsent", "planHealth"} {
 		s = strings.ReplaceAll(s, name, "a "+strings.ToLower(strings.TrimPrefix(name, "plan")))
 	}
 	return errors.New(strings.ReplaceAll(s, "known in a file", "known in a plan"))
@@ -235,7 +253,7 @@ const defaultGate = 0.95
 
 func (p planFile) terms(rd *reader) ota.Terms {
 	t := ota.Terms{
-		Approval: p.Approval, Strata: p.Strata, Quarantined: p.Quarantined, OnPause: ota.PausePolicy(p.OnPause.value), OnAbort: ota.AbortPolicy(p.OnAbort.value), Start: rd.time(p.Start, "start"),
+		Approval: p.Approval, Strata: p.Strata, Quarantined: p.Quarantined, OnPause: ota.PausePolicy(p.OnPause.value), OnAbort: ota.AbortPolicy(p.OnAbort.value), Health: p.Health.terms(rd), Start: rd.time(p.Start, "start"),
 		Drift:    ota.DriftPolicy(p.Drift.value),
 		InFlight: ota.InFlight{Max: p.InFlight.Max, Per: p.InFlight.Per, PerMax: p.InFlight.PerMax},
 		Timers: ota.Timers{

@@ -39,7 +39,12 @@ func TestPlanFile(t *testing.T) {
 			Start: time.Date(2026, 12, 1, 2, 0, 0, 0, time.UTC), Approval: true, Rate: ota.Rate{PerMinute: 100}, InFlight: ota.InFlight{Max: 50, Per: "site", PerMax: 5},
 			Timers: ota.Timers{Claim: 24 * time.Hour, Fetch: time.Hour, Install: 10 * time.Minute, Reboot: 10 * time.Minute, Health: 15 * time.Minute},
 			Retry:  ota.Retry{Attempts: 3, Backoff: 10 * time.Minute, On: []ota.Class{ota.ClassSilent, ota.ClassTimedOut}}, Strata: []string{"hardware", "site"},
-			OnPause: ota.PauseHoldBeforeInstall, Window: ota.Window{RRule: "FREQ=WEEKLY;BYDAY=SA,SU;BYHOUR=2", Duration: 3 * 3600},
+			OnPause: ota.PauseHoldBeforeInstall, OnAbort: ota.AbortRevert,
+			Health: ota.Health{
+				Signals: []ota.Signal{{Name: "crash", Tolerance: 0.01, MinPairs: 50}, {Name: "shadow.reported.cpu.temp", Margin: 5, Alpha: 0.01}},
+				Watch:   30 * time.Minute, Wait: 6 * time.Hour, OnFail: ota.HealthAbort,
+			},
+			Window:  ota.Window{RRule: "FREQ=WEEKLY;BYDAY=SA,SU;BYHOUR=2", Duration: 3 * 3600},
 			Consent: &ota.Consent{MaxDefers: 3, Deadline: time.Date(2026, 12, 24, 0, 0, 0, 0, time.UTC)}, Quarantined: true,
 			Drift: ota.DriftRecord,
 		},

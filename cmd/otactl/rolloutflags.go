@@ -18,10 +18,10 @@ import (
 // rolloutFlags are the options of plan, create and edit, as typed.
 type rolloutFlags struct {
 	firmware, selector, group, stages, gate, seed, file string
-	abort, approveStages                                []string
-	soak, timeout                                       time.Duration
+	abort, approveStages, health                        []string
+	soak, timeout, healthWatch, healthWait              time.Duration
 	priority                                            int32
-	rate, maxPer, window, start, onPause, onAbort       string
+	rate, maxPer, window, start, onPause, onAbort, sick string
 	drift                                               string
 	maxInFlight                                         int
 	timers                                              ota.Timers
@@ -68,6 +68,10 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.approval, "approval", false, "an operator must approve it before it starts")
 	fl.StringSliceVar(&f.approveStages, "approve-stages", nil, "stages, from 1, that do not open before an operator approves them")
 	fl.StringVar(&f.onPause, "on-pause", string(ota.PauseLetFinish), "what a pause does to devices at work: let-finish or hold-before-install")
+	fl.StringArrayVar(&f.health, "health", nil, "what updated devices must not do worse in than those that wait: 'crash +1%', 'reboot +1% min 50', 'offline +2%', 'shadow.reported.cpu.temp +5' (repeat)")
+	fl.DurationVar(&f.healthWatch, "health-watch", ota.DefaultWatch, "how long both are watched, from the end of the update on")
+	fl.DurationVar(&f.healthWait, "health-wait", ota.DefaultHealthWait, "how long a stage waits for verdicts after its soak before it fails")
+	fl.StringVar(&f.sick, "on-unhealthy", string(ota.HealthPause), "what becomes of the rollout then: pause or abort")
 	fl.StringVar(&f.onAbort, "on-abort", string(ota.AbortKeep), "what becomes of devices it has changed when it is aborted: keep or revert")
 	fl.StringVar(&f.drift, "drift", string(ota.DriftRequeue), "a device that runs another image after its success: requeue, as far as --attempts go, or record")
 	fl.BoolVar(&f.quarantined, "quarantined", false, "let in devices on which this image was rolled back before")
@@ -167,6 +171,9 @@ func (f *rolloutFlags) terms() (t ota.Terms, err error) {
 	for _, class := range f.retryOn {
 		t.Retry.On = append(t.Retry.On, ota.Class(class))
 	}
+	if t.Health, err = f.compared(); err != nil {
+		return t, err
+	}
 	if policy := ota.AbortPolicy(f.onAbort); policy != ota.AbortKeep {
 		t.OnAbort = policy
 	}
@@ -204,6 +211,28 @@ func (f *rolloutFlags) terms() (t ota.Terms, err error) {
 	return t, nil
 }
 
+// compared is the health of the plan; what is as the server has it anyway is left
+// to it.
+func (f *rolloutFlags) compared() (h ota.Health, err error) {
+	for _, text := range f.health {
+		s, err := ota.ParseSignal(text)
+		if err != nil {
+			return h, usage("--health: %w", err)
+		}
+		h.Signals = append(h.Signals, s)
+	}
+	if f.healthWatch != ota.DefaultWatch {
+		h.Watch = f.healthWatch
+	}
+	if f.healthWait != ota.DefaultHealthWait {
+		h.Wait = f.healthWait
+	}
+	if f.sick != string(ota.HealthPause) {
+		h.OnFail = ota.HealthPolicy(f.sick)
+	}
+	return h, nil
+}
+
 func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 	spec := &otadv1.RolloutSpec{Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority), InProgressTimeout: someTime(r.InProgressTimeout)}
 	for _, s := range r.Stages {
@@ -235,6 +264,7 @@ func termsMessage(t ota.Terms, spec *otadv1.RolloutSpec) {
 	if rate := t.Rate; rate != (ota.Rate{}) {
 		spec.Rate = &otadv1.Rate{PerMinute: rate.PerMinute, Factor: rate.Factor, Each: int32(rate.Each), Of: string(rate.Of), Max: rate.Max}
 	}
+	spec.Health = healthMessage(t.Health)
 	if t.InFlight != (ota.InFlight{}) {
 		spec.InFlight = &otadv1.InFlight{Max: int32(t.InFlight.Max), Per: t.InFlight.Per, PerMax: int32(t.InFlight.PerMax)}
 	}

@@ -31,6 +31,7 @@ type rolloutView struct {
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	Terms      termsView       `json:"terms"`
 	Reached    int32           `json:"reached"`            // devices that had their turn
+	Health     *healthView     `json:"health,omitempty"`   // absent: nothing is compared
 	RevertOf   string          `json:"revertOf,omitempty"` // the rollout whose devices it brings back
 	Reverts    []revertView    `json:"reverts,omitempty"`  // those that bring its devices back
 	Rate       float64         `json:"rate,omitempty"`     // devices a minute that it may start now; absent: no bound
@@ -104,7 +105,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(),
+		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
@@ -245,8 +246,17 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 			return err
 		}
 		fmt.Fprintln(w)
-		if err := writeTable(w, stageHeads, r.stageRows()); err != nil || len(r.Failures) == 0 {
+		if err := writeTable(w, stageHeads, r.stageRows()); err != nil {
 			return err
+		}
+		if r.Health != nil {
+			fmt.Fprintln(w)
+			if err := writeTable(w, healthHeads, r.Health.rows()); err != nil {
+				return err
+			}
+		}
+		if len(r.Failures) == 0 {
+			return nil
 		}
 		fmt.Fprintln(w)
 		return writeTable(w, failureHeads, a.failureRows(r.Failures))

@@ -55,7 +55,7 @@ func decodeWhat(s *otadv1.RolloutSpec) (id ota.ReleaseID, command *ota.Command, 
 func decodeTerms(s *otadv1.RolloutSpec) (ota.Terms, error) {
 	rate, flight, timers, retry := s.GetRate(), s.GetInFlight(), s.GetTimers(), s.GetRetry()
 	t := ota.Terms{
-		Approval: s.GetApproval(), Strata: s.GetStrata(), OnPause: ota.PausePolicy(s.GetOnPause()), OnAbort: ota.AbortPolicy(s.GetOnAbort()), Quarantined: s.GetQuarantined(),
+		Approval: s.GetApproval(), Strata: s.GetStrata(), OnPause: ota.PausePolicy(s.GetOnPause()), OnAbort: ota.AbortPolicy(s.GetOnAbort()), Health: decodeHealth(s.GetHealth()), Quarantined: s.GetQuarantined(),
 		Rate:     ota.Rate{PerMinute: rate.GetPerMinute(), Factor: rate.GetFactor(), Each: int(rate.GetEach()), Of: ota.RateBasis(rate.GetOf()), Max: rate.GetMax()},
 		InFlight: ota.InFlight{Max: int(flight.GetMax()), Per: flight.GetPer(), PerMax: int(flight.GetPerMax())},
 		Timers: ota.Timers{
@@ -90,7 +90,7 @@ func encodeSpec(r ota.Rollout) *otadv1.RolloutSpec {
 	t := r.Terms
 	s := &otadv1.RolloutSpec{
 		Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority), InProgressTimeout: duration(r.InProgressTimeout),
-		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), OnAbort: string(t.OnAbort), Quarantined: t.Quarantined, Start: timestamp(t.Start), Drift: string(t.Drift),
+		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), OnAbort: string(t.OnAbort), Health: encodeHealth(t.Health), Quarantined: t.Quarantined, Start: timestamp(t.Start), Drift: string(t.Drift),
 	}
 	if r.Command != nil {
 		s.Command = encodeCommand(*r.Command)

@@ -25,7 +25,12 @@ func TestSpecComesThrough(t *testing.T) {
 			InFlight: ota.InFlight{Max: 1, Per: "site", PerMax: 2},
 			Timers:   ota.Timers{Claim: 1 * time.Hour, Fetch: 2 * time.Hour, Install: 3 * time.Hour, Reboot: 4 * time.Hour, Health: 5 * time.Hour},
 			Retry:    ota.Retry{Attempts: 2, Backoff: time.Second, On: []ota.Class{ota.ClassFailed}}, Strata: []string{"hardware"},
-			OnPause: ota.PauseHoldBeforeInstall, OnAbort: ota.AbortRevert, Window: ota.Window{RRule: "FREQ=DAILY", Start: "2026-01-01T02:00:00", Duration: 3600, Fetch: ota.FetchAnytime},
+			OnPause: ota.PauseHoldBeforeInstall, OnAbort: ota.AbortRevert,
+			Health: ota.Health{
+				Signals: []ota.Signal{{Name: "crash", Tolerance: 0.01, Alpha: 0.02, MinPairs: 3}, {Name: "shadow.reported.x", Margin: -5}},
+				Watch:   time.Minute, Wait: time.Hour, OnFail: ota.HealthAbort,
+			},
+			Window:  ota.Window{RRule: "FREQ=DAILY", Start: "2026-01-01T02:00:00", Duration: 3600, Fetch: ota.FetchAnytime},
 			Consent: &ota.Consent{MaxDefers: 4, Deadline: time.Date(2026, 12, 2, 0, 0, 0, 0, time.UTC)}, Quarantined: true, Drift: ota.DriftRecord,
 		},
 	}

@@ -182,8 +182,8 @@ func TestHealthInThePlan(t *testing.T) {
 		{"sick while devices are at work", rollout(StageOpen, StagePending), sick, counts(10, 10, 30, 0), 0, RolloutPaused, StageFailed, 0, false},
 		{"sick before the next stage", rollout(StagePassed, StagePending), sick, done, 0, RolloutPaused, StagePassed, 0, false},
 		{"sick behind the last stage", rollout(StagePassed, StagePassed), sick, counts(0, 1, 49, 0), 0, RolloutPaused, StagePassed, 0, false},
-		{"sick, to be aborted", onFail(rollout(StageOpen, StagePending), HealthAbort, ""), sick, counts(10, 10, 30, 0), 0, RolloutAborting, StageFailed, 0, true},
-		{"sick, to be reverted", onFail(rollout(StageOpen, StagePending), HealthAbort, AbortRevert), sick, counts(10, 10, 30, 0), 0, RolloutRollingBack, StageFailed, 0, true},
+		{"sick, to be aborted", onFail(rollout(StageOpen, StagePending), HealthAbort, ""), sick, counts(10, 10, 30, 0), 0, RolloutAborting, StageFailed, 0, false},
+		{"sick, to be reverted", onFail(rollout(StageOpen, StagePending), HealthAbort, AbortRevert), sick, counts(10, 10, 30, 0), 0, RolloutRollingBack, StageFailed, 0, false},
 		{"sick, but paused", paused(), sick, done, 0, RolloutPaused, StageOpen, 0, false},
 	} {
 		c.r.Terms.Health.Signals, c.r.Terms.Health.Wait = []Signal{{Name: SignalCrash, Tolerance: 0.01}}, 2*time.Hour

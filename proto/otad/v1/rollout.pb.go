@@ -50,7 +50,8 @@ type RolloutSpec struct {
 	OnAbort           string                 `protobuf:"bytes,80,opt,name=on_abort,json=onAbort,proto3" json:"on_abort,omitempty"` // keep (also when empty) or revert
 	// What becomes of a device that runs another image after its success: requeue
 	// (also when empty), as far as retry.attempts go, or record.
-	Drift         string `protobuf:"bytes,65,opt,name=drift,proto3" json:"drift,omitempty"`
+	Drift         string  `protobuf:"bytes,65,opt,name=drift,proto3" json:"drift,omitempty"`
+	Health        *Health `protobuf:"bytes,81,opt,name=health,proto3" json:"health,omitempty"` // not set: nothing is compared
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -230,6 +231,13 @@ func (x *RolloutSpec) GetDrift() string {
 		return x.Drift
 	}
 	return ""
+}
+
+func (x *RolloutSpec) GetHealth() *Health {
+	if x != nil {
+		return x.Health
+	}
+	return nil
 }
 
 // Window is a recurrence rule of RFC 5545, read by a device's own wall clock.
@@ -1030,7 +1038,8 @@ type Rollout struct {
 	Rate              float64                `protobuf:"fixed64,18,opt,name=rate,proto3" json:"rate,omitempty"`                          // executions a minute that it may make now; 0: no bound
 	RevertOf          string                 `protobuf:"bytes,80,opt,name=revert_of,json=revertOf,proto3" json:"revert_of,omitempty"`    // the rollout whose devices it brings back; empty: none
 	// Those that bring its devices back, when it was aborted for that.
-	Reverts []*Revert `protobuf:"bytes,81,rep,name=reverts,proto3" json:"reverts,omitempty"`
+	Reverts []*Revert   `protobuf:"bytes,81,rep,name=reverts,proto3" json:"reverts,omitempty"`
+	Health  *HealthSeen `protobuf:"bytes,82,opt,name=health,proto3" json:"health,omitempty"` // not set: nothing is compared
 	// Attempts that ended unsuccessfully last, the newest first, at most 10. Only
 	// where one rollout is asked for.
 	Failures      []*Execution `protobuf:"bytes,90,rep,name=failures,proto3" json:"failures,omitempty"`
@@ -1204,6 +1213,13 @@ func (x *Rollout) GetRevertOf() string {
 func (x *Rollout) GetReverts() []*Revert {
 	if x != nil {
 		return x.Reverts
+	}
+	return nil
+}
+
+func (x *Rollout) GetHealth() *HealthSeen {
+	if x != nil {
+		return x.Health
 	}
 	return nil
 }
@@ -3009,7 +3025,7 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\"\x8d\x06\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\x1a\x14otad/v1/health.proto\"\xb6\x06\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
@@ -3032,7 +3048,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\aconsent\x18\x12 \x01(\v2\x10.otad.v1.ConsentR\aconsent\x12*\n" +
 	"\acommand\x18F \x01(\v2\x10.otad.v1.CommandR\acommand\x12\x19\n" +
 	"\bon_abort\x18P \x01(\tR\aonAbort\x12\x14\n" +
-	"\x05drift\x18A \x01(\tR\x05drift\"\x81\x01\n" +
+	"\x05drift\x18A \x01(\tR\x05drift\x12'\n" +
+	"\x06health\x18Q \x01(\v2\x0f.otad.v1.HealthR\x06health\"\x81\x01\n" +
 	"\x06Window\x12\x14\n" +
 	"\x05rrule\x18\x01 \x01(\tR\x05rrule\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\tR\x05start\x125\n" +
@@ -3098,7 +3115,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xa6\x06\n" +
+	"approvedAt\"\xd3\x06\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3125,7 +3142,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\areached\x18\x11 \x01(\x05R\areached\x12\x12\n" +
 	"\x04rate\x18\x12 \x01(\x01R\x04rate\x12\x1b\n" +
 	"\trevert_of\x18P \x01(\tR\brevertOf\x12)\n" +
-	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\x12.\n" +
+	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\x12+\n" +
+	"\x06health\x18R \x01(\v2\x13.otad.v1.HealthSeenR\x06health\x12.\n" +
 	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
@@ -3345,6 +3363,8 @@ var file_otad_v1_rollout_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
 	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
 	(*Command)(nil),                // 49: otad.v1.Command
+	(*Health)(nil),                 // 50: otad.v1.Health
+	(*HealthSeen)(nil),             // 51: otad.v1.HealthSeen
 }
 var file_otad_v1_rollout_proto_depIdxs = []int32{
 	7,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
@@ -3358,92 +3378,94 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	1,  // 8: otad.v1.RolloutSpec.window:type_name -> otad.v1.Window
 	2,  // 9: otad.v1.RolloutSpec.consent:type_name -> otad.v1.Consent
 	49, // 10: otad.v1.RolloutSpec.command:type_name -> otad.v1.Command
-	47, // 11: otad.v1.Window.duration:type_name -> google.protobuf.Duration
-	48, // 12: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
-	47, // 13: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
-	47, // 14: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
-	47, // 15: otad.v1.Timers.install:type_name -> google.protobuf.Duration
-	47, // 16: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
-	47, // 17: otad.v1.Timers.health:type_name -> google.protobuf.Duration
-	47, // 18: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
-	8,  // 19: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	47, // 20: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	44, // 21: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
-	7,  // 22: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
-	10, // 23: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	48, // 24: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	48, // 25: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	48, // 26: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	48, // 27: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
-	11, // 28: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
-	9,  // 29: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	48, // 30: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	48, // 31: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	47, // 32: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
-	0,  // 33: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
-	48, // 34: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
-	48, // 35: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	13, // 36: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
-	14, // 37: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
-	45, // 38: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	48, // 39: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	48, // 40: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	48, // 41: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	48, // 42: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	48, // 43: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 44: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	48, // 45: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
-	0,  // 46: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	18, // 47: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	19, // 48: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	17, // 49: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	47, // 50: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	7,  // 51: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	46, // 52: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 53: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 54: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 55: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 56: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 57: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 58: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 63: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 64: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 65: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 66: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	20, // 67: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	30, // 68: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	32, // 69: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	34, // 70: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	21, // 71: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	23, // 72: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	25, // 73: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	36, // 74: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	38, // 75: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	40, // 76: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	27, // 77: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	42, // 78: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 79: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	29, // 80: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	31, // 81: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	33, // 82: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	35, // 83: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	22, // 84: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	24, // 85: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	26, // 86: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	37, // 87: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	39, // 88: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	41, // 89: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	28, // 90: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	43, // 91: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	79, // [79:92] is the sub-list for method output_type
-	66, // [66:79] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	50, // 11: otad.v1.RolloutSpec.health:type_name -> otad.v1.Health
+	47, // 12: otad.v1.Window.duration:type_name -> google.protobuf.Duration
+	48, // 13: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
+	47, // 14: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
+	47, // 15: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
+	47, // 16: otad.v1.Timers.install:type_name -> google.protobuf.Duration
+	47, // 17: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
+	47, // 18: otad.v1.Timers.health:type_name -> google.protobuf.Duration
+	47, // 19: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	8,  // 20: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
+	47, // 21: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	44, // 22: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	7,  // 23: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
+	10, // 24: otad.v1.Stage.counts:type_name -> otad.v1.Counts
+	48, // 25: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 26: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	48, // 27: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	48, // 28: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
+	11, // 29: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
+	9,  // 30: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
+	48, // 31: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	48, // 32: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	47, // 33: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	0,  // 34: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
+	48, // 35: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	48, // 36: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	13, // 37: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
+	51, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
+	14, // 39: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
+	45, // 40: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	48, // 41: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	48, // 42: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	48, // 43: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	48, // 44: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	48, // 45: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 46: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	48, // 47: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
+	0,  // 48: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	18, // 49: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	19, // 50: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	17, // 51: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	47, // 52: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	7,  // 53: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	46, // 54: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 55: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 56: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 57: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 58: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 64: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 65: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 66: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 67: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 68: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	20, // 69: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	30, // 70: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	32, // 71: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	34, // 72: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	21, // 73: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	23, // 74: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	25, // 75: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	36, // 76: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	38, // 77: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	40, // 78: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	27, // 79: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	42, // 80: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 81: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	29, // 82: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	31, // 83: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	33, // 84: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	35, // 85: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	22, // 86: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	24, // 87: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	26, // 88: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	37, // 89: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	39, // 90: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	41, // 91: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	28, // 92: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	43, // 93: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	81, // [81:94] is the sub-list for method output_type
+	68, // [68:81] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
@@ -3452,6 +3474,7 @@ func file_otad_v1_rollout_proto_init() {
 		return
 	}
 	file_otad_v1_command_proto_init()
+	file_otad_v1_health_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

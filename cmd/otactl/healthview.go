@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/otad/otad/pkg/ota"
+	otadv1 "github.com/otad/otad/proto/otad/v1"
+)
+
+// healthView is what a rollout compares and what that has shown.
+type healthView struct {
+	Watch     string       `json:"watch"` // Go durations
+	Wait      string       `json:"wait"`
+	OnFail    string       `json:"onFail"`
+	Watched   int32        `json:"watched"`   // pairs that are being watched
+	Alone     int32        `json:"alone"`     // updated devices for which there was no partner
+	Unmatched int32        `json:"unmatched"` // updated devices that were not looked at yet
+	Signals   []signalView `json:"signals"`
+}
+
+// signalView is the verdict on a signal.
+type signalView struct {
+	Signal     string  `json:"signal"`  // as --health takes it
+	Verdict    string  `json:"verdict"` // pass, hold, fail or none
+	Why        string  `json:"why"`
+	Worse      int32   `json:"worse"` // pairs in which the updated device did worse
+	Same       int32   `json:"same"`
+	Better     int32   `json:"better"`
+	Unknown    int32   `json:"unknown"`    // pairs without a value
+	Difference float64 `json:"difference"` // of the shares, as seen
+	AtLeast    float64 `json:"atLeast"`    // as proven, -1: nothing is
+	AtMost     float64 `json:"atMost"`     // as left possible
+	P          float64 `json:"p"`          // of being within the tolerance, valid at every look
+}
+
+// newHealthView returns nil for a rollout that compares nothing.
+func newHealthView(terms *otadv1.Health, seen *otadv1.HealthSeen) *healthView {
+	if terms == nil {
+		return nil
+	}
+	v := &healthView{
+		Watch: orDefault(terms.GetWatch(), ota.Health{}.Watching().String()), Wait: orDefault(terms.GetWait(), ota.DefaultHealthWait.String()),
+		OnFail: first(terms.GetOnFail(), string(ota.HealthPause)), Watched: seen.GetWatched(), Alone: seen.GetAlone(), Unmatched: seen.GetUnmatched(),
+		Signals: []signalView{},
+	}
+	for _, d := range seen.GetVerdicts() {
+		pairs := max(d.GetWorse()+d.GetSame()+d.GetBetter(), 1)
+		v.Signals = append(v.Signals, signalView{
+			Signal: signalOf(d.GetSignal()).String(), Verdict: d.GetVerdict(), Why: d.GetWhy(),
+			Worse: d.GetWorse(), Same: d.GetSame(), Better: d.GetBetter(), Unknown: d.GetUnknown(),
+			Difference: float64(d.GetWorse()-d.GetBetter()) / float64(pairs), AtLeast: d.GetAtLeast(), AtMost: d.GetAtMost(), P: d.GetP(),
+		})
+	}
+	return v
+}
+
+func orDefault(d *durationpb.Duration, otherwise string) string {
+	if d == nil {
+		return otherwise
+	}
+	return d.AsDuration().String()
+}
+
+func signalOf(s *otadv1.HealthSignal) ota.Signal {
+	return ota.Signal{Name: s.GetName(), Tolerance: s.GetTolerance(), Margin: s.GetMargin(), Alpha: s.GetAlpha(), MinPairs: int(s.GetMinPairs())}
+}
+
+func healthMessage(h ota.Health) *otadv1.Health {
+	if !h.Set() {
+		return nil
+	}
+	m := &otadv1.Health{Watch: someTime(h.Watch), Wait: someTime(h.Wait), OnFail: string(h.OnFail)}
+	for _, s := range h.Signals {
+		m.Signals = append(m.Signals, &otadv1.HealthSignal{Name: s.Name, Tolerance: s.Tolerance, Margin: s.Margin, Alpha: s.Alpha, MinPairs: int32(s.MinPairs)})
+	}
+	return m
+}
+
+var healthHeads = []string{"HEALTH", "VERDICT", "WORSE", "BETTER", "PAIRS", "SEEN", "PROVEN", "P", "WHY"}
+
+func (v healthView) rows() [][]string {
+	var rows [][]string
+	for _, s := range v.Signals {
+		proven := "-"
+		if s.AtLeast > -0.999 || s.AtMost < 0.999 {
+			proven = fmt.Sprintf("%+.1f%% to %+.1f%%", s.AtLeast*100, s.AtMost*100)
+		}
+		rows = append(rows, []string{
+			s.Signal, s.Verdict, number(s.Worse), number(s.Better), number(s.Worse + s.Same + s.Better), fmt.Sprintf("%+.1f%%", s.Difference*100), proven,
+			fmt.Sprintf("%.2g", s.P), s.Why,
+		})
+	}
+	return rows
+}
