@@ -201,7 +201,8 @@ type RolloutStore interface {
 	// given one; otherwise the Revision becomes one higher. When the rollout
 	// becomes RUNNING, claim timers of what is QUEUED start anew; when it stops
 	// running they are taken off. An attempt after the first takes the RetryAt of
-	// the one before it. What is inserted for a device that is revoked is REMOVED at
+	// the one before it, and is not made on a device for which a rollout that
+	// supersedes this one has work, or had. What is inserted for a device that is revoked is REMOVED at
 	// once, as RevokeDevice would have done: it was decided before. ErrInvalid: the
 	// line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error

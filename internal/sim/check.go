@@ -289,6 +289,11 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 		if last := attempts[n-1]; !last.Status.Terminal() || last.Class == ota.ClassSucceeded || last.Stage != e.Stage {
 			k.say("%s follows one that is %s", name, last.Status)
 		}
+		for at, others := range k.executions {
+			if o := others[len(others)-1]; at.device == e.DeviceID && k.rollouts[at.rollout].Supersedes(r) && o.Status != ota.Canceled && o.Status != ota.Removed {
+				k.say("%s was made though rollout %s, which supersedes it, is %s there", name, at.rollout, o.Status)
+			}
+		}
 		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID]; e.Attempt > most {
 			k.say("%s: at most %d", name, most)
 		}

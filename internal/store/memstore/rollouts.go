@@ -286,6 +286,10 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 		if last := len(attempts) - 1; last >= 0 {
 			attempts[last].RetryAt = time.Time{}
 		}
+		if e.Attempt > 1 && s.superseded(r, e.DeviceID) {
+			executions[e.DeviceID] = attempts
+			continue
+		}
 		made := ota.Queue(ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
 			Lane: e.Lane, From: e.From,

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -123,7 +124,8 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 		}
 		for chunk := range slices.Chunk(insert[:n], insertRows) {
 			if chunk[0].Attempt > 1 {
-				if err := t.replace(r, chunk); err != nil {
+				var err error
+				if chunk, err = t.replace(r, chunk); err != nil {
 					return err
 				}
 			}
@@ -214,15 +216,20 @@ const (
 	FROM {rows} JOIN executions e ON e.device_id = v.device WHERE e.rollout_id = ? AND e.attempt = ?`
 	updatePrevious = `UPDATE executions SET latest = 0, retry_at = NULL FROM {rows}
 	WHERE executions.device_id = v.device AND executions.rollout_id = ? AND executions.attempt = ?`
+	updateGivenUp = `UPDATE executions SET retry_at = NULL FROM {rows}
+	WHERE executions.device_id = v.device AND executions.rollout_id = ? AND executions.attempt = ?`
+	selectOver = `SELECT v.device FROM {rows} WHERE EXISTS (SELECT 1 FROM executions e WHERE e.device_id = v.device
+	AND e.status NOT IN ('CANCELED', 'REMOVED') AND e.rollout_id IN (SELECT o.id FROM rollouts o WHERE ` + superseding + `))`
 )
 
 // replace makes way for further attempts, all with one number; those before them
-// must have finished.
-func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) error {
+// must have finished. It returns those that are still wanted: what a newer rollout
+// brings to a device is not undone by another attempt of an older one.
+func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) (wanted []ota.Execution, err error) {
 	devices, attempt := texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })), chunk[0].Attempt-1
 	finished := make(map[string]bool, len(chunk))
 	var newest []ota.Execution
-	err := t.lookWith(func(row row) error {
+	err = t.lookWith(func(row row) error {
 		e := ota.Execution{RolloutID: r.ID}
 		var latest bool
 		err := row.Scan(&e.DeviceID, &latest, &e.Stage, &e.Status, &e.Class, timeInto{&e.FinishedAt}, timeInto{&e.RetryAt}, timeInto{&e.DriftedAt})
@@ -233,21 +240,55 @@ func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) error {
 		return err
 	}, selectPrevious+t.forUpdate("e"), len(chunk), []any{r.ID, attempt}, devices)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range chunk {
 		if !finished[e.DeviceID] {
 			if err := t.deviceExists(e.DeviceID); err != nil {
-				return err
+				return nil, err
 			}
-			return fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
+			return nil, fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
 		}
+	}
+	over, err := t.superseded(r, len(chunk), devices)
+	if err != nil {
+		return nil, err
 	}
 	for _, e := range newest {
 		if err := t.counted(e, -1); err != nil {
-			return err
+			return nil, err
+		}
+		if e.RetryAt = (time.Time{}); over[e.DeviceID] {
+			if err := t.counted(e, 1); err != nil {
+				return nil, err
+			}
 		}
 	}
-	_, err = t.bulkWith(t.exec, updatePrevious, len(chunk), []any{r.ID, attempt}, devices)
-	return err
+	wanted = slices.DeleteFunc(slices.Clone(chunk), func(e ota.Execution) bool { return over[e.DeviceID] })
+	for statement, ids := range map[string][]string{
+		updatePrevious: list(wanted, func(e ota.Execution) string { return e.DeviceID }),
+		updateGivenUp:  slices.Sorted(maps.Keys(over)),
+	} {
+		if _, err = t.bulkWith(t.exec, statement, len(ids), []any{r.ID, attempt}, texts("device", ids)); err != nil {
+			return nil, err
+		}
+	}
+	return wanted, nil
+}
+
+// superseded returns on which of the devices a rollout that supersedes this one has
+// work, or had.
+func (t *tx) superseded(r ota.Rollout, n int, devices Column) (map[string]bool, error) {
+	over := map[string]bool{}
+	by, rollouts := superseders(r), 0
+	if err := t.row(countSuperseding, by...).Scan(&rollouts); err != nil || rollouts == 0 {
+		return over, err
+	}
+	err := t.lookWith(func(row row) error {
+		var id string
+		err := row.Scan(&id)
+		over[id] = true
+		return err
+	}, selectOver, n, by, devices)
+	return over, err
 }

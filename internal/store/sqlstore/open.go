@@ -68,7 +68,7 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 			args = append(args, digest)
 		}
 	}
-	by := []any{r.ID, r.Release.Name, r.Priority, micros(r.CreatedAt), micros(r.CreatedAt), r.ID}
+	by := superseders(r)
 	if err := t.row(countSuperseding, by...).Scan(&n); err != nil {
 		return err
 	}
@@ -86,6 +86,11 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 		return err
 	}
 	return t.supersede(r, o, by, now)
+}
+
+// superseders are the arguments of superseding for a rollout.
+func superseders(r ota.Rollout) []any {
+	return []any{r.ID, r.Release.Name, r.Priority, micros(r.CreatedAt), micros(r.CreatedAt), r.ID}
 }
 
 // supersede cancels what older rollouts have QUEUED on the devices that were just

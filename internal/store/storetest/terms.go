@@ -346,6 +346,21 @@ var termTests = []test{
 		s.equal("a revoked device is not tried again", []any{p.Stages[0].Retrying, p.Due}, []any{0, 0})
 		s.equal("one that timed out", s.claimOver("c2").RetryAt, keptAt(60+10))
 	}},
+	{"a newer rollout of the firmware ends the attempts of an older one", func(s *suite) {
+		s.enrolled("a", "b")
+		old := s.bound("r", ota.Terms{Retry: ota.Retry{Attempts: 3}}, "a", "b")
+		s.report("r", "a", ota.Failed, epoch)
+		s.report("r", "b", ota.Failed, epoch)
+		newer := newRollout("s", 1)
+		newer.CreatedAt = at(1)
+		s.must(s.createRollout(newer))
+		s.open(newer, at(1), queued(0, 1, "a")...)
+		s.report("s", "a", ota.Succeeded, at(2))
+		s.must(s.Advance(ctx, fleet.Advance{Rollout: old, Insert: queued(0, 2, "a", "b"), Now: at(3)}))
+		a, b := s.execution("r", "a"), s.execution("r", "b")
+		s.equal("not again", []any{a.Attempt, a.Class, a.RetryAt.IsZero()}, []any{1, ota.ClassFailed, true})
+		s.equal("again", []any{b.Attempt, b.Status}, []any{2, ota.Queued})
+	}},
 	{"a repeated stage is due as a whole, but for what succeeded", func(s *suite) {
 		s.enrolled("a", "b", "c", "d", "e")
 		r := s.bound("r", ota.Terms{}, "a", "b", "c", "d")
