@@ -98,8 +98,8 @@ func newDeviceListCmd(a *app) *cobra.Command {
 
   hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery < 20
 
-The fields are id, hardware, groups (groups:"NAME"), tags.KEY, shadow.reported.PATH and
-shadow.desired.PATH; a key that is not one word stands in quotes. The operators
+The fields are id, hardware, online (true or false), groups (groups:"NAME"), tags.KEY,
+shadow.reported.PATH and shadow.desired.PATH; a key that is not one word stands in quotes. The operators
 are = != < <= > >= and : (has), AND, OR (which binds tighter), NOT and
 parentheses; "rpi*" stands for every text that begins so, and FIELD:* asks
 whether there is one.`,

@@ -31,7 +31,7 @@ type judge struct {
 // judgeOf reads what a rollout's plan refers to.
 func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err error) {
 	j.rollout = r
-	if j.selector, err = selector.Parse(r.Selector); err != nil {
+	if j.selector, err = s.selector(ctx, r.Selector); err != nil {
 		return j, err
 	}
 	if j.meant, err = s.meant(ctx, r.Stages); err != nil {
@@ -57,7 +57,7 @@ func (s *Service) meant(ctx context.Context, stages []ota.Stage) (map[string]uin
 		if stage.Size.Selector == "" {
 			continue
 		}
-		sel, err := selector.Parse(stage.Size.Selector)
+		sel, err := s.selector(ctx, stage.Size.Selector)
 		if err != nil {
 			return nil, err
 		}

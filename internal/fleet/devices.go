@@ -239,7 +239,7 @@ const MaxPage = 1000
 // Devices returns up to limit devices after the given id that the selector
 // matches, and whether there are more.
 func (s *Service) Devices(ctx context.Context, expr, after string, limit int) (page []DeviceRecord, more bool, err error) {
-	sel, err := selector.Parse(expr)
+	sel, err := s.selector(ctx, expr)
 	if err != nil {
 		return nil, false, err
 	}
@@ -256,11 +256,21 @@ func (s *Service) Devices(ctx context.Context, expr, after string, limit int) (p
 
 // CountDevices is how many devices the selector means.
 func (s *Service) CountDevices(ctx context.Context, expr string) (int, error) {
-	sel, err := selector.Parse(expr)
+	sel, err := s.selector(ctx, expr)
 	if err != nil {
 		return 0, err
 	}
 	return s.Store.CountDevices(ctx, DeviceQuery{Selector: sel})
+}
+
+// selector reads a selector that the store is then asked with. One about who is
+// online is answered from the store: what this replica has heard goes there first.
+func (s *Service) selector(ctx context.Context, expr string) (selector.Selector, error) {
+	sel, err := selector.Parse(expr)
+	if err == nil && sel.Asks(selector.Online) {
+		err = s.flushPresence(ctx)
+	}
+	return sel, err
 }
 
 // Defaults and limits of enrollment tokens.

@@ -68,8 +68,11 @@ func ParseGroupSelector(expr string) (selector.Selector, error) {
 	if err != nil {
 		return sel, err
 	}
-	if slices.ContainsFunc(sel.Fields(), func(f selector.Field) bool { return f.Source == selector.Groups }) {
+	if sel.Asks(selector.Groups) {
 		return sel, fmt.Errorf("%w: the selector of a group can not ask for groups: repeat what the other group asks for", ErrInvalid)
+	}
+	if sel.Asks(selector.Online) {
+		return sel, fmt.Errorf("%w: the selector of a group can not ask who is online: that is not followed; ask where the group is used, as in groups:\"NAME\" AND online = true", ErrInvalid)
 	}
 	return sel, nil
 }

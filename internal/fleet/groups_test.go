@@ -2,6 +2,8 @@ package fleet_test
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,4 +74,15 @@ func TestAGroupWhoseMakerHasGoneIsFilled(t *testing.T) {
 			t.Fatalf("a group that is whole was filled: %d tries", tries)
 		}
 	})
+}
+
+func TestGroupsAskForWhatIsFollowed(t *testing.T) {
+	for expr, words := range map[string]string{
+		`groups:"other"`:                      "can not ask for groups",
+		`hardware = "rpi4" AND online = true`: "can not ask who is online",
+	} {
+		if _, err := fleet.ParseGroupSelector(expr); !errors.Is(err, fleet.ErrInvalid) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", expr, err, words)
+		}
+	}
 }

@@ -61,6 +61,11 @@ func TestPresence(t *testing.T) {
 		a.Presence("goes", false, "closed", time.Now())
 		a.want(t, "stays", fleet.Online, "", 10*time.Second)
 		a.want(t, "goes", fleet.Offline, "closed", 0)
+		for expr, want := range map[string]int{"online = true": 1, "online = false": 1, "NOT online:*": 2} { // at once, not after a minute
+			if n, err := a.CountDevices(t.Context(), expr); n != want || err != nil {
+				t.Errorf("%s: %d devices, %v; want %d", expr, n, err, want)
+			}
+		}
 		if a.OnlineCount() != 1 {
 			t.Errorf("%d online", a.OnlineCount())
 		}

@@ -20,6 +20,9 @@ func Facts(v DeviceView) selector.Facts { return facts{&v} }
 
 type facts struct{ v *DeviceView }
 
+func (f facts) Online() (online, known bool) {
+	return f.v.Connection.Connected, f.v.Connection.Known()
+}
 func (f facts) Groups() []string         { return f.v.Groups }
 func (f facts) ID() string               { return f.v.ID }
 func (f facts) Hardware() string         { return f.v.Hardware }

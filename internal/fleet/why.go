@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
-	"github.com/otad/otad/pkg/selector"
 )
 
 // Because says what one rollout means for a device, and what holds it up.
@@ -190,7 +189,7 @@ func (s *Service) means(ctx context.Context, expr, deviceID string) (bool, error
 	if expr != "" {
 		only += " AND (" + expr + ")"
 	}
-	sel, err := selector.Parse(only)
+	sel, err := s.selector(ctx, only)
 	if err != nil {
 		return false, err
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // allowed lists the fields, for errors.
-const allowed = "id, hardware, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"
+const allowed = "id, hardware, online, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"
 
 // compiler turns the parser's tree into nodes. The checker of the library is
 // of no use here, as it wants every path of a shadow declared with its type.
@@ -80,6 +80,9 @@ func (c *compiler) comparison(op Operator, left, right *expr.Expr) (Node, error)
 	if f.Source == Groups && op != Has {
 		return nil, c.errorf(left, "groups is a set of names: write groups:\"canary\" to ask whether a device is in one")
 	}
+	if f.Source == Online && !truth(op, v) {
+		return nil, c.errorf(left, "online is true or false: write online = true, or online:* to ask whether anything was heard of a device")
+	}
 	if f.IsMap() && op != Has {
 		return nil, c.errorf(left, "%s is not one value: name a key of it, as in %[1]s.site, or use %[1]s:site to ask for the key", f)
 	}
@@ -87,6 +90,14 @@ func (c *compiler) comparison(op Operator, left, right *expr.Expr) (Node, error)
 		return nil, c.errorf(right, "%s is text, which no number equals: put the value in quotes", f)
 	}
 	return Comparison{Field: f, Op: op, Value: v}, nil
+}
+
+// truth reports whether a comparison can be made with what is true or false.
+func truth(op Operator, v Literal) bool {
+	if op == Has && v.Text == "*" {
+		return true
+	}
+	return (op == Equal || op == NotEqual || op == Has) && v.Kind != Number && (v.Kind == Word || op == Has) && (v.Text == "true" || v.Text == "false")
 }
 
 // dotted returns the parts of a name such as tags.site.
@@ -118,7 +129,7 @@ func (c *compiler) field(e *expr.Expr) (Field, error) {
 	}
 	rest := parts[1:]
 	switch parts[0] {
-	case "id", "hardware":
+	case "id", "hardware", "online":
 		if len(rest) > 0 {
 			return Field{}, c.errorf(e, "%s has no parts", parts[0])
 		}

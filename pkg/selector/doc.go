@@ -6,6 +6,7 @@
 // The syntax is that of AIP-160 (https://google.aip.dev/160). The fields are
 //
 //	id, hardware               text
+//	online                     true or false; missing when nothing was ever heard of it
 //	groups                     names of groups; only : is of use, groups:"canary"
 //	tags.KEY                   text; tags."a-b" when the key is not one word
 //	shadow.reported.a.b        any JSON value at that path of the classic shadow

@@ -15,6 +15,9 @@ func (c Comparison) match(f Facts) bool {
 	case Groups:
 		groups := f.Groups()
 		return slices.Contains(groups, c.Value.Text) || c.Anything() && len(groups) > 0
+	case Online:
+		online, known := f.Online()
+		return known && (c.Anything() || c.matchBool(online))
 	case Tags:
 		return c.matchTags(f.Tags())
 	case Reported:

@@ -23,6 +23,9 @@ type Facts interface {
 	Tags() map[string]string
 	// Groups are the names of the groups that the device is in.
 	Groups() []string
+	// Online reports whether the device is connected; known is false when nothing
+	// was ever heard of it.
+	Online() (online, known bool)
 	// Desired and Reported are the sections of the classic shadow, nil when
 	// absent, with bool, json.Number, string, []any and map[string]any below.
 	Desired() map[string]any

@@ -15,7 +15,10 @@ type facts struct {
 	tags              map[string]string
 	desired, reported map[string]any
 	groups            []string
+	online, known     bool
 }
+
+func (f facts) Online() (online, known bool) { return f.online, f.known }
 
 func (f facts) ID() string               { return f.id }
 func (f facts) Hardware() string         { return f.hardware }
@@ -23,6 +26,20 @@ func (f facts) Groups() []string         { return f.groups }
 func (f facts) Tags() map[string]string  { return f.tags }
 func (f facts) Desired() map[string]any  { return f.desired }
 func (f facts) Reported() map[string]any { return f.reported }
+
+func TestOfflineAndNeverHeard(t *testing.T) {
+	for expr, want := range map[string][2]bool{ // of one that is offline, and one never heard of
+		"online = true": {}, "online = false": {true, false}, "online:*": {true, false}, "NOT online = true": {true, true}, "online != true": {true, false},
+	} {
+		s, err := Parse(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]bool{s.Match(facts{known: true}), s.Match(facts{})}; got != want {
+			t.Errorf("%s: %v, want %v", expr, got, want)
+		}
+	}
+}
 
 func object(t testing.TB, s string) map[string]any {
 	t.Helper()
@@ -37,7 +54,7 @@ func object(t testing.TB, s string) map[string]any {
 
 func device(t testing.TB) facts {
 	return facts{
-		id: "gw-17", hardware: "rpi4", groups: []string{"canary", "lab-2"},
+		id: "gw-17", hardware: "rpi4", groups: []string{"canary", "lab-2"}, online: true, known: true,
 		tags: map[string]string{"site": "paris", "rack": "5", "a-b": "x", "x.y": "dots", "empty": "", "flag": "true"},
 		reported: object(t, `{"battery":87,"temp":-4.5,"online":true,"name":"Gate Way","big":9007199254740993,"zero":0,"huge":1e400,
 			"firmware":{"version":"1.10.0","slot":{"active":"A"}},"dns":["10.0.0.1","9",5,true],"objs":[{"a":1}],"none":[],"a-b":1,"0":{"1":"n"},"star":"*"}`),
@@ -80,6 +97,12 @@ func TestMatch(t *testing.T) {
 		{`tags:"a-b"`, true},
 		{`tags:nope`, false},
 		{`tags:*`, true},
+		{`online = true`, true},
+		{`online = false`, false},
+		{`online != false`, true},
+		{`online:true`, true},
+		{`online:*`, true},
+		{`NOT online = false AND hardware = "rpi4"`, true},
 		{`groups:canary`, true},
 		{`groups:"lab-2"`, true},
 		{`groups:lab`, false},
@@ -255,7 +278,7 @@ func TestSyntaxErrors(t *testing.T) {
 		column  int
 		message string // part of it
 	}{
-		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
+		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, online, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
 		{`hardware = "é" AND color.x = 1`, 20, "there is no field color.x"},
 		{"  id = x AND\n\tcolor = 1", 15, "there is no field color"},
 		{`shadow.foo = 1`, 1, "not shadow.foo"},
@@ -263,6 +286,11 @@ func TestSyntaxErrors(t *testing.T) {
 		{`id.x = "1"`, 1, "id has no parts"},
 		{`tags.a.b = "1"`, 1, `write tags."a.b"`},
 		{`tags = "x"`, 1, "use tags:site"},
+		{`online = 1`, 1, "online is true or false"},
+		{`online = "true"`, 1, "online is true or false"},
+		{`online > true`, 1, "online is true or false"},
+		{`online = maybe`, 1, "online is true or false"},
+		{`online.x = true`, 1, "online has no parts"},
 		{`groups = "x"`, 1, `write groups:"canary"`},
 		{`groups.x:*`, 1, `write groups:"x"`},
 		{`shadow.reported = 1`, 1, "is not one value"},
@@ -377,6 +405,7 @@ type onlyID string
 func (f onlyID) ID() string             { return string(f) }
 func (onlyID) Hardware() string         { panic("hardware") }
 func (onlyID) Groups() []string         { panic("groups") }
+func (onlyID) Online() (bool, bool)     { panic("groups") }
 func (onlyID) Tags() map[string]string  { panic("tags") }
 func (onlyID) Desired() map[string]any  { panic("desired") }
 func (onlyID) Reported() map[string]any { panic("reported") }

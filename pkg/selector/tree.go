@@ -1,5 +1,7 @@
 package selector
 
+import "slices"
+
 // Node is a part of a parsed expression: And, Or, Not or Comparison. It is
 // there for those who turn a selector into a query of their own; Match decides.
 type Node interface{ match(f Facts) bool }
@@ -25,6 +27,11 @@ func (s Selector) Not() Selector {
 		return Selector{expr: "-id:*", root: Not{Comparison{Field: Field{Source: ID}, Op: Has, Value: Literal{Kind: Word, Text: "*"}}}}
 	}
 	return Selector{expr: "NOT (" + s.expr + ")", root: Not{s.root}}
+}
+
+// Asks reports whether the selector asks for a field of the source.
+func (s Selector) Asks(source Source) bool {
+	return slices.ContainsFunc(s.Fields(), func(f Field) bool { return f.Source == source })
 }
 
 // Fields returns every field that the expression names, each once.
@@ -62,11 +69,12 @@ const (
 	Hardware Source = "hardware"
 	Tags     Source = "tags"
 	Groups   Source = "groups"
+	Online   Source = "online"
 	Reported Source = "shadow.reported"
 	Desired  Source = "shadow.desired"
 )
 
-// Field is the left side of a comparison. Path is empty for ID, Hardware and Groups; it
+// Field is the left side of a comparison. Path is empty for ID, Hardware, Groups and Online; it
 // has at most one element for Tags, and any number for a section of the shadow.
 type Field struct {
 	Source Source
@@ -74,7 +82,9 @@ type Field struct {
 }
 
 // IsMap reports whether f is groups, tags or a section of the shadow as a whole.
-func (f Field) IsMap() bool { return len(f.Path) == 0 && f.Source != ID && f.Source != Hardware }
+func (f Field) IsMap() bool {
+	return len(f.Path) == 0 && f.Source != ID && f.Source != Hardware && f.Source != Online
+}
 
 // IsText reports whether f is text whenever it is there.
 func (f Field) IsText() bool {

@@ -83,7 +83,7 @@ func (s *Store) Devices(ctx context.Context, after string, f func(fleet.DeviceVi
 // SelectDevices implements fleet.DeviceStore.
 func (s *Store) SelectDevices(ctx context.Context, q fleet.DeviceQuery, f func(fleet.DeviceView) bool) error {
 	var views []fleet.DeviceView
-	groups := slices.ContainsFunc(q.Selector.Fields(), func(f selector.Field) bool { return f.Source == selector.Groups })
+	groups := q.Selector.Asks(selector.Groups)
 	err := s.locked(ctx, func() error {
 		for _, id := range slices.Sorted(maps.Keys(s.devices)) {
 			if v := s.view(id, groups); q.Match(v) {

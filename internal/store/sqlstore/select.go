@@ -138,7 +138,7 @@ type part struct {
 func (s *Store) plan(ctx context.Context, q fleet.DeviceQuery) (plan, error) {
 	w, root := where{s.config.Dialect.JSON}, q.Selector.Root()
 	base := part{from: anyShadow, id: "d.id", lead: always, Bounds: Exactly(always), groups: noGroups}
-	if slices.ContainsFunc(q.Selector.Fields(), func(f selector.Field) bool { return f.Source == selector.Groups }) {
+	if q.Selector.Asks(selector.Groups) {
 		base.groups = itsGroups
 		if err := s.wholeGroups(ctx, q.Selector); err != nil {
 			return plan{}, err
@@ -201,7 +201,7 @@ func (w where) apart(main, base part, fields []selector.Field, indexed string) [
 	seen := map[string]bool{}
 	for _, f := range fields {
 		column, _ := columnOf(f)
-		if f.Source == selector.ID || f.Source == selector.Hardware || f.Source == selector.Groups || seen[column] {
+		if column == "" || seen[column] {
 			continue
 		}
 		seen[column] = true

@@ -66,6 +66,8 @@ func (w where) comparison(c selector.Comparison) Bounds {
 		return w.text(Condition{SQL: "d.hardware"}, c)
 	case selector.Groups:
 		return w.groups(c)
+	case selector.Online:
+		return w.online(c)
 	}
 	column, path := columnOf(c.Field)
 	for _, k := range path {
@@ -88,15 +90,27 @@ func (w where) groups(c selector.Comparison) Bounds {
 	return Exactly(Say(member+" AND m.group_name = ?)", c.Value.Text))
 }
 
-// columnOf returns the column that holds a field of JSON, and the path in it.
+// online asks for what was heard of a device last; of most there is a row.
+func (w where) online(c selector.Comparison) Bounds {
+	const heard = "EXISTS (SELECT 1 FROM device_connections o WHERE o.device_id = d.id AND o.since_at IS NOT NULL"
+	if c.Anything() {
+		return Exactly(Condition{SQL: heard + ")"})
+	}
+	return Exactly(Say(heard+" AND o.connected = ?)", flag((c.Value.Text == "true") == (c.Op != selector.NotEqual))))
+}
+
+// columnOf returns the column that holds a field of JSON, and the path in it; ""
+// for other fields.
 func columnOf(f selector.Field) (column string, path []string) {
 	switch f.Source {
 	case selector.Reported:
 		return "s.document", append([]string{"reported"}, f.Path...)
 	case selector.Desired:
 		return "s.document", append([]string{"desired"}, f.Path...)
+	case selector.Tags:
+		return "d.tags", f.Path
 	}
-	return "d.tags", f.Path
+	return "", nil
 }
 
 func (w where) section(column string, path []string, c selector.Comparison) Bounds {

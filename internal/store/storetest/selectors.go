@@ -53,6 +53,22 @@ var selectorTests = []test{
 		s.must(err)
 		s.equal("without the deleted", s.selected(fleet.DeviceQuery{Selector: s.parse(`shadow.reported:*`)}), []string{"c", "d"})
 	}},
+	{"select who is online", func(s *suite) {
+		s.enrolled("in", "out", "never")
+		s.must(s.SaveConnections(ctx, map[string]fleet.Connection{
+			"in": {Connected: true, Since: epoch, Began: epoch, Replica: "r"}, "out": {Since: epoch, Began: epoch, Reason: "gone", Replica: "r"},
+		}))
+		for expr, want := range map[string][]string{
+			"online = true": {"in"}, "online = false": {"out"}, "online != true": {"out"}, "online:true": {"in"}, "online:*": {"in", "out"},
+			"NOT online = true": {"never", "out"}, "NOT online:*": {"never"}, `online = false OR id = "never"`: {"never", "out"},
+		} {
+			q := fleet.DeviceQuery{Selector: s.parse(expr)}
+			s.equal(expr, s.selected(q), want)
+			var surveyed []string
+			s.must(s.Survey(ctx, q, nil, func(d fleet.Surveyed) bool { surveyed = append(surveyed, d.ID); return true }))
+			s.equal("survey "+expr, surveyed, want)
+		}
+	}},
 	{"selecting stops when told, over many pages", func(s *suite) {
 		var ids []string
 		for i := range 300 {
