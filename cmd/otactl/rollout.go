@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -189,9 +191,13 @@ It does not ask. Each rollout goes on with otactl rollout resume.`,
 				return err
 			}
 			a.note("%s stopped", count(len(resp.GetStopped()), "rollout"))
-			return printList(a, view[string]{
+			err = printList(a, view[string]{
 				name: func(id string) string { return id }, columns: []column[string]{{head: "ID", cell: func(id string) string { return id }}},
 			}, resp.GetStopped())
+			if failed := resp.GetFailed(); err == nil && len(failed) > 0 {
+				err = fmt.Errorf("%s not stopped, run it again: %s", count(len(failed), "rollout"), strings.Join(failed, "; "))
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks at it")

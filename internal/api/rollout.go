@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -222,10 +223,17 @@ func (h rolloutHandler) StopRollouts(ctx context.Context, r *connect.Request[ota
 		return nil, err
 	}
 	stopped, err := h.fleet.StopRollouts(ctx, reason)
-	if err != nil {
+	answer := &otadv1.StopRolloutsResponse{Stopped: stopped}
+	var some interface{ Unwrap() []error }
+	switch {
+	case errors.As(err, &some): // one of them each
+		for _, failed := range some.Unwrap() {
+			answer.Failed = append(answer.Failed, failed.Error())
+		}
+	case err != nil:
 		return nil, err
 	}
-	return connect.NewResponse(&otadv1.StopRolloutsResponse{Stopped: stopped}), nil
+	return connect.NewResponse(answer), nil
 }
 
 // MaxReasonBytes is the longest reason that an operator may give.

@@ -139,6 +139,10 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 		must(b, err)
 		until(func(v fleet.RolloutView) bool { return v.Progress.Total().Queued == devices })
 	})
+	start := time.Now()
+	for tick := time.NewTicker(2 * time.Millisecond); publisher.told.Load() < int64(devices); <-tick.C {
+	}
+	b.ReportMetric(float64(devices)/time.Since(start).Seconds(), "told/s")
 	rate("next/s", rolloutAsking, func(d string) error { _, err := service.NextExecution(ctx, d); return err })
 	rate("starts/s", rolloutAsking, func(d string) error { _, err := service.StartNext(ctx, d, ota.Starting{}); return err })
 	rate("reports/s", rolloutAsking-1, func(d string) error {

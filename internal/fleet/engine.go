@@ -60,6 +60,9 @@ func (s *Service) advanceAll(ctx context.Context) time.Time {
 		return next
 	}
 	for _, id := range moving {
+		if _, ok := s.beginning.Load(id); ok {
+			continue
+		}
 		wake, err := s.advance(ctx, id)
 		if err != nil && ctx.Err() == nil {
 			s.Log.Error("engine can not move a rollout, trying again", "rollout", id, "error", err)

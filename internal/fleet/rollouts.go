@@ -67,21 +67,12 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	if err != nil {
 		return RolloutPreview{}, err
 	}
-	p := RolloutPreview{Rollout: r}
-	excluded := map[string]*Exclusion{}
-	list, err := s.candidates(ctx, j, func(why, id string) { exclude(excluded, why, id) })
-	if err == nil && (r.Kind() == ota.KindInstall || len(list) == 0) { // a command on one device must not count the fleet
-		err = s.unselected(ctx, j.selector, excluded)
-	}
+	// A command on one device must not count the fleet.
+	excluded, list, err := s.survey(ctx, j, r.Kind() == ota.KindInstall)
 	if err != nil {
 		return RolloutPreview{}, err
 	}
-	for _, why := range slices.Sorted(maps.Keys(excluded)) {
-		p.Excluded = append(p.Excluded, *excluded[why])
-	}
-	if p.Population = len(list); p.Population == 0 {
-		return RolloutPreview{}, noDevices(p)
-	}
+	p := RolloutPreview{Rollout: r, Population: len(list), Excluded: excluded}
 	stages, list := ota.Arrange(r.Stages, list)
 	for _, stage := range stages {
 		p.Stages = append(p.Stages, previewStage(r, list, stage.Target, p.Stages))
@@ -96,6 +87,28 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 		p.Conflicts, err = s.conflicts(ctx, r, reached)
 	}
 	return p, err
+}
+
+// survey returns the devices that a rollout may reach, in no order, and why others
+// are left out: if there is none, or if told, also those that are not looked at one by
+// one. ErrNoDevices: there is none.
+func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, []ota.Candidate, error) {
+	by := map[string]*Exclusion{}
+	list, err := s.candidates(ctx, j, func(why, id string) { exclude(by, why, id) })
+	if err == nil && (all || len(list) == 0) {
+		err = s.unselected(ctx, j.selector, by)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var excluded []Exclusion
+	for _, why := range slices.Sorted(maps.Keys(by)) {
+		excluded = append(excluded, *by[why])
+	}
+	if len(list) == 0 {
+		return nil, nil, noDevices(j.rollout, excluded)
+	}
+	return excluded, list, nil
 }
 
 func previewStage(r ota.Rollout, list []ota.Candidate, target int, before []StagePreview) StagePreview {
@@ -119,12 +132,15 @@ func previewStage(r ota.Rollout, list []ota.Candidate, target int, before []Stag
 
 // conflicts returns the rollouts that have work for the devices.
 func (s *Service) conflicts(ctx context.Context, r ota.Rollout, list []ota.Candidate) ([]Conflict, error) {
-	reached := make(map[string]bool, len(list))
-	for _, c := range list {
-		reached[c.DeviceID] = true
-	}
+	var reached map[string]bool
 	busy := map[string]int{}
 	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
+		if reached == nil { // only when it is needed: it may be large
+			reached = make(map[string]bool, len(list))
+			for _, c := range list {
+				reached[c.DeviceID] = true
+			}
+		}
 		if reached[e.DeviceID] {
 			busy[e.RolloutID]++
 		}
@@ -189,15 +205,15 @@ func (s *Service) unselected(ctx context.Context, sel selector.Selector, exclude
 	return nil
 }
 
-func noDevices(p RolloutPreview) error {
-	text := "no device is eligible for " + whatOf(p.Rollout)
-	for _, e := range p.Excluded {
+func noDevices(r ota.Rollout, excluded []Exclusion) error {
+	text := "no device is eligible for " + whatOf(r)
+	for _, e := range excluded {
 		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
 			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
 			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked", ExcludedQuarantined: "tried this image and went back",
 		}[e.Reason])
 	}
-	if len(p.Excluded) == 0 {
+	if len(excluded) == 0 {
 		text += "; no device is enrolled"
 	}
 	return fmt.Errorf("%w: %s", ErrNoDevices, text)
@@ -255,18 +271,51 @@ var ErrUnsigned = errors.New("release is not signed")
 // CreateRollout stores a rollout and starts it, unless it is a DRAFT, awaits
 // approval or its time.
 func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView, error) {
-	p, err := s.PlanRollout(ctx, r)
+	r, err := s.prepare(r)
 	if err != nil {
 		return RolloutView{}, err
 	}
-	r = p.Rollout
+	j, err := s.judgeOf(ctx, r)
+	if err != nil {
+		return RolloutView{}, err
+	}
+	_, list, err := s.survey(ctx, j, false)
+	if err != nil {
+		return RolloutView{}, err
+	}
 	r.ID = newID("r-")
+	s.beginning.Store(r.ID, true) // the engine leaves it alone until then
+	defer s.Wake()
+	defer s.beginning.Delete(r.ID)
 	if err := s.Store.CreateRollout(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
-	s.Log.Info("rollout created", "rollout", r.ID, "brings", whatOf(r), "state", r.State, "population", p.Population)
+	s.Log.Info("rollout created", "rollout", r.ID, "brings", whatOf(r), "state", r.State, "population", len(list))
+	s.begin(ctx, r, list)
 	s.follow(ctx, r)
 	return s.Rollout(ctx, r.ID)
+}
+
+// begin starts a rollout whose time has come with the devices that were just found
+// for it, so that they are judged once. What fails here the engine does later.
+func (s *Service) begin(ctx context.Context, r ota.Rollout, list []ota.Candidate) {
+	now := s.Now()
+	if d := ota.Plan(r, ota.Progress{}, now); !d.Arrange {
+		return
+	}
+	stages, list := ota.Arrange(r.Stages, list)
+	begun, err := s.lineUp(ctx, r, stages, list, now)
+	if err == nil {
+		err = s.Store.Advance(ctx, Advance{Rollout: begun, Now: now})
+	}
+	if errors.Is(err, ErrStale) { // another replica was faster
+		if r, err = s.Store.Rollout(ctx, r.ID); err == nil {
+			s.dropCandidates(ctx, r)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		s.Log.Warn("the engine will start the rollout later", "rollout", r.ID, "error", err)
+	}
 }
 
 // Rollout returns one rollout, with counts of the same moment: had it moved

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/otad/otad/internal/blob"
@@ -99,6 +100,7 @@ type Service struct {
 	held      held
 	notifier  *notifier
 	looked    looked
+	beginning sync.Map // ids of rollouts that are being created here
 }
 
 // New returns a Service; RunEngine must run for rollouts to move, RunNotifier for

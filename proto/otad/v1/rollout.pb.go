@@ -2231,6 +2231,7 @@ func (x *StopRolloutsRequest) GetReason() string {
 type StopRolloutsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stopped       []string               `protobuf:"bytes,1,rep,name=stopped,proto3" json:"stopped,omitempty"` // ids
+	Failed        []string               `protobuf:"bytes,60,rep,name=failed,proto3" json:"failed,omitempty"`  // why others could not be stopped, a text for each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2268,6 +2269,13 @@ func (*StopRolloutsResponse) Descriptor() ([]byte, []int) {
 func (x *StopRolloutsResponse) GetStopped() []string {
 	if x != nil {
 		return x.Stopped
+	}
+	return nil
+}
+
+func (x *StopRolloutsResponse) GetFailed() []string {
+	if x != nil {
+		return x.Failed
 	}
 	return nil
 }
@@ -3235,9 +3243,10 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x16ApproveRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"-\n" +
 	"\x13StopRolloutsRequest\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"0\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"H\n" +
 	"\x14StopRolloutsResponse\x12\x18\n" +
-	"\astopped\x18\x01 \x03(\tR\astopped\"C\n" +
+	"\astopped\x18\x01 \x03(\tR\astopped\x12\x16\n" +
+	"\x06failed\x18< \x03(\tR\x06failed\"C\n" +
 	"\x15CreateRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"#\n" +
 	"\x11GetRolloutRequest\x12\x0e\n" +
