@@ -62,6 +62,8 @@ type config struct {
 	LogLevel       string   `koanf:"log-level"`
 
 	JobLinks time.Duration `koanf:"job-links"`
+	// NotifyRate is in devices a second; 0: without a bound.
+	NotifyRate int `koanf:"notify-rate"`
 }
 
 // Who is let in on the listener without TLS.
@@ -206,6 +208,9 @@ func (c config) validate() error {
 	}
 	if _, err := fleet.ParseIndexes(c.Index); err != nil {
 		return usageError{fmt.Errorf("--index: %w", err)}
+	}
+	if c.NotifyRate < 0 || c.NotifyRate > fleet.MaxNotifyRate {
+		return usageError{fmt.Errorf("--notify-rate %d: want 1 to %d devices a second, or 0 for no bound", c.NotifyRate, fleet.MaxNotifyRate)}
 	}
 	if c.JobLinks != 0 && (c.JobLinks < fleet.MinLinkLife || c.JobLinks > fleet.MaxLinkLife) {
 		return usageError{fmt.Errorf("--job-links %s: want %s to %s, or 0 for none", c.JobLinks, fleet.MinLinkLife, fleet.MaxLinkLife)}

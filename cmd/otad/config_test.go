@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/otad/otad/internal/fleet"
 )
 
 // loadWith reads the configuration of serve from a file (none when empty) and
@@ -148,6 +150,22 @@ func TestJobLinks(t *testing.T) {
 		if _, err := loadWith(t, "", "--job-links", bad); err == nil || !strings.Contains(err.Error(), "job-links") {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+}
+
+func TestNotifyRate(t *testing.T) {
+	for text, want := range map[string]int{"": fleet.DefaultNotifyRate, "notify-rate: 0\n": 0, "notify-rate: 1000000\n": fleet.MaxNotifyRate} {
+		if c, err := loadWith(t, text); err != nil || c.NotifyRate != want {
+			t.Errorf("%q: %d, %v", text, c.NotifyRate, err)
+		}
+	}
+	for _, bad := range []string{"-1", "1000001", "many"} {
+		if _, err := loadWith(t, "", "--notify-rate", bad); err == nil || !strings.Contains(err.Error(), "notify-rate") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if notifyRate(0) != fleet.Unpaced || notifyRate(5) != 5 {
+		t.Error("the service is told another rate")
 	}
 }
 

@@ -62,6 +62,7 @@ func newServeFlags() *cobra.Command {
 	f.Bool("mqtt-shared", false, "replicas share the broker's messages by shared subscriptions; the broker must support them for topics that begin with $ (mosquitto does not)")
 	f.String("crl-file", "", "keep the list of revoked device certificates in this `file`, for the external broker (reload it when the file changes)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
+	f.Int("notify-rate", fleet.DefaultNotifyRate, "`devices` that are told of a job in a second when a rollout has work for many; 0: as fast as can be")
 	f.Duration("job-links", 0, "`life` of download links in job documents, for devices without our agent, which then believe the server; 0: no links")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
 	f.Int("shadow-bytes", shadow.MaxStateBytes, fmt.Sprintf("`bytes` that desired and reported of one shadow may take together, at most %d", shadow.StateBytesCeiling))
@@ -270,6 +271,7 @@ func (s *server) openFleet() error {
 		MaxShadowBytes: s.config.ShadowBytes,
 		JWTAudience:    s.config.JWTAudience,
 		LinkLife:       s.config.JobLinks,
+		NotifyRate:     notifyRate(s.config.NotifyRate),
 	})
 	s.publisher.Document = s.fleet.JobDocument
 	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
@@ -490,4 +492,13 @@ next
 	}
 	s.log.Info("ready", "api", s.addresses.API, "device", s.addresses.Device, "mqtt", s.addresses.MQTT)
 	return nil
+}
+
+// notifyRate is the setting in the words of the service, where 0 stands for its
+// default.
+func notifyRate(perSecond int) int {
+	if perSecond == 0 {
+		return fleet.Unpaced
+	}
+	return perSecond
 }

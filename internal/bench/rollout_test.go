@@ -163,9 +163,9 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 		}
 		must(b, errors.Join(rows.Err(), rows.Close()))
 	})
+	list := ids(b, store)
 	took("s/ended", func() {
 		took("s/stopped", func() {
-			list := ids(b, store)
 			_, err := service.Report(ctx, ota.Report{RolloutID: id, DeviceID: list[rolloutAsking-1], Status: ota.Failed})
 			must(b, err)
 			until(func(v fleet.RolloutView) bool { return v.State != ota.RolloutRunning })
@@ -178,7 +178,7 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 	must(b, store.CreateRollout(ctx, naive))
 	took("s/open-naive", func() {
 		start := time.Now()
-		for _, device := range ids(b, store)[:rolloutNaive] {
+		for _, device := range list[:rolloutNaive] {
 			e := ota.Execution{DeviceID: device, Attempt: 1, Status: ota.Queued}
 			must(b, store.Advance(ctx, fleet.Advance{Rollout: naive, Insert: []ota.Execution{e}, Now: time.Now()}))
 			naive.Revision++

@@ -13,6 +13,7 @@ const (
 	// DefaultNotifyRate is how many devices a second are told of what changed for
 	// many at once: a fleet that is told all at once comes all at once.
 	DefaultNotifyRate = 2000
+	MaxNotifyRate     = 1_000_000
 	// Unpaced as Config.NotifyRate tells them as fast as can be.
 	Unpaced = -1
 	// tellPage is how many are told between two looks at the clock.

@@ -364,7 +364,27 @@ func (s *Sim) becalm(poll time.Duration) {
 			a.wake()
 		})
 	}
+	s.after(2*time.Hour, s.listen)
 	s.approving()
+}
+
+// listen has one more rollout made when all is calm. Devices are connected and ask
+// for nothing: it ends only if they are told.
+func (s *Sim) listen() {
+	f := s.releases[0]
+	r := ota.Rollout{Release: f.id, Seed: "listen", Terms: ota.Terms{Quarantined: true}, Stages: []ota.Stage{
+		{Size: ota.Size{Count: 1}, State: ota.StagePending}, {Size: ota.Size{Percent: 100}, State: ota.StagePending},
+	}}
+	s.log("operator: create the last one")
+	s.request("op create the last one", func(ctx context.Context, f *fleet.Service) (ota.Execution, error) {
+		_, err := f.CreateRollout(ctx, r)
+		return ota.Execution{}, err
+	}, func(_ ota.Execution, err error) {
+		if err != nil && !errors.Is(err, fleet.ErrNoDevices) {
+			s.check.say("the last rollout: %v", err)
+		}
+		s.listened, s.moved = true, true
+	})
 }
 
 func (s *Sim) approving() {
@@ -376,7 +396,7 @@ func (s *Sim) approving() {
 
 // ended reports whether every rollout has come to rest, and everything that
 // devices said was looked at.
-func (s *Sim) ended() bool { return s.unfinished() == "" }
+func (s *Sim) ended() bool { return s.listened && s.unfinished() == "" }
 
 // waits reports whether a rollout waits for its reverts, and an operator would
 // have to resume one of these.

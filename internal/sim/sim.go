@@ -29,6 +29,7 @@ type Sim struct {
 	began    time.Time
 	jumped   atomic.Int64 // how far the clocks of the servers are ahead
 	calm     bool         // the faults are over
+	listened bool         // the last rollout was made
 	changed  *change      // by the call that was let through last
 	moved    bool         // something changed since it was last asked whether all has ended
 	running  sync.WaitGroup

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -57,14 +58,15 @@ func (s *Store) NextExecution(ctx context.Context, deviceID string) (ota.Executi
 	return e, err
 }
 
-// Pending implements fleet.ExecutionStore.
+// Pending implements fleet.ExecutionStore. The limit stands in the text, since SQLite
+// plans a query with one that is bound anew every time; callers use few.
 func (s *Store) Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error) {
 	var list []ota.Execution
 	err := s.rows(ctx, func(r row) error {
 		e, err := scanExecution(r)
 		list = append(list, e)
 		return err
-	}, selectPending+`?`, deviceID, limit)
+	}, selectPending+strconv.Itoa(limit), deviceID)
 	if err != nil {
 		return nil, fmt.Errorf("read pending executions: %w", err)
 	}

@@ -13,7 +13,7 @@ func HotQueries() map[string]string {
 	rollout, _ := selectFiltered(fleet.ExecutionFilter{RolloutID: "r", Active: true})
 	return map[string]string{
 		"next execution":          selectNext,
-		"pending executions":      selectPending + "?",
+		"pending executions":      selectPending + "10",
 		"next expiry":             selectExpiry,
 		"last due":                selectLastDue,
 		"due":                     selectDue,
