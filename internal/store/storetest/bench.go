@@ -66,7 +66,7 @@ func Seed(n int) []string {
 	numbered := strings.Replace(string(text), `"value":`, `"value":' || CAST(1 + n.i % 9 AS TEXT) || '`, 1)
 	with := fmt.Sprintf(numbers, n-1)
 	// In the random order of a fleet that came in over the years.
-	const shuffled = ` FROM n ORDER BY (n.i * 7919) % 10007, n.i`
+	const shuffled = ` FROM n ORDER BY (CAST(n.i AS BIGINT) * 7919) % 10007, n.i`
 	return []string{
 		with + ` INSERT INTO devices (id, hardware, tags, key_fingerprint, created_at, firmware_digest) SELECT ` + id +
 			`, 'board-a', '{}', '` + strings.Repeat("ab", 32) + `', 1700000000000000, '` + fmt.Sprintf("%064x", 7) + `'` + shuffled,
