@@ -84,8 +84,11 @@ func TestRevocationListsHaveADateOfTheirOwn(t *testing.T) {
 			t.Errorf("it is good for %s", left)
 		}
 		time.Sleep(fleet.RevocationListRefresh) // the certificates of this test have ended
-		if _, list := w.lists(); strings.Contains(" "+serials(list), "[11") {
-			t.Errorf("what has ended is still listed: %s", serials(list))
+		_, list = w.lists()
+		for _, e := range list.RevokedCertificateEntries {
+			if n := e.SerialNumber; n.IsInt64() && n.Int64() < 100 { // others may begin with the same digits
+				t.Errorf("what has ended is still listed: %s", serials(list))
+			}
 		}
 	})
 }
