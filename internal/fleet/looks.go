@@ -14,7 +14,9 @@ const MaxLooked = 200
 
 // LookStore keeps which devices are to be looked at again: what they say may no
 // longer agree with what rollouts have made of them. The mark is written in the
-// transaction that gives the reason, so it is as lasting as that.
+// transaction that gives the reason, so it is as lasting as that: by UpdateShadow
+// for which SaysFirmware holds, on a device that has a newest attempt that is QUEUED
+// or SUCCEEDED.
 type LookStore interface {
 	// Marked returns up to limit marked devices, in order of their ids, as they
 	// stand: in a moment after their marks.
@@ -29,10 +31,8 @@ type LookStore interface {
 // Marked is a device that is to be looked at, with what there is to see.
 type Marked struct {
 	DeviceView
-	Mark int64 // raised each time that it is marked
-	// ReportedAt is when the device said what firmware it runs; zero: it did not
-	// since it was looked at last.
-	ReportedAt time.Time
+	Mark       int64     // raised each time that it is marked
+	ReportedAt time.Time // when the device said what firmware it runs
 	// Executions are the newest attempt of each rollout on it and older ones that
 	// drifted, by rollout and attempt.
 	Executions []ota.Execution
@@ -161,9 +161,6 @@ func (w watched) look(m Marked, now time.Time) Look {
 	for i, e := range m.Executions {
 		before[e.RolloutID] = e
 		list[i] = ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release]}
-	}
-	if m.ReportedAt.IsZero() {
-		return l
 	}
 	for _, e := range ota.Compare(list, ota.Running{Digest: ReportedDigest(m.Shadow), At: m.ReportedAt}, now) {
 		l.Changed = append(l.Changed, Changed{From: before[e.RolloutID], To: e})

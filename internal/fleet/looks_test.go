@@ -161,17 +161,24 @@ func TestImageByOtherMeans(t *testing.T) {
 func TestLooksInBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		for i := range 3*fleet.MaxLooked + 1 {
+		r := w.release("2.0")
+		const n = 3*fleet.MaxLooked + 1
+		for i := range n {
 			w.ok(w.store.CreateDevice(w.ctx, fleet.Device{ID: fmt.Sprintf("d%04d", i), Hardware: "rpi4"}))
-			w.runs(fmt.Sprintf("d%04d", i), "d")
+		}
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: r.ID(), Stages: w.stages("100%")})
+		w.ok(err)
+		<-time.After(time.Second)
+		for i := range n {
+			w.runs(fmt.Sprintf("d%04d", i), r.ImageDigest)
 		}
 		stop := w.background(w.s.RunLooks)
+		defer stop()
 		synctest.Wait()
-		left, err := w.store.Marked(w.ctx, 1)
+		p, err := w.store.Progress(w.ctx, v.Rollout, w.s.Now())
 		w.ok(err)
-		if len(left) > 0 {
-			t.Errorf("still marked: %+v", left)
+		if got := p.Stages[0].Of(ota.ClassSucceeded); got != n {
+			t.Errorf("%d of %d have it", got, n)
 		}
-		stop()
 	})
 }

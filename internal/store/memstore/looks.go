@@ -16,16 +16,17 @@ type mark struct {
 	reported time.Time
 }
 
-// mark has a device looked at again; at is when it said what it runs, zero: the
-// reason is another one.
+// mark has a device looked at again, which said at that moment what it runs, unless
+// nothing could change on it: a word counts only against what was there before it.
 func (s *Store) mark(device string, at time.Time) {
-	s.lastMark++
-	m := s.marks[device]
-	m.number = s.lastMark
-	if !at.IsZero() {
-		m.reported = stored(at)
+	for _, devices := range s.executions {
+		attempts := devices[device]
+		if n := len(attempts); n > 0 && (attempts[n-1].Status == ota.Queued || attempts[n-1].Status == ota.Succeeded) {
+			s.lastMark++
+			s.marks[device] = mark{s.lastMark, stored(at)}
+			return
+		}
 	}
-	s.marks[device] = m
 }
 
 // Marked implements fleet.LookStore.

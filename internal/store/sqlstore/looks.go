@@ -15,8 +15,7 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-// mark has the devices looked at again. at is when a device said what it runs;
-// zero: the reason is another one.
+// mark has a device looked at again, which said at that moment what it runs.
 func (t *tx) mark(deviceID string, at time.Time) {
 	if t.marked == nil {
 		t.marked = map[string]time.Time{}
@@ -27,7 +26,10 @@ func (t *tx) mark(deviceID string, at time.Time) {
 	t.marked[deviceID] = at
 }
 
-const insertMarks = `INSERT INTO marks (device_id, mark, reported_at) SELECT v.device, v.mark, v.at FROM {rows} WHERE 1 = 1
+// insertMarks passes by devices on which nothing could change: a word counts only
+// against what was there before it.
+const insertMarks = `INSERT INTO marks (device_id, mark, reported_at) SELECT v.device, v.mark, v.at FROM {rows}
+	WHERE EXISTS (SELECT 1 FROM executions e WHERE e.device_id = v.device AND e.latest = 1 AND e.status IN ('QUEUED', 'SUCCEEDED'))
 	ON CONFLICT (device_id) DO UPDATE SET mark = excluded.mark, reported_at = COALESCE(excluded.reported_at, marks.reported_at)`
 
 // flushMarks writes the marks of the batch in order, so that two otad that lock

@@ -58,7 +58,14 @@ func looked(m fleet.Marked, digest string, now time.Time) fleet.Look {
 
 var lookTests = []test{
 	{"a device that says what it runs is marked until it was looked at", func(s *suite) {
-		s.enrolled("a", "b")
+		s.enrolled("a", "b", "c")
+		s.runs("a", "d", epoch)
+		s.runs("c", "d", epoch)
+		s.equal("no rollout has come to it", s.marks(), []string(nil))
+		s.bound("r", ota.Terms{}, "a", "b", "c")
+		s.report("r", "b", ota.Succeeded, epoch)
+		s.report("r", "c", ota.Failed, epoch)
+		s.runs("c", "d", epoch)
 		_, err := s.UpdateShadow(ctx, "a", "", reported("x", "1"), epoch)
 		s.must(err)
 		_, err = s.UpdateShadow(ctx, "a", "n", running("d"), epoch)
