@@ -19,8 +19,9 @@ type agent struct {
 	id      string
 	off     bool
 	revoked bool
-	calm    bool // it has connected after the faults were over
-	life    int  // raised by each loss of power: what it had in mind is gone
+	calm    bool  // it has connected after the faults were over
+	life    int   // raised by each loss of power: what it had in mind is gone
+	events  int64 // that it told of
 	asking  bool
 	woken   bool // while it was asking
 	job     *job
@@ -290,6 +291,9 @@ func (a *agent) answered(w word, e ota.Execution, err error) {
 
 // done goes on after a report that the server has stored.
 func (a *agent) done(w word) {
+	if w.status == ota.Succeeded && a.sim.rng.Float64() < a.sim.badness(a.job.release) {
+		a.later(a.sim.upTo(5*time.Minute), a.crash)
+	}
 	if !w.status.Terminal() {
 		a.job.at++
 		a.work()
@@ -428,4 +432,14 @@ func (p publisher) ShadowUpdated(context.Context, string, string, shadow.Result)
 func (p publisher) Disconnect(id, _ string) {
 	a := p.sim.agent[id]
 	p.sim.after(0, func() { a.revoked = true })
+}
+
+// crash has the application of a device end by itself, which it tells once.
+func (a *agent) crash() {
+	a.events++
+	events := []fleet.Event{{Seq: a.events, Kind: fleet.EventCrash, Data: "{}"}}
+	a.send("crash", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
+		_, err := r.TakeEvents(ctx, a.id, "log", events)
+		return ota.Execution{}, err
+	}, func(ota.Execution, error) {})
 }

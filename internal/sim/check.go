@@ -442,6 +442,10 @@ func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basi
 		if soaked := now.EndedAt.Sub(now.SoakingAt); soaked+time.Millisecond < now.Soak || !seen.met(now.Gate) {
 			k.say("%s passed after %s: %+v, its gate is %s, its soak time %s", name, soaked, seen, now.Gate, now.Soak)
 		}
+	case now.State == ota.StageFailed && r.Terms.Health.Set() && strings.Contains(r.Reason, "health"):
+		if seen.total == 0 {
+			k.say("%s failed by health, and has no device", name)
+		}
 	case now.State == ota.StageFailed:
 		if !settled || seen.met(now.Gate) {
 			k.say("%s failed: %+v, its gate is %s", name, seen, now.Gate)

@@ -186,6 +186,12 @@ func (s *Sim) terms() ota.Terms {
 	if s.one(3) {
 		t.Strata = pick(s, []string{ota.ByHardware}, []string{"site", ota.ByHardware})
 	}
+	if s.one(4) {
+		t.Health = ota.Health{
+			Signals: []ota.Signal{{Name: ota.SignalCrash, Tolerance: pick(s, 0, 0.05, 0.3), MinPairs: s.rng.IntN(4), Alpha: 0.3}},
+			Watch:   time.Minute + s.upTo(15*time.Minute), Wait: s.upTo(2*time.Hour) + 1, OnFail: pick(s, "", ota.HealthPause, ota.HealthAbort),
+		}
+	}
 	t.OnAbort = pick(s, "", ota.AbortKeep, ota.AbortRevert, ota.AbortRevert)
 	t.Drift = pick(s, "", ota.DriftRequeue, ota.DriftRecord)
 	t.OnPause = pick(s, "", ota.PauseLetFinish, ota.PauseHoldBeforeInstall)
