@@ -63,6 +63,19 @@ func TestHealthGate(t *testing.T) {
 				}
 				v, err := w.s.CreateRollout(w.ctx, plan)
 				w.ok(err)
+				go func() {
+					<-time.After(5 * time.Minute) // virtual: the first stage is watched
+					v, err := w.s.Rollout(w.ctx, v.ID)
+					if err != nil || v.State != ota.RolloutRunning {
+						return
+					}
+					for _, id := range ids {
+						why, err := w.s.Why(w.ctx, id)
+						if err == nil && why[0].Execution == nil && !strings.Contains(why[0].Why, "; its health is not settled: ") {
+							t.Errorf("%s: %s", id, why[0].Why)
+						}
+					}
+				}()
 				v = w.run(v.ID, 2, ids, func(e ota.Execution) ota.Report {
 					go func() {
 						<-time.After(time.Minute) // virtual: after it has reported

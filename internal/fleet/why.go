@@ -156,7 +156,22 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	case v.CreatedAt.After(r.StartedAt):
 		return "it enrolled after the rollout had begun", nil
 	}
-	return itsTurn(r), nil
+	health, err := s.heldByHealth(ctx, r)
+	return itsTurn(r) + health, err
+}
+
+// heldByHealth says which signal a rollout waits for; empty: none.
+func (s *Service) heldByHealth(ctx context.Context, r ota.Rollout) (string, error) {
+	if !r.Terms.Health.Set() || r.State != ota.RolloutRunning {
+		return "", nil
+	}
+	p, err := s.Store.Progress(ctx, r, s.Now())
+	for _, v := range ota.Verdicts(r.Terms.Health, p.Health) {
+		if v.Judgement == ota.HealthHold {
+			return "; its health is not settled: " + v.String(), err
+		}
+	}
+	return "", err
 }
 
 func itsTurn(r ota.Rollout) string {
