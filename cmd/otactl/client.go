@@ -35,6 +35,7 @@ type client struct {
 	shadows  otadv1connect.ShadowServiceClient
 	groups   otadv1connect.GroupServiceClient
 	commands otadv1connect.CommandServiceClient
+	events   otadv1connect.EventServiceClient
 	trust    otadv1connect.TrustServiceClient
 }
 
@@ -71,6 +72,7 @@ func newClient(t target) (*client, error) {
 	c.rollouts = otadv1connect.NewRolloutServiceClient(c.http, t.server, opts)
 	c.groups = otadv1connect.NewGroupServiceClient(c.http, t.server, opts)
 	c.commands = otadv1connect.NewCommandServiceClient(c.http, t.server, opts)
+	c.events = otadv1connect.NewEventServiceClient(c.http, t.server, opts)
 	c.shadows = otadv1connect.NewShadowServiceClient(c.http, t.server, opts)
 	c.trust = otadv1connect.NewTrustServiceClient(c.http, t.server, opts)
 	return c, nil

@@ -43,6 +43,7 @@ func (s *server) routes(more http.Handler) http.Handler {
 	mux.Handle(otadv1connect.NewFirmwareServiceHandler(firmwareHandler{s}, options...))
 	mux.Handle(otadv1connect.NewRolloutServiceHandler(rolloutHandler{s}, options...))
 	mux.Handle(otadv1connect.NewCommandServiceHandler(commandHandler{s}, options...))
+	mux.Handle(otadv1connect.NewEventServiceHandler(eventHandler{s}, options...))
 	mux.Handle(otadv1connect.NewDeviceServiceHandler(deviceHandler{s}, options...))
 	mux.Handle(otadv1connect.NewGroupServiceHandler(groupHandler{s}, options...))
 	mux.Handle(otadv1connect.NewShadowServiceHandler(shadowHandler{s}, options...))
@@ -126,6 +127,7 @@ var codes = []struct {
 	{fleet.ErrNoDevices, connect.CodeFailedPrecondition},
 	{fleet.ErrUnsigned, connect.CodeFailedPrecondition},
 	{ota.ErrState, connect.CodeFailedPrecondition},
+	{fleet.ErrDropped, connect.CodeOutOfRange},
 	{fleet.ErrNotFound, connect.CodeNotFound},
 	{fleet.ErrStale, connect.CodeAborted},
 	{fleet.ErrBusy, connect.CodeAborted},

@@ -16,6 +16,7 @@ import (
 	"github.com/otad/otad/internal/api"
 	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
+	"github.com/otad/otad/proto/otad/v1/otadv1connect"
 )
 
 // long is what nothing in these tests may take.
@@ -72,6 +73,53 @@ func TestWatchRolloutEndsWithTheRollout(t *testing.T) {
 		t.Errorf("a rollout that is not there: %v", missing.Err())
 	}
 	p.ok(missing.Close())
+}
+
+// TestWatchEventsGoesOnWhereItWas: a reader that comes back misses nothing.
+func TestWatchEventsGoesOnWhereItWas(t *testing.T) {
+	p := newPlane(t)
+	p.initTrust()
+	p.enroll("gw-1")
+	run := func() string {
+		return must(p, p.rollouts().CreateRollout, &otadv1.CreateRolloutRequest{Spec: &otadv1.RolloutSpec{
+			Command: &otadv1.Command{Name: "reboot"}, Stages: []*otadv1.StageSpec{{Percent: 100}},
+		}}).GetRollout().GetId()
+	}
+	run()
+	ctx, cancel := context.WithTimeout(t.Context(), long)
+	defer cancel()
+	events := otadv1connect.NewEventServiceClient(p.client(p.token), p.url)
+	stream, err := events.WatchEvents(ctx, connect.NewRequest(&otadv1.WatchEventsRequest{}))
+	p.ok(err)
+	if !stream.Receive() || len(stream.Msg().GetEvents()) != 0 || stream.Msg().GetAfter() == 0 {
+		t.Fatalf("first: %v, %v", stream.Msg(), stream.Err())
+	}
+	from := stream.Msg().GetAfter()
+	second := run()
+	if !stream.Receive() || stream.Msg().GetEvents()[0].GetRolloutId() != second || stream.Msg().GetEvents()[0].GetSeq() != from+1 {
+		t.Fatalf("then: %v, %v", stream.Msg(), stream.Err())
+	}
+	cancel()
+	_ = stream.Close() // it was cancelled
+	list := must(p, events.ListEvents, &otadv1.ListEventsRequest{After: from, RolloutId: second})
+	again, stop := context.WithTimeout(t.Context(), long)
+	defer stop()
+	stream, err = events.WatchEvents(again, connect.NewRequest(&otadv1.WatchEventsRequest{After: &from}))
+	p.ok(err)
+	var got []string
+	for len(got) < len(list.GetEvents()) && stream.Receive() {
+		for _, e := range stream.Msg().GetEvents() {
+			got = append(got, e.String())
+		}
+	}
+	for i, e := range list.GetEvents() {
+		if i >= len(got) || got[i] != e.String() {
+			t.Errorf("event %d: %s, streamed %v", i, e, got)
+		}
+	}
+	stop()
+	_ = stream.Close()
+	refused(p, events.ListEvents, &otadv1.ListEventsRequest{After: -1}, connect.CodeInvalidArgument, "counted from 1")
 }
 
 // TestWatchesEndWithTheirClient: goleak in TestMain sees one that does not.

@@ -30,6 +30,7 @@ type Store interface {
 	EventStore
 	UploadStore
 	LookStore
+	FeedStore
 	// Check returns every broken invariant in words, none when all is well.
 	Check(ctx context.Context) ([]string, error)
 	// Ping says whether the store answers.

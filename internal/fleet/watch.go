@@ -1,6 +1,9 @@
 package fleet
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // signals wakes watchers of a key. A signal carries nothing: watchers read the
 // store again, so a missed or doubled one is harmless.
@@ -34,6 +37,16 @@ func (s *signals) watch(key string) (<-chan struct{}, func()) {
 func (s *signals) raise(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.wake(key)
+	if strings.HasPrefix(key, anyRollout) {
+		s.wake(anyRollout)
+	}
+}
+
+// anyRollout is what is raised with the key of every rollout.
+const anyRollout = "rollout/"
+
+func (s *signals) wake(key string) {
 	for ch := range s.watchers[key] {
 		select {
 		case ch <- struct{}{}:

@@ -507,6 +507,7 @@ func (k *checker) ended(name string, r ota.Rollout) {
 // that is shut out has work, and who drifted is known.
 func (k *checker) whole() {
 	ctx := context.Background()
+	k.feed()
 	for id, r := range k.rollouts {
 		p, err := k.sim.store.Progress(ctx, r, k.sim.now())
 		if err != nil {

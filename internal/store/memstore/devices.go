@@ -172,6 +172,9 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 			}
 			last := len(attempts) - 1
 			e, _ := ota.Remove(attempts[last], fleet.RevokedReason, stored(now))
+			if told, moved := ota.Moved(attempts[last], e); moved {
+				s.tell(told)
+			}
 			e.RetryAt = time.Time{}
 			byDevice[id] = append(slices.Clone(attempts[:last]), e)
 		}

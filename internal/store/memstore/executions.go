@@ -282,6 +282,15 @@ func (s *Store) newest(rolloutID, deviceID string) (ota.Execution, error) {
 
 func (s *Store) put(e ota.Execution) ota.Execution {
 	e = ownExecution(e)
+	if told, moved := ota.Moved(s.executions[e.RolloutID][e.DeviceID][e.Attempt-1], e); moved {
+		s.tell(told)
+	}
+	return s.set(e)
+}
+
+// set is put for what is told of together with others.
+func (s *Store) set(e ota.Execution) ota.Execution {
+	e = ownExecution(e)
 	s.executions[e.RolloutID][e.DeviceID][e.Attempt-1] = e
 	return e
 }

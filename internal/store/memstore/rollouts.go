@@ -20,6 +20,7 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 			return err
 		}
 		s.rollouts[r.ID] = ownRollout(r)
+		s.tell(ota.Changes(ota.Rollout{}, r, r.CreatedAt)...)
 		return nil
 	})
 }
@@ -83,7 +84,8 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 				was := attempts[len(attempts)-1]
 				e, ok := ota.Cancel(was, r.Reason, stored(now))
 				if ok && was.Status == status && len(cancelled) < limit {
-					s.put(e)
+					s.set(e)
+					s.tell(ota.MovedTogether(status, e, 1, now))
 					cancelled = append(cancelled, ota.Execution{
 						RolloutID: r.ID, DeviceID: device, Stage: e.Stage, Status: e.Status, QueuedAt: e.QueuedAt, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt,
 					})
@@ -195,7 +197,9 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		}
 		for _, r := range a.Create {
 			s.rollouts[r.ID] = ownRollout(r)
+			s.tell(ota.Changes(ota.Rollout{}, r, a.Now)...)
 		}
+		s.tell(ota.Changes(old, next, a.Now)...)
 		change(executions, func(e ota.Execution) (ota.Execution, bool) { return follow(old, next, a, e) })
 		s.rollouts[next.ID], s.executions[next.ID] = next, executions
 		if a.Open != nil {
@@ -254,7 +258,11 @@ func (s *Store) supersede(r ota.Rollout, o fleet.Opening, now time.Time) {
 				if !devices[e.DeviceID] {
 					return e, false
 				}
-				return ota.Supersede(e, r.ID, now)
+				after, superseded := ota.Supersede(e, r.ID, now)
+				if superseded {
+					s.tell(ota.MovedTogether(e.Status, after, 1, now))
+				}
+				return after, superseded
 			})
 		}
 	}
@@ -294,8 +302,10 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
 			Lane: e.Lane, From: e.From,
 		}.Under(r), now)
+		s.tell(ota.MovedTogether("", made, 1, now))
 		if d.Revoked() { // since the step was decided
 			made, _ = ota.Remove(made, fleet.RevokedReason, now)
+			s.tell(ota.MovedTogether(ota.Queued, made, 1, now))
 		}
 		executions[e.DeviceID] = append(attempts, ownExecution(made))
 	}

@@ -33,6 +33,8 @@ type Store struct {
 	state      map[string][]byte                     // of the embedded broker
 	uploads    map[attempt]fleet.Upload
 	pairs      map[attempt]fleet.Pair
+	feed       feed
+	telling    []ota.Event // of the running operation
 
 	credentials map[string][]fleet.Credential // by device
 	evictions   map[string]fleet.Eviction
@@ -91,7 +93,12 @@ func (s *Store) locked(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return f()
+	s.telling = nil
+	err := f()
+	if err == nil {
+		s.tellAll()
+	}
+	return err
 }
 
 func notFound(format string, args ...any) error {

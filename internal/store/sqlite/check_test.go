@@ -47,6 +47,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"ended", `UPDATE rollouts SET ended_at = 1`, "ended_at is set exactly"},
 		{"lost release", `DELETE FROM releases`, "rollout is of no release: r"},
 		{"command and release", `UPDATE rollouts SET command = '{}'`, "rollout is of a command and a release: r"},
+		{"feed", `DELETE FROM rollout_events WHERE seq = 2`, "and should have those behind 0 up to"},
 		{"lost upload", `INSERT INTO uploads VALUES ('r', 'b', 2, 1, 1)`, "upload is of no execution: r on b"},
 		{"signed", `UPDATE releases SET state = 'SIGNED'`, "signed_at is set"},
 		{"manifest", `UPDATE releases SET manifest = '{'`, "manifest of release app@1 are not JSON"},

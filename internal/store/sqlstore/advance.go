@@ -58,10 +58,11 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			}
 		}
 		for i, made := range a.Create {
-			if err := createRollout(t, made, plans[i]); err != nil {
+			if err := createRollout(t, made, plans[i], a.Now); err != nil {
 				return err
 			}
 		}
+		t.tell(ota.Changes(old, r, a.Now)...)
 		return t.follow(old, r, a)
 	})
 }
@@ -181,6 +182,7 @@ func (t *tx) unqueued(rolloutID string, e ota.Execution, statement string, args 
 		if err := t.counted(e, n); err != nil {
 			return err
 		}
+		t.tell(ota.MovedTogether(ota.Queued, e, int(n), e.UpdatedAt))
 	}
 	return nil
 }
@@ -208,6 +210,7 @@ func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) e
 	if err != nil {
 		return err
 	}
+	t.tell(ota.MovedTogether("", e, int(n), a.Now))
 	return t.counted(e, n)
 }
 

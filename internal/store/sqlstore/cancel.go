@@ -50,6 +50,8 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 				if err := t.counted(c, 1); err != nil {
 					return err
 				}
+				c.Class, c.Details = e.Class, e.Details
+				t.tell(ota.MovedTogether(of.status, c, 1, now))
 			}
 			cancelled = append(cancelled, some...)
 		}

@@ -125,7 +125,7 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 	}
 	defer func() { _ = t.Rollback() }()
 	c := checker{ctx: ctx, tx: t, dialect: s.config.Dialect}
-	for _, step := range []func() error{c.structures, c.invariants, c.rollouts, c.shadows, c.texts, c.groups} {
+	for _, step := range []func() error{c.structures, c.invariants, c.rollouts, c.shadows, c.texts, c.groups, c.feed} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("check store: %w", err)
 		}

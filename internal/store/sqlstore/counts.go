@@ -81,8 +81,9 @@ func (t *tx) counted(e ota.Execution, n int64) error {
 	return nil
 }
 
-// recounted notes one that stood as before and stands as after.
+// recounted notes one that stood as before and stands as after, and tells of it.
 func (t *tx) recounted(before, after ota.Execution) error {
+	t.tellMoved(before, after)
 	if before.Status == after.Status && before.Class == after.Class && before.RetryAt.IsZero() == after.RetryAt.IsZero() {
 		return nil
 	}

@@ -82,6 +82,7 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	if err := t.counted(e, made); err != nil {
 		return err
 	}
+	t.tell(ota.MovedTogether("", e, int(made), now))
 	if err := t.removeRevoked(r, now); err != nil {
 		return err
 	}

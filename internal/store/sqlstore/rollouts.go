@@ -71,10 +71,10 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 	if err != nil {
 		return err
 	}
-	return s.writer.do(ctx, func(t *tx) error { return createRollout(t, r, p) })
+	return s.writer.do(ctx, func(t *tx) error { return createRollout(t, r, p, r.CreatedAt) })
 }
 
-func createRollout(t *tx, r ota.Rollout, p planText) error {
+func createRollout(t *tx, r ota.Rollout, p planText, now time.Time) error {
 	n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, command, selector, seed, stages, abort, priority,
 			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
 			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of)
@@ -91,6 +91,7 @@ func createRollout(t *tx, r ota.Rollout, p planText) error {
 	case err != nil:
 		return err
 	}
+	t.tell(ota.Changes(ota.Rollout{}, r, now)...)
 	_, err = t.exec(`INSERT INTO armed_counts (rollout_id, armed_at) VALUES (?, ?)`, r.ID, micros(r.ArmedAt))
 	return err
 }

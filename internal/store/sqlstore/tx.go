@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
 )
 
 // tx is the transaction of one batch, as its operations see it.
@@ -36,14 +37,20 @@ type tx struct {
 	// end, counting what the running operation does to them. armed is read once.
 	counts, counting countChanges
 	armed            map[string]time.Time
+	// told are the events of the batch, written at its end, telling those of the
+	// running operation.
+	told, telling []ota.Event
 }
 
 // run runs one operation; if it fails, what it wrote is taken back.
 func (t *tx) run(f func(*tx) error) error {
-	t.saved, t.counting = false, countChanges{}
+	t.saved, t.counting, t.telling = false, countChanges{}, nil
 	err := f(t)
 	if err == nil {
 		t.counts.merge(t.counting)
+		for _, e := range ota.InOrder(t.telling) {
+			t.told = append(t.told, fleet.Told(e))
+		}
 	}
 	if t.broken != nil || !t.saved {
 		return err
@@ -75,7 +82,10 @@ func (t *tx) flush() error {
 	if err := t.flushState(); err != nil {
 		return err
 	}
-	return t.flushCounts()
+	if err := t.flushCounts(); err != nil {
+		return err
+	}
+	return t.flushFeed()
 }
 
 // exec writes, behind the operation's savepoint, and returns how many rows it

@@ -65,6 +65,8 @@ func snapshot(s fleet.Store) map[string]any {
 	}
 	uploads, err := s.Uploads(ctx, fleet.UploadFilter{}, 99)
 	note("uploads", uploads, err)
+	happened, err := s.Feed(ctx, fleet.FeedFilter{}, 0, 9999)
+	note("feed", happened, err)
 	old, err := s.OldUploads(ctx, epoch, 1, 99)
 	note("old uploads", old, err)
 	for _, f := range []fleet.ExecutionFilter{{}, {Latest: true}, {Active: true}} {
