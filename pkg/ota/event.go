@@ -56,8 +56,12 @@ func Changes(before, after Rollout, now time.Time) []Event {
 // Moved is the event of one execution; false when its status and class are what
 // they were.
 func Moved(before, after Execution) (Event, bool) {
+	at := after.UpdatedAt
+	if after.DriftedAt.After(at) { // what a device says it runs changed the verdict later
+		at = after.DriftedAt
+	}
 	return Event{
-		At: after.UpdatedAt, RolloutID: after.RolloutID, Kind: EventExecution, Stage: after.Stage + 1, DeviceID: after.DeviceID, Attempt: after.Attempt,
+		At: at, RolloutID: after.RolloutID, Kind: EventExecution, Stage: after.Stage + 1, DeviceID: after.DeviceID, Attempt: after.Attempt,
 		From: string(before.Status), To: string(after.Status), Class: after.Class, Count: 1, Reason: after.Reason(),
 	}, before.Status != after.Status || before.Class != after.Class
 }
