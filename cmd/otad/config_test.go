@@ -51,7 +51,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	}
 	want := config{
 		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, TopicPublish: []string{}, TopicSubscribe: []string{}, JWTAudience: "otad", Index: []string{}, Hosts: []string{"of-env", "three"},
-		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, EnrollLimit: 60, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
+		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, EnrollLimit: 60, NotifyRate: 2000, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
 	if d := cmp.Diff(want, c); d != "" {
