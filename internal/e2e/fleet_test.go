@@ -83,6 +83,8 @@ func (s *site) image(version string) {
 
 const (
 	killedDevices = 1000
+	// fewerDevices are those on the second database in a short run.
+	fewerDevices = 300
 	// killRounds on each of two databases are 50 kills.
 	killRounds = 25
 )
@@ -90,22 +92,27 @@ const (
 // TestRolloutsOutliveKills kills otad at random moments of rollouts over 1,000
 // agents that lose connections and power, on both databases: no report that was
 // acknowledged is lost, none is taken twice, no stage is ever over its size, and
-// the rollouts end. SOAKSEED repeats the moments of a run, SOAKTIME makes it long.
+// the rollouts end. SOAKSEED repeats the moments of a run, SOAKTIME makes it long,
+// and has as many agents on PostgreSQL too.
 func TestRolloutsOutliveKills(t *testing.T) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		killRollouts(t, nil)
+		killRollouts(t, killedDevices, nil)
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
 		var pg testserver.Postgres
 		t.Cleanup(pg.Stop)
-		killRollouts(t, []string{"OTAD_DATABASE=" + pg.Database(t)})
+		devices := fewerDevices
+		if soakTime > 0 {
+			devices = killedDevices
+		}
+		killRollouts(t, devices, []string{"OTAD_DATABASE=" + pg.Database(t)})
 	})
 }
 
-func killRollouts(t *testing.T, env []string) {
+func killRollouts(t *testing.T, devices int, env []string) {
 	seed, err := strconv.ParseUint(os.Getenv("SOAKSEED"), 10, 64)
 	if err != nil {
 		seed = uint64(time.Now().UnixNano())
@@ -117,7 +124,7 @@ func killRollouts(t *testing.T, env []string) {
 	for _, v := range versions {
 		s.image(v)
 	}
-	f := s.simulate(killedDevices, "--seed", strconv.FormatUint(seed, 10), "--reconnect", "2s", "--trial", "200ms",
+	f := s.simulate(devices, "--seed", strconv.FormatUint(seed, 10), "--reconnect", "2s", "--trial", "200ms",
 		"--bad", "1%", "--silent", "0.1%", "--cut", "5m", "--power-cut", "5m")
 	var id string
 	rollouts := 0

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +16,12 @@ import (
 
 // TestCheckFindsWhatIsBroken breaks every invariant behind the store's back.
 func TestCheckFindsWhatIsBroken(t *testing.T) {
+	whole := filepath.Join(t.TempDir(), "whole.db")
+	populate(t, whole)
+	content, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ name, sql, want string }{
 		{"second in progress", `DROP INDEX executions_one_in_progress;
 			UPDATE executions SET status = 'IN_PROGRESS', started_at = 1 WHERE device_id = 'b'`, "more than one execution IN_PROGRESS: b"},
@@ -91,7 +98,9 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "otad.db")
-			populate(t, path)
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			tamper(t, path, c.sql)
 			s, err := Open(context.Background(), path)
 			if err != nil {
