@@ -82,9 +82,9 @@ func certificates(id agenthttp.Identity, key crypto.Signer) (*x509.Certificate, 
 // run is the device's lives, one boot after the other, until ctx ends.
 func (d *device) run(ctx context.Context) error {
 	for boot := 0; ctx.Err() == nil; boot++ {
-		lost, err := d.live(ctx, boot)
+		err := d.live(ctx, boot)
 		switch {
-		case lost: // whatever it died of
+		case d.disk.Dead(): // without power, whatever it died of
 			d.powerCuts.Add(1)
 			d.disk = d.disk.Crash(disktest.Torn, d.draw.number("disk", boot))
 			wait(ctx, d.draw.around(afterPower, "off", boot))
@@ -96,23 +96,23 @@ func (d *device) run(ctx context.Context) error {
 	return nil
 }
 
-// live is one boot. lost means that it ended by a loss of power.
-func (d *device) live(ctx context.Context, boot int) (lost bool, err error) {
+// live is one boot.
+func (d *device) live(ctx context.Context, boot int) (err error) {
 	slots, err := file.Open(file.Config{Dir: slotsDir, FS: d.disk})
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer func() { err = errors.Join(err, slots.Close()) }()
 	facts, err := slots.Facts()
 	if err != nil {
-		return false, err
+		return err
 	}
 	booted := facts.Slots[facts.Active]
 	release := ota.ReleaseID{Name: booted.Name, Version: booted.Version}
 	if facts.Active != facts.Selected && d.draw.happens(d.fleet.cfg.Faults.Silent, "silent", release.String()) {
 		d.silent.Store(true)
 		<-ctx.Done()
-		return false, nil
+		return nil
 	}
 	if booted.Name != "" {
 		runs := release.String()
@@ -121,14 +121,14 @@ func (d *device) live(ctx context.Context, boot int) (lost bool, err error) {
 	powered, cut := context.WithCancel(ctx)
 	defer cut()
 	if mean := d.fleet.cfg.Faults.PowerCut; mean > 0 {
+		disk := d.disk
 		timer := time.AfterFunc(d.draw.exponential(mean, "power", boot), func() {
-			d.disk.Crash(disktest.Kept, 0) // from here on nothing is written
+			disk.Crash(disktest.Kept, 0) // from here on nothing is written
 			cut()
 		})
 		defer timer.Stop()
 	}
-	err = d.work(powered, slots, release)
-	return ctx.Err() == nil && powered.Err() != nil, err
+	return d.work(powered, slots, release)
 }
 
 // work connects and runs the agent.
