@@ -235,6 +235,9 @@ func TestRolloutOutlivesAReplica(t *testing.T) {
 	killed, before := time.Now(), succeeded()
 	until(t, "the rollout to go on", func() bool { return succeeded() > before })
 	t.Logf("the next device was done %s after the kill", time.Since(killed).Round(time.Millisecond))
+	// Its supervisor starts it again: whom it was about to tell is told then, and
+	// would else ask at the next poll only.
+	b.startServer()
 	withinSizes(t, a.ends(id, "COMPLETED"))
 	sum := f.end()
 	if want := map[string]int{"app@1.0": devices}; fmt.Sprint(sum.Runs) != fmt.Sprint(want) {
