@@ -29,6 +29,7 @@ const (
 // is read, a page at a time, when their turn comes.
 type telling struct {
 	what     tellWhat
+	everyone bool // who has something to do, or
 	rollout  ota.Rollout
 	from, to int                      // those with these turns in its line,
 	whole    func(ota.Execution) bool // or those of whose newest attempt this holds,
@@ -88,7 +89,8 @@ func (n *notifier) next() (t telling, dropped int, ok bool) {
 
 // RunNotifier tells devices what the engine did until ctx ends, off its path and at
 // the pace of Config.NotifyRate. What it had not told when it ended nobody
-// remembers: so it begins with every device that has something to do.
+// remembers: so it begins with every device that has something to do, and does it
+// again when another replica has fallen silent (RunPresence sees that).
 func (s *Service) RunNotifier(ctx context.Context) error {
 	p := &pace{rate: s.NotifyRate}
 	s.tellAll(ctx, p)
@@ -114,6 +116,8 @@ func (s *Service) tellMany(ctx context.Context, p *pace, t telling) {
 	var err error
 	next := s.nextChanged(ctx, t)
 	switch {
+	case t.everyone:
+		s.tellAll(ctx, p)
 	case t.whole != nil:
 		err = s.tellWhole(ctx, p, t, next)
 	case t.list != nil:

@@ -1,10 +1,12 @@
 package fleet_test
 
 import (
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 )
 
@@ -91,5 +93,34 @@ func TestWhoIsToldWhat(t *testing.T) {
 		_, err = w.s.RevokeDevice(w.ctx, d)
 		w.ok(err)
 		said("revoked", "jobs, next none")
+	})
+}
+
+// TestAReplicaThatDiesLeavesNobodyUntold: what a replica was about to tell lies in
+// its memory, so another tells everybody when it has fallen silent.
+func TestAReplicaThatDiesLeavesNobodyUntold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := w.enroll(1, "rpi4")[0]
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunPresence)()
+		w.release("1.0")
+		_, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: w.name, Version: "1.0"}, Stages: w.stages("100%")})
+		w.ok(err)
+		other := fleet.New(fleet.Config{Store: w.s.Store, Publisher: &notes{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		kill := w.background(other.RunPresence)
+		said := func(what, want string, after time.Duration) {
+			t.Helper()
+			<-time.After(after) // virtual
+			synctest.Wait()
+			if got := w.notes.take(d); got != want {
+				t.Errorf("%s: told %q, want %q", what, got, want)
+			}
+		}
+		said("the rollout starts", "jobs 1.0, next 1.0", time.Second)
+		said("the other lives", "", 3*fleet.SeenInterval)
+		kill()
+		said("it is not silent for long yet", "", fleet.ReplicaSilence/2)
+		said("it is gone", "jobs 1.0, next 1.0", fleet.ReplicaSilence+fleet.SeenInterval)
+		said("that was it", "", 2*fleet.ReplicaSilence)
 	})
 }

@@ -18,6 +18,7 @@ type presence struct {
 	seen    map[string]time.Time  // when each was last heard of
 	heard   map[string]Connection // who came and went
 	others  map[string]time.Time  // replicas and when they last beat
+	beating map[string]bool       // those of them that were not silent at the last look
 }
 
 func newPresence(now time.Time) *presence {
@@ -143,13 +144,28 @@ func (s *Service) flushPresence(ctx context.Context) error {
 	beat := s.Store.Beat(ctx, p.replica, s.Now())
 	others, err := s.Store.Replicas(ctx)
 	p.mu.Lock()
-	if err == nil {
-		p.others = others
-	}
+	gone := err == nil && p.meet(others, s.Now())
 	seen, heard := p.seen, p.heard
 	p.seen, p.heard = map[string]time.Time{}, map[string]Connection{}
 	p.mu.Unlock()
+	if gone { // whom it was about to tell of their jobs nobody knows
+		s.notifier.add(telling{what: tellAnew, everyone: true})
+	}
 	return errors.Join(beat, err, s.flushSeen(ctx, seen), s.flushHeard(ctx, heard))
+}
+
+// meet takes in when the replicas last beat, and reports whether one has fallen
+// silent; mu is held.
+func (p *presence) meet(replicas map[string]time.Time, now time.Time) (gone bool) {
+	beating := map[string]bool{}
+	for name, at := range replicas {
+		beating[name] = now.Sub(at) < ReplicaSilence
+	}
+	for name, was := range p.beating {
+		gone = gone || was && !beating[name] && name != p.replica
+	}
+	p.others, p.beating = replicas, beating
+	return gone
 }
 
 // flushSeen writes the times, or keeps them for the next try unless something
