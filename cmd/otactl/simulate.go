@@ -182,7 +182,7 @@ func (c *client) compareLedger(ctx context.Context, l *simulate.Ledger, s *simul
 	stored := map[simulate.Attempt]ota.Status{}
 	for _, job := range l.Jobs() {
 		err := c.eachExecution(ctx, &otadv1.ListExecutionsRequest{RolloutId: job, EveryAttempt: true}, func(e *otadv1.Execution) bool {
-			stored[simulate.Attempt{Job: job, Device: e.GetDeviceId(), Attempt: int(e.GetAttempt())}] = ota.Status(e.GetStatus())
+			stored[simulate.Attempt{Job: job, Device: e.GetDeviceId(), Number: int(e.GetAttempt())}] = ota.Status(e.GetStatus())
 			return true
 		})
 		if err != nil {

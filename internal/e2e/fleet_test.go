@@ -236,7 +236,7 @@ func TestRolloutOutlivesAReplica(t *testing.T) {
 	until(t, "the rollout to go on", func() bool { return succeeded() > before })
 	t.Logf("the next device was done %s after the kill", time.Since(killed).Round(time.Millisecond))
 	// Its supervisor starts it again: whom it was about to tell is told then, and
-	// would else ask at the next poll only.
+	// else when the other finds it silent, minutes later.
 	b.startServer()
 	withinSizes(t, a.ends(id, "COMPLETED"))
 	sum := f.end()

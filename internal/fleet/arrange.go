@@ -123,18 +123,20 @@ func (j judge) exclude(d Surveyed) string {
 }
 
 func (j judge) candidate(d Surveyed) ota.Candidate {
-	c := ota.Candidate{DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID]}
-	if strata := j.rollout.Terms.Strata; len(strata) > 0 {
-		values := make([]string, len(strata))
-		for i, s := range strata {
-			values[i] = valueOf(d, s)
-		}
-		c.Stratum = strings.Join(values, "\x00")
-	}
+	c := ota.Candidate{DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID], Stratum: stratumOf(j.rollout, d)}
 	if per := j.rollout.Terms.InFlight.Per; per != "" {
 		c.Lane = valueOf(d, per)
 	}
 	return c
+}
+
+// stratumOf is a device's values of the strata.
+func stratumOf(r ota.Rollout, d Surveyed) string {
+	values := make([]string, len(r.Terms.Strata))
+	for i, key := range r.Terms.Strata {
+		values[i] = valueOf(d, key)
+	}
+	return strings.Join(values, "\x00")
 }
 
 // tags are those that it asks for.

@@ -3,8 +3,6 @@ package fleet
 import (
 	"context"
 	"encoding/json"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -93,7 +91,7 @@ func (s *Service) lookAfter(ctx context.Context, r ota.Rollout, seen ota.Seen, n
 	if r.State != ota.RolloutRunning || seen.Watched == 0 && seen.Unmatched == 0 {
 		return false, time.Time{}, nil
 	}
-	if last := s.looked.at(r.ID); !now.Before(last) && now.Before(last.Add(healthEvery)) {
+	if last := s.looked.of(r.ID); !now.Before(last) && now.Before(last.Add(healthEvery)) {
 		return false, last.Add(healthEvery), nil
 	}
 	if seen.Unmatched > 0 {
@@ -142,15 +140,6 @@ func (s *Service) match(ctx context.Context, r ota.Rollout) error {
 		}
 	}
 	return s.Store.PutPairs(ctx, r.ID, pairs)
-}
-
-// stratumOf is a device's values of the strata.
-func stratumOf(r ota.Rollout, d Surveyed) string {
-	values := make([]string, len(r.Terms.Strata))
-	for i, key := range r.Terms.Strata {
-		values[i] = valueOf(d, key)
-	}
-	return strings.Join(values, "\x00")
 }
 
 // judgePairs judges the pairs whose time is over.
@@ -207,42 +196,8 @@ func (v Vitals) of(s ota.Signal) (float64, bool) {
 
 // number is the number at a path.
 func number(m map[string]any, path []string) (float64, bool) {
-	var at any = m
-	for _, word := range path {
-		inner, ok := at.(map[string]any)
-		if !ok {
-			return 0, false
-		}
-		at = inner[word]
-	}
-	n, _ := at.(json.Number)
+	v, _ := at(m, path)
+	n, _ := v.(json.Number)
 	f, err := n.Float64()
 	return f, err == nil
-}
-
-// looked remembers when this replica looked at the pairs of each rollout.
-type looked struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-func (l *looked) at(rolloutID string) time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.last[rolloutID]
-}
-
-func (l *looked) set(rolloutID string, at time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.last == nil {
-		l.last = map[string]time.Time{}
-	}
-	l.last[rolloutID] = at
-}
-
-func (l *looked) forget(rolloutID string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.last, rolloutID)
 }

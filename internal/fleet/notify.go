@@ -119,7 +119,7 @@ func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
 	if limit.Max > 0 {
 		n = max(n, 2*(limit.Max-c.InProgress))
 	}
-	after := s.held.after(r.ID)
+	after := s.held.of(r.ID)
 	var list []ota.Execution
 	for range 2 { // from the start again at the end
 		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Active: true, After: after}, func(e ota.Execution) bool {
@@ -138,36 +138,9 @@ func (s *Service) tellHeld(ctx context.Context, r ota.Rollout, c ota.Counts) {
 		after = ExecutionKey{}
 	}
 	if len(list) > 0 {
-		s.held.told(KeyOf(list[len(list)-1]))
+		s.held.set(r.ID, KeyOf(list[len(list)-1]))
 		s.notifier.add(telling{what: tellCome, rollout: r, list: list})
 	}
-}
-
-// held remembers how far tellHeld came in each rollout.
-type held struct {
-	mu   sync.Mutex
-	last map[string]ExecutionKey
-}
-
-func (h *held) after(rolloutID string) ExecutionKey {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.last[rolloutID]
-}
-
-func (h *held) told(last ExecutionKey) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.last == nil {
-		h.last = map[string]ExecutionKey{}
-	}
-	h.last[last.RolloutID] = last
-}
-
-func (h *held) forget(rolloutID string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.last, rolloutID)
 }
 
 // pending is what the device may be told of; false when it can not be read. The

@@ -97,10 +97,10 @@ type Service struct {
 	lists     lists
 	wake      chan struct{}
 	look      chan struct{}
-	held      held
 	notifier  *notifier
-	looked    looked
-	beginning sync.Map // ids of rollouts that are being created here
+	held      memory[ExecutionKey] // how far tellHeld came
+	looked    memory[time.Time]    // when this replica looked at the pairs
+	beginning sync.Map             // ids of rollouts that are being created here
 }
 
 // New returns a Service; RunEngine must run for rollouts to move, RunNotifier for

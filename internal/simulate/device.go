@@ -59,6 +59,7 @@ func newDevice(ctx context.Context, f *Fleet, id string) (*device, error) {
 		return nil, fmt.Errorf("enroll %s: %w", id, err)
 	}
 	d := &device{fleet: f, id: id, draw: draws{f.cfg.Seed, id}, url: identity.MQTTURL, root: identity.Root, disk: disktest.NewMem()}
+	d.lines.mean, d.lines.draw = f.cfg.Faults.Cut, d.draw
 	d.ca, d.cert, err = certificates(identity, key)
 	return d, err
 }
@@ -134,7 +135,6 @@ func (d *device) live(ctx context.Context, boot int) (err error) {
 // work connects and runs the agent.
 func (d *device) work(ctx context.Context, boot agent.Boot, runs ota.ReleaseID) error {
 	cfg := d.fleet.cfg
-	d.lines.mean, d.lines.draw = cfg.Faults.Cut, d.draw
 	own := func() *tls.Certificate { return d.cert }
 	source, err := agenthttp.New(agenthttp.Config{ServerURL: cfg.Server, CA: d.ca, Certificate: own, Dial: d.lines.dial})
 	if err != nil {

@@ -13,13 +13,13 @@ import (
 
 // Attempt is one execution on one device.
 type Attempt struct {
-	Job     string `json:"job"` // the rollout
-	Device  string `json:"device"`
-	Attempt int    `json:"attempt"`
+	Job    string `json:"job"` // the rollout
+	Device string `json:"device"`
+	Number int    `json:"attempt"`
 }
 
 func (a Attempt) compare(b Attempt) int {
-	return cmp.Or(cmp.Compare(a.Job, b.Job), cmp.Compare(a.Device, b.Device), a.Attempt-b.Attempt)
+	return cmp.Or(cmp.Compare(a.Job, b.Job), cmp.Compare(a.Device, b.Device), a.Number-b.Number)
 }
 
 // Entry is what the server has acknowledged of an attempt: that it had the report.
@@ -44,7 +44,7 @@ func (l *Ledger) acknowledge(a Attempt, status ota.Status) {
 		l.acked = map[Attempt]ota.Status{}
 	}
 	if last, ok := l.acked[a]; ok && last.Terminal() {
-		l.broken = append(l.broken, fmt.Sprintf("device %s, attempt %d of job %s: %s was acknowledged, and %s after it", a.Device, a.Attempt, a.Job, last, status))
+		l.broken = append(l.broken, fmt.Sprintf("device %s, attempt %d of job %s: %s was acknowledged, and %s after it", a.Device, a.Number, a.Job, last, status))
 		return
 	}
 	l.acked[a] = status
@@ -77,25 +77,20 @@ func (l *Ledger) Jobs() []string {
 // more, and what it acknowledged twice. stored is what it says of every attempt
 // of the jobs in the ledger.
 func (l *Ledger) Missing(stored map[Attempt]ota.Status) []string {
-	missing := l.Broken()
+	l.mu.Lock()
+	missing := slices.Clone(l.broken)
+	l.mu.Unlock()
 	for _, e := range l.Entries() {
 		switch now, ok := stored[e.Attempt]; {
 		case !ok:
-			missing = append(missing, fmt.Sprintf("device %s, attempt %d of job %s: %s was acknowledged, and the server does not know it", e.Device, e.Attempt.Attempt, e.Job, e.Status))
+			missing = append(missing, fmt.Sprintf("device %s, attempt %d of job %s: %s was acknowledged, and the server does not know it", e.Device, e.Number, e.Job, e.Status))
 		case e.Status.Terminal() && now != e.Status:
-			missing = append(missing, fmt.Sprintf("device %s, attempt %d of job %s: %s was acknowledged, and the server says %s", e.Device, e.Attempt.Attempt, e.Job, e.Status, now))
+			missing = append(missing, fmt.Sprintf("device %s, attempt %d of job %s: %s was acknowledged, and the server says %s", e.Device, e.Number, e.Job, e.Status, now))
 		case now == ota.Queued && e.Status != ota.Queued:
-			missing = append(missing, fmt.Sprintf("device %s, attempt %d of job %s: it had begun, and the server says %s", e.Device, e.Attempt.Attempt, e.Job, now))
+			missing = append(missing, fmt.Sprintf("device %s, attempt %d of job %s: it had begun, and the server says %s", e.Device, e.Number, e.Job, now))
 		}
 	}
 	return missing
-}
-
-// Broken returns, in words, what the server should never have acknowledged.
-func (l *Ledger) Broken() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.broken)
 }
 
 // recorder is a device's transport that enters into the ledger what the server

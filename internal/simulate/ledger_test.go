@@ -8,7 +8,7 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-func at(job, device string, n int) Attempt { return Attempt{Job: job, Device: device, Attempt: n} }
+func at(job, device string, n int) Attempt { return Attempt{Job: job, Device: device, Number: n} }
 
 func TestLedgerFindsWhatIsMissing(t *testing.T) {
 	for name, c := range map[string]struct {
