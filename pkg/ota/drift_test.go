@@ -96,6 +96,7 @@ func TestDrift(t *testing.T) {
 		"attempts":      func(s *Standing) { s.Attempt = 3 },
 		"ended":         func(s *Standing) { s.Rollout.State = RolloutCompleted },
 		"being aborted": func(s *Standing) { s.Rollout.State = RolloutAborting },
+		"going back":    func(s *Standing) { s.Rollout.State = RolloutRollingBack },
 	} {
 		s := standing("b", "new", Succeeded, 0)
 		change(&s)
