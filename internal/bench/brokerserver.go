@@ -16,6 +16,7 @@ import (
 
 	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/broker"
+	"github.com/otad/otad/internal/testserver"
 )
 
 // brokerServer is one broker process.
@@ -43,16 +44,8 @@ func (b *brokers) stop() {
 	b.site.stop()
 }
 
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
 func (r *runner) newBrokers(args ...string) (_ *brokers, err error) {
-	plain, err := freePort()
+	plain, err := testserver.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -90,10 +83,10 @@ func (b *brokers) startMosquitto() (*brokerServer, error) {
 	}
 	s := &brokerServer{name: "mosquitto"}
 	var err error
-	if s.plain, err = freePort(); err != nil {
+	if s.plain, err = testserver.FreeAddr(); err != nil {
 		return nil, err
 	}
-	if s.tls, err = freePort(); err != nil {
+	if s.tls, err = testserver.FreeAddr(); err != nil {
 		return nil, err
 	}
 	dir := b.site.path("mosquitto")
@@ -151,7 +144,7 @@ func (r *runner) startSink() (*brokerServer, error) {
 		return nil, err
 	}
 	s := &brokerServer{name: "otad's broker"}
-	if s.plain, err = freePort(); err != nil {
+	if s.plain, err = testserver.FreeAddr(); err != nil {
 		return nil, err
 	}
 	if s.process, err = start(r.path("sink.log"), self, sinkArgument, s.plain); err != nil {

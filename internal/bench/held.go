@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/otad/otad/internal/testserver"
 )
 
 // heldPause is between two rounds over the connections that are held.
@@ -24,7 +26,7 @@ func (r *runner) held() error {
 	if err := raiseFiles(); err != nil {
 		return err
 	}
-	plain, err := freePort()
+	plain, err := testserver.FreeAddr()
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/otad/otad/internal/testserver"
 )
 
 // bin holds the programs under test, built once.
@@ -169,12 +171,11 @@ func prepareSite(t *testing.T, env []string, flags ...string) *site {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := testserver.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addr
 }
 
 func (s *site) path(name ...string) string { return filepath.Join(append([]string{s.dir}, name...)...) }

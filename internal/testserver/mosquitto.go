@@ -94,10 +94,10 @@ func MosquittoBinary() (string, error) {
 
 func (b *Broker) configure(dir string, devices *PKI, extra []string) error {
 	var err error
-	if b.DeviceAddr, err = freeAddr(); err != nil {
+	if b.DeviceAddr, err = FreeAddr(); err != nil {
 		return err
 	}
-	if b.ServerAddr, err = freeAddr(); err != nil {
+	if b.ServerAddr, err = FreeAddr(); err != nil {
 		return err
 	}
 	host, port, _ := strings.Cut(b.DeviceAddr, ":")

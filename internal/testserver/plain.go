@@ -70,10 +70,10 @@ func Resident(pid int) (int64, error) {
 
 func (b *PlainBroker) configure(dir string, extra []string) error {
 	var err error
-	if b.Addr, err = freeAddr(); err != nil {
+	if b.Addr, err = FreeAddr(); err != nil {
 		return err
 	}
-	if b.WebSocket, err = freeAddr(); err != nil {
+	if b.WebSocket, err = FreeAddr(); err != nil {
 		return err
 	}
 	lines := []string{

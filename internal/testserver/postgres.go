@@ -169,7 +169,7 @@ func (p *Postgres) start() error {
 			return
 		}
 		for range startTries {
-			if p.addr, p.err = freeAddr(); p.err != nil {
+			if p.addr, p.err = FreeAddr(); p.err != nil {
 				return
 			}
 			if p.err = p.run(); p.err == nil {

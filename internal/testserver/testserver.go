@@ -92,15 +92,6 @@ func retry(t testing.TB, attempt func() error) {
 	t.Fatal(err)
 }
 
-// freeAddr is a loopback address nobody listens on right now.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
 func dial(ctx context.Context, addr string) error {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {

@@ -41,7 +41,7 @@ func VersityGW(t testing.TB) *S3 {
 }
 
 func (s *S3) start(t testing.TB, bin, dir string) error {
-	addr, err := freeAddr()
+	addr, err := FreeAddr()
 	if err != nil {
 		return err
 	}
