@@ -50,7 +50,7 @@ func dialect() sqlstore.Dialect {
 		Fault:     fault,
 		Timeout:   statementTimeout,
 		Outcome: &sqlstore.Outcome{
-			Name:      `SELECT COALESCE(CAST(pg_current_xact_id_if_assigned() AS TEXT), '')`,
+			Mark:      markCommit,
 			Committed: committed,
 		},
 		Snapshot:  sql.LevelRepeatableRead,
@@ -156,24 +156,30 @@ func lost(err error) bool {
 	return errors.As(err, &network) || errors.As(err, &connecting) || pgconn.SafeToRetry(err) || pgconn.Timeout(err)
 }
 
-// committed asks what became of a transaction by its id. It waits for the
-// database to come back and for the transaction to end.
-func committed(ctx context.Context, db *sql.DB, id string) (bool, error) {
-	if id == "" {
-		return true, nil // it wrote nothing
-	}
+// markCommit writes only in a transaction that has written.
+const markCommit = `INSERT INTO commits (writer, token, at) SELECT CAST(? AS TEXT), CAST(? AS BIGINT), now()
+	WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+	ON CONFLICT (writer) DO UPDATE SET token = excluded.token, at = excluded.at
+	RETURNING CAST(pg_current_xact_id() AS TEXT)`
+
+// forgetCommits drops what writers left that have gone long ago: nobody is in doubt
+// for a day. One that is just idle writes its row again.
+const forgetCommits = `DELETE FROM commits WHERE at < now() - INTERVAL '1 day'`
+
+// committed asks what became of a transaction. It waits for the database to come
+// back and for the transaction to end. The id alone would not do: that of a
+// transaction which a crash has undone without a trace is given to another one.
+func committed(ctx context.Context, db *sql.DB, c sqlstore.Commit) (bool, error) {
 	tick := time.NewTicker(outcomeEvery)
 	defer tick.Stop()
 	for {
-		var status sql.NullString
-		err := db.QueryRowContext(ctx, "SELECT pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8))", id).Scan(&status)
-		switch {
-		case err == nil && status.String == "committed":
-			return true, nil
-		case err == nil && status.String == "aborted":
-			return false, nil
-		case err == nil && !status.Valid:
-			return false, fmt.Errorf("transaction %s is too old to be known", id)
+		ended, err := ended(ctx, db, c.ID)
+		if ended && err == nil {
+			var token int64
+			err = db.QueryRowContext(ctx, "SELECT token FROM commits WHERE writer = $1", c.Writer).Scan(&token)
+			if err == nil || errors.Is(err, sql.ErrNoRows) {
+				return token == c.Token, nil
+			}
 		}
 		select {
 		case <-tick.C:
@@ -181,6 +187,18 @@ func committed(ctx context.Context, db *sql.DB, id string) (bool, error) {
 			return false, errors.Join(ctx.Err(), err)
 		}
 	}
+}
+
+// ended reports whether the transaction of an id is over. One that the database
+// says is in the future has never been: whatever was committed is known.
+func ended(ctx context.Context, db *sql.DB, id string) (bool, error) {
+	var running bool
+	err := db.QueryRowContext(ctx, "SELECT COALESCE(pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8)) = 'in progress', FALSE)", id).Scan(&running)
+	var e *pgconn.PgError
+	if errors.As(err, &e) && e.Code == "22023" {
+		return true, nil
+	}
+	return err == nil && !running, err
 }
 
 // integrity names indexes that a failed build left without use. PostgreSQL

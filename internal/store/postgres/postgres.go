@@ -66,7 +66,10 @@ func Open(ctx context.Context, c Config) (*sqlstore.Store, error) {
 	if err = fit(ctx, writer); err == nil {
 		var s *sqlstore.Store
 		if s, err = sqlstore.Open(ctx, sqlstore.Config{Dialect: dialect(), Writer: writer, Reader: reader}); err == nil {
-			return s, nil
+			if _, err = writer.ExecContext(ctx, forgetCommits); err == nil {
+				return s, nil
+			}
+			return nil, errors.Join(fmt.Errorf("forget old commits: %w", err), s.Close())
 		}
 	}
 	where := fmt.Sprintf("%s:%d/%s", config.Host, config.Port, config.Database)

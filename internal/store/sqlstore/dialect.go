@@ -63,9 +63,19 @@ type Dialect struct {
 
 // Outcome is how to learn whether a transaction was committed.
 type Outcome struct {
-	Name string // a query for the name of the running transaction
+	// Mark is the last statement of a transaction. It takes the name of the writer
+	// and a token, leaves both in the database and returns the transaction's id; no
+	// row: the transaction wrote nothing.
+	Mark string
 	// Committed answers for a transaction that has ended or will soon.
-	Committed func(ctx context.Context, db *sql.DB, name string) (bool, error)
+	Committed func(ctx context.Context, db *sql.DB, c Commit) (bool, error)
+}
+
+// Commit is a transaction as its writer remembers it.
+type Commit struct {
+	ID     string // in the database's words
+	Writer string // a name that no other writer has, be it of another process
+	Token  int64  // a number that never comes again
 }
 
 // Fault is a kind of error of a database.

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"sync"
 	"sync/atomic"
@@ -43,7 +44,7 @@ func startWriters(d Dialect, db *sql.DB) *inbox {
 	in := newInbox()
 	var writers sync.WaitGroup
 	for range max(1, d.Writers) {
-		w := &writer{inbox: in, dialect: d, db: db}
+		w := &writer{inbox: in, dialect: d, db: db, name: rand.Text()}
 		writers.Go(w.loop)
 	}
 	go func() {
@@ -59,7 +60,7 @@ func (in *inbox) do(ctx context.Context, f func(*tx) error) error {
 	return in.queued(&operation{ctx: ctx, run: f, done: make(chan error, 1)})
 }
 
-// doShadow is do for an f that begins by reading the shadoin. The shadows of a
+// doShadow is do for an f that begins by reading the shadow. The shadows of a
 // batch are read together.
 func (in *inbox) doShadow(ctx context.Context, key shadowKey, f func(*tx) error) error {
 	return in.queued(&operation{ctx: ctx, run: f, reads: &key, done: make(chan error, 1)})

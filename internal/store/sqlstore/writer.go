@@ -45,6 +45,7 @@ type writer struct {
 	groups  *groupSet            // the dynamic groups of the last batch that asked
 	over    map[overKey]string   // statements with their rows written out
 	last    int                  // operations in the batch before
+	name    string               // see Commit
 }
 
 func (w *writer) loop() {
@@ -227,20 +228,23 @@ func (w *writer) try(batch []*operation) (errs []error, err error) {
 // end commits. When the connection is lost under it, the database is asked what
 // became of the transaction.
 func (w *writer) end(t *tx) error {
-	outcome, name := w.dialect.Outcome, ""
-	if outcome != nil {
-		if err := t.row(outcome.Name).Scan(&name); err != nil {
-			return err
-		}
+	outcome := w.dialect.Outcome
+	if outcome == nil {
+		return w.control("COMMIT")
 	}
-	err := w.control("COMMIT")
-	if err == nil || outcome == nil || w.dialect.Fault(err) != FaultLost {
+	c := Commit{Writer: w.name, Token: rand.Int64()}
+	err := t.row(outcome.Mark, c.Writer, c.Token).Scan(&c.ID)
+	wrote := !errors.Is(err, sql.ErrNoRows)
+	if err != nil && wrote {
+		return err
+	}
+	if err = w.control("COMMIT"); err == nil || !wrote || w.dialect.Fault(err) != FaultLost {
 		return err
 	}
 	w.disconnect()
 	ctx, cancel := context.WithTimeout(context.Background(), maxDoubt)
 	defer cancel()
-	committed, unknown := outcome.Committed(ctx, w.db, name)
+	committed, unknown := outcome.Committed(ctx, w.db, c)
 	switch {
 	case unknown != nil:
 		return fmt.Errorf("%w: %w: %w", errDoubt, err, unknown)
