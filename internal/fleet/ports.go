@@ -31,6 +31,8 @@ type Store interface {
 	UploadStore
 	LookStore
 	FeedStore
+	WebhookStore
+	CourierStore
 	// Check returns every broken invariant in words, none when all is well.
 	Check(ctx context.Context) ([]string, error)
 	// Ping says whether the store answers.

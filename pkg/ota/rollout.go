@@ -61,6 +61,9 @@ const (
 	StageFailed  StageState = "FAILED"
 )
 
+// StageStates lists every state, in the order a stage may take them.
+var StageStates = []StageState{StagePending, StageOpen, StageSoaking, StagePassed, StageFailed}
+
 // Size is how much of the fleet has been reached when a stage is complete.
 // Percent and Count are cumulative; a Selector adds the devices it means. Exactly
 // one of the three is set.

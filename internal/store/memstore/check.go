@@ -18,6 +18,7 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 		s.checkTrust(say)
 		s.checkDoors(say)
 		s.checkUploads(say)
+		s.checkWebhooks(say)
 		for _, r := range s.rollouts {
 			s.checkRollout(r, say)
 		}

@@ -34,7 +34,9 @@ type Store struct {
 	uploads    map[attempt]fleet.Upload
 	pairs      map[attempt]fleet.Pair
 	feed       feed
-	telling    []ota.Event // of the running operation
+	webhooks   map[string]fleet.Webhook
+	dead       map[string]map[int64]fleet.DeadLetter // by webhook and event
+	telling    []ota.Event                           // of the running operation
 
 	credentials map[string][]fleet.Credential // by device
 	evictions   map[string]fleet.Eviction
@@ -67,6 +69,8 @@ func New() *Store {
 		pairs:      map[attempt]fleet.Pair{},
 		lines:      map[line]map[int]ota.Candidate{},
 		state:      map[string][]byte{},
+		webhooks:   map[string]fleet.Webhook{},
+		dead:       map[string]map[int64]fleet.DeadLetter{},
 
 		credentials: map[string][]fleet.Credential{},
 		evictions:   map[string]fleet.Eviction{},

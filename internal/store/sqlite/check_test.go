@@ -14,6 +14,9 @@ import (
 	"github.com/otad/otad/pkg/shadow"
 )
 
+const oneWebhook = `INSERT INTO webhooks VALUES ('w', 'https://example.com', '[]', '', 'a', 'b', '', '', NULL, 'ENABLED', '', 1, 1,
+	0, 0, NULL, NULL, 0, '', NULL, 0, 0, 0, NULL, '', NULL); `
+
 // TestCheckFindsWhatIsBroken breaks every invariant behind the store's back.
 func TestCheckFindsWhatIsBroken(t *testing.T) {
 	whole := filepath.Join(t.TempDir(), "whole.db")
@@ -55,6 +58,15 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"lost release", `DELETE FROM releases`, "rollout is of no release: r"},
 		{"command and release", `UPDATE rollouts SET command = '{}'`, "rollout is of a command and a release: r"},
 		{"feed", `DELETE FROM rollout_events WHERE seq = 2`, "and should have those behind 0 up to"},
+		{"webhook's state", oneWebhook + `UPDATE webhooks SET state = 'DONE'`, "webhook is in an unknown state: w"},
+		{"webhook's place", oneWebhook + `UPDATE webhooks SET seq = 999999`, "webhook stands behind an event that there was not: w"},
+		{"webhook's claim", oneWebhook + `UPDATE webhooks SET claimed_until = 1`, "webhook is claimed by nobody, or for ever: w"},
+		{"webhook's secrets", oneWebhook + `UPDATE webhooks SET old_until = 1`, "webhook has two secrets without an end, or an end without two: w"},
+		{"webhook's types", oneWebhook + `UPDATE webhooks SET types = '['`, "types of webhook w are not JSON"},
+		{"lost dead letter", `INSERT INTO webhook_dead VALUES ('v', 7, '', '{}', 1, 0, '', 1, 0)`, "dead letter is of no webhook: v event 7"},
+		{"dead letter's body", oneWebhook + `INSERT INTO webhook_dead VALUES ('w', 7, '', '{', 1, 0, '', 1, 0)`, "body of dead letter w 7 are not JSON"},
+		{"dead letters", oneWebhook + `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001)
+			INSERT INTO webhook_dead SELECT 'w', i, '', '{}', 1, 0, '', 1, 0 FROM n`, "too many dead letters are kept: w"},
 		{"lost upload", `INSERT INTO uploads VALUES ('r', 'b', 2, 1, 1)`, "upload is of no execution: r on b"},
 		{"signed", `UPDATE releases SET state = 'SIGNED'`, "signed_at is set"},
 		{"manifest", `UPDATE releases SET manifest = '{'`, "manifest of release app@1 are not JSON"},

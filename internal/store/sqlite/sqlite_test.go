@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/store/sqlite"
@@ -56,6 +57,20 @@ func TestOneProcessAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(t, path)
+}
+
+// TestAClaimEndsWithItsProcess: whoever has the file open is alone, so what a
+// killed process had claimed is free at once.
+func TestAClaimEndsWithItsProcess(t *testing.T) {
+	ctx, now := t.Context(), time.Now()
+	path := filepath.Join(t.TempDir(), "otad.db")
+	s := open(t, path)
+	must(t, s.CreateWebhook(ctx, fleet.Webhook{ID: "w", State: fleet.WebhookEnabled, CreatedAt: now}))
+	_, err := s.ClaimWebhook(ctx, "w", "killed", now, now.Add(time.Hour))
+	must(t, err)
+	must(t, s.Close())
+	_, err = open(t, path).ClaimWebhook(ctx, "w", "next", now, now.Add(time.Hour))
+	must(t, err)
 }
 
 func TestFilesAreTheOwnersOnly(t *testing.T) {

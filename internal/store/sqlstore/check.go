@@ -104,6 +104,13 @@ var invariants = []invariant{
 	{"rollout is of a command and a release", `SELECT id FROM rollouts WHERE command <> '' AND (release_name IS NOT NULL OR release_version IS NOT NULL)`},
 	{"upload is of no execution", `SELECT u.rollout_id || ' on ' || u.device_id FROM uploads u WHERE NOT EXISTS (SELECT 1 FROM executions e
 		WHERE e.rollout_id = u.rollout_id AND e.device_id = u.device_id AND e.attempt = u.attempt)`},
+	{"webhook is in an unknown state", `SELECT id FROM webhooks WHERE state NOT IN ('ENABLED', 'PAUSED', 'GONE')`},
+	{"webhook stands behind an event that there was not",
+		`SELECT id FROM webhooks WHERE seq < 0 OR seq > COALESCE((SELECT m.seq FROM feed_marks m WHERE m.name = 'end'), 0)`},
+	{"webhook is claimed by nobody, or for ever", `SELECT id FROM webhooks WHERE (owner = '') <> (claimed_until IS NULL)`},
+	{"webhook has two secrets without an end, or an end without two", `SELECT id FROM webhooks WHERE (old_until IS NULL) <> (old_salt = '')`},
+	{"dead letter is of no webhook", `SELECT webhook_id || ' event ' || CAST(seq AS TEXT) FROM webhook_dead WHERE webhook_id NOT IN (SELECT id FROM webhooks)`},
+	{"too many dead letters are kept", fmt.Sprintf(`SELECT webhook_id FROM webhook_dead GROUP BY webhook_id HAVING COUNT(*) > %d`, fleet.MaxDeadLetters)},
 	{"ended_at is set exactly when a rollout has ended",
 		`SELECT id FROM rollouts WHERE (state IN ('COMPLETED', 'ABORTED', 'ROLLED_BACK')) = (ended_at IS NULL)`},
 	{"rollout reverts none that there is", `SELECT id FROM rollouts r WHERE r.revert_of <> ''
@@ -246,6 +253,8 @@ func (c *checker) shadows() error {
 const selectTexts = `SELECT 'tags of device ' || id, tags FROM devices
 	UNION ALL SELECT 'tags of enrollment token ' || id, tags FROM enrollment_tokens
 	UNION ALL SELECT 'keys of JWT issuer ' || name, keys FROM jwt_issuers
+	UNION ALL SELECT 'types of webhook ' || id, types FROM webhooks
+	UNION ALL SELECT 'body of dead letter ' || webhook_id || ' ' || CAST(seq AS TEXT), body FROM webhook_dead
 	UNION ALL SELECT 'details of execution ' || rollout_id || ' on ' || device_id, details FROM executions WHERE details <> '{}'
 	UNION ALL SELECT 'manifest of release ' || name || '@' || version, manifest FROM releases`
 

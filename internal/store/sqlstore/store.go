@@ -44,6 +44,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Dialect.Chunks == nil {
 		s.lookups = s.startLookups()
 	}
+	if c.Dialect.LockBroker == nil {
+		if err := s.freeWebhooks(ctx); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	return s, nil
 }
 

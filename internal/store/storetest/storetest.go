@@ -28,7 +28,7 @@ func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 		"rollouts": rolloutTests, "executions": executionTests, "timeouts": timeoutTests, "terms": termTests, "state": stateTests, "cancelled": cancelledTests,
 		"selectors": selectorTests, "groups": groupTests, "credentials": credentialTests, "presence": presenceTests,
 		"provisioning": provisionTests, "events": eventTests, "certificates": certificateTests,
-		"commands": commandTests, "uploads": uploadTests, "feed": feedTests,
+		"commands": commandTests, "uploads": uploadTests, "feed": feedTests, "webhooks": webhookTests,
 		"looks": lookTests, "health": healthTests,
 	}
 	for group, tests := range groups {
