@@ -199,6 +199,40 @@ func TestSecurityVersionNeverGoesBack(t *testing.T) {
 	expect(t, d.until("lost", 2), ota.Rejected, "security version 1")
 }
 
+// TestReleaseIsNotInstalledBeforeWhatItNeeds: a server that leaves a release out
+// which has to be passed through, or that takes a device the wrong way, is refused.
+func TestReleaseIsNotInstalledBeforeWhatItNeeds(t *testing.T) {
+	r := newRepo(t)
+	images := map[string][]byte{"1.0": noise(1, 9000), "2.0": noise(2, 9000), "3.0": noise(3, 9000), "4.0": noise(4, 9000), "5.0": noise(5, 9000)}
+	needs := map[string]func(*ota.Manifest){
+		"3.0": func(m *ota.Manifest) { m.MinVersion = "2.0" },
+		"4.0": func(m *ota.Manifest) { m.Requires = []ota.ReleaseID{{Name: "bootloader", Version: "3"}} },
+		"5.0": func(m *ota.Manifest) { m.MinVersion = "5.0" },
+	}
+	for version, img := range images {
+		r.release(version, img, needs[version])
+	}
+	d := newDevice(t, r, noise(9, 9000))
+	step := func(job, version string, status ota.Status, reason string) {
+		t.Helper()
+		r.order(job, version, 1)
+		expect(t, d.until(job, 1), status, reason)
+	}
+	step("factory", "3.0", ota.Rejected, "gateway@3.0 needs gateway 2.0 or newer, and gateway@factory runs there, a version that can not be compared")
+	step("old", "1.0", ota.Succeeded, "")
+	before := r.sent
+	step("leap", "3.0", ota.Rejected, "gateway@3.0 needs gateway 2.0 or newer, and gateway@1.0 runs there: install that first")
+	if r.sent != before {
+		t.Errorf("%d bytes of an image that is refused were fetched", r.sent-before)
+	}
+	step("through", "2.0", ota.Succeeded, "")
+	step("then", "3.0", ota.Succeeded, "")
+	step("again", "3.0", ota.Succeeded, "already installed")
+	step("other", "4.0", ota.Rejected, "gateway@4.0 needs bootloader 3 or newer, and gateway@3.0 runs there")
+	step("nonsense", "5.0", ota.Rejected, "minimum version 5.0")
+	step("back", "2.0", ota.Succeeded, "") // which needs nothing
+}
+
 func TestDownloadResumesByRange(t *testing.T) {
 	r := newRepo(t)
 	d := newDevice(t, r, noise(1, 1000))

@@ -70,6 +70,10 @@ func (a *Agent) suits(m ota.Manifest, floor int64) error {
 	if m.SecurityVersion < floor {
 		return refuse("%s has security version %d, this device has reached %d and does not go back", m.ID(), m.SecurityVersion, floor)
 	}
+	active := a.facts.Slots[a.facts.Active]
+	if err := m.Admits(ota.ReleaseID{Name: active.Name, Version: active.Version}); err != nil && active.Digest != m.ImageDigest {
+		return refuse("%w: install that first", err)
+	}
 	if a.cfg.Installers[m.Installer] == nil {
 		return refuse("%s needs installer %q, which this agent does not have", m.ID(), m.Installer)
 	}

@@ -25,6 +25,8 @@ type releaseView struct {
 	Hardware        []string        `json:"hardware"`
 	Installer       string          `json:"installer"`
 	SecurityVersion int64           `json:"securityVersion"`
+	MinVersion      string          `json:"minVersion,omitempty"` // of the same firmware, that a device must run to take it
+	Requires        []string        `json:"requires,omitempty"`   // other firmware that it must run, NAME@VERSION or newer
 	ImageSHA256     string          `json:"imageSha256"`
 	ImageSize       int64           `json:"imageSize"`
 	ObjectSize      int64           `json:"objectSize"` // bytes that a device without anything downloads
@@ -45,7 +47,7 @@ func newReleaseView(r *otadv1.Release) (releaseView, error) {
 	}
 	return releaseView{
 		Name: r.GetName(), Version: r.GetVersion(), State: r.GetState(), Hardware: m.HardwareIDs, Installer: m.Installer,
-		SecurityVersion: m.SecurityVersion, ImageSHA256: m.ImageDigest, ImageSize: m.ImageSize, ObjectSize: m.ObjectSize,
+		SecurityVersion: m.SecurityVersion, MinVersion: m.MinVersion, Requires: releaseIDs(m.Requires), ImageSHA256: m.ImageDigest, ImageSize: m.ImageSize, ObjectSize: m.ObjectSize,
 		IndexSHA256: r.GetIndexSha256(), IndexSize: r.GetIndexSize(), Run: m.Run, Health: m.Health,
 		CreatedAt: when(r.GetCreatedAt()), SignedAt: when(r.GetSignedAt()),
 	}, nil
@@ -88,6 +90,7 @@ func (a *app) printRelease(r releaseView) error {
 			{"Hardware", strings.Join(r.Hardware, ",")},
 			{"Installer", r.Installer},
 			{"Security version", strconv.FormatInt(r.SecurityVersion, 10)},
+			{"Needs", needsText(r.Name, r.MinVersion, r.Requires)},
 			{"Image", exactSize(r.ImageSize)},
 			{"Image SHA-256", r.ImageSHA256},
 			{"Download", exactSize(r.ObjectSize)},
@@ -98,6 +101,25 @@ func (a *app) printRelease(r releaseView) error {
 			{"Signed", a.ago(r.SignedAt)},
 		})
 	})
+}
+
+func releaseIDs(list []ota.ReleaseID) []string {
+	var ids []string
+	for _, id := range list {
+		ids = append(ids, id.String())
+	}
+	return ids
+}
+
+// needsText says what a device must run to take a release.
+func needsText(name, minVersion string, requires []string) string {
+	if minVersion != "" {
+		requires = append([]string{name + "@" + minVersion}, requires...)
+	}
+	if len(requires) == 0 {
+		return ""
+	}
+	return strings.Join(requires, " and ") + " or newer on the device"
 }
 
 // content is what a signature says about a release: its manifest and its index,

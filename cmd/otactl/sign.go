@@ -135,6 +135,9 @@ func describeTarget(t signing.Target) string {
 	}
 	text := fmt.Sprintf("%s  for %s  image sha256:%s (%s)  index sha256:%x  installer %s  security version %d",
 		m.ID(), strings.Join(m.HardwareIDs, ","), m.ImageDigest, byteSize(m.ImageSize), t.SHA256, m.Installer, m.SecurityVersion)
+	if needs := needsText(m.Name, m.MinVersion, releaseIDs(m.Requires)); needs != "" {
+		text += "  needs " + needs
+	}
 	if len(m.Run) > 0 {
 		text += fmt.Sprintf("  run %q", m.Run)
 	}

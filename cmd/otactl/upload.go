@@ -26,6 +26,8 @@ type uploadFlags struct {
 	keyFlags
 	name, version, installer, health string
 	hardware, run                    []string
+	minVersion                       string
+	requires                         []string
 	securityVersion                  int64
 	draft, dryRun                    bool
 }
@@ -42,6 +44,7 @@ Without a targets key, or with --draft, the release stays a DRAFT that
 "otactl firmware sign" signs later, maybe on another machine. A version that
 exists with other content is a conflict: a version never changes.`,
 		Example: `  otactl firmware upload build/gateway.img --name gateway --version 1.4.0 --hardware rpi4,rpi5
+  otactl firmware upload build/gateway.img --name gateway --version 3.0.0 --hardware rpi4 --min-version 2.0.0
   otactl firmware upload agent --name agent --version 2.0.0 --hardware x86 --installer binary --run '{image}' --run --verbose --health health.json`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.upload(cmd.Context(), args[0], f) },
 	}
@@ -53,6 +56,8 @@ exists with other content is a conflict: a version never changes.`,
 	fl.StringArrayVar(&f.run, "run", nil, "word of the command line that a device runs a binary with; {image} is the binary itself (repeat; default: {image} alone)")
 	fl.StringVar(&f.health, "health", "", "JSON file with the health contract that a device has to meet after installing")
 	fl.Int64Var(&f.securityVersion, "security-version", 0, "devices never go back below the highest one they ran")
+	fl.StringVar(&f.minVersion, "min-version", "", "lowest version of the same firmware that a device must run to take the release; those below pass through one that they can take first")
+	fl.StringSliceVar(&f.requires, "requires", nil, "other firmware that a device must run to take the release, or a newer version of it, as NAME@VERSION")
 	fl.BoolVar(&f.draft, "draft", false, "do not sign")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "check everything and change nothing")
 	f.register(a, cmd)
@@ -71,7 +76,14 @@ func (f uploadFlags) manifest() (ota.Manifest, error) {
 		}
 	}
 	m := ota.Manifest{
-		Name: f.name, Version: f.version, HardwareIDs: f.hardware, SecurityVersion: f.securityVersion, Installer: f.installer, Run: f.run,
+		Name: f.name, Version: f.version, HardwareIDs: f.hardware, SecurityVersion: f.securityVersion, MinVersion: f.minVersion, Installer: f.installer, Run: f.run,
+	}
+	for _, need := range f.requires {
+		id, err := ota.ParseReleaseID(need)
+		if err != nil {
+			return m, usage("--requires: %w", err)
+		}
+		m.Requires = append(m.Requires, id)
 	}
 	if f.health != "" {
 		raw, err := readSmall(f.health, ota.MaxHealthBytes)

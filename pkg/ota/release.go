@@ -109,6 +109,8 @@ type Manifest struct {
 	Version         string          `json:"version"`
 	HardwareIDs     []string        `json:"hardwareIds"`
 	SecurityVersion int64           `json:"securityVersion"`
+	MinVersion      string          `json:"minVersion,omitempty"` // of the same firmware, that a device must run to take the release
+	Requires        []ReleaseID     `json:"requires,omitempty"`   // other firmware that it must run instead, or a newer version of it
 	Installer       string          `json:"installer"`
 	ImageDigest     string          `json:"imageDigest"` // lower-case hex sha256 of the raw image
 	ImageSize       int64           `json:"imageSize"`   // bytes of the raw image
@@ -172,7 +174,7 @@ func (m Manifest) Validate() error {
 	if len(m.Run) > MaxRunArguments {
 		return invalid("run has %d arguments: at most %d", len(m.Run), MaxRunArguments)
 	}
-	return nil
+	return m.validateNeeds()
 }
 
 // Fits reports whether a device of this hardware model may install the release.
