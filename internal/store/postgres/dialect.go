@@ -24,6 +24,9 @@ const (
 	// brokerLock is the first half of the advisory lock of the embedded broker, "mqtt"
 	// in ASCII; the other half is the table it is about.
 	brokerLock = 0x6d717474
+	// revocation is the advisory lock between those who revoke devices and those who
+	// make executions: "rvke" in ASCII, and the table.
+	revocation = "(x'72766b65'::int, CAST(CAST('executions' AS regclass) AS oid)::int)"
 	// statementTimeout is far above what a statement takes; a stage of a million
 	// executions takes seconds.
 	statementTimeout = 2 * time.Minute
@@ -46,7 +49,9 @@ func dialect() sqlstore.Dialect {
 		Indexes:    indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
 		ForShare:  " FOR SHARE",
-		ForAll:    " FOR UPDATE",
+		Reach:     "SELECT pg_advisory_xact_lock_shared" + revocation,
+		Revoke:    "SELECT pg_advisory_xact_lock" + revocation,
+		Analyze:   "ANALYZE executions",
 		Fault:     fault,
 		Timeout:   statementTimeout,
 		Outcome: &sqlstore.Outcome{

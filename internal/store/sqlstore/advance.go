@@ -18,6 +18,9 @@ import (
 // insertRows is how many executions are handed to the database at a time.
 const insertRows = 10_000
 
+// manyRows is how many executions a database wants to know of at once.
+const manyRows = 10_000
+
 // Advance implements fleet.RolloutStore.
 func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 	p, err := planOf(a.Rollout)
@@ -31,7 +34,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 	}
-	return s.writer.do(ctx, func(t *tx) error {
+	err = s.writer.do(ctx, func(t *tx) error {
 		old, err := scanRollout(t.row(selectRollout+` WHERE id = ?`+t.forUpdate("rollouts"), a.Rollout.ID))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
@@ -49,6 +52,11 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		if err := writeRollout(t, r, p); err != nil {
 			return err
 		}
+		if len(insert) > 0 || a.Open != nil {
+			if err := t.keepOut(t.w.dialect.Reach); err != nil {
+				return err
+			}
+		}
 		if err := insertExecutions(t, r, insert, a); err != nil {
 			return err
 		}
@@ -65,6 +73,10 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		t.tell(ota.Changes(old, r, a.Now)...)
 		return t.follow(old, r, a)
 	})
+	if analyze := s.config.Dialect.Analyze; err == nil && a.Open != nil && a.Open.To-a.Open.From >= manyRows && analyze != "" {
+		_, _ = s.config.Writer.ExecContext(ctx, analyze) // the step is made; without it, the database looks by itself later
+	}
+	return err
 }
 
 // follow does to executions what a step asks for besides new ones.
@@ -148,9 +160,8 @@ const updateRevoked = `UPDATE executions SET status = ?, class = ?, details = ?,
 	AND device_id IN (SELECT id FROM devices WHERE revoked_at IS NOT NULL) RETURNING stage`
 
 // removeRevoked removes what was just queued for devices that were revoked since
-// the step was decided. The rows refer to their devices, so RevokeDevice of another
-// process, which keeps the device from being referred to, came before them and is
-// seen here, or comes after the commit and sees them.
+// the step was decided. RevokeDevice of another process came before and is seen here,
+// or comes after the commit and sees the rows: see Dialect.Reach.
 func (t *tx) removeRevoked(r ota.Rollout, now time.Time) error {
 	e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, now)
 	details, err := mapText(e.Details)
@@ -187,6 +198,8 @@ func (t *tx) unqueued(rolloutID string, e ota.Execution, statement string, args 
 	return nil
 }
 
+const selectUnknown = `SELECT v.device FROM {rows} WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = v.device)`
+
 // insertQueued gives what all rows share once. The WHERE is what SQLite's
 // grammar wants before ON CONFLICT.
 const insertQueued = `INSERT INTO executions
@@ -198,15 +211,27 @@ const insertQueued = `INSERT INTO executions
 // insertChunk inserts executions of one stage.
 func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) error {
 	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: chunk[0].Stage, Timers: r.Terms.Timers}, a.Now)
+	var unknown string
+	devices := texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID }))
+	err := t.look(func(r row) error {
+		var id string
+		if err := r.Scan(&id); err != nil {
+			return err
+		}
+		unknown = id
+		return nil
+	}, selectUnknown, len(chunk), devices)
+	if err != nil {
+		return err
+	}
+	if unknown != "" {
+		return notFound("device %s", unknown)
+	}
 	n, err := t.bulk(t.exec, insertQueued, len(chunk), []any{r.ID, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs},
-		texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })),
-		integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
+		devices, integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
 		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })),
 		texts("lane", list(chunk, func(e ota.Execution) string { return e.Lane })),
 		texts("digest", list(chunk, func(e ota.Execution) string { return e.From })))
-	if errors.Is(err, errForeignKey) {
-		return notFound("device %s, or one after it in the step", chunk[0].DeviceID)
-	}
 	if err != nil {
 		return err
 	}

@@ -145,8 +145,11 @@ const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, 
 // RevokeDevice implements fleet.DeviceStore.
 func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return s.writer.do(ctx, func(t *tx) error {
+		if err := t.keepOut(t.w.dialect.Revoke); err != nil {
+			return err
+		}
 		var revoked time.Time
-		err := t.row(`SELECT revoked_at FROM devices WHERE id = ?`+t.w.dialect.ForAll, id).Scan(timeInto{&revoked})
+		err := t.row(`SELECT revoked_at FROM devices WHERE id = ?`+t.forUpdate("devices"), id).Scan(timeInto{&revoked})
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return notFound("device %s", id)

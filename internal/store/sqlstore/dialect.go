@@ -44,9 +44,14 @@ type Dialect struct {
 	// ForShare is appended to a SELECT of rows that others must not change before
 	// the transaction ends. Empty: there are no others.
 	ForShare string
-	// ForAll is appended to a SELECT of rows that nobody may even refer to before the
-	// transaction ends. Empty: there are no others.
-	ForAll string
+	// Reach is a statement before which a transaction makes no executions, and Revoke
+	// one before which it revokes no device. Each waits for the other kind to end, and
+	// keeps it waiting. Empty: there are no others.
+	Reach, Revoke string
+	// Analyze is a statement to run when a table of executions has grown by many
+	// rows: it has the database look at what it knows of the table, by which it
+	// chooses how to read. Empty: it never looks.
+	Analyze string
 	// Fault says what an error of the database means.
 	Fault func(error) Fault
 	// Timeout bounds each statement of the writer, so that a peer that has gone

@@ -120,7 +120,7 @@ func (t *tx) settle(l fleet.Look, now time.Time) (bool, error) {
 		}
 	}
 	for _, c := range l.Changed {
-		if err := t.putExecution(c.From, c.To); err != nil {
+		if err := t.putExecution(t.exec, c.From, c.To); err != nil {
 			return false, err
 		}
 	}

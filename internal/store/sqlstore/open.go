@@ -83,9 +83,6 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 		return err
 	}
 	t.tell(ota.MovedTogether("", e, int(made), now))
-	if err := t.removeRevoked(r, now); err != nil {
-		return err
-	}
 	return t.supersede(r, o, by, now)
 }
 

@@ -15,6 +15,7 @@ import (
 type tx struct {
 	w      *writer
 	saved  bool  // a savepoint stands before the running operation
+	bare   bool  // the running operation wrote without one
 	broken error // the database failed: the batch must be rolled back
 	// shadows are read once in a batch and written once at its end. Operations
 	// on shadows write nothing else, so an operation that fails leaves none.
@@ -44,8 +45,11 @@ type tx struct {
 
 // run runs one operation; if it fails, what it wrote is taken back.
 func (t *tx) run(f func(*tx) error) error {
-	t.saved, t.counting, t.telling = false, countChanges{}, nil
+	t.saved, t.bare, t.counting, t.telling = false, false, countChanges{}, nil
 	err := f(t)
+	if err != nil && t.bare && t.broken == nil {
+		t.broken = err // what it wrote goes with the batch, of which each is tried by itself then
+	}
 	if err == nil {
 		t.counts.merge(t.counting)
 		for _, e := range ota.InOrder(t.telling) {
@@ -97,6 +101,14 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 		t.control("SAVEPOINT operation")
 		t.saved = true
 	}
+	return t.write(query, args...)
+}
+
+// only is exec for an operation that writes with this one statement. It costs no
+// savepoint, whose place and release take as long as the statement; when the
+// operation fails after all, the whole batch is undone.
+func (t *tx) only(query string, args ...any) (int64, error) {
+	t.bare = true
 	return t.write(query, args...)
 }
 
@@ -191,6 +203,15 @@ func (t *tx) rows(f func(row) error, query string, args ...any) error {
 func (t *tx) fail(err error) error {
 	t.broken = fmt.Errorf("database: %w", err)
 	return t.broken
+}
+
+// keepOut waits for others by a statement of the dialect, and keeps them waiting
+// until the transaction ends.
+func (t *tx) keepOut(statement string) error {
+	if statement == "" {
+		return nil
+	}
+	return t.rows(func(row) error { return nil }, statement)
 }
 
 func (t *tx) forUpdate(table string) string { return t.w.dialect.ForUpdate(table) }
