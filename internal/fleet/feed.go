@@ -67,7 +67,7 @@ func (s *Service) FeedEnd(ctx context.Context) (int64, error) { return s.Store.F
 // this replica, and a func that ends the watch.
 func (s *Service) WatchFeed() (<-chan struct{}, func()) { return s.signals.watch(anyRollout) }
 
-// RunFeed drops events whose time is over until ctx ends. Several replicas may run
+// RunFeed drops events and dead letters whose time is over until ctx ends. Several replicas may run
 // it.
 func (s *Service) RunFeed(ctx context.Context) error {
 	tick := time.NewTicker(feedSweep)
@@ -82,6 +82,7 @@ func (s *Service) RunFeed(ctx context.Context) error {
 				break
 			}
 		}
+		s.dropDeadLetters(ctx)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -92,12 +93,17 @@ func (s *Service) RunFeed(ctx context.Context) error {
 
 // Told is an event as it is kept: a reason may come from a device.
 func Told(e ota.Event) ota.Event {
-	if len(e.Reason) > MaxEventReason {
-		cut := MaxEventReason
-		for cut > 0 && e.Reason[cut]&0xC0 == 0x80 { // not within a character
-			cut--
-		}
-		e.Reason = e.Reason[:cut]
-	}
+	e.Reason = cutText(e.Reason, MaxEventReason)
 	return e
+}
+
+// cutText is the beginning of a text, of at most so many bytes.
+func cutText(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	for most > 0 && text[most]&0xC0 == 0x80 { // not within a character
+		most--
+	}
+	return text[:most]
 }

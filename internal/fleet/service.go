@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/otad/otad/internal/blob"
@@ -79,6 +80,8 @@ type Config struct {
 	// LinkLife is how long the download links in job documents are good, from
 	// MinLinkLife to MaxLinkLife. 0: there are none.
 	LinkLife time.Duration
+	// Sender sends to webhooks; without one none can be made, changed or run.
+	Sender WebhookSender
 }
 
 // Service is the set of use cases. Its methods may be called concurrently.
@@ -98,6 +101,10 @@ type Service struct {
 	wake      chan struct{}
 	look      chan struct{}
 	notifier  *notifier
+
+	courierWake    chan struct{}
+	webhookFigures atomic.Pointer[WebhookFigures]
+
 	held      memory[ExecutionKey] // how far tellHeld came
 	looked    memory[time.Time]    // when this replica looked at the pairs
 	beginning sync.Map             // ids of rollouts that are being created here
@@ -105,7 +112,7 @@ type Service struct {
 
 // New returns a Service; RunEngine must run for rollouts to move, RunNotifier for
 // devices to be told, RunTimeouts for executions to time out, RunLooks for what
-// devices say to count.
+// devices say to count, RunWebhooks for events to be sent.
 func New(c Config) *Service {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Second
@@ -121,6 +128,7 @@ func New(c Config) *Service {
 		signals: newSignals(), claims: newClaims(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(), look: make(chan struct{}, 1),
+		courierWake: make(chan struct{}, 1),
 	}
 }
 

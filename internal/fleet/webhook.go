@@ -31,6 +31,11 @@ type Webhook struct {
 	Until time.Time
 	// Dead counts dead letters, Due those of them that are to be tried again.
 	Dead, Due int
+	// Lost counts events that were neither delivered nor are to be had as dead
+	// letters, the last of them LostUpTo, noticed at LostAt.
+	Lost     int64
+	LostUpTo int64
+	LostAt   time.Time
 }
 
 // WebhookKey tells of which secret messages are signed with, and not the secret:
@@ -63,11 +68,6 @@ type WebhookProgress struct {
 	Error        string
 	FailingSince time.Time // zero: the last attempt did not fail
 	Delivered    int64     // messages
-	// Lost counts events that were neither delivered nor are to be had as dead
-	// letters, the last of them LostUpTo, noticed at LostAt.
-	Lost     int64
-	LostUpTo int64
-	LostAt   time.Time
 }
 
 // DeadLetter is a message that was given up.
@@ -143,10 +143,12 @@ type Delivery struct {
 	Now       time.Time
 	Until     time.Time // the claim is good until then; zero: it is given back
 	WebhookProgress
-	Gone  bool         // an ENABLED webhook becomes GONE
-	Dead  []DeadLetter // given up
-	Done  []int64      // dead letters that were delivered
-	Spare bool         // no dead letter is Due any more
+	Gone     bool         // an ENABLED webhook becomes GONE
+	Dead     []DeadLetter // given up
+	Done     []int64      // dead letters that were delivered
+	Spare    bool         // no dead letter is Due any more
+	Lost     int64        // so many events more are lost,
+	LostUpTo int64        // the last of them this one
 }
 
 // DeadLetterFilter says which dead letters are meant.

@@ -22,7 +22,7 @@ func (s *Store) CreateWebhook(ctx context.Context, w fleet.Webhook) error {
 			return fmt.Errorf("there are %d webhooks already, delete one first: %w", n, fleet.ErrConflict)
 		}
 		w.Types = slices.Clone(w.Types)
-		w.CreatedAt, w.OldUntil = stored(w.CreatedAt), stored(w.OldUntil)
+		w.CreatedAt, w.OldUntil, w.LostAt = stored(w.CreatedAt), stored(w.OldUntil), stored(w.LostAt)
 		w.WebhookProgress = storedProgress(w.WebhookProgress)
 		w.Owner, w.Until = "", time.Time{}
 		s.webhooks[w.ID] = w
@@ -32,7 +32,7 @@ func (s *Store) CreateWebhook(ctx context.Context, w fleet.Webhook) error {
 }
 
 func storedProgress(p fleet.WebhookProgress) fleet.WebhookProgress {
-	p.NextAt, p.AttemptAt, p.FailingSince, p.LostAt = stored(p.NextAt), stored(p.AttemptAt), stored(p.FailingSince), stored(p.LostAt)
+	p.NextAt, p.AttemptAt, p.FailingSince = stored(p.NextAt), stored(p.AttemptAt), stored(p.FailingSince)
 	return p
 }
 
@@ -150,6 +150,7 @@ func (s *Store) SaveDelivery(ctx context.Context, d fleet.Delivery) (saved fleet
 			w.State = fleet.WebhookGone
 		}
 		s.webhooks[w.ID] = w
+		s.lose(w.ID, d.Lost, d.LostUpTo, d.Now)
 		s.saveDead(d)
 		saved, err = s.webhook(w.ID)
 		return err
@@ -178,15 +179,19 @@ func (s *Store) saveDead(d fleet.Delivery) {
 }
 
 func (s *Store) loseDead(id string, seqs []int64, now time.Time) {
-	if len(seqs) == 0 {
+	for _, seq := range seqs {
+		delete(s.dead[id], seq)
+		s.lose(id, 1, seq, now)
+	}
+}
+
+// lose notes that so many events of a webhook are lost.
+func (s *Store) lose(id string, n, upTo int64, now time.Time) {
+	if n == 0 {
 		return
 	}
 	w := s.webhooks[id]
-	for _, seq := range seqs {
-		delete(s.dead[id], seq)
-		w.LostUpTo = max(w.LostUpTo, seq)
-	}
-	w.Lost, w.LostAt = w.Lost+int64(len(seqs)), stored(now)
+	w.Lost, w.LostUpTo, w.LostAt = w.Lost+n, max(w.LostUpTo, upTo), stored(now)
 	s.webhooks[id] = w
 }
 

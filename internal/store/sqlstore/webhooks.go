@@ -160,7 +160,7 @@ func (s *Store) ClaimWebhook(ctx context.Context, id, owner string, now, until t
 }
 
 const saveDelivery = `UPDATE webhooks SET seq = ?, failures = ?, next_at = ?, attempt_at = ?, status = ?, error = ?, failing_since = ?, delivered = ?,
-	lost = ?, lost_up_to = ?, lost_at = ?, owner = ?, claimed_until = ? WHERE id = ? AND owner = ?`
+	owner = ?, claimed_until = ? WHERE id = ? AND owner = ?`
 
 // SaveDelivery implements fleet.CourierStore.
 func (s *Store) SaveDelivery(ctx context.Context, d fleet.Delivery) (w fleet.Webhook, err error) {
@@ -170,7 +170,7 @@ func (s *Store) SaveDelivery(ctx context.Context, d fleet.Delivery) (w fleet.Web
 	}
 	err = s.writer.do(ctx, func(t *tx) error {
 		n, err := t.exec(saveDelivery, d.Seq, d.Failures, micros(d.NextAt), micros(d.AttemptAt), d.Status, d.Error, micros(d.FailingSince), d.Delivered,
-			d.Lost, d.LostUpTo, micros(d.LostAt), owner, micros(d.Until), d.WebhookID, d.Owner)
+			owner, micros(d.Until), d.WebhookID, d.Owner)
 		if err := t.changed(n, err, d.WebhookID, fleet.ErrStale); err != nil {
 			return err
 		}
@@ -178,6 +178,9 @@ func (s *Store) SaveDelivery(ctx context.Context, d fleet.Delivery) (w fleet.Web
 			if _, err := t.exec(`UPDATE webhooks SET state = ? WHERE id = ? AND state = ?`, fleet.WebhookGone, d.WebhookID, fleet.WebhookEnabled); err != nil {
 				return err
 			}
+		}
+		if err := t.lose(d.WebhookID, d.Lost, d.LostUpTo, d.Now); err != nil {
+			return err
 		}
 		if err := t.saveDead(d); err != nil {
 			return err
@@ -232,7 +235,16 @@ func (t *tx) loseDead(id, which string, arg any, now time.Time) error {
 	if _, err := t.exec(`DELETE FROM webhook_dead WHERE webhook_id = ? AND `+which, id, arg); err != nil {
 		return err
 	}
-	_, err := t.exec(`UPDATE webhooks SET lost = lost + ?, lost_up_to = CASE WHEN lost_up_to < ? THEN ? ELSE lost_up_to END, lost_at = ? WHERE id = ?`, n, up, up, micros(now), id)
+	return t.lose(id, n, up, now)
+}
+
+// lose notes that so many events of a webhook are lost.
+func (t *tx) lose(id string, n, upTo int64, now time.Time) error {
+	if n == 0 {
+		return nil
+	}
+	_, err := t.exec(`UPDATE webhooks SET lost = lost + ?, lost_up_to = CASE WHEN lost_up_to < ? THEN ? ELSE lost_up_to END, lost_at = ? WHERE id = ?`,
+		n, upTo, upTo, micros(now), id)
 	return err
 }
 

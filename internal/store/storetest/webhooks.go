@@ -163,12 +163,16 @@ var webhookTests = []test{
 		s.claim("w", "a", 0)
 		p := fleet.WebhookProgress{
 			Seq: 7, Failures: 2, NextAt: keptAt(50), AttemptAt: keptAt(40), Status: 503, Error: "it said 503", FailingSince: keptAt(20),
-			Delivered: 5, Lost: 2, LostUpTo: 2, LostAt: keptAt(1),
+			Delivered: 5,
 		}
-		w, err := s.SaveDelivery(ctx, fleet.Delivery{WebhookID: "w", Owner: "a", Now: at(41), Until: at(71), WebhookProgress: p, Gone: true})
+		w, err := s.SaveDelivery(ctx, fleet.Delivery{WebhookID: "w", Owner: "a", Now: at(1), Until: at(31), Lost: 3, LostUpTo: 4})
+		s.must(err)
+		s.equal("lost", []any{w.Lost, w.LostUpTo, w.LostAt}, []any{int64(3), int64(4), keptAt(1)})
+		w, err = s.SaveDelivery(ctx, fleet.Delivery{WebhookID: "w", Owner: "a", Now: at(41), Until: at(71), WebhookProgress: p, Gone: true, Lost: 2, LostUpTo: 7})
 		s.must(err)
 		want := newWebhook("w")
 		want.WebhookProgress, want.State, want.Owner, want.Until = p, fleet.WebhookGone, "a", keptAt(71)
+		want.Lost, want.LostUpTo, want.LostAt = 5, 7, keptAt(41)
 		s.equal("as saved", w, want)
 		s.equal("as stored", s.webhookOf("w"), want)
 	}},
