@@ -19,6 +19,7 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 		s.checkDoors(say)
 		s.checkUploads(say)
 		s.checkWebhooks(say)
+		s.checkPairs(say)
 		for _, r := range s.rollouts {
 			s.checkRollout(r, say)
 		}
@@ -57,6 +58,20 @@ func (s *Store) checkTrust(say func(string, ...any)) {
 	for id, r := range s.releases {
 		if (r.State == ota.ReleaseDraft) != r.SignedAt.IsZero() {
 			say("release %s is %s, signed at %s", id, r.State, r.SignedAt)
+		}
+	}
+}
+
+func (s *Store) checkPairs(say func(string, ...any)) {
+	for at, p := range s.pairs {
+		if len(s.executions[at.rollout][at.device]) < at.number {
+			say("pair is of no execution: %s in rollout %s", at.device, at.rollout)
+		}
+		if (p.PartnerID == "") != (p.Outcomes == fleet.PairAlone) {
+			say("pair has no partner and is not alone: %s in rollout %s", at.device, at.rollout)
+		}
+		if _, ok := s.devices[p.PartnerID]; p.PartnerID != "" && !ok {
+			say("partner in a pair is no device: %s in rollout %s", at.device, at.rollout)
 		}
 	}
 }

@@ -28,6 +28,10 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"lost member", `INSERT INTO device_groups VALUES ('g', 0, '', 1, NULL); INSERT INTO group_members VALUES ('g', 'x')`, "member of a group is no device: g: x"},
 		{"static group", `INSERT INTO device_groups VALUES ('g', 0, 'id = a', 1, NULL)`, "a static group has a selector: g"},
 		{"group selector", `INSERT INTO device_groups VALUES ('g', 1, '(', 1, NULL)`, "group g has a selector that can not be read"},
+		{"lost execution", `INSERT INTO executions (rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details)
+			VALUES ('r', 'x', 1, 1, 0, 'QUEUED', '', 1, 1, 1, '{}')`, "execution is on no device: r on x attempt 1"},
+		{"execution of nothing", `INSERT INTO executions (rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details)
+			VALUES ('r', 'a', 1, 1, 0, 'QUEUED', '', 1, 1, 1, '{}')`, "execution is of no rollout: r on a attempt 1"},
 		{"nothing", ``, ""},
 	} {
 		empty(t, url)

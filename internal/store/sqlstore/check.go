@@ -111,6 +111,10 @@ var invariants = []invariant{
 	{"webhook has two secrets without an end, or an end without two", `SELECT id FROM webhooks WHERE (old_until IS NULL) <> (old_salt = '')`},
 	{"dead letter is of no webhook", `SELECT webhook_id || ' event ' || CAST(seq AS TEXT) FROM webhook_dead WHERE webhook_id NOT IN (SELECT id FROM webhooks)`},
 	{"too many dead letters are kept", fmt.Sprintf(`SELECT webhook_id FROM webhook_dead GROUP BY webhook_id HAVING COUNT(*) > %d`, fleet.MaxDeadLetters)},
+	{"pair is of no execution", pairName + ` WHERE NOT EXISTS (SELECT 1 FROM executions e
+		WHERE e.rollout_id = p.rollout_id AND e.device_id = p.device_id AND e.attempt = p.attempt)`},
+	{"pair has no partner and is not alone", fmt.Sprintf(pairName+` WHERE (p.partner_id = '') <> (p.outcomes = '%s')`, fleet.PairAlone)},
+	{"partner in a pair is no device", pairName + ` WHERE p.partner_id <> '' AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = p.partner_id)`},
 	{"ended_at is set exactly when a rollout has ended",
 		`SELECT id FROM rollouts WHERE (state IN ('COMPLETED', 'ABORTED', 'ROLLED_BACK')) = (ended_at IS NULL)`},
 	{"rollout reverts none that there is", `SELECT id FROM rollouts r WHERE r.revert_of <> ''
@@ -121,6 +125,7 @@ var invariants = []invariant{
 
 const (
 	executionName = `SELECT e.rollout_id || ' on ' || e.device_id || ' attempt ' || CAST(e.attempt AS TEXT) FROM executions e`
+	pairName      = `SELECT p.device_id || ' in rollout ' || p.rollout_id FROM health_pairs p`
 	shadowName    = `SELECT s.device_id || ' ' || s.name FROM shadows s`
 )
 
