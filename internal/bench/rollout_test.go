@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,6 +66,48 @@ func BenchmarkRollout(b *testing.B) {
 			benchRollout(b, store, seedRollout(b, "pgx", url, n), n)
 		})
 	}
+}
+
+// BenchmarkIdle is what the engine and all beside it cost while nothing moves: with
+// no rollout, and with a thousand that are paused.
+func BenchmarkIdle(b *testing.B) {
+	for name, rollouts := range map[string]int{"none": 0, "paused": 1000} {
+		b.Run(name, func(b *testing.B) {
+			store, err := sqlite.Open(context.Background(), filepath.Join(b.TempDir(), "otad.db"))
+			must(b, err)
+			b.Cleanup(func() { must(b, store.Close()) })
+			for i := range rollouts {
+				must(b, store.CreateRollout(context.Background(), ota.Rollout{
+					ID: fmt.Sprintf("r%04d", i), Command: &ota.Command{Name: ota.CommandReboot}, CreatedAt: time.Now(), State: ota.RolloutPaused, Line: "l",
+					Stages: []ota.Stage{{State: ota.StageOpen, Target: 1}},
+				}))
+			}
+			service := fleet.New(fleet.Config{Store: store, Publisher: &silent{}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+			ctx, cancel := context.WithCancel(context.Background())
+			var running sync.WaitGroup
+			for _, run := range []func(context.Context) error{service.RunEngine, service.RunNotifier, service.RunTimeouts, service.RunLooks} {
+				running.Go(func() { _ = run(ctx) })
+			}
+			b.Cleanup(running.Wait)
+			b.Cleanup(cancel)
+			for b.Loop() {
+				before := processorTime(b)
+				<-time.After(idleFor)
+				b.ReportMetric(float64(processorTime(b)-before)/float64(idleFor)*100, "%cpu")
+			}
+		})
+	}
+}
+
+// idleFor is twice the time after which the engine looks by itself.
+const idleFor = 10 * time.Second
+
+// processorTime is what this process has used.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // seedRollout fills a database, and returns a way into it behind the store's back.
