@@ -15,8 +15,11 @@ const (
 	ExcludedSelector    = "not-selected"
 	ExcludedHardware    = "hardware"
 	ExcludedCurrent     = "current"     // it reports to run the image already
-	ExcludedQuarantined = "quarantined" // the image was tried on it and rolled back
+	ExcludedQuarantined = "quarantined" // the image, or one on the way to it, was tried on it and rolled back
 	ExcludedRevoked     = "revoked"
+	// ExcludedVersion: it does not run what the release needs, and no signed release
+	// leads there from what it runs, see ota.Paths.
+	ExcludedVersion = "needs-version"
 )
 
 // judge says which devices a rollout may reach, and what it needs to know of them.
@@ -24,13 +27,15 @@ type judge struct {
 	rollout     ota.Rollout
 	release     ota.Release
 	selector    selector.Selector
-	quarantined map[string]bool
-	meant       map[string]uint32 // by device, see ota.Candidate
+	quarantined map[string]map[string]bool // devices by the digest of an image
+	meant       map[string]uint32          // by device, see ota.Candidate
+	ways        *ways
+	routes      *routes // numbers the paths of candidates
 }
 
 // judgeOf reads what a rollout's plan refers to.
 func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err error) {
-	j.rollout = r
+	j.rollout, j.routes = r, &routes{}
 	if j.selector, err = s.selector(ctx, r.Selector); err != nil {
 		return j, err
 	}
@@ -43,9 +48,12 @@ func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err erro
 	if j.release, err = s.signed(ctx, r.Release); err != nil {
 		return j, err
 	}
-	if !r.Terms.Quarantined {
-		j.quarantined, err = s.quarantined(ctx, j.release.ImageDigest)
+	if j.ways, err = s.waysTo(ctx, j.release); err != nil || r.Terms.Quarantined {
+		return j, err
 	}
+	images := j.ways.passed()
+	images[j.release.ImageDigest] = true
+	j.quarantined, err = s.quarantined(ctx, images)
 	return j, err
 }
 
@@ -73,29 +81,35 @@ func (s *Service) meant(ctx context.Context, stages []ota.Stage) (map[string]uin
 	return meant, nil
 }
 
-// quarantined returns the devices that tried this image and went back, whichever
-// release or rollout it was part of.
-func (s *Service) quarantined(ctx context.Context, digest string) (map[string]bool, error) {
+// quarantined returns the devices that tried one of these images and went back, by
+// image, whichever release or rollout it was part of.
+func (s *Service) quarantined(ctx context.Context, images map[string]bool) (map[string]map[string]bool, error) {
 	releases, err := s.Store.Releases(ctx)
 	if err != nil {
 		return nil, err
 	}
-	same := map[ota.ReleaseID]bool{}
+	image, passes := map[ota.ReleaseID]string{}, map[ota.ReleaseID]bool{} // not of a command: it has no release
 	for _, r := range releases {
-		same[r.ID()] = r.ImageDigest == digest // never that of a command: it has no release
+		if images[r.ImageDigest] {
+			image[r.ID()] = r.ImageDigest
+		}
+		passes[r.ID()] = len(r.Needs()) > 0
 	}
 	rollouts, err := s.Store.Rollouts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	devices := map[string]bool{}
+	devices := map[string]map[string]bool{}
 	for _, r := range rollouts {
-		if !same[r.Release] {
+		if image[r.Release] == "" && !passes[r.Release] {
 			continue
 		}
 		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID}, func(e ota.Execution) bool {
-			if e.Class == ota.ClassRolledBack {
-				devices[e.DeviceID] = true
+			if digest := image[e.Release]; e.Class == ota.ClassRolledBack && digest != "" {
+				if devices[digest] == nil {
+					devices[digest] = map[string]bool{}
+				}
+				devices[digest][e.DeviceID] = true
 			}
 			return true
 		})
@@ -116,14 +130,32 @@ func (j judge) exclude(d Surveyed) string {
 		return ExcludedHardware
 	case d.Digest == j.release.ImageDigest:
 		return ExcludedCurrent
-	case j.quarantined[d.ID]:
+	case j.quarantined[j.release.ImageDigest][d.ID]:
 		return ExcludedQuarantined
+	}
+	path := j.ways.from(d.Hardware, d.Digest)
+	if path.Stay != "" {
+		return ExcludedVersion
+	}
+	for _, id := range path.Via {
+		if j.quarantined[j.ways.images[id]][d.ID] {
+			return ExcludedQuarantined
+		}
 	}
 	return ""
 }
 
+// detail is what there is to say of a device beside the word for why it is
+// excluded: what it needs, and the remedy.
+func (j judge) detail(why string, d Surveyed) string {
+	if why != ExcludedVersion {
+		return ""
+	}
+	return j.ways.from(d.Hardware, d.Digest).Stay
+}
+
 func (j judge) candidate(d Surveyed) ota.Candidate {
-	c := ota.Candidate{DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID], Stratum: stratumOf(j.rollout, d)}
+	c := ota.Candidate{Path: j.routes.number(j.ways.from(d.Hardware, d.Digest).Via), DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID], Stratum: stratumOf(j.rollout, d)}
 	if per := j.rollout.Terms.InFlight.Per; per != "" {
 		c.Lane = valueOf(d, per)
 	}
@@ -160,12 +192,12 @@ func valueOf(d Surveyed, key string) string {
 
 // candidates returns the devices that the rollout may reach, in no order, and
 // tells excluded why it may not reach others that the selector means.
-func (s *Service) candidates(ctx context.Context, j judge, excluded func(why, id string)) ([]ota.Candidate, error) {
+func (s *Service) candidates(ctx context.Context, j judge, excluded func(why string, d Surveyed)) ([]ota.Candidate, error) {
 	var list []ota.Candidate
 	no := false
 	err := s.Store.Survey(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, j.tags(), func(d Surveyed) bool {
 		if why := j.exclude(d); why != "" {
-			excluded(why, d.ID)
+			excluded(why, d)
 		} else {
 			list = append(list, j.candidate(d))
 		}
@@ -184,7 +216,7 @@ func (s *Service) arrange(ctx context.Context, r ota.Rollout, now time.Time) (ot
 	if err != nil {
 		return r, err
 	}
-	list, err := s.candidates(ctx, j, func(string, string) {})
+	list, err := s.candidates(ctx, j, func(string, Surveyed) {})
 	if err != nil {
 		return r, err
 	}

@@ -176,10 +176,14 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 		step.Repeat = &t.Stage
 	}
 	if t.Retries > 0 {
+		var due []ota.Execution
 		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, Latest: true, RetryDue: step.Now}, func(e ota.Execution) bool {
-			step.Insert = append(step.Insert, queued(r, ota.Execution{DeviceID: e.DeviceID, Stage: e.Stage, Attempt: e.Attempt + 1, Lane: e.Lane, From: e.From}))
-			return len(step.Insert) < t.Retries
+			due = append(due, e)
+			return len(due) < t.Retries
 		})
+		if err == nil {
+			step.Insert, err = s.following(ctx, r, due)
+		}
 		if err != nil {
 			return err
 		}
@@ -187,33 +191,35 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 	if t.From == t.To {
 		return nil
 	}
-	digest, err := s.installs(ctx, r)
-	if err != nil {
+	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To}
+	if err := s.turn(ctx, r, step.Open); err != nil {
 		return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
-	}
-	step.Open = &Opening{Stage: t.Stage, From: t.From, To: t.To, Digest: digest}
-	if r.RevertOf != "" {
-		step.Open.Digest = ""
-		if step.Open.Only, err = s.onlyThose(ctx, r, digest); err != nil {
-			return fmt.Errorf("open stage %d: %w", t.Stage+1, err)
-		}
 	}
 	return nil
 }
 
-func queued(r ota.Rollout, e ota.Execution) ota.Execution {
-	e.RolloutID, e.Release, e.Status = r.ID, r.Release, ota.Queued
-	return e
-}
-
-// installs returns the digest of the image that the rollout brings; empty: it
-// brings none.
-func (s *Service) installs(ctx context.Context, r ota.Rollout) (digest string, err error) {
+// turn says in an opening which devices keep their turn, and how they go.
+func (s *Service) turn(ctx context.Context, r ota.Rollout, o *Opening) error {
 	if r.Kind() == ota.KindCommand {
-		return "", nil
+		return nil // it brings no image
 	}
 	release, err := s.signed(ctx, r.Release)
-	return release.ImageDigest, err
+	if err != nil {
+		return err
+	}
+	if r.RevertOf != "" {
+		o.Only, err = s.onlyThose(ctx, r, release.ImageDigest)
+		return err
+	}
+	o.Digest = release.ImageDigest
+	w, err := s.waysTo(ctx, release)
+	o.Ways = w.all()
+	return err
+}
+
+func queued(r ota.Rollout, e ota.Execution) ota.Execution {
+	e.RolloutID, e.Status = r.ID, ota.Queued
+	return e
 }
 
 // signed returns a release that may be rolled out.

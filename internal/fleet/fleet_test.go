@@ -97,6 +97,7 @@ type world struct {
 	notes   *notes
 	targets signing.TargetsKey
 	name    string       // of the firmware that release makes
+	need    string       // what that needs, see needing
 	seq     atomic.Int64 // of the last event
 }
 
@@ -161,10 +162,14 @@ func (w *world) drafted(version string, raw []byte, security int64) (ota.Release
 	if _, err := w.s.UploadImage(w.ctx, digest, &object); err != nil && !errors.Is(err, fleet.ErrConflict) {
 		w.t.Fatal(err)
 	}
-	r, err := w.s.CreateRelease(w.ctx, ota.Manifest{
+	m := ota.Manifest{
 		Name: w.name, Version: version, HardwareIDs: []string{"rpi4"}, Installer: ota.InstallImage,
-		ImageDigest: digest, ImageSize: ix.RawSize, ObjectSize: ix.ObjectSize(), SecurityVersion: security,
-	}, index)
+		ImageDigest: digest, ImageSize: ix.RawSize, ObjectSize: ix.ObjectSize(), SecurityVersion: security, MinVersion: w.need,
+	}
+	if id, err := ota.ParseReleaseID(w.need); err == nil {
+		m.MinVersion, m.Requires = "", []ota.ReleaseID{id}
+	}
+	r, err := w.s.CreateRelease(w.ctx, m, index)
 	return r, index, err
 }
 

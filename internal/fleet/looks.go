@@ -34,7 +34,7 @@ type Marked struct {
 	Mark       int64     // raised each time that it is marked
 	ReportedAt time.Time // when the device said what firmware it runs
 	// Executions are the newest attempt of each rollout on it and older ones that
-	// drifted, by rollout and attempt.
+	// drifted or came a leg of their path, by rollout and attempt.
 	Executions []ota.Execution
 }
 
@@ -160,7 +160,7 @@ func (w watched) look(m Marked, now time.Time) Look {
 	list := make([]ota.Standing, len(m.Executions))
 	for i, e := range m.Executions {
 		before[e.RolloutID] = e
-		list[i] = ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release]}
+		list[i] = ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release], Goal: w.digests[w.rollouts[e.RolloutID].Release]}
 	}
 	for _, e := range ota.Compare(list, ota.Running{Digest: ReportedDigest(m.Shadow), At: m.ReportedAt}, now) {
 		l.Changed = append(l.Changed, Changed{From: before[e.RolloutID], To: e})

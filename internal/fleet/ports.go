@@ -289,6 +289,9 @@ type ExecutionStore interface {
 	// Executions calls f for each, ordered by rollout, device, attempt, until f
 	// returns false. f must not call the store.
 	Executions(ctx context.Context, filter ExecutionFilter, f func(ota.Execution) bool) error
+	// Passed returns the releases that the rollout has devices pass through, or had,
+	// in order.
+	Passed(ctx context.Context, rolloutID string) ([]ota.ReleaseID, error)
 	// Failures returns the limit attempts of a rollout that ended unsuccessfully
 	// last, the newest first.
 	Failures(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error)

@@ -11,28 +11,33 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-// changes calls f for each device that may run the rollout's image because of it,
-// with the digest of what it ran before, in order of the devices. The newest
-// attempt with a verdict counts. f must not call the store.
+// changes calls f for each device that may run an image of the rollout because of it,
+// with its first attempt, in order of the devices, see ota.Changed. f must not call
+// the store.
 func (s *Service) changes(ctx context.Context, r ota.Rollout, deviceID string, f func(e ota.Execution)) (ota.Release, error) {
-	release, err := s.Store.Release(ctx, r.Release)
+	releases, err := s.Store.Releases(ctx)
 	if err != nil {
-		return release, err
+		return ota.Release{}, err
 	}
-	var last ota.Execution
-	done := func() {
-		if last.Changed(release.ImageDigest) {
-			f(last)
+	images := map[ota.ReleaseID]string{}
+	var release ota.Release
+	for _, o := range releases {
+		if images[o.ID()] = o.ImageDigest; o.ID() == r.Release {
+			release = o
 		}
-		last = ota.Execution{}
+	}
+	var attempts []ota.Execution
+	done := func() {
+		if len(attempts) > 0 && ota.Changed(attempts, func(id ota.ReleaseID) string { return images[id] }) {
+			f(attempts[0])
+		}
+		attempts = attempts[:0]
 	}
 	err = s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID, DeviceID: deviceID}, func(e ota.Execution) bool {
-		if e.DeviceID != last.DeviceID {
+		if len(attempts) > 0 && e.DeviceID != attempts[0].DeviceID {
 			done()
 		}
-		if e.Class != ota.ClassNone {
-			last = e
-		}
+		attempts = append(attempts, e)
 		return true
 	})
 	done()
@@ -91,6 +96,10 @@ func before(r ota.Release, digest string, newestFirst []ota.Release) (to ota.Rel
 			if to == (ota.ReleaseID{}) {
 				stay = fmt.Sprintf("%s has security version %d, below %d of %s, and no device goes back below what it has reached", o.ID(), o.SecurityVersion, r.SecurityVersion, r.ID())
 			}
+		case o.Admits(r.ID()) != nil:
+			if to == (ota.ReleaseID{}) {
+				stay = o.Admits(r.ID()).Error()
+			}
 		case to == (ota.ReleaseID{}) || to.Name != r.Name && o.Name == r.Name:
 			to, stay = o.ID(), ""
 		}
@@ -143,7 +152,7 @@ func (s *Service) line(ctx context.Context, r ota.Rollout, err *error) iter.Seq[
 }
 
 // onlyThose are the images that a device may say it runs which has to go back
-// when its turn comes. A revert passes by what was brought on to another one
+// when its turn comes: that of the rollout, and those on the way to it. A revert passes by what was brought on to another one
 // meanwhile, and asks those that seem to run the old one too: a device that was
 // not heard of again may yet turn up with the new one.
 func (s *Service) onlyThose(ctx context.Context, r ota.Rollout, to string) ([]string, error) {
@@ -151,6 +160,17 @@ func (s *Service) onlyThose(ctx context.Context, r ota.Rollout, to string) ([]st
 	if err != nil {
 		return nil, err
 	}
-	from, err := s.Store.Release(ctx, of.Release)
-	return []string{from.ImageDigest, to}, err
+	passed, err := s.Store.Passed(ctx, of.ID)
+	if err != nil {
+		return nil, err
+	}
+	only := []string{to}
+	for _, id := range append(passed, of.Release) {
+		from, err := s.Store.Release(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		only = append(only, from.ImageDigest)
+	}
+	return only, nil
 }

@@ -24,6 +24,7 @@ type RolloutPreview struct {
 	Rollout    ota.Rollout
 	Population int
 	Stages     []StagePreview
+	Paths      []PathPreview // none: every device takes the release at once, whatever it runs
 	Excluded   []Exclusion
 	Conflicts  []Conflict
 	Bytes      int64         // that all devices together download at the most
@@ -38,9 +39,17 @@ type StagePreview struct {
 	Sample  []string       // the first of them
 }
 
+// PathPreview counts devices that come to the release the same way.
+type PathPreview struct {
+	Via     []ota.ReleaseID // that they pass through, in order; none: they take it at once
+	Devices int
+	Sample  []string
+}
+
 // Exclusion counts devices that the rollout would leave out, for one reason.
 type Exclusion struct {
 	Reason  string
+	Detail  string // what the reason leaves open, with the remedy; may be empty
 	Devices int
 	Sample  []string
 }
@@ -78,8 +87,12 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 		p.Stages = append(p.Stages, previewStage(r, list, stage.Target, p.Stages))
 	}
 	reached := list[:stages[len(stages)-1].Target]
-	p.Bytes = int64(len(reached)) * (j.release.ObjectSize + j.release.IndexSize) // of a command none
-	p.Duration = r.Terms.Rate.Least(len(reached))
+	p.Paths = j.previewPaths(reached)
+	installs := 0
+	if p.Bytes, installs, err = s.load(ctx, j, reached); err != nil {
+		return p, err
+	}
+	p.Duration = r.Terms.Rate.Least(installs)
 	for _, stage := range stages {
 		p.Duration += stage.Soak
 	}
@@ -94,7 +107,7 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 // one. ErrNoDevices: there is none.
 func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, []ota.Candidate, error) {
 	by := map[string]*Exclusion{}
-	list, err := s.candidates(ctx, j, func(why, id string) { exclude(by, why, id) })
+	list, err := s.candidates(ctx, j, func(why string, d Surveyed) { exclude(by, why, j.detail(why, d), d.ID) })
 	if err == nil && (all || len(list) == 0) {
 		err = s.unselected(ctx, j.selector, by)
 	}
@@ -163,11 +176,11 @@ func (s *Service) conflicts(ctx context.Context, r ota.Rollout, list []ota.Candi
 	return conflicts, nil
 }
 
-func exclude(excluded map[string]*Exclusion, why, id string) {
-	e := excluded[why]
+func exclude(excluded map[string]*Exclusion, why, detail, id string) {
+	e := excluded[why+detail]
 	if e == nil {
-		e = &Exclusion{Reason: why}
-		excluded[why] = e
+		e = &Exclusion{Reason: why, Detail: detail}
+		excluded[why+detail] = e
 	}
 	e.Devices++
 	if len(e.Sample) < previewSample {
@@ -192,7 +205,7 @@ func (s *Service) unselected(ctx context.Context, sel selector.Selector, exclude
 			continue
 		}
 		err = s.Store.SelectDevices(ctx, q, func(v DeviceView) bool {
-			exclude(excluded, why, v.ID)
+			exclude(excluded, why, "", v.ID)
 			return len(excluded[why].Sample) < previewSample
 		})
 		if err != nil {
@@ -210,8 +223,12 @@ func noDevices(r ota.Rollout, excluded []Exclusion) error {
 	for _, e := range excluded {
 		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
 			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
-			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked", ExcludedQuarantined: "tried this image and went back",
+			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked", ExcludedQuarantined: "tried this image, or one on the way to it, and went back",
+			ExcludedVersion: "do not run what it needs",
 		}[e.Reason])
+		if e.Detail != "" {
+			text += ": " + e.Detail
+		}
 	}
 	if len(excluded) == 0 {
 		text += "; no device is enrolled"

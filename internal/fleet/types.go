@@ -205,8 +205,8 @@ type Advance struct {
 // Opening gives the candidates with the turns From <= turn < To a first attempt in
 // a stage. One loses its turn that is revoked or gone, that reports to run the
 // image with this Digest (empty: none), or one that is not in Only (nil: all are),
-// or for which a rollout that supersedes this
-// one has work, or had. What older rollouts, which this one supersedes, have QUEUED
+// or that stands where none of Ways begins (nil: all go there at once), or for which a
+// rollout that supersedes this one has work, or had. What older rollouts, which this one supersedes, have QUEUED
 // on those of the devices that have an attempt then is cancelled as ota.Supersede
 // does it.
 type Opening struct {
@@ -214,6 +214,16 @@ type Opening struct {
 	From, To int
 	Digest   string
 	Only     []string
+	Ways     []ota.Way
+}
+
+// Way returns what a device passes through, and whether it keeps its turn.
+func (o Opening) Way(at ota.Position) (via []ota.ReleaseID, ok bool) {
+	i := slices.IndexFunc(o.Ways, func(w ota.Way) bool { return w.Position == at })
+	if i < 0 {
+		return nil, o.Ways == nil
+	}
+	return o.Ways[i].Via, true
 }
 
 // Surveyed is what there is to know of a device to say whether a rollout may
@@ -261,6 +271,8 @@ func ValidInsert(r ota.Rollout, e ota.Execution) error {
 		return fmt.Errorf("%w: new execution on device %s is %s, not QUEUED", ErrInvalid, e.DeviceID, e.Status)
 	case e.Stage < 0 || e.Stage >= len(r.Stages):
 		return fmt.Errorf("%w: stage index %d of rollout %s with %d stages", ErrInvalid, e.Stage, r.ID, len(r.Stages))
+	case len(e.Via) >= ota.MaxPath:
+		return fmt.Errorf("%w: device %s would pass through %d releases: at most %d", ErrInvalid, e.DeviceID, len(e.Via), ota.MaxPath-1)
 	case e.Attempt < 1:
 		return fmt.Errorf("%w: attempt %d on device %s: counted from 1", ErrInvalid, e.Attempt, e.DeviceID)
 	}

@@ -140,7 +140,8 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	if err != nil {
 		return "", err
 	}
-	switch why := j.exclude(Survey(v, nil)); {
+	d := Survey(v, nil)
+	switch why := j.exclude(d); {
 	case !meant:
 		return "the rollout's selector does not match it", nil
 	case why == ExcludedHardware:
@@ -148,7 +149,9 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	case why == ExcludedCurrent:
 		return "it runs this image already", nil
 	case why == ExcludedQuarantined:
-		return "it tried this image before and went back", nil
+		return "it tried this image, or one on the way to it, before and went back", nil
+	case why == ExcludedVersion:
+		return j.detail(why, d), nil
 	case !r.State.Begun():
 		return fmt.Sprintf("the rollout is %s", r.State), nil
 	case r.StartedAt.IsZero():

@@ -15,6 +15,7 @@ type Candidate struct {
 	Stratum  string // its values of the strata, joined in any way that keeps them apart
 	Lane     string // its value of what InFlight.Per names
 	Meant    uint32 // bit i: the i-th stage that is a selector means it
+	Path     uint32 // numbers what it passes through, as whoever made the candidate does
 	Stage    int    // set by Arrange
 }
 

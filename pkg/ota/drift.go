@@ -32,11 +32,12 @@ type Running struct {
 }
 
 // Standing is an attempt of a rollout on a device: the newest of that rollout, or
-// one before it whose device has drifted.
+// one before it whose device has drifted or came a leg of its path.
 type Standing struct {
 	Execution
 	Rollout Rollout
-	Digest  string // of the release's image; empty: it installs none
+	Digest  string // of the image of its release; empty: it installs none
+	Goal    string // of that of the rollout's release
 }
 
 // ArrivedReason is why an execution SUCCEEDED whose device had the image by other
@@ -47,8 +48,9 @@ const ArrivedReason = "the device runs this image already"
 // and returns the newest attempts that it changes, as they become:
 //
 //	QUEUED, of the image that it runs            SUCCEEDED: it need not install it
+//	QUEUED, of one on the way to that            SUCCEEDED: it need not go there
 //	its last success, and it runs another image  class drifted, and due again as Terms.Drift says
-//	that one, and it runs the image after all    class succeeded
+//	that one, and it runs the image after all    class succeeded, or underway
 //
 // Nothing changes while the device works on an install: what it runs then may be
 // on trial. An earlier success was replaced by the last one and says nothing.
@@ -59,14 +61,14 @@ func Compare(list []Standing, r Running, now time.Time) []Execution {
 	}
 	var changed []Execution
 	for _, s := range list {
-		if s.Digest == r.Digest && s.Status == Queued && r.At.After(s.QueuedAt) {
-			changed = append(changed, arrived(s.Execution, r))
+		if (s.Digest == r.Digest || s.Goal == r.Digest) && s.Status == Queued && r.At.After(s.QueuedAt) {
+			changed = append(changed, s.arrived(r))
 		}
 	}
 	last, ok := lastSuccess(list)
 	switch {
 	case !ok || !r.At.After(last.FinishedAt) || last.retried(list):
-	case last.Class == ClassSucceeded && last.Digest != r.Digest:
+	case last.Class != ClassDrifted && last.Digest != r.Digest:
 		changed = append(changed, drifted(last, list, r, now))
 	case last.Class == ClassDrifted && last.Digest == r.Digest && r.At.After(last.DriftedAt):
 		changed = append(changed, returned(last.Execution))
@@ -90,14 +92,19 @@ func (s Standing) retried(list []Standing) bool {
 
 // arrived ends an execution when the device said so: what it says after that
 // counts.
-func arrived(e Execution, r Running) Execution {
+func (s Standing) arrived(r Running) Execution {
+	e := s.Execution
+	if s.Goal == r.Digest {
+		e.Via = nil
+		e = e.Under(s.Rollout)
+	}
 	e, _ = Apply(e, Report{Status: Succeeded, Details: map[string]string{DetailReason: ArrivedReason, DetailDigest: r.Digest}}, r.At)
 	return e
 }
 
 func drifted(s Standing, list []Standing, r Running, now time.Time) Execution {
 	e := s.Execution
-	e.Class, e.DriftedAt, e.Runs = ClassDrifted, r.At, r.Digest
+	e.Class, e.DriftedAt, e.Runs, e.RetryAt = ClassDrifted, r.At, r.Digest, time.Time{}
 	terms := s.Rollout.Terms
 	if terms.Drift != DriftRecord && !s.Rollout.State.Terminal() && !s.Rollout.State.Ending() && !s.superseded(list) {
 		e.RetryAt = terms.Retry.next(e, now)
@@ -107,7 +114,8 @@ func drifted(s Standing, list []Standing, r Running, now time.Time) Execution {
 
 // returned is an execution whose device runs its image again.
 func returned(e Execution) Execution {
-	e.Class, e.DriftedAt, e.Runs, e.RetryAt = ClassSucceeded, time.Time{}, "", time.Time{}
+	e.Class, e.DriftedAt, e.Runs = classOf(e), time.Time{}, ""
+	e.RetryAt = e.Retry.after(e)
 	return e
 }
 

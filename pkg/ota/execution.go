@@ -47,6 +47,9 @@ const (
 	// ClassDrifted is that of one that SUCCEEDED and whose device runs another image
 	// since.
 	ClassDrifted Class = "drifted"
+	// ClassUnderway is that of one that SUCCEEDED with a release that its device had to
+	// pass through: the next of its path follows. It is no verdict on the rollout.
+	ClassUnderway Class = "underway"
 	// ClassAny stands for every unsuccessful class, in abort rules only.
 	ClassAny Class = "any"
 )
@@ -56,9 +59,14 @@ var Unsuccessful = []Class{ClassFailed, ClassRolledBack, ClassRejected, ClassTim
 
 // Execution is one job on one device.
 type Execution struct {
-	RolloutID  string // the job id on the wire
-	DeviceID   string
-	Release    ReleaseID
+	RolloutID string // the job id on the wire
+	DeviceID  string
+	Release   ReleaseID // the rollout's, or the first of Via
+	// Via are the releases that the device passes through, with this execution and
+	// those that follow it, before that of the rollout; empty: this is the last.
+	Via []ReleaseID
+	// Leg is the how manieth of the releases on the device's path it installs, from 1.
+	Leg        int
 	Stage      int // index into the rollout's stages, from 0
 	Attempt    int // from 1
 	Status     Status
@@ -96,13 +104,26 @@ type Execution struct {
 	Runs      string
 }
 
-// Under returns the execution with the terms of its rollout.
+// Under returns the execution with what it has of its rollout: the terms, and the
+// release unless it is one to pass through.
 func (e Execution) Under(r Rollout) Execution {
 	t := r.Terms
+	e.Release = r.Release
+	if len(e.Via) > 0 {
+		e.Release = e.Via[0]
+	}
 	e.Command, e.Timeout = r.Command, r.InProgressTimeout
 	e.Timers, e.Retry, e.Window, e.Consent, e.Hold = t.Timers, t.Retry, t.Window, t.Consent, r.Holds()
 	return e
 }
+
+// Legs is how many releases the device's path has.
+func (e Execution) Legs() int { return e.leg() + len(e.Via) }
+
+func (e Execution) leg() int { return max(e.Leg, 1) }
+
+// tries is how many attempts there were beside those that a path needs anyway.
+func (e Execution) tries() int { return e.Attempt - e.leg() + 1 }
 
 // SettledAt is when it got the class that it has; zero until it is terminal.
 func (e Execution) SettledAt() time.Time {
@@ -277,6 +298,7 @@ func finished(e Execution, class Class, now time.Time) Execution {
 
 // Queue returns a new execution as it is queued.
 func Queue(e Execution, now time.Time) Execution {
+	e.Leg = e.leg()
 	e.Status, e.Version, e.QueuedAt, e.UpdatedAt = Queued, 1, now, now
 	return Claimable(e, now)
 }
@@ -365,6 +387,9 @@ func ended(e Execution, as Status, reason string, now time.Time) Execution {
 func classOf(e Execution) Class {
 	switch e.Status {
 	case Succeeded:
+		if len(e.Via) > 0 {
+			return ClassUnderway
+		}
 		return ClassSucceeded
 	case Rejected:
 		return ClassRejected

@@ -3,6 +3,7 @@ package ota
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -56,6 +57,41 @@ func NewPaths(target Release, releases []Release) (*Paths, error) {
 	}
 	slices.SortFunc(p.signed, p.rather)
 	return p, p.circle()
+}
+
+// Ways returns every position from which there is a path, with that.
+func (p *Paths) Ways() []Way {
+	var ways []Way
+	for _, hardware := range p.target.HardwareIDs {
+		for _, digest := range slices.Sorted(maps.Keys(p.runs)) {
+			at := Position{hardware, digest}
+			if path := p.From(at); path.Stay == "" {
+				ways = append(ways, Way{at, path.Via})
+			}
+		}
+	}
+	return ways
+}
+
+// Way is how devices come to a release from a position.
+type Way struct {
+	Position
+	Via []ReleaseID
+}
+
+// Follow returns the attempt that follows one: of the next leg of its path, or
+// once more the same. A device that drifted begins anew, on the path from what it
+// runs.
+func Follow(e Execution, anew Path) Execution {
+	next := Execution{DeviceID: e.DeviceID, Stage: e.Stage, Attempt: e.Attempt + 1, Lane: e.Lane, From: e.From, Via: e.Via, Leg: e.leg()}
+	switch e.Class {
+	case ClassUnderway:
+		next.Via = e.Via[1:]
+		next.Leg++
+	case ClassDrifted:
+		next.Via = anew.Via
+	}
+	return next
 }
 
 // lower chooses between releases of one image: a device that runs it may have had

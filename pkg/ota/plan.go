@@ -12,7 +12,7 @@ type Counts struct {
 	Queued     int
 	InProgress int
 	Finished   map[Class]int // by class; ClassNone counts cancelled and removed ones
-	Retrying   int           // of the finished ones: those that will get another attempt
+	Retrying   int           // of the finished ones: those that will get another attempt, or their next leg
 }
 
 // Sample is the number of executions that finished with a verdict.
@@ -28,7 +28,9 @@ func (c Counts) Sample() int {
 func (c Counts) Active() int { return c.Queued + c.InProgress }
 
 // Total is the number of executions ever made.
-func (c Counts) Total() int { return c.Active() + c.Sample() + c.Finished[ClassNone] }
+func (c Counts) Total() int {
+	return c.Active() + c.Sample() + c.Finished[ClassNone] + c.Finished[ClassUnderway]
+}
 
 // Of returns the number that finished with the class; ClassAny sums every
 // unsuccessful one.
@@ -61,7 +63,7 @@ func (c Counts) Settled() bool { return c.Active() == 0 && c.Retrying == 0 }
 type Progress struct {
 	Stages    []Counts  // one for each stage
 	Armed     Counts    // finished after the rollout's ArmedAt: what abort rules look at
-	Due       int       // executions whose next attempt is due
+	Due       int       // executions whose next attempt, or leg, is due
 	NextRetry time.Time // when the next one will be due; zero: none waits
 	Health    Seen      // of a rollout whose terms compare devices
 	Reverts   []Revert  // of a rollout that is or was ROLLING_BACK, in order of their ids

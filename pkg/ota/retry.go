@@ -42,8 +42,11 @@ func (r Retry) validate() error {
 }
 
 // after is when an execution that just finished gets its next attempt; zero:
-// never.
+// never. One that is underway gets that of its next leg, whatever the plan says.
 func (r Retry) after(e Execution) time.Time {
+	if e.Class == ClassUnderway {
+		return e.FinishedAt
+	}
 	on := r.On
 	if len(on) == 0 {
 		on = RetriedClasses
@@ -57,9 +60,9 @@ func (r Retry) after(e Execution) time.Time {
 // next is when an execution gets its next attempt, counted from then; zero:
 // never, there were as many as there may be.
 func (r Retry) next(e Execution, from time.Time) time.Time {
-	if e.Attempt >= r.Attempts {
+	if e.tries() >= r.Attempts {
 		return time.Time{}
 	}
-	backoff := float64(r.Backoff) * math.Pow(2, float64(e.Attempt-1))
+	backoff := float64(r.Backoff) * math.Pow(2, float64(e.tries()-1))
 	return from.Add(time.Duration(math.Min(backoff, float64(MaxBackoff))))
 }

@@ -44,6 +44,30 @@ func (e Execution) Changed(digest string) bool {
 	return e.Class == ClassSilent
 }
 
+// Changed reports whether a device may run an image of a rollout because of its
+// attempts there, all of them in order; digest says which image a release has. The
+// newest one with a verdict counts. Where that was not the first leg, the device
+// stays changed unless it said that it runs what it ran before.
+func Changed(attempts []Execution, digest func(ReleaseID) string) bool {
+	underway := false
+	var last Execution
+	for _, e := range attempts {
+		switch e.Class {
+		case ClassNone:
+			continue
+		case ClassUnderway:
+			underway = true
+		case ClassDrifted:
+			underway = false
+		}
+		last = e
+	}
+	if underway && last.Details[DetailDigest] != last.From {
+		return true
+	}
+	return last.Changed(digest(last.Release))
+}
+
 // Return is where devices go back to that ran one image before.
 type Return struct {
 	Digest  string // of the image; empty: they did not say

@@ -149,8 +149,11 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 		say("%s expires at %s, past the rollout's timeout", name, e.Expires)
 	}
 	verdict := e.Status.Terminal() && e.Status != ota.Canceled && e.Status != ota.Removed
-	if verdict != (e.Class != ota.ClassNone) || (e.Status == ota.Succeeded) != (e.Class == ota.ClassSucceeded || e.Class == ota.ClassDrifted) {
+	if verdict != (e.Class != ota.ClassNone) || (e.Status == ota.Succeeded) != (e.Class == ota.ClassSucceeded || e.Class == ota.ClassDrifted || e.Class == ota.ClassUnderway) {
 		say("%s is %s with class %q", name, e.Status, e.Class)
+	}
+	if on := len(e.Via) > 0; e.Leg < 1 || e.Leg > e.Attempt || on && e.Class == ota.ClassSucceeded || !on && e.Class == ota.ClassUnderway {
+		say("%s is of class %q on leg %d, via %v", name, e.Class, e.Leg, e.Via)
 	}
 	if drifted := e.Class == ota.ClassDrifted; drifted == e.DriftedAt.IsZero() || drifted == (e.Runs == "") {
 		say("%s is of class %q, drifted at %s to %q", name, e.Class, e.DriftedAt, e.Runs)

@@ -249,7 +249,7 @@ func (s *Store) Failures(ctx context.Context, rolloutID string, limit int) ([]ot
 	err := s.locked(ctx, func() error {
 		for _, attempts := range s.executions[rolloutID] {
 			for _, e := range attempts {
-				if e.Class != ota.ClassNone && e.Class != ota.ClassSucceeded {
+				if e.Class != ota.ClassNone && e.Class != ota.ClassSucceeded && e.Class != ota.ClassUnderway {
 					list = append(list, ownExecution(e.Under(s.rollouts[rolloutID])))
 				}
 			}
@@ -260,6 +260,22 @@ func (s *Store) Failures(ctx context.Context, rolloutID string, limit int) ([]ot
 		return cmp.Or(b.FinishedAt.Compare(a.FinishedAt), fleet.KeyOf(a).Compare(fleet.KeyOf(b)))
 	})
 	return list[:min(len(list), limit)], err
+}
+
+// Passed implements fleet.ExecutionStore.
+func (s *Store) Passed(ctx context.Context, rolloutID string) ([]ota.ReleaseID, error) {
+	seen := map[ota.ReleaseID]bool{}
+	err := s.locked(ctx, func() error {
+		for _, attempts := range s.executions[rolloutID] {
+			for _, e := range attempts {
+				if len(e.Via) > 0 {
+					seen[e.Via[0]] = true
+				}
+			}
+		}
+		return nil
+	})
+	return slices.SortedFunc(maps.Keys(seen), func(a, b ota.ReleaseID) int { return cmp.Compare(a.String(), b.String()) }), err
 }
 
 func matches(f fleet.ExecutionFilter, e ota.Execution, latest bool) bool {
@@ -297,6 +313,7 @@ func (s *Store) set(e ota.Execution) ota.Execution {
 
 func ownExecution(e ota.Execution) ota.Execution {
 	e.Details = copied(e.Details)
+	e.Via = append([]ota.ReleaseID(nil), e.Via...)
 	e.Expires, e.RetryAt = stored(e.Expires), stored(e.RetryAt) // terms may name parts of a microsecond
 	return e
 }

@@ -39,7 +39,7 @@ func (s *Store) Unmatched(ctx context.Context, r ota.Rollout, limit int) ([]flee
 	err := s.locked(ctx, func() error {
 		for id, attempts := range s.executions[r.ID] {
 			e := attempts[len(attempts)-1]
-			if _, matched := s.pairs[attempt{r.ID, id, e.Attempt}]; matched || e.Status != ota.Succeeded || !e.FinishedAt.After(stored(r.ArmedAt)) {
+			if _, matched := s.pairs[attempt{r.ID, id, e.Attempt}]; matched || e.Status != ota.Succeeded || e.Class == ota.ClassUnderway || !e.FinishedAt.After(stored(r.ArmedAt)) {
 				continue
 			}
 			list = append(list, fleet.Member{Surveyed: s.surveyed(id, r), Attempt: e.Attempt, FinishedAt: e.FinishedAt})

@@ -40,7 +40,7 @@ func (s *Store) Marked(ctx context.Context, limit int) (list []fleet.Marked, err
 			for _, rollout := range slices.Sorted(maps.Keys(s.executions)) {
 				attempts := s.executions[rollout][id]
 				for i, e := range attempts {
-					if i == len(attempts)-1 || e.Class == ota.ClassDrifted {
+					if i == len(attempts)-1 || e.Class == ota.ClassDrifted || e.Class == ota.ClassUnderway {
 						m.Executions = append(m.Executions, ownExecution(e.Under(s.rollouts[rollout])))
 					}
 				}

@@ -212,7 +212,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 // follow does to an execution what a step asks for besides new ones.
 func follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution, bool) {
 	changed := false
-	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Status != ota.Removed {
+	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Class != ota.ClassUnderway && e.Status != ota.Removed {
 		e.RetryAt, changed = stored(a.Now), true
 	}
 	if runs := r.State == ota.RolloutRunning; e.Status == ota.Queued && runs != (old.State == ota.RolloutRunning) {
@@ -236,8 +236,9 @@ func (s *Store) opened(r ota.Rollout, o *fleet.Opening) (list []ota.Execution, e
 		}
 		d, ok := s.devices[c.DeviceID]
 		digest := fleet.ReportedDigest(s.shadows[shadowKey{c.DeviceID, ""}])
-		if ok && !d.Revoked() && o.Takes(digest) && !s.superseded(r, c.DeviceID) {
-			list = append(list, ota.Execution{DeviceID: c.DeviceID, Stage: o.Stage, Attempt: 1, Lane: c.Lane, From: digest, Status: ota.Queued})
+		via, way := o.Way(ota.Position{Hardware: d.Hardware, Digest: digest})
+		if ok && !d.Revoked() && way && o.Takes(digest) && !s.superseded(r, c.DeviceID) {
+			list = append(list, ota.Execution{DeviceID: c.DeviceID, Stage: o.Stage, Attempt: 1, Lane: c.Lane, From: digest, Via: via, Status: ota.Queued})
 		}
 	}
 	if o.Stage < 0 || o.Stage >= len(r.Stages) {
@@ -300,7 +301,7 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 		}
 		made := ota.Queue(ota.Execution{
 			RolloutID: r.ID, DeviceID: e.DeviceID, Release: r.Release, Stage: e.Stage, Attempt: e.Attempt,
-			Lane: e.Lane, From: e.From,
+			Lane: e.Lane, From: e.From, Via: e.Via, Leg: e.Leg,
 		}.Under(r), now)
 		s.tell(ota.MovedTogether("", made, 1, now))
 		if d.Revoked() { // since the step was decided

@@ -203,9 +203,9 @@ const selectUnknown = `SELECT v.device FROM {rows} WHERE NOT EXISTS (SELECT 1 FR
 // insertQueued gives what all rows share once. The WHERE is what SQLite's
 // grammar wants before ON CONFLICT.
 const insertQueued = `INSERT INTO executions
-	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest)
+	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest, via, leg)
 	SELECT CAST(? AS TEXT), v.device, v.attempt, 1, v.stage, CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
-	CAST(? AS BIGINT), CAST(? AS TEXT), v.lane, v.digest
+	CAST(? AS BIGINT), CAST(? AS TEXT), v.lane, v.digest, v.via, v.leg
 	FROM {rows} WHERE 1 = 1 ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
 // insertChunk inserts executions of one stage.
@@ -231,7 +231,9 @@ func insertChunk(t *tx, r ota.Rollout, chunk []ota.Execution, a fleet.Advance) e
 		devices, integers("stage", list(chunk, func(e ota.Execution) int64 { return int64(e.Stage) })),
 		integers("attempt", list(chunk, func(e ota.Execution) int64 { return int64(e.Attempt) })),
 		texts("lane", list(chunk, func(e ota.Execution) string { return e.Lane })),
-		texts("digest", list(chunk, func(e ota.Execution) string { return e.From })))
+		texts("digest", list(chunk, func(e ota.Execution) string { return e.From })),
+		texts("via", list(chunk, func(e ota.Execution) string { return viaText(e.Via) })),
+		integers("leg", list(chunk, func(e ota.Execution) int64 { return int64(max(e.Leg, 1)) })))
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,9 @@ var invariants = []invariant{
 		AND (e.expires_at IS NULL OR e.expires_at > e.started_at + r.in_progress_timeout)`},
 	{"class is set exactly when an execution has a verdict", executionName + ` WHERE
 		(e.class = '') <> (e.status IN ('QUEUED', 'IN_PROGRESS', 'CANCELED', 'REMOVED'))
-		OR (e.class IN ('succeeded', 'drifted')) <> (e.status = 'SUCCEEDED')`},
+		OR (e.class IN ('succeeded', 'drifted', 'underway')) <> (e.status = 'SUCCEEDED')`},
+	{"a device is underway exactly while its path goes on", executionName + ` WHERE e.leg < 1 OR e.leg > e.attempt
+		OR (e.class = 'underway' AND e.via = '') OR (e.class = 'succeeded' AND e.via <> '')`},
 	{"counts are not those of the rows", `SELECT u.rollout_id || ' stage ' || CAST(u.stage + 1 AS TEXT) || ' ' || u.status || ' ' || u.class FROM
 		(SELECT rollout_id, stage, status, class, n, armed, retrying FROM execution_counts UNION ALL
 		SELECT x.rollout_id, x.stage, x.status, x.class, -x.n, -x.armed, -x.retrying FROM

@@ -15,16 +15,16 @@ import (
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
 	e.version, e.queued_at, e.started_at, e.step_at, e.updated_at, e.finished_at, e.details, e.lane, e.from_digest,
 	r.command, r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at,
-	e.drifted_at, e.runs
+	e.drifted_at, e.runs, e.via, e.leg
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
 	var e ota.Execution
 	var of ota.Rollout
-	err := r.Scan(&e.RolloutID, &e.DeviceID, textInto{&e.Release.Name}, textInto{&e.Release.Version}, &e.Stage, &e.Attempt, &e.Status, &e.Class,
+	err := r.Scan(&e.RolloutID, &e.DeviceID, textInto{&of.Release.Name}, textInto{&of.Release.Version}, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
 		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt},
-		timeInto{&e.DriftedAt}, &e.Runs)
+		timeInto{&e.DriftedAt}, &e.Runs, viaInto{&e.Via}, &e.Leg)
 	return e.Under(of), err
 }
 
@@ -262,10 +262,10 @@ func (t *tx) putExecution(run func(string, ...any) (int64, error), before, e ota
 		return err
 	}
 	_, err = run(`UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, step_at = ?, updated_at = ?, finished_at = ?,
-		details = ?, step = ?, expires_at = ?, expires_as = ?, retry_at = ?, drifted_at = ?, runs = ?
+		details = ?, step = ?, expires_at = ?, expires_as = ?, retry_at = ?, drifted_at = ?, runs = ?, via = ?
 		WHERE rollout_id = ? AND device_id = ? AND attempt = ?`,
 		e.Status, e.Class, e.Version, micros(e.StartedAt), micros(e.StepAt), micros(e.UpdatedAt), micros(e.FinishedAt),
-		details, e.Step(), micros(e.Expires), e.ExpiresAs, micros(e.RetryAt), micros(e.DriftedAt), e.Runs,
+		details, e.Step(), micros(e.Expires), e.ExpiresAs, micros(e.RetryAt), micros(e.DriftedAt), e.Runs, viaText(e.Via),
 		e.RolloutID, e.DeviceID, e.Attempt)
 	if err != nil {
 		return err
@@ -352,7 +352,7 @@ func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
 		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`, args
 }
 
-const selectFailures = selectExecution + ` WHERE e.rollout_id = ? AND e.class NOT IN ('', 'succeeded')
+const selectFailures = selectExecution + ` WHERE e.rollout_id = ? AND e.class NOT IN ('', 'succeeded', 'underway')
 	ORDER BY e.finished_at DESC, e.device_id, e.attempt LIMIT ?`
 
 // Failures implements fleet.ExecutionStore.

@@ -16,7 +16,7 @@ const (
 
 	selectUnmatched = `SELECT d.id, d.hardware, d.tags, d.firmware_digest, e.attempt, e.finished_at
 	FROM executions e JOIN devices d ON d.id = e.device_id
-	WHERE e.rollout_id = ? AND e.latest = 1 AND e.status = 'SUCCEEDED' AND e.finished_at > ? AND NOT EXISTS
+	WHERE e.rollout_id = ? AND e.latest = 1 AND e.status = 'SUCCEEDED' AND e.class <> 'underway' AND e.finished_at > ? AND NOT EXISTS
 	(SELECT 1 FROM health_pairs p WHERE p.rollout_id = e.rollout_id AND p.device_id = e.device_id AND p.attempt = e.attempt)
 	ORDER BY e.finished_at, e.device_id LIMIT ?`
 

@@ -73,10 +73,10 @@ func (s *Store) Marked(ctx context.Context, limit int) ([]fleet.Marked, error) {
 }
 
 // executionsOf calls f for the newest attempts on the devices, and for older ones
-// that drifted, by rollout.
+// that drifted or came a leg, by rollout.
 func (s *Store) executionsOf(ctx context.Context, ids []string, f func(ota.Execution)) error {
 	columns := []Column{texts("device", ids)}
-	text := s.config.Dialect.over(selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class = 'drifted' ORDER BY e.device_id, e.rollout_id, e.attempt`, columns, len(ids))
+	text := s.config.Dialect.over(selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class IN ('drifted', 'underway') ORDER BY e.device_id, e.rollout_id, e.attempt`, columns, len(ids))
 	args := []any{ids}
 	if s.config.Dialect.Chunks != nil {
 		args = list(ids, func(id string) any { return id })

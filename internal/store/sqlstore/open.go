@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,10 +17,15 @@ const (
 	// rows never leave the database. Keys in ascending order go into an index
 	// fastest.
 	insertTurns = `INSERT INTO executions
-	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest)
+	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest, via)
 	SELECT CAST(? AS TEXT), c.device_id, 1, 1, CAST(? AS BIGINT), CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
-	CAST(? AS BIGINT), CAST(? AS TEXT), c.lane, d.firmware_digest
-	FROM candidates c JOIN devices d ON d.id = c.device_id
+	CAST(? AS BIGINT), CAST(? AS TEXT), c.lane, d.firmware_digest, `
+	viaNone = `''
+	FROM candidates c JOIN devices d ON d.id = c.device_id`
+	// viaWays keeps devices that stand where a way begins.
+	viaWays = `v.via
+	FROM candidates c JOIN devices d ON d.id = c.device_id JOIN {rows} ON v.hardware = d.hardware AND v.digest = d.firmware_digest`
+	whereTurns = `
 	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?
 	AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
 	insertOrdered = ` ORDER BY c.device_id ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
@@ -58,10 +64,8 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 		return fleet.NoTurn(r, o)
 	}
 	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: o.Stage, Timers: r.Terms.Timers}, now)
-	statement, args := insertTurns, []any{
-		r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs,
-		r.ID, r.Line, o.From, o.To, o.Digest,
-	}
+	values := []any{r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs}
+	statement, args := whereTurns, []any{r.ID, r.Line, o.From, o.To, o.Digest}
 	if o.Only != nil {
 		statement += ` AND d.firmware_digest IN (''` + strings.Repeat(", ?", len(o.Only)) + ")"
 		for _, digest := range o.Only {
@@ -75,7 +79,7 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	if n > 0 {
 		statement, args = statement+notSuperseded, append(args, by...)
 	}
-	made, err := t.exec(statement+insertOrdered, args...)
+	made, err := t.insertTurns(statement+insertOrdered, o.Ways, values, args)
 	if err != nil {
 		return err
 	}
@@ -84,6 +88,25 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	}
 	t.tell(ota.MovedTogether("", e, int(made), now))
 	return t.supersede(r, o, by, now)
+}
+
+// insertTurns runs the end of an insert of turns, once or for the ways that devices
+// go.
+func (t *tx) insertTurns(statement string, ways []ota.Way, values, args []any) (made int64, err error) {
+	if ways == nil {
+		return t.exec(insertTurns+viaNone+statement, append(values, args...)...)
+	}
+	columns := []Column{
+		texts("hardware", list(ways, func(w ota.Way) string { return w.Hardware })),
+		texts("digest", list(ways, func(w ota.Way) string { return w.Digest })),
+		texts("via", list(ways, func(w ota.Way) string { return viaText(w.Via) })),
+	}
+	err = t.chunks(insertTurns+viaWays+statement, len(ways), values, columns, func(text string, before []any) error {
+		n, err := t.exec(text, append(slices.Clip(before), args...)...)
+		made += n
+		return err
+	})
+	return made, err
 }
 
 // superseders are the arguments of superseding for a rollout.

@@ -118,7 +118,7 @@ var executionTests = []test{
 		s.must(err)
 		details[ota.DetailStep] = "changed by the caller"
 		want := ota.Execution{
-			RolloutID: "r", DeviceID: "d", Release: ota.ReleaseID{Name: "app", Version: "1"}, Attempt: 1, Status: ota.InProgress,
+			RolloutID: "r", DeviceID: "d", Release: ota.ReleaseID{Name: "app", Version: "1"}, Attempt: 1, Leg: 1, Status: ota.InProgress,
 			Details: map[string]string{ota.DetailStep: "fetching"}, Version: 2,
 			QueuedAt: kept, StartedAt: kept.Add(time.Second), StepAt: kept.Add(time.Second), UpdatedAt: kept.Add(time.Second),
 		}

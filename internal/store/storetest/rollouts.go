@@ -52,7 +52,7 @@ var rolloutTests = []test{
 		step.ArmedAt, step.Stages[0].EndedAt = kept.Add(time.Second), kept
 		s.equal("rollout", got, step)
 		s.equal("execution", s.execution("r", "b"), ota.Execution{
-			RolloutID: "r", DeviceID: "b", Release: r.Release, Attempt: 1, Status: ota.Queued, Version: 1, QueuedAt: kept, UpdatedAt: kept,
+			RolloutID: "r", DeviceID: "b", Release: r.Release, Attempt: 1, Leg: 1, Status: ota.Queued, Version: 1, QueuedAt: kept, UpdatedAt: kept,
 		})
 	}},
 	{"a step that can not be written changes nothing", func(s *suite) {

@@ -135,7 +135,7 @@ var termTests = []test{
 		s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Open: &fleet.Opening{Stage: 1, From: 1, To: 7, Digest: image}, Now: epoch}))
 		s.equal("opened", names(s.executions(fleet.ExecutionFilter{RolloutID: "r"})), []string{"r c 1", "r f 1"})
 		s.equal("c", s.execution("r", "c"), ota.Execution{
-			RolloutID: "r", DeviceID: "c", Release: r.Release, Stage: 1, Attempt: 1, Status: ota.Queued, Version: 1, Lane: "x", From: other, QueuedAt: kept, UpdatedAt: kept,
+			RolloutID: "r", DeviceID: "c", Release: r.Release, Stage: 1, Attempt: 1, Leg: 1, Status: ota.Queued, Version: 1, Lane: "x", From: other, QueuedAt: kept, UpdatedAt: kept,
 			Timers: r.Terms.Timers, Expires: keptAt(60), ExpiresAs: ota.ClassTimedOut,
 		})
 		r.Revision++
