@@ -25,7 +25,7 @@ const (
 type simulateFlags struct {
 	cfg              simulate.Config
 	token, tokenFile string
-	bad              []string
+	bad, crash       []string
 	silent           string
 	duration         time.Duration
 }
@@ -39,8 +39,8 @@ func newSimulateCmd(a *app) *cobra.Command {
 what is signed, downloads, writes, boots and commits. Only its disk is memory and
 its health is drawn, so keep images small. Start rollouts beside it.
 
-Faults are drawn from --seed: on which devices an image fails its health check,
-which never come back from a reboot, when connections are cut and power is lost.
+Faults are drawn from --seed: on which devices an image fails its health check
+or its application crashes later, which never come back from a reboot, when connections are cut and power is lost.
 
 At the end every report that the server has acknowledged is compared with what
 the server says of the executions. The exit status is 7 when one is missing.
@@ -62,6 +62,7 @@ enroll in a minute.`,
 	fl.StringVar(&f.tokenFile, "token-file", "", "file that holds the enrollment token")
 	fl.Uint64Var(&f.cfg.Seed, "seed", 1, "of the faults")
 	fl.StringArrayVar(&f.bad, "bad", nil, "share of devices on which an image fails its health check: `NAME@VERSION=30%`, or 30% for every other release (repeat)")
+	fl.StringArrayVar(&f.crash, "crash", nil, "share of devices on which the application of a release crashes again and again after its health check: `NAME@VERSION=30%`, or 30% for every other release (repeat)")
 	fl.StringVar(&f.silent, "silent", "0%", "share of devices that never come back from the reboot into a release")
 	fl.DurationVar(&f.cfg.Faults.Cut, "cut", 0, "mean time between two losses of a device's connections; 0: none")
 	fl.DurationVar(&f.cfg.Faults.PowerCut, "power-cut", 0, "mean time between two losses of a device's power; 0: none")
@@ -83,27 +84,36 @@ func (f simulateFlags) config(a *app) (cfg simulate.Config, err error) {
 	if cfg.Faults.Silent, err = parsePart("--silent", f.silent); err != nil {
 		return cfg, err
 	}
-	cfg.Faults.Bad = map[ota.ReleaseID]float64{}
-	for _, text := range f.bad {
+	if cfg.Faults.Bad, cfg.Faults.BadAny, err = parseParts("--bad", f.bad); err != nil {
+		return cfg, err
+	}
+	cfg.Faults.Crash, cfg.Faults.CrashAny, err = parseParts("--crash", f.crash)
+	return cfg, err
+}
+
+// parseParts reads "NAME@VERSION=30%" for a release, and "30%" for every other one.
+func parseParts(flag string, texts []string) (of map[ota.ReleaseID]float64, other float64, err error) {
+	of = map[ota.ReleaseID]float64{}
+	for _, text := range texts {
 		name, part, named := strings.Cut(text, "=")
 		if !named {
-			name, part = "", text
+			part = text
 		}
-		share, err := parsePart("--bad", part)
+		share, err := parsePart(flag, part)
 		if err != nil {
-			return cfg, err
+			return nil, 0, err
 		}
 		if !named {
-			cfg.Faults.BadAny = share
+			other = share
 			continue
 		}
 		id, err := ota.ParseReleaseID(name)
 		if err != nil {
-			return cfg, usage("--bad %s: %w", text, err)
+			return nil, 0, usage("%s %s: %w", flag, text, err)
 		}
-		cfg.Faults.Bad[id] = share
+		of[id] = share
 	}
-	return cfg, nil
+	return of, other, nil
 }
 
 // parsePart reads "30%" as 0.3.

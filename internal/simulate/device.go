@@ -16,7 +16,6 @@ import (
 	"github.com/otad/otad/agent/boot/file"
 	"github.com/otad/otad/agent/disk/disktest"
 	agenthttp "github.com/otad/otad/agent/http"
-	"github.com/otad/otad/agent/install/image"
 	"github.com/otad/otad/agent/mqtt"
 	"github.com/otad/otad/pkg/ota"
 )
@@ -156,7 +155,7 @@ func (d *device) work(ctx context.Context, boot agent.Boot, runs ota.ReleaseID) 
 	a, err := agent.New(agent.Config{
 		Dir: stateDir, DeviceID: d.id, Hardware: cfg.Hardware, FactoryRoot: d.root,
 		Transport: recorder{line, d.id, &d.fleet.ledger}, Source: source, Boot: boot, FS: d.disk, Log: cfg.Log,
-		Installers: map[string]agent.Installer{ota.InstallImage: image.Installer{}, ota.InstallBinary: image.Installer{}},
+		Installers: map[string]agent.Installer{ota.InstallImage: installer{d}, ota.InstallBinary: installer{d}},
 		Health:     health{d, runs}, Version: "simulated",
 	})
 	if err != nil {

@@ -66,14 +66,63 @@ func (h health) Check(ctx context.Context, _ []byte, _ agent.Trial) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	share, ok := faults.Bad[h.runs]
-	if !ok {
-		share = faults.BadAny
-	}
-	if h.device.draw.happens(share, "bad", h.runs.String()) {
+	if h.device.draw.happens(shareOf(faults.Bad, h.runs, faults.BadAny), "bad", h.runs.String()) {
 		return errUnhealthy
 	}
 	return nil
+}
+
+// shareOf is the share that was told for a release, or that of any other.
+func shareOf(shares map[ota.ReleaseID]float64, id ota.ReleaseID, other float64) float64 {
+	if share, ok := shares[id]; ok {
+		return share
+	}
+	return other
+}
+
+// crashEvery is the mean time between two crashes of an application that was drawn
+// to crash.
+const crashEvery = 2 * time.Second
+
+// errCrashed is why an application ended.
+var errCrashed = errors.New("simulated crash of this application on this device")
+
+// installer starts applications that are nothing but what was drawn. It implements
+// agent.Installer.
+type installer struct{ device *device }
+
+// Start implements agent.Installer.
+func (i installer) Start(_ context.Context, app agent.App) (agent.Process, error) {
+	faults, runs := i.device.fleet.cfg.Faults, app.Manifest.ID()
+	ctx, stop := context.WithCancel(context.Background())
+	p := &application{stop: stop}
+	if app.Crashed == nil || !i.device.draw.happens(shareOf(faults.Crash, runs, faults.CrashAny), "crash", runs.String()) {
+		return p, nil
+	}
+	p.running.Go(func() {
+		for n := 0; ; n++ {
+			if wait(ctx, i.device.draw.exponential(crashEvery, "crash", runs.String(), n)); ctx.Err() != nil {
+				return
+			}
+			app.Crashed(errCrashed) // and it is started again at once
+		}
+	})
+	return p, nil
+}
+
+// application is what runs on a device. It implements agent.Process.
+type application struct {
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+// Alive implements agent.Process.
+func (*application) Alive() bool { return true }
+
+// Stop implements agent.Process.
+func (p *application) Stop() {
+	p.stop()
+	p.running.Wait()
 }
 
 // lines are a device's open connections.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/otad/otad/agent"
@@ -55,6 +57,26 @@ func TestHealthIsThatOfTheRelease(t *testing.T) {
 	}
 }
 
+func TestApplicationsCrashAsDrawn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := &Fleet{cfg: Config{Faults: Faults{Crash: map[ota.ReleaseID]float64{{Name: "app", Version: "2"}: 1}}}}
+		for version, crashes := range map[string]bool{"1": false, "2": true} {
+			var seen atomic.Int32
+			app := agent.App{Manifest: ota.Manifest{Name: "app", Version: version}, Crashed: func(error) { seen.Add(1) }}
+			p, err := installer{&device{fleet: fleet, id: "sim-1", draw: draws{1, "sim-1"}}}.Start(t.Context(), app)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wait(t.Context(), time.Minute)
+			p.Stop()
+			before := seen.Load()
+			if wait(t.Context(), time.Minute); seen.Load() != before || crashes && (before < 10 || before > 90) || !crashes && before > 0 {
+				t.Errorf("version %s crashed %d times in a minute, and %d after it was stopped", version, before, seen.Load()-before)
+			}
+		}
+	})
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	good := Config{Server: "https://localhost:8444", Token: "t", Hardware: "sim", Devices: 1}
 	if err := good.check(); err != nil {
@@ -68,6 +90,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"hardware model":                   func(c *Config) { c.Hardware = "" },
 		"bad share of 101%":                func(c *Config) { c.Faults.BadAny = 1.01 },
 		"bad app@1 share of -1%":           func(c *Config) { c.Faults.Bad = map[ota.ReleaseID]float64{{Name: "app", Version: "1"}: -0.01} },
+		"crash share of -1%":               func(c *Config) { c.Faults.CrashAny = -0.01 },
 		"silent share of NaN%":             func(c *Config) { c.Faults.Silent = math.NaN() },
 		"must not be negative":             func(c *Config) { c.Faults.Cut = -time.Second },
 	} {

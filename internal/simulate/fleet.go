@@ -44,6 +44,11 @@ type Faults struct {
 	// check, by release; BadAny that of releases that are not in it.
 	Bad    map[ota.ReleaseID]float64
 	BadAny float64
+	// Crash is the share of devices on which the application of a release crashes
+	// again and again, though it starts well, by release; CrashAny that of releases
+	// that are not in it.
+	Crash    map[ota.ReleaseID]float64
+	CrashAny float64
 	// Silent is the share of devices that never come back from the reboot into a
 	// release.
 	Silent float64
@@ -79,9 +84,12 @@ func (c *Config) check() error {
 func (c *Config) id(n int) string { return fmt.Sprintf("%s%d", c.Prefix, n) }
 
 func (f Faults) check() error {
-	shares := map[string]float64{"bad": f.BadAny, "silent": f.Silent}
+	shares := map[string]float64{"bad": f.BadAny, "crash": f.CrashAny, "silent": f.Silent}
 	for id, share := range f.Bad {
 		shares["bad "+id.String()] = share
+	}
+	for id, share := range f.Crash {
+		shares["crash "+id.String()] = share
 	}
 	for what, share := range shares {
 		if !(share >= 0 && share <= 1) {
