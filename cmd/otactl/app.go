@@ -110,7 +110,7 @@ OTACTL_CA_FILE, or the context of that server ("otactl login").`,
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newLoginCmd(a), newContextCmd(a), newKeyCmd(a), newFirmwareCmd(a), newImageCmd(a),
-		newRolloutCmd(a), newCommandCmd(a), newEventCmd(a), newDeviceCmd(a), newGroupCmd(a), newTokenCmd(a), newIssuerCmd(a), newShadowCmd(a), newAgentCmd(a), newSimulateCmd(a), newDemoCmd(a), newDemoApplicationCmd(a), newVersionCmd(a),
+		newRolloutCmd(a), newCommandCmd(a), newEventCmd(a), newWebhookCmd(a), newDeviceCmd(a), newGroupCmd(a), newTokenCmd(a), newIssuerCmd(a), newShadowCmd(a), newAgentCmd(a), newSimulateCmd(a), newDemoCmd(a), newDemoApplicationCmd(a), newVersionCmd(a),
 	}
 }
 

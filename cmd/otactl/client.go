@@ -36,6 +36,7 @@ type client struct {
 	groups   otadv1connect.GroupServiceClient
 	commands otadv1connect.CommandServiceClient
 	events   otadv1connect.EventServiceClient
+	webhooks otadv1connect.WebhookServiceClient
 	trust    otadv1connect.TrustServiceClient
 }
 
@@ -73,6 +74,7 @@ func newClient(t target) (*client, error) {
 	c.groups = otadv1connect.NewGroupServiceClient(c.http, t.server, opts)
 	c.commands = otadv1connect.NewCommandServiceClient(c.http, t.server, opts)
 	c.events = otadv1connect.NewEventServiceClient(c.http, t.server, opts)
+	c.webhooks = otadv1connect.NewWebhookServiceClient(c.http, t.server, opts)
 	c.shadows = otadv1connect.NewShadowServiceClient(c.http, t.server, opts)
 	c.trust = otadv1connect.NewTrustServiceClient(c.http, t.server, opts)
 	return c, nil

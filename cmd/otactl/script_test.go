@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,7 +91,7 @@ func startServer(env *testscript.Env, otad string) error {
 		return err
 	}
 	cmd := exec.Command(otad, "serve", "--data", data, "--hosts", "localhost,127.0.0.1",
-		"--api-listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0")
+		"--api-listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0", "--webhook-allow", "127.0.0.1")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
 		return err
@@ -144,6 +147,7 @@ var commandsOfScripts = map[string]func(*testscript.TestScript, bool, []string){
 	"await":   awaitText,
 	"enroll":  enrollDevice,
 	"setenv":  setEnv,
+	"receive": receiveWebhooks,
 }
 
 // checkStatus is "status N COMMAND...": it runs a command and demands its exit
@@ -252,4 +256,33 @@ func awaitText(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s does not hold %q:\n%s", args[0], args[1], raw)
 		}
 	}
+}
+
+// receiveWebhooks is "receive NAME FILE": a receiver of webhooks, whose URL is put
+// into the environment, writes what comes into a file and takes it, unless the path
+// ends in a status to answer with.
+func receiveWebhooks(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: receive NAME FILE")
+	}
+	file, err := os.Create(ts.MkAbs(args[1]))
+	ts.Check(err)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			_, err = fmt.Fprintf(file, "%s %s\n", r.Header.Get("webhook-id"), body)
+		}
+		status, number := strconv.Atoi(filepath.Base(r.URL.Path))
+		switch {
+		case err != nil:
+			w.WriteHeader(http.StatusInternalServerError)
+		case number == nil:
+			w.WriteHeader(status)
+		}
+	}))
+	ts.Defer(func() {
+		server.Close()
+		_ = file.Close() // a test's
+	})
+	ts.Setenv(args[0], server.URL)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/otad/otad/internal/deviceapi"
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/store/postgres"
+	"github.com/otad/otad/internal/webhook"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -64,6 +65,8 @@ type config struct {
 	JobLinks time.Duration `koanf:"job-links"`
 	// NotifyRate is in devices a second; 0: without a bound.
 	NotifyRate int `koanf:"notify-rate"`
+	// WebhookAllow are networks that webhooks may reach although they are not public.
+	WebhookAllow []string `koanf:"webhook-allow"`
 }
 
 // Who is let in on the listener without TLS.
@@ -101,7 +104,7 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		}
 		fromEnv := env.Provider(".", env.Opt{Prefix: "OTAD_", TransformFunc: func(key, value string) (string, any) {
 			name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "OTAD_")), "_", "-")
-			if name == "hosts" || name == "index" || name == "mqtt-limit" {
+			if name == "hosts" || name == "index" || name == "mqtt-limit" || name == "webhook-allow" {
 				return name, strings.Split(value, ",")
 			}
 			return name, value
@@ -124,6 +127,7 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		}
 		empty := func(s string) bool { return s == "" }
 		c.Hosts, c.Index = slices.DeleteFunc(c.Hosts, empty), slices.DeleteFunc(c.Index, empty)
+		c.WebhookAllow = slices.DeleteFunc(c.WebhookAllow, empty)
 		return c, c.validate()
 	}
 }
@@ -211,6 +215,9 @@ func (c config) validate() error {
 	}
 	if c.NotifyRate < 0 || c.NotifyRate > fleet.MaxNotifyRate {
 		return usageError{fmt.Errorf("--notify-rate %d: want 1 to %d devices a second, or 0 for no bound", c.NotifyRate, fleet.MaxNotifyRate)}
+	}
+	if _, err := webhook.ParseAllowed(c.WebhookAllow); err != nil {
+		return usageError{fmt.Errorf("--webhook-allow %w", err)}
 	}
 	if c.JobLinks != 0 && (c.JobLinks < fleet.MinLinkLife || c.JobLinks > fleet.MaxLinkLife) {
 		return usageError{fmt.Errorf("--job-links %s: want %s to %s, or 0 for none", c.JobLinks, fleet.MinLinkLife, fleet.MaxLinkLife)}

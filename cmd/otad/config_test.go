@@ -50,7 +50,7 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, TopicPublish: []string{}, TopicSubscribe: []string{}, JWTAudience: "otad", Index: []string{}, Hosts: []string{"of-env", "three"},
+		Data: "of-file", APIListen: "127.0.0.1:2", DeviceListen: "127.0.0.1:3", MQTTListen: ":8883", MQTTPlainAuth: "credentials", MQTTLimits: []string{}, TopicPublish: []string{}, TopicSubscribe: []string{}, WebhookAllow: []string{}, JWTAudience: "otad", Index: []string{}, Hosts: []string{"of-env", "three"},
 		MQTTShared: true, MQTTClientID: "otad", ShadowBytes: 8192, EnrollLimit: 60, NotifyRate: 2000, S3Region: "us-east-1", S3AccessKey: "of-env", S3SecretKey: "of-file",
 		LogFormat: "auto", LogLevel: "info",
 	}
@@ -63,6 +63,19 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	}
 	if c, err := loadWith(t, file, "--hosts", "x,y"); err != nil || strings.Join(c.Hosts, " ") != "x y" {
 		t.Errorf("%v, %v", c.Hosts, err)
+	}
+}
+
+func TestWebhookAllow(t *testing.T) {
+	if c, err := loadWith(t, "webhook-allow: [10.1.0.0/16, '::1']\n"); err != nil || strings.Join(c.WebhookAllow, " ") != "10.1.0.0/16 ::1" {
+		t.Errorf("%v, %v", c.WebhookAllow, err)
+	}
+	if _, err := loadWith(t, "", "--webhook-allow", "10.1"); err == nil || !strings.Contains(err.Error(), `--webhook-allow "10.1": want a network`) {
+		t.Errorf("no network: %v", err)
+	}
+	t.Setenv("OTAD_WEBHOOK_ALLOW", "10.1.0.0/16,127.0.0.1")
+	if c, err := loadWith(t, ""); err != nil || len(c.WebhookAllow) != 2 {
+		t.Errorf("%v, %v", c.WebhookAllow, err)
 	}
 }
 

@@ -36,6 +36,7 @@ func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listen
 	work.Go(func() error { return s.fleet.RunUploads(background) })
 	work.Go(func() error { return s.fleet.RunLooks(background) })
 	work.Go(func() error { return s.fleet.RunFeed(background) })
+	work.Go(func() error { return s.fleet.RunWebhooks(background) })
 	work.Go(func() error { return s.fleet.RunTrust(background) })
 	work.Go(func() error { return s.fleet.RunPresence(background) })
 	work.Go(func() error { return s.fleet.RunEvictions(background) })

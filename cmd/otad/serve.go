@@ -34,6 +34,7 @@ import (
 	"github.com/otad/otad/internal/store/postgres"
 	"github.com/otad/otad/internal/store/sqlite"
 	"github.com/otad/otad/internal/store/sqlstore"
+	"github.com/otad/otad/internal/webhook"
 	"github.com/otad/otad/pkg/shadow"
 	"github.com/otad/otad/pkg/signing"
 )
@@ -63,6 +64,7 @@ func newServeFlags() *cobra.Command {
 	f.String("crl-file", "", "keep the list of revoked device certificates in this `file`, for the external broker (reload it when the file changes)")
 	f.String("mqtt-device-url", "", "`URL` at which devices reach the external broker, if it is another")
 	f.Int("notify-rate", fleet.DefaultNotifyRate, "`devices` that are told of a job in a second when a rollout has work for many; 0: as fast as can be")
+	f.StringSlice("webhook-allow", nil, "`networks` that webhooks may reach although they are not public, such as 10.1.0.0/16; to these also by http")
 	f.Duration("job-links", 0, "`life` of download links in job documents, for devices without our agent, which then believe the server; 0: no links")
 	f.String("mqtt-client-id", fleet.ReservedDeviceID, "`name` at the external broker, in the certificate too: otad, or otad-NAME for each replica")
 	f.Int("shadow-bytes", shadow.MaxStateBytes, fmt.Sprintf("`bytes` that desired and reported of one shadow may take together, at most %d", shadow.StateBytesCeiling))
@@ -264,6 +266,10 @@ func (s *server) openFleet() error {
 	if err != nil {
 		return err
 	}
+	allowed, err := webhook.ParseAllowed(s.config.WebhookAllow)
+	if err != nil {
+		return err
+	}
 	s.publisher = &mqtt.Publisher{Now: time.Now}
 	s.fleet = fleet.New(fleet.Config{
 		Store: s.store, Blobs: s.blobs, Publisher: s.publisher, CA: s.ca, OnlineKeys: online,
@@ -272,9 +278,11 @@ func (s *server) openFleet() error {
 		JWTAudience:    s.config.JWTAudience,
 		LinkLife:       s.config.JobLinks,
 		NotifyRate:     notifyRate(s.config.NotifyRate),
+		Sender:         s.metrics.Webhooks(webhook.New(allowed, "otad/"+version)),
 	})
 	s.publisher.Document = s.fleet.JobDocument
 	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
+	s.webhookMetrics()
 	return nil
 }
 
@@ -365,6 +373,21 @@ func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
 		s.addresses.Plain = "mqtt://" + b.PlainAddr()
 	}
 	return b, nil
+}
+
+func (s *server) webhookMetrics() {
+	for _, g := range []struct {
+		name, help string
+		value      func(fleet.WebhookFigures) int
+	}{
+		{"otad_webhooks_enabled", "Webhooks that are enabled.", func(f fleet.WebhookFigures) int { return f.Enabled }},
+		{"otad_webhooks_failing", "Webhooks that are enabled and whose last attempt failed.", func(f fleet.WebhookFigures) int { return f.Failing }},
+		{"otad_webhook_events_behind", "Events that wait for the webhook that is furthest behind.", func(f fleet.WebhookFigures) int { return int(f.Behind) }},
+		{"otad_webhook_dead_letters", "Messages that were given up and are kept.", func(f fleet.WebhookFigures) int { return f.Dead }},
+		{"otad_webhook_lost_events", "Events that webhooks neither delivered nor keep.", func(f fleet.WebhookFigures) int { return int(f.Lost) }},
+	} {
+		s.metrics.Gauge(g.name, g.help, func() float64 { return float64(g.value(s.fleet.WebhookFigures())) })
+	}
 }
 
 func (s *server) brokerMetrics(b *broker.Broker) {

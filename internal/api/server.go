@@ -44,6 +44,7 @@ func (s *server) routes(more http.Handler) http.Handler {
 	mux.Handle(otadv1connect.NewRolloutServiceHandler(rolloutHandler{s}, options...))
 	mux.Handle(otadv1connect.NewCommandServiceHandler(commandHandler{s}, options...))
 	mux.Handle(otadv1connect.NewEventServiceHandler(eventHandler{s}, options...))
+	mux.Handle(otadv1connect.NewWebhookServiceHandler(webhookHandler{s}, options...))
 	mux.Handle(otadv1connect.NewDeviceServiceHandler(deviceHandler{s}, options...))
 	mux.Handle(otadv1connect.NewGroupServiceHandler(groupHandler{s}, options...))
 	mux.Handle(otadv1connect.NewShadowServiceHandler(shadowHandler{s}, options...))
@@ -63,9 +64,9 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status, answer := http.StatusUnauthorized, connect.NewError(connect.CodeUnauthenticated, errors.New("unknown or expired API token"))
 		if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-			_, err := s.fleet.Authenticate(r.Context(), token)
+			who, err := s.fleet.Authenticate(r.Context(), token)
 			if err == nil {
-				next.ServeHTTP(w, r)
+				next.ServeHTTP(w, r.WithContext(fleet.WithPrincipal(r.Context(), who.Name)))
 				return
 			}
 			if !errors.Is(err, fleet.ErrDenied) { // the token may be good: the client must not throw it away

@@ -16,7 +16,7 @@ import (
 
 // WebhookSender brings messages to receivers.
 type WebhookSender interface {
-	// Admit reports a URL to which no message may be sent: ErrDenied, with the remedy.
+	// Admit reports a URL to which no message may be sent: ErrInvalid, with the remedy.
 	Admit(u *url.URL) error
 	// Send makes one attempt, in bounded time. The error says in words why there was
 	// no answer; it does not hold the URL.

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/mqtt"
 )
 
@@ -43,6 +44,7 @@ type Metrics struct {
 	requests *prometheus.HistogramVec
 	handled  *prometheus.HistogramVec
 	sent     *prometheus.CounterVec
+	webhooks *prometheus.HistogramVec
 }
 
 // NewMetrics returns figures for the given version of otad.
@@ -59,12 +61,15 @@ func NewMetrics(version string) *Metrics {
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "otad_mqtt_published_total", Help: "Messages published to devices.",
 		}, []string{"result"}),
+		webhooks: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "otad_webhook_attempt_seconds", Help: "Time of attempts to deliver to webhooks.", Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
+		}, []string{"result"}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "otad_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.requests, m.handled, m.sent, info,
+	m.registry.MustRegister(m.requests, m.handled, m.sent, m.webhooks, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -155,6 +160,26 @@ func (b measuredBroker) Disconnect(deviceID, reason string) {
 	if d, ok := b.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
 		d.Disconnect(deviceID, reason)
 	}
+}
+
+// Webhooks counts and times the attempts of a sender: ok, refused by the receiver,
+// or no answer (error).
+func (m *Metrics) Webhooks(s fleet.WebhookSender) fleet.WebhookSender { return measuredSender{s, m} }
+
+type measuredSender struct {
+	fleet.WebhookSender
+	m *Metrics
+}
+
+func (s measuredSender) Send(ctx context.Context, msg fleet.WebhookMessage) (fleet.WebhookAnswer, error) {
+	start := time.Now()
+	answer, err := s.WebhookSender.Send(ctx, msg)
+	outcome := result(err)
+	if err == nil && (answer.Status < 200 || answer.Status > 299) {
+		outcome = "refused"
+	}
+	s.m.webhooks.WithLabelValues(outcome).Observe(time.Since(start).Seconds())
+	return answer, err
 }
 
 func result(err error) string {

@@ -7,10 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/observability"
 )
@@ -149,5 +151,33 @@ func TestHealth(t *testing.T) {
 	}
 	if code, _ := get(t, mux, "GET", "/healthz"); code != http.StatusOK {
 		t.Errorf("alive: %d", code)
+	}
+}
+
+// sender answers each message with the status in its body, 0 for no answer.
+type sender struct{ fleet.WebhookSender }
+
+func (sender) Send(_ context.Context, m fleet.WebhookMessage) (fleet.WebhookAnswer, error) {
+	if len(m.Body) == 0 {
+		return fleet.WebhookAnswer{}, errors.New("nobody there")
+	}
+	status, err := strconv.Atoi(string(m.Body))
+	return fleet.WebhookAnswer{Status: status}, err
+}
+
+func TestAttemptsAreCountedByOutcome(t *testing.T) {
+	m := observability.NewMetrics("1.2.3")
+	s := m.Webhooks(sender{})
+	for _, body := range []string{"200", "299", "300", "500", ""} {
+		answer, err := s.Send(t.Context(), fleet.WebhookMessage{Body: []byte(body)})
+		if body != strconv.Itoa(answer.Status) && (body != "" || err == nil) {
+			t.Errorf("%s: %+v, %v", body, answer, err)
+		}
+	}
+	_, text := get(t, m.Handler(), "GET", "/metrics")
+	for result, n := range map[string]string{"ok": "2", "refused": "2", "error": "1"} {
+		if want := `otad_webhook_attempt_seconds_count{result="` + result + `"} ` + n; !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
 	}
 }

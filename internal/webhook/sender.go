@@ -86,7 +86,7 @@ func (s *Sender) Admit(u *url.URL) error {
 	if u.Scheme != "https" {
 		check = s.allowedByName
 		if len(s.allowed) == 0 {
-			return fmt.Errorf("%w: webhooks need https; http is for what otad serve --webhook-allow NETWORK names", fleet.ErrDenied)
+			return fmt.Errorf("%w: webhooks need https; http is for what otad serve --webhook-allow NETWORK names", fleet.ErrInvalid)
 		}
 	}
 	host := u.Hostname()
@@ -106,7 +106,7 @@ func (s *Sender) Admit(u *url.URL) error {
 			refused = err
 		}
 	}
-	return fmt.Errorf("%w: %w", fleet.ErrDenied, refused)
+	return fmt.Errorf("%w: %w", fleet.ErrInvalid, refused)
 }
 
 // Send implements fleet.WebhookSender.

@@ -280,7 +280,7 @@ func TestAdmit(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = sender(t, c.allow...).Admit(u)
-		if (err == nil) != c.may || err != nil && (!errors.Is(err, fleet.ErrDenied) || !strings.Contains(err.Error(), "--webhook-allow")) {
+		if (err == nil) != c.may || err != nil && (!errors.Is(err, fleet.ErrInvalid) || !strings.Contains(err.Error(), "--webhook-allow")) {
 			t.Errorf("%s with %q: %v", c.url, c.allow, err)
 		}
 	}
