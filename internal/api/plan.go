@@ -62,7 +62,7 @@ func decodeTerms(s *otadv1.RolloutSpec) (ota.Terms, error) {
 			Claim: timers.GetClaim().AsDuration(), Fetch: timers.GetFetch().AsDuration(), Install: timers.GetInstall().AsDuration(),
 			Reboot: timers.GetReboot().AsDuration(), Health: timers.GetHealth().AsDuration(),
 		},
-		Retry: ota.Retry{Attempts: int(retry.GetAttempts()), Backoff: retry.GetBackoff().AsDuration()}, Drift: ota.DriftPolicy(s.GetDrift()),
+		Retry: ota.Retry{Attempts: int(retry.GetAttempts()), Backoff: retry.GetBackoff().AsDuration()}, Drift: ota.DriftPolicy(s.GetDrift()), Continuous: s.GetContinuous(),
 	}
 	if w := s.GetWindow(); w != nil {
 		t.Window = ota.Window{RRule: w.GetRrule(), Start: w.GetStart(), Duration: w.GetDuration().GetSeconds(), Fetch: w.GetFetch()}
@@ -90,7 +90,7 @@ func encodeSpec(r ota.Rollout) *otadv1.RolloutSpec {
 	t := r.Terms
 	s := &otadv1.RolloutSpec{
 		Firmware: r.Release.String(), Selector: r.Selector, Seed: r.Seed, Priority: int32(r.Priority), InProgressTimeout: duration(r.InProgressTimeout),
-		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), OnAbort: string(t.OnAbort), Health: encodeHealth(t.Health), Quarantined: t.Quarantined, Start: timestamp(t.Start), Drift: string(t.Drift),
+		Approval: t.Approval, Strata: t.Strata, OnPause: string(t.OnPause), OnAbort: string(t.OnAbort), Health: encodeHealth(t.Health), Quarantined: t.Quarantined, Start: timestamp(t.Start), Drift: string(t.Drift), Continuous: t.Continuous,
 	}
 	if r.Command != nil {
 		s.Command = encodeCommand(*r.Command)

@@ -31,7 +31,7 @@ func TestSpecComesThrough(t *testing.T) {
 				Watch:   time.Minute, Wait: time.Hour, OnFail: ota.HealthAbort,
 			},
 			Window:  ota.Window{RRule: "FREQ=DAILY", Start: "2026-01-01T02:00:00", Duration: 3600, Fetch: ota.FetchAnytime},
-			Consent: &ota.Consent{MaxDefers: 4, Deadline: time.Date(2026, 12, 2, 0, 0, 0, 0, time.UTC)}, Quarantined: true, Drift: ota.DriftRecord,
+			Consent: &ota.Consent{MaxDefers: 4, Deadline: time.Date(2026, 12, 2, 0, 0, 0, 0, time.UTC)}, Quarantined: true, Drift: ota.DriftRecord, Continuous: true,
 		},
 	}
 	terms := reflect.ValueOf(r.Terms)

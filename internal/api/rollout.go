@@ -189,6 +189,18 @@ func (h rolloutHandler) AbortRollout(ctx context.Context, r *connect.Request[ota
 	return connect.NewResponse(&otadv1.AbortRolloutResponse{Rollout: encodeRollout(v)}), nil
 }
 
+func (h rolloutHandler) FinishRollout(ctx context.Context, r *connect.Request[otadv1.FinishRolloutRequest]) (*connect.Response[otadv1.FinishRolloutResponse], error) {
+	reason, err := reasonOr(r.Msg.GetReason(), "finished by an operator")
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.fleet.FinishRollout(ctx, r.Msg.GetId(), reason)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.FinishRolloutResponse{Rollout: encodeRollout(v)}), nil
+}
+
 func (h rolloutHandler) EditRollout(ctx context.Context, r *connect.Request[otadv1.EditRolloutRequest]) (*connect.Response[otadv1.EditRolloutResponse], error) {
 	plan, err := decodeSpec(r.Msg.GetSpec())
 	if err != nil {
@@ -286,7 +298,7 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
 		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt), ApprovedAt: timestamp(v.ApprovedAt), StartedAt: timestamp(v.StartedAt),
 		Spec: encodeSpec(v.Rollout), Reached: int32(v.Cursor), Rate: v.Terms.Rate.At(v.Progress.Total()),
-		RevertOf: v.RevertOf, Health: encodeSeen(v),
+		Idle: v.Idle, RevertOf: v.RevertOf, Health: encodeSeen(v),
 	}
 	for _, back := range v.Progress.Reverts {
 		out.Reverts = append(out.Reverts, &otadv1.Revert{RolloutId: back.ID, State: string(back.State)})

@@ -156,10 +156,16 @@ func (j judge) detail(why string, d Surveyed) string {
 
 func (j judge) candidate(d Surveyed) ota.Candidate {
 	c := ota.Candidate{Path: j.routes.number(j.ways.from(d.Hardware, d.Digest).Via), DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID], Stratum: stratumOf(j.rollout, d)}
-	if per := j.rollout.Terms.InFlight.Per; per != "" {
-		c.Lane = valueOf(d, per)
-	}
+	c.Lane = laneOf(j.rollout, d)
 	return c
+}
+
+// laneOf is a device's value of what InFlight.Per names.
+func laneOf(r ota.Rollout, d Surveyed) string {
+	if r.Terms.InFlight.Per == "" {
+		return ""
+	}
+	return valueOf(d, r.Terms.InFlight.Per)
 }
 
 // stratumOf is a device's values of the strata.

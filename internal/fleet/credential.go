@@ -83,6 +83,7 @@ func (s *Service) CreateDevice(ctx context.Context, d Device) (DeviceRecord, err
 	if err := s.Store.CreateDevice(ctx, d); err != nil {
 		return DeviceRecord{}, err
 	}
+	s.Look()
 	s.Log.Info("device created", "device", d.ID, "hardware", d.Hardware)
 	return s.Device(ctx, d.ID)
 }

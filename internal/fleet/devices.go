@@ -73,6 +73,7 @@ func (s *Service) Enroll(ctx context.Context, e Enrollment) (Enrolled, error) {
 	if err != nil {
 		return Enrolled{}, err
 	}
+	s.Look()
 	s.Log.Info("device enrolled", "device", d.ID, "hardware", d.Hardware, "key", d.KeyFingerprint)
 	return Enrolled{Device: d, Certificate: chain, CA: s.CA.RootPEM(), Root: root.Bytes, MQTTURL: s.MQTTURL}, nil
 }
@@ -332,6 +333,7 @@ func (s *Service) ChangeTags(ctx context.Context, id string, set map[string]stri
 	if err := s.Store.ChangeTags(ctx, id, set, remove); err != nil {
 		return DeviceRecord{}, err
 	}
+	s.Look()
 	s.Log.Info("device tags changed", "device", id)
 	return s.Device(ctx, id)
 }

@@ -112,6 +112,11 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			return d.Wake, nil
 		}
 		step := Advance{Rollout: d.Rollout, Now: now}
+		if r.Terms.Continuous && r.Stages[0].State == ota.StagePending && d.Rollout.Stages[0].State == ota.StageOpen {
+			if err := s.finishOlder(ctx, r); err != nil {
+				return wake, err
+			}
+		}
 		switch {
 		case d.Arrange:
 			step.Rollout, err = s.arrange(ctx, r, now)
@@ -133,6 +138,9 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		s.logStep(r, step)
 		s.signals.raise("rollout/" + id)
 		s.tellStep(r, step)
+		if step.Rollout.Follows && r.StartedAt.IsZero() {
+			s.Look() // at who changed meanwhile
+		}
 		if step.Rollout.State.Terminal() {
 			s.held.forget(id)
 			s.looked.forget(id)

@@ -41,13 +41,15 @@ type GroupStore interface {
 	// CreateGroup stores the group with the members, none for a dynamic one, which
 	// may be Building until FillGroup says that it is whole. From here on whoever
 	// changes a device keeps the group up. ErrConflict: the name is taken, or there
-	// are MaxGroups, or MaxDynamicGroups. ErrNotFound: a member is no device.
+	// are MaxGroups, or MaxDynamicGroups, or a rollout that Follows asks for a group
+	// of this name, which was there before. ErrNotFound: a member is no device.
 	CreateGroup(ctx context.Context, g Group, members []string) error
 	// FillGroup finds the members of a group among the next few thousand devices
 	// that it was not held against yet, in a transaction that others need not wait
 	// long for, and reports whether that was the last of them. It may be called for
 	// any group, at any time and by several at once.
 	FillGroup(ctx context.Context, name string) (whole bool, err error)
+	// DeleteGroup fails with ErrConflict while a rollout that Follows asks for it.
 	DeleteGroup(ctx context.Context, name string) error
 	Group(ctx context.Context, name string) (Group, error)
 	Groups(ctx context.Context) ([]Group, error) // by name
@@ -164,6 +166,7 @@ func (s *Service) ChangeMembers(ctx context.Context, name string, add, remove []
 	if err := s.Store.ChangeMembers(ctx, name, add, remove); err != nil {
 		return Group{}, err
 	}
+	s.Look()
 	return s.Store.Group(ctx, name)
 }
 

@@ -16,7 +16,9 @@ const MaxLooked = 200
 // longer agree with what rollouts have made of them. The mark is written in the
 // transaction that gives the reason, so it is as lasting as that: by UpdateShadow
 // for which SaysFirmware holds, on a device that has a newest attempt that is QUEUED
-// or SUCCEEDED.
+// or SUCCEEDED; and by whatever makes or changes a device, or the groups it is in, if
+// MustLook holds for the selector of a rollout that Follows. Who changes the members
+// of a static group that such a selector names marks all that are named.
 type LookStore interface {
 	// Marked returns up to limit marked devices, in order of their ids, as they
 	// stand: in a moment after their marks.
@@ -24,7 +26,16 @@ type LookStore interface {
 	// Settle writes what was decided of devices and takes their marks away, all in
 	// one. A device that was marked anew since keeps its mark. One of which an
 	// execution has changed since it was read keeps its mark too, and nothing that
-	// was decided of it is written.
+	// was decided of it is written; nor is anything of one that is to move in a line
+	// and that has another mark by now.
+	//
+	// Moves are made under the lock of their rollout, in order. MoveJoin gives the
+	// device a turn at the end of the line, unless it has one that is still to come or
+	// has an execution; then it only has not Left any more. MoveLeave has it Left, if
+	// it stands in the line. A rollout that has not begun remembers the device instead,
+	// and the step that begins it marks it. One that no longer Follows makes no move.
+	// ota.Joined says how a rollout becomes; by a move or a change of its executions
+	// one that Follows gets a new Revision, and is not Idle any more.
 	Settle(ctx context.Context, looks []Look, now time.Time) error
 }
 
@@ -34,8 +45,16 @@ type Marked struct {
 	Mark       int64     // raised each time that it is marked
 	ReportedAt time.Time // when the device said what firmware it runs
 	// Executions are the newest attempt of each rollout on it and older ones that
-	// drifted or came a leg of their path, by rollout and attempt.
+	// drifted, were rolled back or came a leg of their path, by rollout and attempt.
 	Executions []ota.Execution
+	Places     []Place // in the lines of rollouts that Follow, by rollout; one in each
+}
+
+// Place is where a device stands in the line of a rollout.
+type Place struct {
+	RolloutID string
+	Turn      int
+	Left      bool // it has left, and gets no turn
 }
 
 // Look is what was decided of a marked device.
@@ -44,6 +63,14 @@ type Look struct {
 	Mark     int64
 	Changed  []Changed
 	Events   []Event // for the device's history: Kind and Data
+	Moves    []Moved // in lines of rollouts that Follow
+}
+
+// Moved is a move in the line of a rollout.
+type Moved struct {
+	RolloutID string
+	Move      ota.Move
+	Lane      string // of who joins: its value of what InFlight.Per names
 }
 
 // Changed is an execution as it was read and as it becomes.
@@ -127,8 +154,9 @@ func (s *Service) lookOnce(ctx context.Context) (more bool, err error) {
 
 // watched is what devices are held against.
 type watched struct {
-	rollouts map[string]ota.Rollout
-	digests  map[ota.ReleaseID]string
+	rollouts  map[string]ota.Rollout
+	digests   map[ota.ReleaseID]string
+	followers []follower
 }
 
 func (s *Service) watched(ctx context.Context) (w watched, err error) {
@@ -147,7 +175,8 @@ func (s *Service) watched(ctx context.Context) (w watched, err error) {
 	for _, r := range releases {
 		w.digests[r.ID()] = r.ImageDigest
 	}
-	return w, nil
+	w.followers, err = s.followers(ctx, rollouts, releases)
+	return w, err
 }
 
 // look decides what becomes of a device's executions.
@@ -157,15 +186,19 @@ func (w watched) look(m Marked, now time.Time) Look {
 		return l
 	}
 	before := map[string]ota.Execution{}
-	list := make([]ota.Standing, len(m.Executions))
+	var list []ota.Standing
 	for i, e := range m.Executions {
 		before[e.RolloutID] = e
-		list[i] = ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release], Goal: w.digests[w.rollouts[e.RolloutID].Release]}
+		if older := i+1 < len(m.Executions) && m.Executions[i+1].RolloutID == e.RolloutID; older && e.Class == ota.ClassRolledBack {
+			continue // that is for follow
+		}
+		list = append(list, ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release], Goal: w.digests[w.rollouts[e.RolloutID].Release]})
 	}
 	for _, e := range ota.Compare(list, ota.Running{Digest: ReportedDigest(m.Shadow), At: m.ReportedAt}, now) {
 		l.Changed = append(l.Changed, Changed{From: before[e.RolloutID], To: e})
 		l.Events = append(l.Events, driftEvent(e, m.Firmware()))
 	}
+	w.follow(m, &l, now)
 	return l
 }
 
@@ -194,6 +227,10 @@ func (s *Service) followLooks(ctx context.Context, looks []Look) {
 	var ended []ota.Execution
 	changed := false
 	for _, l := range looks {
+		for _, move := range l.Moves {
+			changed = true
+			s.signals.raise("rollout/" + move.RolloutID)
+		}
 		for _, c := range l.Changed {
 			e := c.To
 			changed = true

@@ -194,7 +194,8 @@ type RolloutStore interface {
 	CreateRollout(ctx context.Context, r ota.Rollout) error // ErrConflict: id exists
 	Rollout(ctx context.Context, id string) (ota.Rollout, error)
 	Rollouts(ctx context.Context) ([]ota.Rollout, error) // newest first
-	// Moving returns the ids of the rollouts whose state moves by itself, in order.
+	// Moving returns the ids of the rollouts whose state moves by itself and that are
+	// not Idle, in order.
 	Moving(ctx context.Context) ([]string, error)
 	// Progress counts the executions by stage: for each device the newest attempt
 	// only. Armed counts those that finished after the stored rollout's ArmedAt. Of
@@ -206,11 +207,13 @@ type RolloutStore interface {
 	// running they are taken off. An attempt after the first takes the RetryAt of
 	// the one before it, and is not made on a device for which a rollout that
 	// supersedes this one has work, or had. What is inserted for a device that is revoked is REMOVED at
-	// once, as RevokeDevice would have done: it was decided before. ErrInvalid: the
-	// line does not have the turns of Open.
+	// once, as RevokeDevice would have done: it was decided before. Nor is one made, or
+	// repeated, on a device that has Left the line (see Place). When a rollout that
+	// Follows begins, the devices that it remembers are marked, see LookStore.Settle.
+	// ErrInvalid: the line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error
 	// Cancel does what ota.Cancel does, with the rollout's Reason, to at most limit of
-	// its executions, those at work first. It returns them: RolloutID, DeviceID,
+	// its executions, those at work first; if it is FINISHING to those QUEUED only. It returns them: RolloutID, DeviceID,
 	// Stage, Status, QueuedAt, StartedAt and FinishedAt are set. None: there is
 	// nothing to cancel.
 	Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) ([]ota.Execution, error)

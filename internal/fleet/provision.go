@@ -205,6 +205,7 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) (Device, error)
 	if err != nil {
 		return Device{}, err
 	}
+	s.Look()
 	s.logger(ctx).Info("device provisioned", "device", d.ID, "hardware", d.Hardware, "claim", p.Claim, "key", d.KeyFingerprint)
 	return d, nil
 }

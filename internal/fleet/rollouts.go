@@ -72,6 +72,9 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	if err != nil {
 		return RolloutPreview{}, err
 	}
+	if err := s.groupsExist(ctx, r); err != nil {
+		return RolloutPreview{}, err
+	}
 	j, err := s.judgeOf(ctx, r)
 	if err != nil {
 		return RolloutPreview{}, err
@@ -118,7 +121,7 @@ func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, [
 	for _, why := range slices.Sorted(maps.Keys(by)) {
 		excluded = append(excluded, *by[why])
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && !j.rollout.Terms.Continuous { // somebody may yet join that one
 		return nil, nil, noDevices(j.rollout, excluded)
 	}
 	return excluded, list, nil
@@ -257,7 +260,11 @@ func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
 	if err := r.Validate(); err != nil {
 		return r, err
 	}
-	if _, err := selector.Parse(r.Selector); err != nil {
+	sel, err := selector.Parse(r.Selector)
+	if err != nil {
+		return r, err
+	}
+	if err := followable(r, sel); err != nil {
 		return r, err
 	}
 	for i, stage := range r.Stages {
@@ -292,6 +299,9 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	if err != nil {
 		return RolloutView{}, err
 	}
+	if err := s.groupsExist(ctx, r); err != nil {
+		return RolloutView{}, err
+	}
 	j, err := s.judgeOf(ctx, r)
 	if err != nil {
 		return RolloutView{}, err
@@ -317,6 +327,8 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 // for it, so that they are judged once. What fails here the engine does later.
 func (s *Service) begin(ctx context.Context, r ota.Rollout, list []ota.Candidate) {
 	now := s.Now()
+	// That of a continuous rollout has to follow first: then nobody who changes
+	// since is missed.
 	if d := ota.Plan(r, ota.Progress{}, now); !d.Arrange {
 		return
 	}
@@ -401,6 +413,9 @@ func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) 
 			plan.Seed = r.Seed
 		}
 		plan, err := s.prepare(plan)
+		if err == nil {
+			err = s.groupsExist(ctx, plan)
+		}
 		if err != nil {
 			return r, err
 		}
@@ -423,6 +438,12 @@ func (s *Service) ResumeRollout(ctx context.Context, id string, failed ota.Resum
 // plan.
 func (s *Service) AbortRollout(ctx context.Context, id, reason string, policy ota.AbortPolicy) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Abort(r, reason, policy, s.Now()) })
+}
+
+// FinishRollout ends a continuous rollout: what is queued is cancelled, what is in
+// progress finishes.
+func (s *Service) FinishRollout(ctx context.Context, id, reason string) (RolloutView, error) {
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Finish(r, reason) })
 }
 
 // StopRollouts is the emergency stop: it pauses every rollout that runs, with

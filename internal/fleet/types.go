@@ -203,7 +203,7 @@ type Advance struct {
 }
 
 // Opening gives the candidates with the turns From <= turn < To a first attempt in
-// a stage. One loses its turn that is revoked or gone, that reports to run the
+// a stage. One loses its turn that is revoked or gone, or has Left, that reports to run the
 // image with this Digest (empty: none), or one that is not in Only (nil: all are),
 // or that stands where none of Ways begins (nil: all go there at once), or for which a
 // rollout that supersedes this one has work, or had. What older rollouts, which this one supersedes, have QUEUED

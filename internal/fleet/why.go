@@ -143,6 +143,9 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 	d := Survey(v, nil)
 	switch why := j.exclude(d); {
 	case !meant:
+		if r.Terms.Continuous {
+			return "the rollout's selector does not match it; it joins when it does", nil
+		}
 		return "the rollout's selector does not match it", nil
 	case why == ExcludedHardware:
 		return "the release is for other hardware", nil
@@ -156,7 +159,9 @@ func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (s
 		return fmt.Sprintf("the rollout is %s", r.State), nil
 	case r.StartedAt.IsZero():
 		return fmt.Sprintf("the rollout is %s: %s", r.State, r.Reason), nil
-	case v.CreatedAt.After(r.StartedAt):
+	case r.Terms.Continuous && r.State == ota.RolloutRunning && r.Cursor == r.Population:
+		return "it is about to join: devices that change are looked at within seconds", nil
+	case v.CreatedAt.After(r.StartedAt) && !r.Terms.Continuous:
 		return "it enrolled after the rollout had begun", nil
 	}
 	health, err := s.heldByHealth(ctx, r)

@@ -2,6 +2,7 @@ package ota
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -29,7 +30,11 @@ func TestPlanProperty(t *testing.T) {
 type model struct {
 	r          Rollout
 	now        time.Time
-	candidates []Candidate
+	devices    []Candidate // the fleet
+	candidates []Candidate // the line
+	meant      map[string]bool
+	marked     map[string]bool // changed since the rollout looked
+	left       map[string]bool
 	revoked    map[string]bool
 	executions map[string][]Execution // attempts by device
 	made       []time.Time
@@ -38,10 +43,11 @@ type model struct {
 }
 
 func newModel(t *rapid.T) *model {
-	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}}
+	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}}
 	for i := range rapid.IntRange(0, 40).Draw(t, "devices") {
 		id := fmt.Sprintf("d%d", i)
-		m.candidates = append(m.candidates, Candidate{
+		m.meant[id] = rapid.IntRange(0, 3).Draw(t, "meant") > 0
+		m.devices = append(m.devices, Candidate{
 			DeviceID: id, Bucket: Bucket("seed", id), Stratum: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "stratum"),
 			Meant: rapid.Uint32Range(0, 3).Draw(t, "meant"),
 		})
@@ -52,10 +58,13 @@ func newModel(t *rapid.T) *model {
 		m.r.Command = &Command{Name: "x"}
 		gates = rapid.SampledFrom([]float64{0, 0, 0.5})
 	}
+	if m.r.Command == nil {
+		m.r.Terms.Continuous = rapid.Bool().Draw(t, "continuous")
+	}
 	last := 0.0
 	for i := 0; last < 100; i++ {
 		size := Size{}
-		if i < 3 && rapid.IntRange(0, 4).Draw(t, "kind") == 0 {
+		if i < 3 && !m.r.Terms.Continuous && rapid.IntRange(0, 4).Draw(t, "kind") == 0 {
 			size.Selector = "x"
 		} else {
 			last = min(100, last+rapid.Float64Range(1, 100).Draw(t, "percent"))
@@ -146,6 +155,14 @@ func (m *model) plan(t *rapid.T) Decision {
 
 func (m *model) write(t *rapid.T, d Decision) {
 	if d.Arrange {
+		if m.r.Terms.Continuous != m.r.Follows {
+			t.Fatalf("arranged while it follows: %v", m.r.Follows)
+		}
+		for _, c := range m.devices {
+			if !m.r.Terms.Continuous || m.meant[c.DeviceID] {
+				m.candidates = append(m.candidates, c)
+			}
+		}
 		var stages []Stage
 		stages, m.candidates = Arrange(m.r.Stages, m.candidates)
 		m.r = Begin(m.r, stages, len(m.candidates), "line", m.now)
@@ -164,8 +181,7 @@ func (m *model) write(t *rapid.T, d Decision) {
 		m.take(t, *d.Take)
 	}
 	for id := range m.executions {
-		if d.Cancel {
-			e := m.newest(id)
+		if e := m.newest(id); d.Cancel && (m.r.State != RolloutFinishing || e.Status == Queued) {
 			*e, _ = Cancel(*e, m.r.Reason, m.now)
 		}
 	}
@@ -226,7 +242,7 @@ func (m *model) endReverts(n int) {
 
 func (m *model) take(t *rapid.T, k Taking) {
 	for id := range m.executions {
-		if e := m.newest(id); k.Repeat && e.Stage == k.Stage && e.Status.Terminal() && e.Status != Succeeded {
+		if e := m.newest(id); k.Repeat && e.Stage == k.Stage && e.Status.Terminal() && e.Status != Succeeded && !m.left[id] {
 			e.RetryAt = m.now
 		}
 	}
@@ -236,7 +252,9 @@ func (m *model) take(t *rapid.T, k Taking) {
 		}
 		e := m.newest(id)
 		e.RetryAt = time.Time{}
-		m.add(*e, e.Attempt+1)
+		if !m.left[id] {
+			m.add(*e, e.Attempt+1)
+		}
 		k.Retries--
 	}
 	if to := m.r.Stages[k.Stage].Target; k.To > to || k.From < k.To && m.r.Cursor != k.To {
@@ -246,7 +264,7 @@ func (m *model) take(t *rapid.T, k Taking) {
 		if c.Stage != k.Stage || len(m.executions[c.DeviceID]) > 0 {
 			t.Fatalf("candidate %+v in stage %d", c, k.Stage)
 		}
-		if !m.revoked[c.DeviceID] {
+		if !m.revoked[c.DeviceID] && !m.left[c.DeviceID] {
 			m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage}, 1)
 		}
 	}
@@ -272,7 +290,11 @@ func (m *model) due() []string {
 
 func (m *model) step(t *rapid.T) {
 	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90_000).Draw(t, "milliseconds")) * time.Millisecond)
-	switch rapid.IntRange(0, 13).Draw(t, "what") {
+	switch rapid.IntRange(0, 17).Draw(t, "what") {
+	case 14, 15:
+		m.change(t)
+	case 16, 17:
+		m.look(t)
 	case 0, 1, 2, 3, 4:
 		m.plan(t)
 	case 5, 6, 7, 8, 9:
@@ -287,8 +309,8 @@ func (m *model) step(t *rapid.T) {
 	case 13:
 		m.endReverts(1)
 	case 11:
-		if len(m.candidates) > 0 {
-			m.revoked[m.candidates[rapid.IntRange(0, len(m.candidates)-1).Draw(t, "revoked")].DeviceID] = true
+		if len(m.devices) > 0 {
+			m.revoked[m.devices[rapid.IntRange(0, len(m.devices)-1).Draw(t, "revoked")].DeviceID] = true
 		}
 	default:
 		m.operator(t)
@@ -316,7 +338,9 @@ func (m *model) report(t *rapid.T) {
 func (m *model) operator(t *rapid.T) {
 	var next Rollout
 	var err error
-	switch rapid.IntRange(0, 9).Draw(t, "operator") {
+	switch rapid.IntRange(0, 10).Draw(t, "operator") {
+	case 10:
+		next, err = Finish(m.r, "enough")
 	case 0:
 		if next, err = Abort(m.r, "stop", rapid.SampledFrom([]AbortPolicy{"", AbortKeep, AbortRevert}).Draw(t, "policy"), m.now); err == nil {
 			m.write(t, Decision{Rollout: next})
@@ -363,6 +387,9 @@ func (m *model) check(t *rapid.T) {
 	for id, attempts := range m.executions {
 		size[attempts[0].Stage]++
 		most := max(1, m.r.Terms.Retry.Attempts) + m.repeats
+		if m.r.Terms.Continuous {
+			most = MaxAttempts + m.repeats
+		}
 		if len(attempts) > most {
 			t.Fatalf("device %s has %d attempts, at most %d", id, len(attempts), most)
 		}
@@ -419,9 +446,17 @@ func (m *model) drain(t *rapid.T) {
 			}
 		}
 		m.endReverts(1)
+		m.look(t)
 		d := Plan(m.r, m.progress(), m.now)
 		m.write(t, d)
 		if !d.Changed && !d.Arrange && !d.Revert {
+			if m.r.State == RolloutRunning && m.r.Idle && len(m.marked) == 0 {
+				m.checkFollowed(t)
+				if r, err := Finish(m.r, "enough"); err == nil {
+					m.r = r
+				}
+				continue
+			}
 			if d.Wake.IsZero() {
 				continue
 			}
@@ -439,5 +474,75 @@ func (m *model) drain(t *rapid.T) {
 		}
 	default:
 		t.Fatalf("never ends: %s", m.r.State)
+	}
+}
+
+// change has a device come to match, or match no longer; or there is a new one.
+func (m *model) change(t *rapid.T) {
+	i := rapid.IntRange(0, len(m.devices)).Draw(t, "changed")
+	if i == len(m.devices) {
+		m.devices = append(m.devices, Candidate{DeviceID: fmt.Sprintf("d%d", i)})
+	}
+	id := m.devices[i].DeviceID
+	m.meant[id] = !m.meant[id]
+	if m.r.Follows {
+		m.marked[id] = true
+	}
+}
+
+// look looks at the devices that changed.
+func (m *model) look(t *rapid.T) {
+	for _, id := range slices.Sorted(maps.Keys(m.marked)) {
+		delete(m.marked, id)
+		if !m.r.Follows || m.r.StartedAt.IsZero() || m.revoked[id] {
+			continue // it is arranged later, as it stands then
+		}
+		b := Belonging{Meant: m.meant[id], Eligible: true, Left: m.left[id], Newest: m.newest(id)}
+		for turn, c := range m.candidates {
+			if c.DeviceID == id {
+				b.InLine, b.Turn = true, turn
+			}
+		}
+		move, e := MoveOf(m.r, b, m.now)
+		if e != nil {
+			*b.Newest = *e
+			m.r.Idle = false
+		}
+		switch {
+		case move == MoveLeave:
+			m.left[id] = true
+		case move == MoveJoin:
+			delete(m.left, id)
+			if b.Newest == nil && (!b.InLine || b.Turn < m.r.Cursor) {
+				m.candidates = append(m.candidates, Candidate{DeviceID: id, Stage: len(m.r.Stages) - 1})
+				devices := 1
+				if b.InLine {
+					devices = 0
+				}
+				m.r = Joined(m.r, 1, devices)
+			}
+		}
+	}
+}
+
+// checkFollowed: of an idle continuous rollout, every device that matches has had an
+// execution, and those that left have none that waits.
+func (m *model) checkFollowed(t *rapid.T) {
+	for _, c := range m.devices {
+		id, e := c.DeviceID, m.newest(c.DeviceID)
+		switch {
+		case m.revoked[id]:
+		case !m.meant[id]:
+			if e != nil && (!e.Status.Terminal() || !e.RetryAt.IsZero()) {
+				t.Fatalf("%s has left, and its execution is %+v", id, *e)
+			}
+		case e == nil:
+			t.Fatalf("%s matches, and was given nothing: line %+v, cursor %d", id, m.candidates, m.r.Cursor)
+		case e.Status == Canceled && e.Reason() == LeftReason && e.Attempt < MaxAttempts:
+			t.Fatalf("%s is back, and was given nothing more: %+v", id, *e)
+		}
+	}
+	if last := m.r.Stages[len(m.r.Stages)-1]; len(m.candidates) != last.Target || last.State != StageOpen {
+		t.Fatalf("%d turns beside %+v", len(m.candidates), last)
 	}
 }

@@ -76,7 +76,7 @@ func Edit(r, plan Rollout) (Rollout, error) {
 	for i := range r.Stages {
 		r.Stages[i].ApprovedAt = time.Time{}
 	}
-	r.ApprovedAt = time.Time{}
+	r.ApprovedAt, r.Follows = time.Time{}, false
 	if r.State != RolloutDraft {
 		r.State = RolloutDraft
 		return Submit(r)
@@ -101,7 +101,7 @@ func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
 	if err := r.Terms.validate(); err != nil {
 		return r, err
 	}
-	r.State, r.Reason = RolloutPaused, reason
+	r.State, r.Reason, r.Idle = RolloutPaused, reason, false
 	return r, nil
 }
 
@@ -129,6 +129,9 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 		switch action {
 		case ResumeSkip:
 			s.State, s.EndedAt = StagePassed, now
+			if r.Terms.Continuous && r.Current() == len(r.Stages) { // it goes on
+				s.State, s.EndedAt, s.SkippedAt = StageOpen, time.Time{}, now
+			}
 		case ResumeRepeat:
 			s.State, s.EndedAt, s.SoakingAt = StagePending, time.Time{}, time.Time{}
 		default:
@@ -143,7 +146,7 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 // finish. The policy, else Terms.OnAbort, says whether devices keep what is
 // installed.
 func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
-	if r.State.Terminal() || r.State.Ending() {
+	if r.State.Terminal() || r.State.Ending() && r.State != RolloutFinishing {
 		return r, wrongState(r, "it can not be aborted")
 	}
 	if policy == AbortRevert && r.Kind() == KindCommand {

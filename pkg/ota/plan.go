@@ -112,11 +112,14 @@ const MaxTaken = 100_000
 // call again while Changed.
 //
 //	state            event                                   next
-//	SCHEDULED        its time has come                       devices arranged, see Begin
+//	SCHEDULED        its time has come, continuous           it follows: changes of devices are looked at
+//	SCHEDULED        the same, or not continuous             devices arranged, see Begin
 //	RUNNING          an abort rule trips                     ABORTING: nothing starts from then on
 //	RUNNING          the same, to be reverted                ROLLING_BACK: likewise
 //	ABORTING, ROLLING_BACK  something not finished           what can be cancelled is, some at a time
 //	ABORTING         nothing in flight                       ABORTED
+//	FINISHING        something QUEUED                        cancelled, some at a time
+//	FINISHING        nothing in flight                       COMPLETED
 //	ROLLING_BACK     nothing in flight                       reverts made, see SendBack
 //	ROLLING_BACK     its reverts have ended                  ROLLED_BACK
 //	RUNNING          retries due, the rate allows            attempts made
@@ -131,6 +134,7 @@ const MaxTaken = 100_000
 //	RUNNING, SOAKING soak over, no signal on hold            stage PASSED
 //	RUNNING, SOAKING a signal on hold for too long           stage FAILED, PAUSED
 //	RUNNING          a signal failed                         stage FAILED, PAUSED; or ABORTING
+//	RUNNING, OPEN    the last stage of a continuous one:     stays OPEN; idle when nothing is left to do
 //	RUNNING          all PASSED, nothing in flight           COMPLETED
 //	others           -                                       stay
 func Plan(r Rollout, p Progress, now time.Time) Decision {
@@ -140,8 +144,12 @@ func Plan(r Rollout, p Progress, now time.Time) Decision {
 		if now.Before(r.Terms.Start) {
 			return Decision{Rollout: r, Wake: r.Terms.Start}
 		}
+		if r.Terms.Continuous && !r.Follows {
+			r.Follows = true
+			return Decision{Rollout: r, Changed: true}
+		}
 		return Decision{Rollout: r, Arrange: true}
-	case RolloutAborting, RolloutRollingBack:
+	case RolloutAborting, RolloutRollingBack, RolloutFinishing:
 		return planEnding(r, p, now)
 	case RolloutRunning:
 		if rule, tripped := firstTripped(r.Abort, p.Armed); tripped {
@@ -161,7 +169,7 @@ func Plan(r Rollout, p Progress, now time.Time) Decision {
 func Begin(r Rollout, stages []Stage, population int, line string, now time.Time) Rollout {
 	r.Stages, r.Population, r.Line, r.Cursor = stages, population, line, 0
 	r.State, r.StartedAt, r.ArmedAt, r.PacedAt = RolloutRunning, now, now, now
-	if population == 0 {
+	if population == 0 && !r.Terms.Continuous {
 		r.State, r.Reason, r.StartedAt = RolloutPaused, "no device is eligible", time.Time{}
 	}
 	return r
@@ -194,6 +202,7 @@ func tripReason(rule AbortRule, c Counts) string {
 
 func abort(r Rollout, reason string, now time.Time) Decision {
 	r.State, r.Reason, r.Reverting = RolloutAborting, reason, r.Terms.OnAbort == AbortRevert
+	r.Follows, r.Idle = false, false
 	if r.Reverting {
 		r.State = RolloutRollingBack
 	}
@@ -208,6 +217,9 @@ func planEnding(r Rollout, p Progress, now time.Time) Decision {
 		return Decision{Rollout: r, Cancel: true}
 	}
 	switch {
+	case r.State == RolloutFinishing:
+		closeStage(&r, p, now)
+		r.State = RolloutCompleted
 	case r.State == RolloutAborting:
 		r.State = RolloutAborted
 	case len(p.Reverts) == 0:
@@ -224,7 +236,8 @@ func planEnding(r Rollout, p Progress, now time.Time) Decision {
 // planRunning makes executions first: what the rate allows now can not wait for
 // a verdict.
 func planRunning(r Rollout, p Progress, now time.Time) Decision {
-	total := p.Total()
+	total, idle := p.Total(), r.Idle
+	r.Idle = false
 	want := min(r.waiting()+p.Due, MaxTaken)
 	n, pacedAt, again := r.Terms.Rate.pace(total, r.PacedAt, now, want)
 	if n > 0 {
@@ -234,7 +247,12 @@ func planRunning(r Rollout, p Progress, now time.Time) Decision {
 		r.Cursor = take.To
 		return Decision{Rollout: r, Changed: true, Take: take}
 	}
-	d := planStages(r, p, now)
+	var d Decision
+	if r.following() {
+		d = planFollowing(r, p, idle, now)
+	} else {
+		d = planStages(r, p, now)
+	}
 	d.Wake = earliest(d.Wake, again, p.NextRetry)
 	return d
 }
@@ -305,6 +323,11 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 		stage.State, stage.EndedAt = StagePassed, now
 		return Decision{Rollout: r, Changed: true}
 	}
+	return failedGate(r, i, c, now)
+}
+
+func failedGate(r Rollout, i int, c Counts, now time.Time) Decision {
+	stage := &r.Stages[i]
 	stage.State, stage.EndedAt = StageFailed, now
 	r.State = RolloutPaused
 	r.Reason = fmt.Sprintf("stage %d failed its gate: %d of %d finished succeeded, wanted %s",

@@ -290,6 +290,7 @@ func TestOperatorActsFitTheState(t *testing.T) {
 		RolloutRunning:          {"pause": RolloutPaused, "stage": RolloutRunning, "abort": RolloutAborting},
 		RolloutPaused:           {"resume": RolloutRunning, "stage": RolloutPaused, "abort": RolloutAborting},
 		RolloutRollingBack:      {"pause": RolloutPaused},
+		RolloutFinishing:        {"abort": RolloutAborting},
 	}
 	for _, acts := range want {
 		if acts["abort"] != "" {

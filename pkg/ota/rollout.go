@@ -21,6 +21,7 @@ const (
 	RolloutPaused           RolloutState = "PAUSED"
 	RolloutAborting         RolloutState = "ABORTING"
 	RolloutRollingBack      RolloutState = "ROLLING_BACK" // aborted, and devices that changed go back
+	RolloutFinishing        RolloutState = "FINISHING"    // a continuous one that an operator ends
 	RolloutCompleted        RolloutState = "COMPLETED"
 	RolloutAborted          RolloutState = "ABORTED"
 	RolloutRolledBack       RolloutState = "ROLLED_BACK" // the rollouts that bring devices back have ended
@@ -28,7 +29,7 @@ const (
 
 // RolloutStates lists every state, in the order a rollout may take them.
 var RolloutStates = []RolloutState{
-	RolloutDraft, RolloutAwaitingApproval, RolloutScheduled, RolloutRunning, RolloutPaused, RolloutAborting, RolloutRollingBack, RolloutCompleted, RolloutAborted, RolloutRolledBack,
+	RolloutDraft, RolloutAwaitingApproval, RolloutScheduled, RolloutRunning, RolloutPaused, RolloutAborting, RolloutRollingBack, RolloutFinishing, RolloutCompleted, RolloutAborted, RolloutRolledBack,
 }
 
 // Terminal reports whether nothing more happens to the rollout.
@@ -36,8 +37,10 @@ func (s RolloutState) Terminal() bool {
 	return s == RolloutCompleted || s == RolloutAborted || s == RolloutRolledBack
 }
 
-// Ending reports whether the rollout was aborted and has not ended yet.
-func (s RolloutState) Ending() bool { return s == RolloutAborting || s == RolloutRollingBack }
+// Ending reports whether the rollout was aborted or finished and has not ended yet.
+func (s RolloutState) Ending() bool {
+	return s == RolloutAborting || s == RolloutRollingBack || s == RolloutFinishing
+}
 
 // Moves reports whether the rollout may move without anybody's doing.
 func (s RolloutState) Moves() bool {
@@ -115,6 +118,9 @@ type Stage struct {
 	OpenedAt   time.Time  `json:"openedAt,omitzero"`
 	SoakingAt  time.Time  `json:"soakingAt,omitzero"`
 	EndedAt    time.Time  `json:"endedAt,omitzero"`
+	// SkippedAt is when an operator passed by what had failed in a stage that goes
+	// on: the last one of a continuous rollout.
+	SkippedAt time.Time `json:"skippedAt,omitzero"`
 }
 
 // AbortRule stops a rollout. It trips when the share of finished executions of
@@ -150,6 +156,8 @@ type Rollout struct {
 	State      RolloutState
 	Reason     string    // why PAUSED or aborted, and who went back
 	Reverting  bool      // it was aborted, to be ROLLED_BACK; a pause keeps it from that
+	Follows    bool      // continuous, and devices that change are looked at: from before they are arranged to its end
+	Idle       bool      // continuous and RUNNING, with nothing to do until a device joins
 	Population int       // eligible devices when it started; percentages are of this
 	Line       string    // names the arrangement that they stand in
 	Cursor     int       // how many of them, in order, have had their turn
@@ -195,6 +203,9 @@ func (r Rollout) Validate() error {
 		return invalid("timeout of %s: want %s to %s", t, MinTimeout, MaxTimeout)
 	}
 	if err := r.Terms.validate(); err != nil {
+		return err
+	}
+	if err := r.validateContinuous(); err != nil {
 		return err
 	}
 	for i, s := range r.Stages {

@@ -21,6 +21,8 @@ type Terms struct {
 	Window   Window      `json:"window,omitzero"`   // when a device may install, by its own wall clock
 	Consent  *Consent    `json:"consent,omitempty"` // nil: DefaultConsent
 	Drift    DriftPolicy `json:"drift,omitempty"`
+	// Continuous: it follows its selector, see MoveOf.
+	Continuous bool `json:"continuous,omitempty"`
 	// Quarantined lets in devices on which the same image failed before.
 	Quarantined bool `json:"quarantined,omitempty"`
 }

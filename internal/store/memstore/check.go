@@ -95,6 +95,7 @@ func (s *Store) checkRollout(r ota.Rollout, say func(string, ...any)) {
 	if n := len(s.executions[r.ID]); n > target {
 		say("rollout %s has executions for %d devices: its stages allow %d", r.ID, n, target)
 	}
+	s.checkLine(r, say)
 	flying, lanes := 0, map[string]int{}
 	for _, attempts := range s.executions[r.ID] {
 		if e := attempts[len(attempts)-1]; e.Status == ota.InProgress {

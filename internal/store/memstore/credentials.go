@@ -144,8 +144,10 @@ func (s *Store) CreateDevice(ctx context.Context, d fleet.Device) error {
 		if _, ok := s.devices[d.ID]; ok {
 			return fmt.Errorf("device %s exists: %w", d.ID, fleet.ErrConflict)
 		}
-		s.devices[d.ID] = ownDevice(fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: d.Tags, CreatedAt: stored(d.CreatedAt)})
-		return nil
+		return s.changing(d.ID, func() error {
+			s.devices[d.ID] = ownDevice(fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: d.Tags, CreatedAt: stored(d.CreatedAt)})
+			return nil
+		})
 	})
 }
 

@@ -49,8 +49,7 @@ func (s *Store) enroll(d fleet.Device, token func() (fleet.EnrollmentToken, erro
 		d.Hardware = t.Hardware
 	}
 	d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: t.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: now}
-	s.devices[d.ID] = d
-	return d, nil
+	return d, s.changing(d.ID, func() error { s.devices[d.ID] = d; return nil })
 }
 
 func (s *Store) tokenOf(secretHash [32]byte) (fleet.EnrollmentToken, error) {
@@ -148,8 +147,7 @@ func (s *Store) ChangeTags(ctx context.Context, id string, set map[string]string
 		if d.Tags = tags; len(tags) == 0 {
 			d.Tags = nil
 		}
-		s.devices[id] = d
-		return nil
+		return s.changing(id, func() error { s.devices[id] = d; return nil })
 	})
 }
 

@@ -47,6 +47,9 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 		return err
 	}
 	return s.locked(ctx, func() error {
+		if by := s.askedBy(g.Name); by != "" {
+			return fleet.FollowedGroup(g.Name, by)
+		}
 		dynamic := 0
 		for _, other := range s.groups {
 			if other.Dynamic {
@@ -105,6 +108,9 @@ func (s *Store) DeleteGroup(ctx context.Context, name string) error {
 	return s.locked(ctx, func() error {
 		if _, ok := s.groups[name]; !ok {
 			return notFound("group %s", name)
+		}
+		if by := s.askedBy(name); by != "" {
+			return fleet.FollowedGroup(name, by)
 		}
 		delete(s.groups, name)
 		return nil
@@ -165,7 +171,15 @@ func (s *Store) ChangeMembers(ctx context.Context, name string, add, remove []st
 		case g.Dynamic:
 			return fleet.DynamicMembers(name)
 		}
-		return s.change(g, add, remove)
+		if err := s.change(g, add, remove); err != nil || s.askedBy(name) == "" {
+			return err
+		}
+		for _, id := range slices.Concat(add, remove) {
+			if _, ok := s.devices[id]; ok {
+				s.markAnyway(id)
+			}
+		}
+		return nil
 	})
 }
 

@@ -36,11 +36,11 @@ func (s *Store) Marked(ctx context.Context, limit int) (list []fleet.Marked, err
 			if len(list) == limit {
 				break
 			}
-			m := fleet.Marked{DeviceView: s.view(id, true), Mark: s.marks[id].number, ReportedAt: s.marks[id].reported}
+			m := fleet.Marked{DeviceView: s.view(id, true), Mark: s.marks[id].number, ReportedAt: s.marks[id].reported, Places: s.places(id)}
 			for _, rollout := range slices.Sorted(maps.Keys(s.executions)) {
 				attempts := s.executions[rollout][id]
 				for i, e := range attempts {
-					if i == len(attempts)-1 || e.Class == ota.ClassDrifted || e.Class == ota.ClassUnderway {
+					if i == len(attempts)-1 || e.Class == ota.ClassDrifted || e.Class == ota.ClassUnderway || e.Class == ota.ClassRolledBack {
 						m.Executions = append(m.Executions, ownExecution(e.Under(s.rollouts[rollout])))
 					}
 				}
@@ -55,21 +55,31 @@ func (s *Store) Marked(ctx context.Context, limit int) (list []fleet.Marked, err
 // Settle implements fleet.LookStore.
 func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) error {
 	return s.locked(ctx, func() error {
+		touched := map[string]bool{}
 		for _, l := range looks {
 			changed := func(c fleet.Changed) bool {
 				e, err := s.newest(c.From.RolloutID, c.From.DeviceID)
 				return err != nil || !fleet.SameStanding(e, c.From)
 			}
-			if slices.ContainsFunc(l.Changed, changed) {
+			if slices.ContainsFunc(l.Changed, changed) || len(l.Moves) > 0 && s.marks[l.DeviceID].number != l.Mark {
 				continue
+			}
+			for id := range s.touched(l) {
+				touched[id] = true
 			}
 			for _, c := range l.Changed {
 				s.put(settled(c.To))
+			}
+			for _, m := range l.Moves {
+				s.move(l.DeviceID, m)
 			}
 			s.serverEvents(l.DeviceID, l.Events, now)
 			if s.marks[l.DeviceID].number == l.Mark {
 				delete(s.marks, l.DeviceID)
 			}
+		}
+		for id := range touched {
+			s.revise(id)
 		}
 		return nil
 	})

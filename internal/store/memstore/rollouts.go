@@ -32,7 +32,7 @@ func (s *Store) mayCreate(r ota.Rollout) error {
 	if _, ok := s.releases[r.Release]; !ok && r.Command == nil {
 		return notFound("release %s", r.Release)
 	}
-	return nil
+	return fleet.Followable(r)
 }
 
 // Rollout implements fleet.RolloutStore.
@@ -65,7 +65,7 @@ func (s *Store) Rollouts(ctx context.Context) ([]ota.Rollout, error) {
 func (s *Store) Moving(ctx context.Context) (ids []string, err error) {
 	err = s.locked(ctx, func() error {
 		for id, r := range s.rollouts {
-			if r.State.Moves() {
+			if r.State.Moves() && !r.Idle {
 				ids = append(ids, id)
 			}
 		}
@@ -83,7 +83,7 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 				attempts := s.executions[r.ID][device]
 				was := attempts[len(attempts)-1]
 				e, ok := ota.Cancel(was, r.Reason, stored(now))
-				if ok && was.Status == status && len(cancelled) < limit {
+				if ok && was.Status == status && len(cancelled) < limit && (r.State != ota.RolloutFinishing || status == ota.Queued) {
 					s.set(e)
 					s.tell(ota.MovedTogether(status, e, 1, now))
 					cancelled = append(cancelled, ota.Execution{
@@ -170,6 +170,9 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		if old.Revision != a.Rollout.Revision {
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
+		if err := fleet.Followable(a.Rollout); err != nil {
+			return err
+		}
 		next := ownRollout(a.Rollout)
 		next.Release, next.Command, next.CreatedAt, next.RevertOf = old.Release, old.Command, old.CreatedAt, old.RevertOf
 		if old.State.Begun() {
@@ -200,19 +203,20 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			s.tell(ota.Changes(ota.Rollout{}, r, a.Now)...)
 		}
 		s.tell(ota.Changes(old, next, a.Now)...)
-		change(executions, func(e ota.Execution) (ota.Execution, bool) { return follow(old, next, a, e) })
+		change(executions, func(e ota.Execution) (ota.Execution, bool) { return s.follow(old, next, a, e) })
 		s.rollouts[next.ID], s.executions[next.ID] = next, executions
 		if a.Open != nil {
 			s.supersede(next, *a.Open, stored(a.Now))
 		}
+		s.following(old, next)
 		return nil
 	})
 }
 
 // follow does to an execution what a step asks for besides new ones.
-func follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution, bool) {
+func (s *Store) follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution, bool) {
 	changed := false
-	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Class != ota.ClassUnderway && e.Status != ota.Removed {
+	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Class != ota.ClassUnderway && e.Status != ota.Removed && !s.gone(r, e.DeviceID) {
 		e.RetryAt, changed = stored(a.Now), true
 	}
 	if runs := r.State == ota.RolloutRunning; e.Status == ota.Queued && runs != (old.State == ota.RolloutRunning) {
@@ -237,7 +241,7 @@ func (s *Store) opened(r ota.Rollout, o *fleet.Opening) (list []ota.Execution, e
 		d, ok := s.devices[c.DeviceID]
 		digest := fleet.ReportedDigest(s.shadows[shadowKey{c.DeviceID, ""}])
 		via, way := o.Way(ota.Position{Hardware: d.Hardware, Digest: digest})
-		if ok && !d.Revoked() && way && o.Takes(digest) && !s.superseded(r, c.DeviceID) {
+		if ok && !d.Revoked() && way && o.Takes(digest) && !s.superseded(r, c.DeviceID) && !s.gone(r, c.DeviceID) {
 			list = append(list, ota.Execution{DeviceID: c.DeviceID, Stage: o.Stage, Attempt: 1, Lane: c.Lane, From: digest, Via: via, Status: ota.Queued})
 		}
 	}
@@ -295,7 +299,7 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 		if last := len(attempts) - 1; last >= 0 {
 			attempts[last].RetryAt = time.Time{}
 		}
-		if e.Attempt > 1 && s.superseded(r, e.DeviceID) {
+		if e.Attempt > 1 && (s.superseded(r, e.DeviceID) || s.gone(r, e.DeviceID)) {
 			executions[e.DeviceID] = attempts
 			continue
 		}
@@ -328,6 +332,7 @@ func ownRollout(r ota.Rollout) ota.Rollout {
 	for i := range r.Stages {
 		g := &r.Stages[i]
 		g.ApprovedAt, g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.ApprovedAt), stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
+		g.SkippedAt = stored(g.SkippedAt)
 	}
 	r.Abort = append([]ota.AbortRule(nil), r.Abort...)
 	r.InProgressTimeout = r.InProgressTimeout.Truncate(time.Microsecond)

@@ -35,7 +35,7 @@ func (s *Store) UpdateShadow(ctx context.Context, deviceID, name string, u shado
 		if result, err = shadow.Apply(s.shadows[key], u, stored(now)); err != nil {
 			return err
 		}
-		s.shadows[key] = result.Document
+		_ = s.changing(deviceID, func() error { s.shadows[key] = result.Document; return nil })
 		if name == "" && fleet.SaysFirmware(u) {
 			s.mark(deviceID, now)
 		}
@@ -56,8 +56,7 @@ func (s *Store) DeleteShadow(ctx context.Context, deviceID, name string, _ time.
 		if err := s.mustExist(deviceID, name, doc); err != nil {
 			return err
 		}
-		s.shadows[key] = doc.Deleted()
-		return nil
+		return s.changing(deviceID, func() error { s.shadows[key] = doc.Deleted(); return nil })
 	})
 	if err != nil {
 		return shadow.Document{}, err

@@ -47,7 +47,9 @@ type Store struct {
 
 	certificates map[string]fleet.Certificate // by serial number
 
-	marks    map[string]mark // by device
+	marks    map[string]mark            // by device
+	relooks  map[string]map[string]bool // by rollout, of devices
+	left     map[attempt]bool           // who left a line; the attempt is 0
 	lastMark int64
 }
 
@@ -81,6 +83,8 @@ func New() *Store {
 
 		certificates: map[string]fleet.Certificate{},
 		marks:        map[string]mark{},
+		relooks:      map[string]map[string]bool{},
+		left:         map[attempt]bool{},
 	}
 }
 

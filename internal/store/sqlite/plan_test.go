@@ -35,7 +35,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"held back and due", "executions_expiry (expires_at<?)"},
 		{"due again", "COVERING INDEX executions_retry (rollout_id=? AND retry_at<?)"},
 		{"next retry", "COVERING INDEX executions_retry (rollout_id=? AND retry_at>?)"},
-		{"rollouts that move", "rollouts_state (state=?)"},
+		{"rollouts that move", "rollouts_state (state=? AND idle=?)"},
 		{"candidates", "PRIMARY KEY (rollout_id=? AND line=? AND turn>?)"},
 		{"busy devices", "COVERING INDEX executions_active (device_id>?)"},
 		{"cancel at work", "executions_progress (rollout_id=? AND status=?)"},

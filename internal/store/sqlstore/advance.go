@@ -81,8 +81,11 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 
 // follow does to executions what a step asks for besides new ones.
 func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
+	if err := t.following(old, r); err != nil {
+		return err
+	}
 	if a.Repeat != nil {
-		_, err := t.exec(updateRepeat, micros(a.Now), r.ID, *a.Repeat)
+		_, err := t.exec(updateRepeat, micros(a.Now), r.ID, *a.Repeat, r.ID, r.Line)
 		if err != nil {
 			return err
 		}
@@ -102,7 +105,8 @@ func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
 }
 
 const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AND stage = ? AND latest = 1
-	AND (status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED') OR class = 'drifted')`
+	AND (status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED') OR class = 'drifted')
+	AND device_id NOT IN (SELECT c.device_id FROM candidates c WHERE c.rollout_id = ? AND c.line = ? AND c.standing = 0)`
 
 // inOrder returns the executions by attempt, stage and device: what goes in together
 // stands together, and keys in ascending order go into an index fastest.
@@ -117,10 +121,10 @@ func inOrder(list []ota.Execution) []ota.Execution {
 func writeRollout(t *tx, r ota.Rollout, p planText) error {
 	_, err := t.exec(`UPDATE rollouts SET selector = ?, seed = ?, stages = ?, abort = ?, priority = ?, state = ?, reason = ?,
 		population = ?, armed_at = ?, revision = ?, ended_at = ?, in_progress_timeout = ?,
-		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ?, reverting = ? WHERE id = ?`,
+		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ?, reverting = ?, follows = ?, idle = ? WHERE id = ?`,
 		r.Selector, r.Seed, p.stages, p.abort, r.Priority, r.State, r.Reason,
 		r.Population, micros(r.ArmedAt), r.Revision+1, micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
-		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), flag(r.Reverting), r.ID)
+		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), flag(r.Reverting), flag(r.Follows), flag(r.Idle), r.ID)
 	return err
 }
 
@@ -281,6 +285,9 @@ func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) (wanted []ota.Executi
 		}
 	}
 	over, err := t.superseded(r, len(chunk), devices)
+	if err == nil && r.Terms.Continuous {
+		err = t.left(r, len(chunk), devices, over)
+	}
 	if err != nil {
 		return nil, err
 	}

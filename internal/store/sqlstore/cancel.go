@@ -39,6 +39,9 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 			if left == 0 {
 				break
 			}
+			if r.State == ota.RolloutFinishing && of.status == ota.InProgress {
+				continue
+			}
 			some, err := t.cancel(of.statement, e, details, left)
 			if err != nil {
 				return err

@@ -8,8 +8,8 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-const insertCandidates = `INSERT INTO candidates (rollout_id, line, turn, device_id, lane)
-	SELECT CAST(? AS TEXT), CAST(? AS TEXT), v.turn, v.device, v.lane FROM {rows} WHERE 1 = 1
+const insertCandidates = `INSERT INTO candidates (rollout_id, line, turn, device_id, lane, standing)
+	SELECT CAST(? AS TEXT), CAST(? AS TEXT), v.turn, v.device, v.lane, (SELECT 1 FROM rollouts r WHERE r.id = ? AND r.follows = 1) FROM {rows} WHERE 1 = 1
 	ON CONFLICT (rollout_id, line, turn) DO NOTHING`
 
 // PutCandidates implements fleet.RolloutStore.
@@ -21,7 +21,7 @@ func (s *Store) PutCandidates(ctx context.Context, rolloutID, line string, turn 
 	return s.writer.do(ctx, func(t *tx) error {
 		for from := 0; from < len(candidates); from += insertRows {
 			part := candidates[from:min(from+insertRows, len(candidates))]
-			_, err := t.bulk(t.exec, insertCandidates, len(part), []any{rolloutID, line},
+			_, err := t.bulk(t.exec, insertCandidates, len(part), []any{rolloutID, line, rolloutID},
 				integers("turn", turns[from:from+len(part)]),
 				texts("device", list(part, func(c ota.Candidate) string { return c.DeviceID })),
 				texts("lane", list(part, func(c ota.Candidate) string { return c.Lane })))

@@ -222,6 +222,11 @@ func (c *checker) rollout(r ota.Rollout) error {
 	for _, stage := range r.Stages {
 		target = max(target, stage.Target)
 	}
+	if r.Follows && !r.StartedAt.IsZero() {
+		if err := c.line(r, target); err != nil {
+			return err
+		}
+	}
 	return c.each(func(row row) error {
 		var n, low, high int
 		if err := row.Scan(&n, &low, &high); err != nil {
@@ -235,6 +240,23 @@ func (c *checker) rollout(r ota.Rollout) error {
 		}
 		return nil
 	}, `SELECT COUNT(DISTINCT device_id), COALESCE(MIN(stage), 0), COALESCE(MAX(stage), 0) FROM executions WHERE rollout_id = ?`, r.ID)
+}
+
+// line holds the line of a continuous rollout against its stages: every turn is there,
+// and every device that has an execution stands in it.
+func (c *checker) line(r ota.Rollout, target int) error {
+	return c.each(func(row row) error {
+		var turns, high, standing, reached int
+		if err := row.Scan(&turns, &high, &standing, &reached); err != nil {
+			return err
+		}
+		if turns != target || high != target || standing != r.Population || reached > 0 {
+			c.say("rollout %s has a line of %d turns up to %d for %d devices beside a target of %d and a population of %d, and executions of %d others", r.ID, turns, high, standing, target, r.Population, reached)
+		}
+		return nil
+	}, `SELECT COUNT(*), COALESCE(MAX(turn), -1) + 1, COUNT(standing), (SELECT COUNT(*) FROM executions e WHERE e.rollout_id = ? AND NOT EXISTS
+		(SELECT 1 FROM candidates s WHERE s.rollout_id = e.rollout_id AND s.line = ? AND s.device_id = e.device_id AND s.standing IS NOT NULL))
+		FROM candidates WHERE rollout_id = ? AND line = ?`, r.ID, r.Line, r.ID, r.Line)
 }
 
 func (c *checker) shadows() error {

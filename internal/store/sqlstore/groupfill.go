@@ -122,23 +122,9 @@ func (s *Store) wholeGroups(ctx context.Context, sel selector.Selector) error {
 		return err
 	}
 	for _, name := range building {
-		if asksGroup(sel.Root(), name) {
+		if fleet.AsksGroup(sel, name) {
 			return fleet.BuildingGroup(name)
 		}
 	}
 	return nil
-}
-
-func asksGroup(n selector.Node, name string) bool {
-	switch n := n.(type) {
-	case selector.And:
-		return asksGroup(n.Left, name) || asksGroup(n.Right, name)
-	case selector.Or:
-		return asksGroup(n.Left, name) || asksGroup(n.Right, name)
-	case selector.Not:
-		return asksGroup(n.Of, name)
-	case selector.Comparison:
-		return n.Field.Source == selector.Groups && (n.Anything() || n.Value.Text == name)
-	}
-	return false
 }

@@ -95,6 +95,7 @@ func (t *tx) regroup(set *groupSet, s *subject, joined, gone []membership) (_, _
 	if len(touched) == 0 {
 		return joined, gone, nil
 	}
+	had := len(joined) + len(gone)
 	d := fleet.Device{ID: s.id}
 	if s.created || s.retagged || slices.ContainsFunc(touched, func(i int) bool { return set.list[i].device }) {
 		if d, err = t.deviceFacts(s.id); err != nil {
@@ -108,9 +109,31 @@ func (t *tx) regroup(set *groupSet, s *subject, joined, gone []membership) (_, _
 	before, after := facts(was, s.before), facts(d, s.after)
 	for _, i := range touched {
 		g := set.list[i]
+		if g.rollout {
+			continue
+		}
 		joined, gone = moved(membership{g.name, s.id}, !s.created && g.sel.Match(before), g.sel.Match(after), joined, gone)
 	}
+	t.markFollowed(set, s, touched, was, d, len(joined)+len(gone) != had)
 	return joined, gone, nil
+}
+
+// markFollowed marks a device that a continuous rollout has to look at. Which groups
+// it is in does not matter beyond that they changed, see fleet.MustLook.
+func (t *tx) markFollowed(set *groupSet, s *subject, touched []int, was, is fleet.Device, regrouped bool) {
+	before, after := fleet.DeviceView{Device: was, Shadow: s.before}, fleet.DeviceView{Device: is, Shadow: s.after}
+	if s.created {
+		before = fleet.DeviceView{}
+	}
+	if regrouped {
+		after.Groups = []string{"another"}
+		touched = append(touched, set.grouped...)
+	}
+	for _, i := range touched {
+		if g := set.list[i]; g.rollout && fleet.MustLook(g.sel, before, after) {
+			t.markAnyway(s.id)
+		}
+	}
 }
 
 // moved adds a membership that has come or gone.
@@ -183,6 +206,21 @@ func (t *tx) dynamicGroups() (*groupSet, error) {
 		all = append(all, dynamicGroup{name: name, sel: sel})
 		return nil
 	}, `SELECT name, selector FROM device_groups WHERE dynamic = 1 ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	err = t.rows(func(r row) error {
+		var id, expr string
+		if err := r.Scan(&id, &expr); err != nil {
+			return err
+		}
+		sel, err := selector.Parse(expr)
+		if err != nil {
+			return fmt.Errorf("rollout %s: %w", id, err)
+		}
+		all = append(all, dynamicGroup{name: id, sel: sel, rollout: true})
+		return nil
+	}, `SELECT id, selector FROM rollouts WHERE follows = 1 ORDER BY id`)
 	if err != nil {
 		return nil, err
 	}

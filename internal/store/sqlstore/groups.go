@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/otad/otad/internal/fleet"
 )
@@ -28,6 +29,9 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 		filled, members = "", nil
 	}
 	return s.writer.do(ctx, func(t *tx) error {
+		if err := t.unasked(g.Name); err != nil {
+			return err
+		}
 		if g.Dynamic {
 			if err := t.regroups(); err != nil {
 				return err
@@ -96,6 +100,9 @@ func (s *Store) DeleteGroup(ctx context.Context, name string) error {
 	return s.writer.do(ctx, func(t *tx) error {
 		g, err := t.group(name)
 		if err != nil {
+			return err
+		}
+		if err := t.unasked(name); err != nil {
 			return err
 		}
 		if g.Dynamic {
@@ -189,6 +196,39 @@ func (s *Store) ChangeMembers(ctx context.Context, name string, add, remove []st
 		if _, err := t.changeMembers(t.exec, removeMembers, gone); err != nil {
 			return err
 		}
-		return t.addMembers(name, add)
+		if err := t.addMembers(name, add); err != nil {
+			return err
+		}
+		by, err := t.askedBy(name)
+		if by != "" {
+			for _, id := range slices.Concat(add, remove) {
+				t.markAnyway(id)
+			}
+		}
+		return err
 	})
+}
+
+// unasked fails if a continuous rollout asks for the group.
+func (t *tx) unasked(group string) error {
+	by, err := t.askedBy(group)
+	if err == nil && by != "" {
+		err = fleet.FollowedGroup(group, by)
+	}
+	return err
+}
+
+// askedBy returns a continuous rollout that asks for the group, if there is one, and
+// keeps it so until the transaction ends.
+func (t *tx) askedBy(group string) (rollout string, err error) {
+	set, err := t.dynamicGroups()
+	if err != nil {
+		return "", err
+	}
+	for _, i := range set.grouped {
+		if g := set.list[i]; fleet.AsksGroup(g.sel, group) {
+			return g.name, nil
+		}
+	}
+	return "", nil
 }

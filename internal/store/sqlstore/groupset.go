@@ -9,7 +9,7 @@ import (
 	"github.com/otad/otad/pkg/shadow"
 )
 
-// groupSet is the dynamic groups, arranged by what their selectors ask for, so
+// groupSet is the dynamic groups and the selectors of continuous rollouts, arranged by what their selectors ask for, so
 // that a change which none of them asks for costs next to nothing.
 type groupSet struct {
 	generation int64
@@ -18,12 +18,16 @@ type groupSet struct {
 	// those that ask for a section as a whole.
 	desired, reported sectionIndex
 	all, device       []int // every group, and those that ask for hardware or tags
+	grouped           []int // the rollouts that ask for groups
 }
 
+// dynamicGroup is a dynamic group, or a continuous rollout: then a device is marked
+// where it would come or go.
 type dynamicGroup struct {
-	name   string
-	sel    selector.Selector
-	device bool // it asks for hardware or tags
+	name    string
+	sel     selector.Selector
+	device  bool // it asks for hardware or tags
+	rollout bool
 }
 
 type sectionIndex struct {
@@ -49,7 +53,12 @@ func newGroupSet(generation int64, list []dynamicGroup) *groupSet {
 				s.reported.add(f.Path, i)
 			case selector.Hardware, selector.Tags:
 				list[i].device = true
+			case selector.Groups:
+				s.grouped = append(s.grouped, i)
 			}
+		}
+		if list[i].rollout {
+			s.reported.add([]string{"firmware", "digest"}, i)
 		}
 		if list[i].device {
 			s.device = append(s.device, i)

@@ -18,18 +18,20 @@ import (
 // mark has a device looked at again, which said at that moment what it runs.
 func (t *tx) mark(deviceID string, at time.Time) {
 	if t.marked == nil {
-		t.marked = map[string]time.Time{}
+		t.marked = map[string]anyMark{}
 	}
-	if before := t.marked[deviceID]; at.Before(before) {
-		at = before
+	m := t.marked[deviceID]
+	if m.reported.Before(at) {
+		m.reported = at
 	}
-	t.marked[deviceID] = at
+	t.marked[deviceID] = m
 }
 
 // insertMarks passes by devices on which nothing could change: a word counts only
-// against what was there before it.
+// against what was there before it. Those that a continuous rollout looks at are
+// marked anyway.
 const insertMarks = `INSERT INTO marks (device_id, mark, reported_at) SELECT v.device, v.mark, v.at FROM {rows}
-	WHERE EXISTS (SELECT 1 FROM executions e WHERE e.device_id = v.device AND e.latest = 1 AND e.status IN ('QUEUED', 'SUCCEEDED'))
+	WHERE v.anyway = 1 AND EXISTS (SELECT 1 FROM devices d WHERE d.id = v.device) OR EXISTS (SELECT 1 FROM executions e WHERE e.device_id = v.device AND e.latest = 1 AND e.status IN ('QUEUED', 'SUCCEEDED'))
 	ON CONFLICT (device_id) DO UPDATE SET mark = excluded.mark, reported_at = COALESCE(excluded.reported_at, marks.reported_at)`
 
 // flushMarks writes the marks of the batch in order, so that two otad that lock
@@ -40,7 +42,8 @@ func (t *tx) flushMarks() error {
 	_, err := t.bulk(t.write, insertMarks, len(ids), nil,
 		texts("device", ids),
 		integers("mark", list(ids, func(string) int64 { return rand.Int64() })),
-		times("at", list(ids, func(id string) time.Time { return t.marked[id] })))
+		times("at", list(ids, func(id string) time.Time { return t.marked[id].reported })),
+		integers("anyway", list(ids, func(id string) int64 { return truth(t.marked[id].anyway) })))
 	if err != nil {
 		return fmt.Errorf("mark %d devices: %w", len(ids), err)
 	}
@@ -66,6 +69,12 @@ func (s *Store) Marked(ctx context.Context, limit int) ([]fleet.Marked, error) {
 			m.Executions = append(m.Executions, e)
 		})
 	}
+	if err == nil && len(marked) > 0 {
+		err = s.placesOf(ctx, slices.Sorted(maps.Keys(at)), func(deviceID string, p fleet.Place) {
+			m := &marked[at[deviceID]]
+			m.Places = append(m.Places, p)
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read marked devices: %w", err)
 	}
@@ -73,19 +82,36 @@ func (s *Store) Marked(ctx context.Context, limit int) ([]fleet.Marked, error) {
 }
 
 // executionsOf calls f for the newest attempts on the devices, and for older ones
-// that drifted or came a leg, by rollout.
+// that drifted, were rolled back or came a leg, by rollout.
 func (s *Store) executionsOf(ctx context.Context, ids []string, f func(ota.Execution)) error {
-	columns := []Column{texts("device", ids)}
-	text := s.config.Dialect.over(selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class IN ('drifted', 'underway') ORDER BY e.device_id, e.rollout_id, e.attempt`, columns, len(ids))
+	return s.ofDevices(ctx, ids, func(r row) error {
+		e, err := scanExecution(r)
+		f(e)
+		return err
+	}, selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class IN ('drifted', 'rolled_back', 'underway') ORDER BY e.device_id, e.rollout_id, e.attempt`)
+}
+
+// placesOf calls f for the places of the devices in lines that are followed.
+func (s *Store) placesOf(ctx context.Context, ids []string, f func(deviceID string, p fleet.Place)) error {
+	return s.ofDevices(ctx, ids, func(r row) error {
+		var id string
+		var p fleet.Place
+		var standing int
+		err := r.Scan(&id, &p.RolloutID, &p.Turn, &standing)
+		p.Left = standing == 0
+		f(id, p)
+		return err
+	}, selectPlaces)
+}
+
+// ofDevices calls f for each row of a query over rows of devices.
+func (s *Store) ofDevices(ctx context.Context, ids []string, f func(row) error, query string) error {
+	text := s.config.Dialect.over(query, []Column{texts("device", ids)}, len(ids))
 	args := []any{ids}
 	if s.config.Dialect.Chunks != nil {
 		args = list(ids, func(id string) any { return id })
 	}
-	return s.adhoc(ctx, func(r row) error {
-		e, err := scanExecution(r)
-		f(e)
-		return err
-	}, Condition{SQL: text, Args: args})
+	return s.adhoc(ctx, f, Condition{SQL: text, Args: args})
 }
 
 // Settle implements fleet.LookStore.
@@ -93,15 +119,23 @@ func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) e
 	looks = slices.Clone(looks)
 	slices.SortFunc(looks, func(a, b fleet.Look) int { return strings.Compare(a.DeviceID, b.DeviceID) })
 	return s.writer.do(ctx, func(t *tx) error {
+		f, err := t.lockFollowed(looks)
+		if err != nil {
+			return err
+		}
 		var settled []fleet.Look
 		for _, l := range looks {
-			done, err := t.settle(l, now)
+			done, err := t.settle(f, l, now)
 			if err != nil {
 				return fmt.Errorf("settle device %s: %w", l.DeviceID, err)
 			}
 			if done {
+				f.touch(l)
 				settled = append(settled, l)
 			}
+		}
+		if err := t.putFollowed(f); err != nil {
+			return err
 		}
 		return t.unmark(settled)
 	})
@@ -109,7 +143,12 @@ func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) e
 
 // settle writes what was decided of a device, unless what it stands on has
 // changed.
-func (t *tx) settle(l fleet.Look, now time.Time) (bool, error) {
+func (t *tx) settle(f followed, l fleet.Look, now time.Time) (bool, error) {
+	if len(l.Moves) > 0 {
+		if same, err := t.sameMark(l); !same || err != nil {
+			return false, err
+		}
+	}
 	for _, c := range l.Changed {
 		e, err := scanExecution(t.row(selectNewest+t.forUpdate("e"), c.From.RolloutID, c.From.DeviceID))
 		if errors.Is(err, sql.ErrNoRows) || err == nil && !fleet.SameStanding(e, c.From) {
@@ -121,6 +160,11 @@ func (t *tx) settle(l fleet.Look, now time.Time) (bool, error) {
 	}
 	for _, c := range l.Changed {
 		if err := t.putExecution(t.exec, c.From, c.To); err != nil {
+			return false, err
+		}
+	}
+	for _, m := range l.Moves {
+		if err := t.move(f, l.DeviceID, m); err != nil {
 			return false, err
 		}
 	}

@@ -27,7 +27,7 @@ const (
 	FROM candidates c JOIN devices d ON d.id = c.device_id JOIN {rows} ON v.hardware = d.hardware AND v.digest = d.firmware_digest`
 	whereTurns = `
 	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?
-	AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
+	AND COALESCE(c.standing, 1) = 1 AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
 	insertOrdered = ` ORDER BY c.device_id ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
 	// notSuperseded leaves out the devices for which a rollout that supersedes this

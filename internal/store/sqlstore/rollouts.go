@@ -13,16 +13,16 @@ import (
 
 const selectRollout = `SELECT id, release_name, release_version, command, selector, seed, stages, abort, priority,
 	state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
-	terms, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of FROM rollouts`
+	terms, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of, follows, idle FROM rollouts`
 
 func scanRollout(r row) (ota.Rollout, error) {
 	var o ota.Rollout
-	var reverting int
+	var reverting, follows, idle int
 	err := r.Scan(&o.ID, textInto{&o.Release.Name}, textInto{&o.Release.Version}, commandInto{&o.Command}, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
 		&o.Priority, &o.State, &o.Reason, &o.Population, timeInto{&o.ArmedAt}, &o.Revision,
 		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout},
-		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt}, &reverting, &o.RevertOf)
-	o.Reverting = reverting == 1
+		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt}, &reverting, &o.RevertOf, &follows, &idle)
+	o.Reverting, o.Follows, o.Idle = reverting == 1, follows == 1, idle == 1
 	return o, err
 }
 
@@ -47,6 +47,7 @@ func planOf(r ota.Rollout) (p planText, err error) {
 	for i := range kept {
 		g := &kept[i]
 		g.ApprovedAt, g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.ApprovedAt), stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
+		g.SkippedAt = stored(g.SkippedAt)
 	}
 	terms := r.Terms
 	terms.Start = stored(terms.Start)
@@ -77,12 +78,12 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 func createRollout(t *tx, r ota.Rollout, p planText, now time.Time) error {
 	n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, command, selector, seed, stages, abort, priority,
 			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
-			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of, follows, idle)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		r.ID, orNull(r.Release.Name), orNull(r.Release.Version), p.command, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
 		r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
 		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt),
-		flag(r.Reverting), r.RevertOf)
+		flag(r.Reverting), r.RevertOf, flag(r.Follows), flag(r.Idle))
 	switch {
 	case errors.Is(err, errForeignKey):
 		return notFound("release %s", r.Release)
@@ -90,6 +91,11 @@ func createRollout(t *tx, r ota.Rollout, p planText, now time.Time) error {
 		return fmt.Errorf("rollout %s exists: %w", r.ID, fleet.ErrConflict)
 	case err != nil:
 		return err
+	}
+	if r.Follows {
+		if err := t.refollow(r); err != nil {
+			return err
+		}
 	}
 	t.tell(ota.Changes(ota.Rollout{}, r, now)...)
 	_, err = t.exec(`INSERT INTO armed_counts (rollout_id, armed_at) VALUES (?, ?)`, r.ID, micros(r.ArmedAt))
@@ -134,7 +140,7 @@ func (s *Store) Moving(ctx context.Context) (ids []string, err error) {
 }
 
 // selectMoving names the states for which ota.RolloutState.Moves.
-const selectMoving = `SELECT id FROM rollouts WHERE state IN ('SCHEDULED', 'RUNNING', 'ABORTING', 'ROLLING_BACK') ORDER BY id`
+const selectMoving = `SELECT id FROM rollouts WHERE state IN ('SCHEDULED', 'RUNNING', 'ABORTING', 'ROLLING_BACK', 'FINISHING') AND idle = 0 ORDER BY id`
 
 const (
 	selectProgress = `SELECT stage, status, class, n, armed, retrying FROM execution_counts WHERE rollout_id = ?`

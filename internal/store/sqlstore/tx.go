@@ -28,8 +28,8 @@ type tx struct {
 	// changed as they stood before.
 	enrolled []fleet.Device
 	retagged map[string]fleet.Device
-	// marked are the devices to be looked at again, and when each said what it runs.
-	marked map[string]time.Time
+	// marked are the devices to be looked at again.
+	marked map[string]anyMark
 	// groups are the dynamic groups as the transaction sees them, once they were
 	// asked for; regrouped says that it changed them itself.
 	groups    *groupSet

@@ -45,8 +45,11 @@ func looked(m fleet.Marked, digest string, now time.Time) fleet.Look {
 	l := fleet.Look{DeviceID: m.ID, Mark: m.Mark}
 	var list []ota.Standing
 	before := map[string]ota.Execution{}
-	for _, e := range m.Executions {
+	for i, e := range m.Executions {
 		before[e.RolloutID] = e
+		if i+1 < len(m.Executions) && m.Executions[i+1].RolloutID == e.RolloutID && e.Class != ota.ClassDrifted {
+			continue
+		}
 		list = append(list, ota.Standing{Execution: e, Digest: digest, Rollout: ota.Rollout{ID: e.RolloutID, Release: e.Release, Terms: ota.Terms{Retry: e.Retry}}})
 	}
 	for _, e := range ota.Compare(list, ota.Running{Digest: m.Firmware().Digest, At: m.ReportedAt}, now) {
@@ -177,6 +180,7 @@ func (w *walk) runs(t *rapid.T) {
 // settle looks at some marked devices.
 func (w *walk) settle(t *rapid.T) {
 	n, now := rapid.IntRange(1, 3).Draw(t, "limit"), w.time(t)
+	moves := moving(t)
 	w.same("settle", func(s fleet.Store) (any, error) {
 		list, err := s.Marked(ctx, n)
 		if err != nil {
@@ -185,9 +189,11 @@ func (w *walk) settle(t *rapid.T) {
 		var looks []fleet.Look
 		said := ""
 		for _, m := range list {
-			looks = append(looks, looked(m, "new", now))
+			l := looked(m, "new", now)
+			l.Moves = moves(m.ID)
+			looks = append(looks, l)
 			m.Mark = 0
-			said += fmt.Sprintf("%s %s %+v %v\n", m.ID, m.ReportedAt, m.Executions, m.Groups)
+			said += fmt.Sprintf("%s %s %+v %v %v\n", m.ID, m.ReportedAt, m.Executions, m.Groups, m.Places)
 		}
 		return said, s.Settle(ctx, looks, now)
 	})

@@ -36,7 +36,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "cancel": w.cancel,
 			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 			"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
-			"runs": w.runs, "settle": w.settle,
+			"runs": w.runs, "settle": w.settle, "settle again": w.settle, "follow": w.follow, "follow again": w.follow,
 		})
 		if d := cmp.Diff(snapshot(m), snapshot(s), cmpopts.EquateEmpty()); d != "" {
 			rt.Fatalf("contents (-memstore +store):\n%s", d)

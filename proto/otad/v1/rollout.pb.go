@@ -51,7 +51,8 @@ type RolloutSpec struct {
 	// What becomes of a device that runs another image after its success: requeue
 	// (also when empty), as far as retry.attempts go, or record.
 	Drift         string  `protobuf:"bytes,65,opt,name=drift,proto3" json:"drift,omitempty"`
-	Health        *Health `protobuf:"bytes,81,opt,name=health,proto3" json:"health,omitempty"` // not set: nothing is compared
+	Health        *Health `protobuf:"bytes,81,opt,name=health,proto3" json:"health,omitempty"`          // not set: nothing is compared
+	Continuous    bool    `protobuf:"varint,90,opt,name=continuous,proto3" json:"continuous,omitempty"` // devices that come to match the selector join it; the last stage is 100 %
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +239,13 @@ func (x *RolloutSpec) GetHealth() *Health {
 		return x.Health
 	}
 	return nil
+}
+
+func (x *RolloutSpec) GetContinuous() bool {
+	if x != nil {
+		return x.Continuous
+	}
+	return false
 }
 
 // Window is a recurrence rule of RFC 5545, read by a device's own wall clock.
@@ -1043,6 +1051,7 @@ type Rollout struct {
 	// Attempts that ended unsuccessfully last, the newest first, at most 10. Only
 	// where one rollout is asked for.
 	Failures      []*Execution `protobuf:"bytes,90,rep,name=failures,proto3" json:"failures,omitempty"`
+	Idle          bool         `protobuf:"varint,91,opt,name=idle,proto3" json:"idle,omitempty"` // continuous, with nothing to do until a device joins
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1229,6 +1238,13 @@ func (x *Rollout) GetFailures() []*Execution {
 		return x.Failures
 	}
 	return nil
+}
+
+func (x *Rollout) GetIdle() bool {
+	if x != nil {
+		return x.Idle
+	}
+	return false
 }
 
 // Revert is how a rollout stands that brings devices of another back.
@@ -2893,6 +2909,50 @@ func (x *AbortRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
+type FinishRolloutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishRolloutResponse) Reset() {
+	*x = FinishRolloutResponse{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishRolloutResponse) ProtoMessage() {}
+
+func (x *FinishRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishRolloutResponse.ProtoReflect.Descriptor instead.
+func (*FinishRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *FinishRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
 type ListExecutionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RolloutId     string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
@@ -2907,7 +2967,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	mi := &file_otad_v1_rollout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +2979,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	mi := &file_otad_v1_rollout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +2992,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListExecutionsRequest) GetRolloutId() string {
@@ -2987,7 +3047,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[43]
+	mi := &file_otad_v1_rollout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3059,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[43]
+	mi := &file_otad_v1_rollout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3072,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{43}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -3033,7 +3093,7 @@ var File_otad_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\x1a\x14otad/v1/health.proto\"\xb6\x06\n" +
+	"\x15otad/v1/rollout.proto\x12\aotad.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15otad/v1/command.proto\x1a\x18otad/v1/continuous.proto\x1a\x14otad/v1/health.proto\"\xd6\x06\n" +
 	"\vRolloutSpec\x12\x1a\n" +
 	"\bfirmware\x18\x01 \x01(\tR\bfirmware\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12*\n" +
@@ -3057,7 +3117,10 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\acommand\x18F \x01(\v2\x10.otad.v1.CommandR\acommand\x12\x19\n" +
 	"\bon_abort\x18P \x01(\tR\aonAbort\x12\x14\n" +
 	"\x05drift\x18A \x01(\tR\x05drift\x12'\n" +
-	"\x06health\x18Q \x01(\v2\x0f.otad.v1.HealthR\x06health\"\x81\x01\n" +
+	"\x06health\x18Q \x01(\v2\x0f.otad.v1.HealthR\x06health\x12\x1e\n" +
+	"\n" +
+	"continuous\x18Z \x01(\bR\n" +
+	"continuous\"\x81\x01\n" +
 	"\x06Window\x12\x14\n" +
 	"\x05rrule\x18\x01 \x01(\tR\x05rrule\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\tR\x05start\x125\n" +
@@ -3123,7 +3186,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xd3\x06\n" +
+	"approvedAt\"\xe7\x06\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3152,7 +3215,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\trevert_of\x18P \x01(\tR\brevertOf\x12)\n" +
 	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\x12+\n" +
 	"\x06health\x18R \x01(\v2\x13.otad.v1.HealthSeenR\x06health\x12.\n" +
-	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\"=\n" +
+	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\x12\x12\n" +
+	"\x04idle\x18[ \x01(\bR\x04idle\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
@@ -3277,6 +3341,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06policy\x18P \x01(\tR\x06policy\"B\n" +
 	"\x14AbortRolloutResponse\x12*\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"C\n" +
+	"\x15FinishRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"\xcc\x01\n" +
 	"\x15ListExecutionsRequest\x12\x1d\n" +
 	"\n" +
@@ -3291,7 +3357,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"executions\x18\x01 \x03(\v2\x12.otad.v1.ExecutionR\n" +
 	"executions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x84\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xd4\b\n" +
 	"\x0eRolloutService\x12H\n" +
 	"\vPlanRollout\x12\x1b.otad.v1.PlanRolloutRequest\x1a\x1c.otad.v1.PlanRolloutResponse\x12N\n" +
 	"\rCreateRollout\x12\x1d.otad.v1.CreateRolloutRequest\x1a\x1e.otad.v1.CreateRolloutResponse\x12E\n" +
@@ -3304,7 +3370,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x0eApproveRollout\x12\x1e.otad.v1.ApproveRolloutRequest\x1a\x1f.otad.v1.ApproveRolloutResponse\x12K\n" +
 	"\fPauseRollout\x12\x1c.otad.v1.PauseRolloutRequest\x1a\x1d.otad.v1.PauseRolloutResponse\x12N\n" +
 	"\rResumeRollout\x12\x1d.otad.v1.ResumeRolloutRequest\x1a\x1e.otad.v1.ResumeRolloutResponse\x12K\n" +
-	"\fAbortRollout\x12\x1c.otad.v1.AbortRolloutRequest\x1a\x1d.otad.v1.AbortRolloutResponse\x12K\n" +
+	"\fAbortRollout\x12\x1c.otad.v1.AbortRolloutRequest\x1a\x1d.otad.v1.AbortRolloutResponse\x12N\n" +
+	"\rFinishRollout\x12\x1d.otad.v1.FinishRolloutRequest\x1a\x1e.otad.v1.FinishRolloutResponse\x12K\n" +
 	"\fStopRollouts\x12\x1c.otad.v1.StopRolloutsRequest\x1a\x1d.otad.v1.StopRolloutsResponse\x12Q\n" +
 	"\x0eListExecutions\x12\x1e.otad.v1.ListExecutionsRequest\x1a\x1f.otad.v1.ListExecutionsResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
 
@@ -3320,7 +3387,7 @@ func file_otad_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_otad_v1_rollout_proto_rawDescData
 }
 
-var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_otad_v1_rollout_proto_goTypes = []any{
 	(*RolloutSpec)(nil),            // 0: otad.v1.RolloutSpec
 	(*Window)(nil),                 // 1: otad.v1.Window
@@ -3364,73 +3431,75 @@ var file_otad_v1_rollout_proto_goTypes = []any{
 	(*ResumeRolloutResponse)(nil),  // 39: otad.v1.ResumeRolloutResponse
 	(*AbortRolloutRequest)(nil),    // 40: otad.v1.AbortRolloutRequest
 	(*AbortRolloutResponse)(nil),   // 41: otad.v1.AbortRolloutResponse
-	(*ListExecutionsRequest)(nil),  // 42: otad.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil), // 43: otad.v1.ListExecutionsResponse
-	nil,                            // 44: otad.v1.Counts.FinishedEntry
-	nil,                            // 45: otad.v1.Execution.DetailsEntry
-	nil,                            // 46: otad.v1.PlannedStage.StrataEntry
-	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
-	(*Command)(nil),                // 49: otad.v1.Command
-	(*Health)(nil),                 // 50: otad.v1.Health
-	(*HealthSeen)(nil),             // 51: otad.v1.HealthSeen
+	(*FinishRolloutResponse)(nil),  // 42: otad.v1.FinishRolloutResponse
+	(*ListExecutionsRequest)(nil),  // 43: otad.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil), // 44: otad.v1.ListExecutionsResponse
+	nil,                            // 45: otad.v1.Counts.FinishedEntry
+	nil,                            // 46: otad.v1.Execution.DetailsEntry
+	nil,                            // 47: otad.v1.PlannedStage.StrataEntry
+	(*durationpb.Duration)(nil),    // 48: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
+	(*Command)(nil),                // 50: otad.v1.Command
+	(*Health)(nil),                 // 51: otad.v1.Health
+	(*HealthSeen)(nil),             // 52: otad.v1.HealthSeen
+	(*FinishRolloutRequest)(nil),   // 53: otad.v1.FinishRolloutRequest
 }
 var file_otad_v1_rollout_proto_depIdxs = []int32{
 	7,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
 	9,  // 1: otad.v1.RolloutSpec.abort:type_name -> otad.v1.AbortRule
-	47, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
-	48, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
+	48, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
+	49, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
 	3,  // 4: otad.v1.RolloutSpec.rate:type_name -> otad.v1.Rate
 	4,  // 5: otad.v1.RolloutSpec.in_flight:type_name -> otad.v1.InFlight
 	5,  // 6: otad.v1.RolloutSpec.timers:type_name -> otad.v1.Timers
 	6,  // 7: otad.v1.RolloutSpec.retry:type_name -> otad.v1.Retry
 	1,  // 8: otad.v1.RolloutSpec.window:type_name -> otad.v1.Window
 	2,  // 9: otad.v1.RolloutSpec.consent:type_name -> otad.v1.Consent
-	49, // 10: otad.v1.RolloutSpec.command:type_name -> otad.v1.Command
-	50, // 11: otad.v1.RolloutSpec.health:type_name -> otad.v1.Health
-	47, // 12: otad.v1.Window.duration:type_name -> google.protobuf.Duration
-	48, // 13: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
-	47, // 14: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
-	47, // 15: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
-	47, // 16: otad.v1.Timers.install:type_name -> google.protobuf.Duration
-	47, // 17: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
-	47, // 18: otad.v1.Timers.health:type_name -> google.protobuf.Duration
-	47, // 19: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	50, // 10: otad.v1.RolloutSpec.command:type_name -> otad.v1.Command
+	51, // 11: otad.v1.RolloutSpec.health:type_name -> otad.v1.Health
+	48, // 12: otad.v1.Window.duration:type_name -> google.protobuf.Duration
+	49, // 13: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
+	48, // 14: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
+	48, // 15: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
+	48, // 16: otad.v1.Timers.install:type_name -> google.protobuf.Duration
+	48, // 17: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
+	48, // 18: otad.v1.Timers.health:type_name -> google.protobuf.Duration
+	48, // 19: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
 	8,  // 20: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	47, // 21: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	44, // 22: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	48, // 21: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	45, // 22: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
 	7,  // 23: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
 	10, // 24: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	48, // 25: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	48, // 26: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	48, // 27: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	48, // 28: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
+	49, // 25: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	49, // 26: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	49, // 27: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	49, // 28: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
 	11, // 29: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
 	9,  // 30: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	48, // 31: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	48, // 32: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	47, // 33: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	49, // 31: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	49, // 32: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	48, // 33: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
 	0,  // 34: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
-	48, // 35: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
-	48, // 36: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	49, // 35: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	49, // 36: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
 	13, // 37: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
-	51, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
+	52, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
 	14, // 39: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
-	45, // 40: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	48, // 41: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	48, // 42: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	48, // 43: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	48, // 44: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	48, // 45: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 46: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	48, // 47: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
+	46, // 40: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	49, // 41: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	49, // 42: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	49, // 43: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	49, // 44: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	49, // 45: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	49, // 46: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	49, // 47: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
 	0,  // 48: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
 	18, // 49: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
 	19, // 50: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
 	17, // 51: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	47, // 52: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	48, // 52: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
 	7,  // 53: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	46, // 54: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	47, // 54: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
 	0,  // 55: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
 	0,  // 56: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
 	12, // 57: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
@@ -3443,38 +3512,41 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	12, // 64: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
 	12, // 65: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
 	12, // 66: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 67: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 68: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	20, // 69: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	30, // 70: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	32, // 71: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	34, // 72: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	21, // 73: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	23, // 74: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	25, // 75: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	36, // 76: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	38, // 77: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	40, // 78: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	27, // 79: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	42, // 80: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 81: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	29, // 82: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	31, // 83: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	33, // 84: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	35, // 85: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	22, // 86: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	24, // 87: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	26, // 88: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	37, // 89: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	39, // 90: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	41, // 91: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	28, // 92: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	43, // 93: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	81, // [81:94] is the sub-list for method output_type
-	68, // [68:81] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	12, // 67: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 68: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 69: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	20, // 70: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	30, // 71: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	32, // 72: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	34, // 73: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	21, // 74: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	23, // 75: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	25, // 76: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	36, // 77: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	38, // 78: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	40, // 79: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	53, // 80: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
+	27, // 81: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	43, // 82: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 83: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	29, // 84: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	31, // 85: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	33, // 86: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	35, // 87: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	22, // 88: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	24, // 89: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	26, // 90: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	37, // 91: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	39, // 92: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	41, // 93: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	42, // 94: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
+	28, // 95: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	44, // 96: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	83, // [83:97] is the sub-list for method output_type
+	69, // [69:83] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
@@ -3483,6 +3555,7 @@ func file_otad_v1_rollout_proto_init() {
 		return
 	}
 	file_otad_v1_command_proto_init()
+	file_otad_v1_continuous_proto_init()
 	file_otad_v1_health_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3490,7 +3563,7 @@ func file_otad_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_rollout_proto_rawDesc), len(file_otad_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -66,6 +66,9 @@ const (
 	// RolloutServiceAbortRolloutProcedure is the fully-qualified name of the RolloutService's
 	// AbortRollout RPC.
 	RolloutServiceAbortRolloutProcedure = "/otad.v1.RolloutService/AbortRollout"
+	// RolloutServiceFinishRolloutProcedure is the fully-qualified name of the RolloutService's
+	// FinishRollout RPC.
+	RolloutServiceFinishRolloutProcedure = "/otad.v1.RolloutService/FinishRollout"
 	// RolloutServiceStopRolloutsProcedure is the fully-qualified name of the RolloutService's
 	// StopRollouts RPC.
 	RolloutServiceStopRolloutsProcedure = "/otad.v1.RolloutService/StopRollouts"
@@ -94,6 +97,8 @@ type RolloutServiceClient interface {
 	PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error)
 	ResumeRollout(context.Context, *connect.Request[v1.ResumeRolloutRequest]) (*connect.Response[v1.ResumeRolloutResponse], error)
 	AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error)
+	// FinishRollout ends a continuous one, which does not end by itself.
+	FinishRollout(context.Context, *connect.Request[v1.FinishRolloutRequest]) (*connect.Response[v1.FinishRolloutResponse], error)
 	// StopRollouts pauses every rollout that runs or is scheduled, with devices in
 	// flight held before they install.
 	StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error)
@@ -177,6 +182,12 @@ func NewRolloutServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(rolloutServiceMethods.ByName("AbortRollout")),
 			connect.WithClientOptions(opts...),
 		),
+		finishRollout: connect.NewClient[v1.FinishRolloutRequest, v1.FinishRolloutResponse](
+			httpClient,
+			baseURL+RolloutServiceFinishRolloutProcedure,
+			connect.WithSchema(rolloutServiceMethods.ByName("FinishRollout")),
+			connect.WithClientOptions(opts...),
+		),
 		stopRollouts: connect.NewClient[v1.StopRolloutsRequest, v1.StopRolloutsResponse](
 			httpClient,
 			baseURL+RolloutServiceStopRolloutsProcedure,
@@ -205,6 +216,7 @@ type rolloutServiceClient struct {
 	pauseRollout   *connect.Client[v1.PauseRolloutRequest, v1.PauseRolloutResponse]
 	resumeRollout  *connect.Client[v1.ResumeRolloutRequest, v1.ResumeRolloutResponse]
 	abortRollout   *connect.Client[v1.AbortRolloutRequest, v1.AbortRolloutResponse]
+	finishRollout  *connect.Client[v1.FinishRolloutRequest, v1.FinishRolloutResponse]
 	stopRollouts   *connect.Client[v1.StopRolloutsRequest, v1.StopRolloutsResponse]
 	listExecutions *connect.Client[v1.ListExecutionsRequest, v1.ListExecutionsResponse]
 }
@@ -264,6 +276,11 @@ func (c *rolloutServiceClient) AbortRollout(ctx context.Context, req *connect.Re
 	return c.abortRollout.CallUnary(ctx, req)
 }
 
+// FinishRollout calls otad.v1.RolloutService.FinishRollout.
+func (c *rolloutServiceClient) FinishRollout(ctx context.Context, req *connect.Request[v1.FinishRolloutRequest]) (*connect.Response[v1.FinishRolloutResponse], error) {
+	return c.finishRollout.CallUnary(ctx, req)
+}
+
 // StopRollouts calls otad.v1.RolloutService.StopRollouts.
 func (c *rolloutServiceClient) StopRollouts(ctx context.Context, req *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error) {
 	return c.stopRollouts.CallUnary(ctx, req)
@@ -294,6 +311,8 @@ type RolloutServiceHandler interface {
 	PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error)
 	ResumeRollout(context.Context, *connect.Request[v1.ResumeRolloutRequest]) (*connect.Response[v1.ResumeRolloutResponse], error)
 	AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error)
+	// FinishRollout ends a continuous one, which does not end by itself.
+	FinishRollout(context.Context, *connect.Request[v1.FinishRolloutRequest]) (*connect.Response[v1.FinishRolloutResponse], error)
 	// StopRollouts pauses every rollout that runs or is scheduled, with devices in
 	// flight held before they install.
 	StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error)
@@ -373,6 +392,12 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 		connect.WithSchema(rolloutServiceMethods.ByName("AbortRollout")),
 		connect.WithHandlerOptions(opts...),
 	)
+	rolloutServiceFinishRolloutHandler := connect.NewUnaryHandler(
+		RolloutServiceFinishRolloutProcedure,
+		svc.FinishRollout,
+		connect.WithSchema(rolloutServiceMethods.ByName("FinishRollout")),
+		connect.WithHandlerOptions(opts...),
+	)
 	rolloutServiceStopRolloutsHandler := connect.NewUnaryHandler(
 		RolloutServiceStopRolloutsProcedure,
 		svc.StopRollouts,
@@ -409,6 +434,8 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 			rolloutServiceResumeRolloutHandler.ServeHTTP(w, r)
 		case RolloutServiceAbortRolloutProcedure:
 			rolloutServiceAbortRolloutHandler.ServeHTTP(w, r)
+		case RolloutServiceFinishRolloutProcedure:
+			rolloutServiceFinishRolloutHandler.ServeHTTP(w, r)
 		case RolloutServiceStopRolloutsProcedure:
 			rolloutServiceStopRolloutsHandler.ServeHTTP(w, r)
 		case RolloutServiceListExecutionsProcedure:
@@ -464,6 +491,10 @@ func (UnimplementedRolloutServiceHandler) ResumeRollout(context.Context, *connec
 
 func (UnimplementedRolloutServiceHandler) AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.AbortRollout is not implemented"))
+}
+
+func (UnimplementedRolloutServiceHandler) FinishRollout(context.Context, *connect.Request[v1.FinishRolloutRequest]) (*connect.Response[v1.FinishRolloutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.RolloutService.FinishRollout is not implemented"))
 }
 
 func (UnimplementedRolloutServiceHandler) StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error) {
