@@ -46,6 +46,7 @@ type planFile struct {
 	OnAbort     text        `yaml:"onAbort"`
 	Drift       text        `yaml:"drift"`
 	Health      planHealth  `yaml:"health"`
+	Continuous  bool        `yaml:"continuous"`
 	Quarantined bool        `yaml:"quarantined"`
 }
 
@@ -254,7 +255,7 @@ const defaultGate = 0.95
 func (p planFile) terms(rd *reader) ota.Terms {
 	t := ota.Terms{
 		Approval: p.Approval, Strata: p.Strata, Quarantined: p.Quarantined, OnPause: ota.PausePolicy(p.OnPause.value), OnAbort: ota.AbortPolicy(p.OnAbort.value), Health: p.Health.terms(rd), Start: rd.time(p.Start, "start"),
-		Drift:    ota.DriftPolicy(p.Drift.value),
+		Drift: ota.DriftPolicy(p.Drift.value), Continuous: p.Continuous,
 		InFlight: ota.InFlight{Max: p.InFlight.Max, Per: p.InFlight.Per, PerMax: p.InFlight.PerMax},
 		Timers: ota.Timers{
 			Claim: rd.duration(p.Timers.Claim, "timers: claim"), Fetch: rd.duration(p.Timers.Fetch, "timers: fetch"),

@@ -18,7 +18,7 @@ func newRolloutCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "rollout", Short: "Plan, start, follow and stop rollouts"},
 		newRolloutPlanCmd(a), newRolloutCreateCmd(a), newRolloutListCmd(a), newRolloutShowCmd(a), newRolloutDevicesCmd(a),
 		newRolloutWatchCmd(a), newRolloutEditCmd(a), newRolloutSubmitCmd(a), newRolloutApproveCmd(a),
-		newRolloutStopAllCmd(a), newRolloutSchemaCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutAbortCmd(a))
+		newRolloutStopAllCmd(a), newRolloutSchemaCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutFinishCmd(a), newRolloutAbortCmd(a))
 }
 
 const rolloutExample = `  otactl rollout plan --firmware gateway@1.4.0 --select 'tags.site = "paris"'
@@ -45,6 +45,10 @@ func newRolloutCreateCmd(a *app) *cobra.Command {
 for the soak time; a stage that can not meet it any more pauses the rollout, an
 abort rule that comes true ends it. Without --timeout and timers a stage waits for
 a device that started and fell silent until it is back, or revoked.
+
+With --continuous it follows its selector: devices that come to match it join the
+last stage, which is 100%, and those that match no longer leave. It does not end by
+itself, see otactl rollout finish.
 
 A plan can be kept in a file, see otactl rollout schema; with --file only
 --firmware, --select, --group and --seed may be given beside it.`,
@@ -260,6 +264,21 @@ silence: --failed-stage repeat tries its unsuccessful devices once more,
 	return cmd
 }
 
+func newRolloutFinishCmd(a *app) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "finish ID", Short: "End a continuous rollout", Args: takes("ID"),
+		Long: `finish ends a continuous rollout, which does not end by itself. Nobody joins it
+any more, what is queued is cancelled, and devices at work finish.`,
+		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
+			resp, err := call(ctx, c.rollouts.FinishRollout, &otadv1.FinishRolloutRequest{Id: id, Reason: reason})
+			return resp.GetRollout(), err
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks at it")
+	return cmd
+}
+
 func newRolloutAbortCmd(a *app) *cobra.Command {
 	var reason string
 	var yes, revert, keep bool
@@ -339,7 +358,8 @@ func newRolloutWatchCmd(a *app) *cobra.Command {
 		Use: "watch ID", Short: "Follow a rollout to its end", Args: takes("ID"),
 		Long: `watch redraws the stages on a terminal and elsewhere writes a line for each
 change. It ends with status 0 when the rollout completes, and with 7 when it is
-aborted or pauses because a stage failed its gate.`,
+aborted or pauses because a stage failed its gate. A continuous rollout ends only
+by otactl rollout finish.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {

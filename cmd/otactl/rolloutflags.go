@@ -28,7 +28,7 @@ type rolloutFlags struct {
 	retry                                               ota.Retry
 	retryOn, strata                                     []string
 	maxDefers                                           int
-	approval, quarantined                               bool
+	approval, quarantined, continuous                   bool
 	dryRun, watch, draft                                bool
 	cmd                                                 *cobra.Command
 }
@@ -74,6 +74,7 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.sick, "on-unhealthy", string(ota.HealthPause), "what becomes of the rollout then: pause or abort")
 	fl.StringVar(&f.onAbort, "on-abort", string(ota.AbortKeep), "what becomes of devices it has changed when it is aborted: keep or revert")
 	fl.StringVar(&f.drift, "drift", string(ota.DriftRequeue), "a device that runs another image after its success: requeue, as far as --attempts go, or record")
+	fl.BoolVar(&f.continuous, "continuous", false, "devices that come to match the selector join it, those that match no longer leave; it ends by otactl rollout finish")
 	fl.BoolVar(&f.quarantined, "quarantined", false, "let in devices on which this image was rolled back before")
 }
 
@@ -163,7 +164,8 @@ func (f *rolloutFlags) plan() (ota.Rollout, error) {
 func (f *rolloutFlags) terms() (t ota.Terms, err error) {
 	t = ota.Terms{
 		Approval: f.approval, InFlight: ota.InFlight{Max: f.maxInFlight}, Timers: f.timers, Strata: f.strata, Quarantined: f.quarantined,
-		Retry: f.retry,
+		Continuous: f.continuous,
+		Retry:      f.retry,
 	}
 	if f.retry.Attempts == 1 && f.retry.Backoff == 0 && len(f.retryOn) == 0 {
 		t.Retry = ota.Retry{}
@@ -257,7 +259,7 @@ func specMessage(r ota.Rollout) *otadv1.RolloutSpec {
 
 func termsMessage(t ota.Terms, spec *otadv1.RolloutSpec) {
 	spec.Approval, spec.Strata, spec.OnPause, spec.OnAbort, spec.Quarantined = t.Approval, t.Strata, string(t.OnPause), string(t.OnAbort), t.Quarantined
-	spec.Drift = string(t.Drift)
+	spec.Drift, spec.Continuous = string(t.Drift), t.Continuous
 	if !t.Start.IsZero() {
 		spec.Start = timestamppb.New(t.Start)
 	}

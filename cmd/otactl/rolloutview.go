@@ -30,6 +30,7 @@ type rolloutView struct {
 	Stages     []stageView     `json:"stages"`
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	Terms      termsView       `json:"terms"`
+	Idle       bool            `json:"idle,omitempty"`     // continuous, with nothing to do until a device joins
 	Reached    int32           `json:"reached"`            // devices that had their turn
 	Health     *healthView     `json:"health,omitempty"`   // absent: nothing is compared
 	RevertOf   string          `json:"revertOf,omitempty"` // the rollout whose devices it brings back
@@ -105,7 +106,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
+		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
@@ -345,6 +346,7 @@ type planView struct {
 	Firmware   string             `json:"firmware"`
 	Command    *commandView       `json:"command,omitempty"`
 	Selector   string             `json:"selector"`
+	Continuous bool               `json:"continuous,omitempty"` // devices join it later
 	Seed       string             `json:"seed"`
 	Population int32              `json:"population"`
 	Bytes      int64              `json:"bytes"`              // that all devices download at the most
@@ -382,7 +384,7 @@ type exclusionView struct {
 
 func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planView {
 	v := planView{
-		Firmware: spec.GetFirmware(), Command: newCommandView(spec.GetCommand()), Selector: spec.GetSelector(), Seed: p.GetSeed(), Population: p.GetPopulation(), Bytes: p.GetBytes(),
+		Firmware: spec.GetFirmware(), Command: newCommandView(spec.GetCommand()), Selector: spec.GetSelector(), Continuous: spec.GetContinuous(), Seed: p.GetSeed(), Population: p.GetPopulation(), Bytes: p.GetBytes(),
 		Stages: []plannedStageView{}, Excluded: []exclusionView{}, Conflicts: []conflictView{},
 	}
 	if d := p.GetDuration().AsDuration(); d > 0 {
@@ -425,7 +427,7 @@ func (a *app) printPlan(p planView) error {
 			{"Firmware", p.Firmware},
 			{"Command", p.Command.text()},
 			{"Selector", first(p.Selector, rolloutView{Command: p.Command}.everyone())},
-			{"Devices", number(p.Population)},
+			{"Devices", p.devices()},
 			{"Download", p.download()},
 			{"Takes", prefixed("at least ", p.Duration)},
 			{"Seed", p.Seed},
@@ -449,6 +451,14 @@ func (a *app) printPlan(p planView) error {
 		fmt.Fprintln(w)
 		return writeTable(w, []string{"BUSY WITH", "FIRMWARE", "DEVICES", "WHAT HAPPENS"}, p.conflictRows())
 	})
+}
+
+// devices says how many there are, and that a continuous plan has no end of them.
+func (p planView) devices() string {
+	if p.Continuous {
+		return number(p.Population) + " now; continuous: those that come to match join the last stage, and it ends by otactl rollout finish"
+	}
+	return number(p.Population)
 }
 
 func prefixed(prefix, s string) string {

@@ -28,6 +28,7 @@ type termsView struct {
 	OnPause     string            `json:"onPause,omitempty"`
 	OnAbort     string            `json:"onAbort,omitempty"`
 	Drift       string            `json:"drift,omitempty"`
+	Continuous  bool              `json:"continuous,omitempty"`
 	Quarantined bool              `json:"quarantined,omitempty"`
 }
 
@@ -37,7 +38,7 @@ func newTermsView(s *otadv1.RolloutSpec) termsView {
 		Rate:     ota.Rate{PerMinute: r.GetPerMinute(), Factor: r.GetFactor(), Each: int(r.GetEach()), Of: ota.RateBasis(r.GetOf()), Max: r.GetMax()}.String(),
 		InFlight: s.GetInFlight().GetMax(), Attempts: s.GetRetry().GetAttempts(), RetryOn: s.GetRetry().GetOn(),
 		Strata: s.GetStrata(), Start: when(s.GetStart()), Approval: s.GetApproval(), OnPause: s.GetOnPause(), OnAbort: s.GetOnAbort(), Quarantined: s.GetQuarantined(),
-		Drift: s.GetDrift(),
+		Drift: s.GetDrift(), Continuous: s.GetContinuous(),
 	}
 	if w != nil {
 		v.Window = ota.Window{RRule: w.GetRrule(), Start: w.GetStart(), Duration: w.GetDuration().GetSeconds(), Fetch: w.GetFetch()}.String()
@@ -74,6 +75,7 @@ func (v termsView) words() []string {
 			words = append(words, fmt.Sprintf(format, args...))
 		}
 	}
+	add(v.Continuous, "continuous")
 	add(v.Rate != "", "rate %s", v.Rate)
 	add(v.InFlight > 0, "%d in flight", v.InFlight)
 	add(v.MaxPer != "", "in flight for each %s", v.MaxPer)
@@ -126,6 +128,9 @@ func (r rolloutView) waitsFor() string {
 		}
 		return strings.Join(ids, "; ")
 	case ota.RolloutRunning:
+		if r.Idle {
+			return "devices that join it, or otactl rollout finish " + r.ID
+		}
 		for i, s := range r.Stages {
 			if s.State == string(ota.StagePending) {
 				if s.Approval == "needed" {

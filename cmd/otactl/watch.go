@@ -57,6 +57,9 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	if r.Reason != "" {
 		fmt.Fprintf(&body, "  %s", printable(r.Reason))
 	}
+	if r.Idle {
+		fmt.Fprint(&body, "  waits for devices that join")
+	}
 	body.WriteByte('\n')
 	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "SHARE", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
 		return err
@@ -160,6 +163,9 @@ func rolloutChanges(before, after rolloutView) []string {
 		if s.Counts.total()+s.Target > 0 && line != stageLine(i+1, old) {
 			lines = append(lines, line)
 		}
+	}
+	if after.Idle && !before.Idle {
+		lines = append(lines, "rollout "+after.ID+" waits for devices that join")
 	}
 	if after.State != before.State || after.Reason != before.Reason {
 		line := "rollout " + after.ID + " " + after.State
