@@ -63,6 +63,23 @@ func orDefault(d *durationpb.Duration, otherwise string) string {
 	return d.AsDuration().String()
 }
 
+// changes returns a line for each verdict that differs from before. Both may be nil.
+func (v *healthView) changes(before *healthView) (lines []string) {
+	if v == nil {
+		return nil
+	}
+	for i, s := range v.Signals {
+		if pairs := s.Worse + s.Same + s.Better; pairs > 0 && (before == nil || before.Signals[i] != s) {
+			line := fmt.Sprintf("health %s: %s, %d of %d pairs worse: %s", s.Signal, s.Verdict, s.Worse, pairs, s.Why)
+			if s.Verdict == string(ota.HealthHold) {
+				line += "; the stage waits at most " + v.Wait + " for it once it has soaked"
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 func signalOf(s *otadv1.HealthSignal) ota.Signal {
 	return ota.Signal{Name: s.GetName(), Tolerance: s.GetTolerance(), Margin: s.GetMargin(), Alpha: s.GetAlpha(), MinPairs: int(s.GetMinPairs())}
 }

@@ -64,7 +64,9 @@ func TestWatchWritesChangesAndRedrawsOnATerminal(t *testing.T) {
 	first := rolloutView{ID: "r1", Firmware: "gateway@1", State: "RUNNING", Stages: []stageView{
 		{Size: "10%", State: "OPEN", Target: 2, Counts: countsView{Queued: 1, InProgress: 1}}, {Size: "100%", State: "PENDING"},
 	}}
+	first.Health = &healthView{Wait: "24h0m0s", Signals: []signalView{{Signal: "crash +1%", Verdict: "hold"}}}
 	second := first
+	second.Health = &healthView{Wait: "24h0m0s", Signals: []signalView{{Signal: "crash +1%", Verdict: "hold", Worse: 3, Same: 2, Why: "seems worse"}}}
 	second.State, second.Reason = "ABORTING", "any>10%"
 	second.Stages = []stageView{
 		{Size: "10%", State: "OPEN", Target: 2, Counts: countsView{InProgress: 1, Finished: map[string]int32{"rolled_back": 1}}}, first.Stages[1],
@@ -80,6 +82,7 @@ func TestWatchWritesChangesAndRedrawsOnATerminal(t *testing.T) {
 	want := `12:00:00  stage 1 (10%) OPEN: 0 succeeded, 1 in progress, 1 queued
 12:00:00  rollout r1 RUNNING
 12:00:00  stage 1 (10%) OPEN: 0 succeeded, 1 in progress, 0 queued, 1 rolled_back
+12:00:00  health crash +1%: hold, 3 of 5 pairs worse: seems worse; the stage waits at most 24h0m0s for it once it has soaked
 12:00:00  rollout r1 ABORTING: any>10%
 `
 	if diff := cmp.Diff(want, stdout.String()); diff != "" {
@@ -99,8 +102,11 @@ func TestWatchWritesChangesAndRedrawsOnATerminal(t *testing.T) {
 STAGE   SIZE   STATE     DONE   SHARE                    IN PROGRESS   QUEUED   UNSUCCESSFUL
 1       10%    OPEN      0/2    [....................]   1             1        0
 2       100%   PENDING   0/0    [....................]   0             0        0
+
+HEALTH      VERDICT   WORSE   BETTER   PAIRS   SEEN    PROVEN           P   WHY
+crash +1%   hold      0       0        0       +0.0%   +0.0% to +0.0%   0   -
 `
-	drawn := strings.Split(stdout.String(), "\x1b[4A\x1b[J")
+	drawn := strings.Split(stdout.String(), "\x1b[7A\x1b[J")
 	if len(drawn) != 2 {
 		t.Fatalf("drawn %d times:\n%q", len(drawn), stdout)
 	}

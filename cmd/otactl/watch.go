@@ -64,6 +64,12 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "SHARE", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
 		return err
 	}
+	if r.Health != nil {
+		body.WriteByte('\n')
+		if err := writeTable(&body, healthHeads, r.Health.rows()); err != nil {
+			return err
+		}
+	}
 	if line := w.pace.text(r, a.now()); line != "" {
 		fmt.Fprintf(&body, "%s\n", line)
 	}
@@ -164,6 +170,7 @@ func rolloutChanges(before, after rolloutView) []string {
 			lines = append(lines, line)
 		}
 	}
+	lines = append(lines, after.Health.changes(before.Health)...)
 	if after.Idle && !before.Idle {
 		lines = append(lines, "rollout "+after.ID+" waits for devices that join")
 	}

@@ -93,6 +93,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			return wake, err
 		}
 		if looked {
+			s.signals.raise("rollout/" + id)
 			continue
 		}
 		d := ota.Plan(r, p, now)
