@@ -208,7 +208,7 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 	if by == "" {
 		by = "Report"
 	}
-	if e.Reason() == ota.ArrivedReason && was.Status == ota.Queued {
+	if (e.Reason() == ota.ArrivedReason || e.Reason() == ota.LeftReason) && was.Status == ota.Queued {
 		by = "Settle"
 	}
 	if !strings.Contains(by, c.method) {
@@ -223,6 +223,7 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 			k.say("%s was started before command %s", name, other)
 		}
 		k.bounded(name, r, e)
+		k.stays(name, r, e)
 	case e.Status == ota.Canceled && was.Status == ota.InProgress && was.Step().Activated():
 		k.say("%s was cancelled at step %q", name, was.Step())
 	case e.Status == ota.TimedOut && (was.Expires.IsZero() || was.Expires.After(c.now)):
@@ -294,13 +295,14 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 				k.say("%s was made though rollout %s, which supersedes it, is %s there", name, at.rollout, o.Status)
 			}
 		}
-		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID]; e.Attempt > most {
+		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts); e.Attempt > most {
 			k.say("%s: at most %d", name, most)
 		}
 	}
 	if r.RevertOf != "" && !k.mayReturn(r, e.DeviceID, true) {
 		k.say("%s brings back a device that rollout %s did not change", name, r.RevertOf)
 	}
+	k.stays(name, r, e)
 	k.paced(r, e.QueuedAt)
 }
 
@@ -337,8 +339,9 @@ var rolloutMoves = map[ota.RolloutState][]ota.RolloutState{
 	ota.RolloutDraft:            {ota.RolloutDraft, ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack},
 	ota.RolloutAwaitingApproval: {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack},
 	ota.RolloutScheduled:        {ota.RolloutAwaitingApproval, ota.RolloutScheduled, ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack},
-	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutCompleted},
-	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack},
+	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutFinishing, ota.RolloutCompleted},
+	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutFinishing},
+	ota.RolloutFinishing:        {ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutCompleted},
 	ota.RolloutAborting:         {ota.RolloutAborting, ota.RolloutAborted},
 	ota.RolloutRollingBack:      {ota.RolloutRollingBack, ota.RolloutPaused, ota.RolloutRolledBack},
 }
@@ -347,7 +350,7 @@ var stageMoves = map[ota.StageState][]ota.StageState{
 	ota.StagePending: {ota.StageOpen},
 	ota.StageOpen:    {ota.StageSoaking, ota.StagePassed, ota.StageFailed},
 	ota.StageSoaking: {ota.StageOpen, ota.StagePassed, ota.StageFailed},
-	ota.StageFailed:  {ota.StagePending, ota.StagePassed},
+	ota.StageFailed:  {ota.StagePending, ota.StagePassed, ota.StageOpen},
 }
 
 // rollout looks at a rollout that changed; old is zero when it is new.
@@ -387,7 +390,7 @@ func (k *checker) rollout(c change, old, r ota.Rollout) {
 			k.stage(c, fmt.Sprintf("%s: stage %d", name, i+1), i, old, r, b)
 		}
 	}
-	if went := c.advance.Insert != nil || c.advance.Open != nil || r.State == ota.RolloutCompleted; went {
+	if went := c.advance != nil && (c.advance.Insert != nil || c.advance.Open != nil || r.State == ota.RolloutCompleted && old.State != ota.RolloutFinishing); went {
 		if b.revision != old.Revision {
 			k.say("%s moved on what stood at revision %d", name, b.revision)
 		}
@@ -422,8 +425,21 @@ func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basi
 		return
 	}
 	seen := b.stages[i]
+	if !was.SkippedAt.IsZero() { // what finished before an operator skipped it counts no more
+		seen.sample, seen.succeeded = 0, b.armed[ota.ClassSucceeded]
+		for class, n := range b.armed {
+			if class != ota.ClassNone && class != ota.ClassUnderway {
+				seen.sample += n
+			}
+		}
+	}
 	settled := seen.active+seen.retrying == 0
 	switch {
+	case old.State == ota.RolloutFinishing:
+		if passes := r.Cursor >= now.Target && (seen.sample == 0 || seen.met(now.Gate)); passes != (now.State == ota.StagePassed) {
+			k.say("%s is finished as %s at %d of %d: %+v, its gate is %s", name, now.State, r.Cursor, now.Target, seen, now.Gate)
+		}
+		return
 	case now.State == ota.StageOpen && was.State == ota.StagePending:
 		if now.Approval && now.ApprovedAt.IsZero() {
 			k.say("%s opened without approval", name)
@@ -497,7 +513,7 @@ func (k *checker) ended(name string, r ota.Rollout) {
 		k.say("%s is %s with %d executions that are not finished", name, r.State, n)
 	}
 	for i, stage := range r.Stages {
-		if r.State == ota.RolloutCompleted && (stage.State != ota.StagePassed || r.Cursor < stage.Target) {
+		if r.State == ota.RolloutCompleted && !r.Terms.Continuous && (stage.State != ota.StagePassed || r.Cursor < stage.Target) {
 			k.say("%s is COMPLETED, stage %d is %s at %d of %d", name, i+1, stage.State, r.Cursor, stage.Target)
 		}
 	}
@@ -509,6 +525,7 @@ func (k *checker) whole() {
 	ctx := context.Background()
 	k.feed()
 	for id, r := range k.rollouts {
+		k.followed(r)
 		p, err := k.sim.store.Progress(ctx, r, k.sim.now())
 		if err != nil {
 			k.say("progress: %v", err)

@@ -2,8 +2,9 @@
 // store, in virtual time, with everything going wrong that may: messages are
 // lost, doubled and late, devices die, firmware is bad, servers are killed
 // between any two calls of the store or see it fail, clocks jump, operators pause,
-// resume, abort and revoke. After every change it holds what must never break,
-// and when the faults are over, that everything ends.
+// resume, abort, finish and revoke, devices come and change. After every change it
+// holds what must never break, and when the faults are over, that everything ends,
+// or is idle with nobody forgotten.
 //
 // One seed is one history, the same every time. No two goroutines of the servers
 // ever run at once: each waits at a gate before its call of the store, and the

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,7 @@ func (s *Sim) populate() {
 			Tags: map[string]string{"site": pick(s, "a", "b", "c")},
 		}))
 	}
+	must(s.store.CreateGroup(ctx, fleet.Group{Name: "lab", CreatedAt: s.began}, []string{s.agents[0].id}))
 	for _, name := range []string{"gw", "modem"} {
 		for v := range 3 {
 			f := firmware{ota.ReleaseID{Name: name, Version: fmt.Sprint(v + 1)}, pick(s, 0, 0, 0.1, 0.4, 1)}
@@ -91,6 +93,8 @@ func (s *Sim) plan() ota.Rollout {
 	}
 	if s.one(4) {
 		s.commanded(&r)
+	} else if s.one(3) {
+		s.continuous(&r)
 	}
 	if s.one(8) {
 		r.State = ota.RolloutDraft
@@ -108,6 +112,14 @@ func (s *Sim) plan() ota.Rollout {
 		r.Abort = append(r.Abort, a)
 	}
 	return r
+}
+
+// continuous makes a rollout one that follows its selector.
+func (s *Sim) continuous(r *ota.Rollout) {
+	r.Terms.Continuous = true
+	r.Selector = pick(s, "", `tags.site = "a"`, `tags.site = "a" OR tags.site = "b"`, `groups:"lab"`, `groups:"lab" OR tags.site = "c"`, `shadow.reported.firmware.digest = "`+digestOf(s.releases[0].id)+`" OR tags.site = "a"`)
+	r.Stages = slices.DeleteFunc(r.Stages, func(stage ota.Stage) bool { return stage.Size.Selector != "" || stage.Size.Percent == 100 })
+	r.Stages = append(r.Stages, ota.Stage{Size: ota.Size{Percent: 100}, State: ota.StagePending, Gate: ota.Gate{Success: pick(s, 0, 0.3, 0.8, 1)}})
 }
 
 // commanded makes a rollout one of a command.
@@ -231,6 +243,12 @@ func (s *Sim) schedule(poll time.Duration) {
 	for range s.rng.IntN(8) {
 		s.after(at(), s.operator)
 	}
+	for i := range s.rng.IntN(6) {
+		s.after(at(), func() { s.newcomer(i) })
+	}
+	for range s.rng.IntN(12) {
+		s.after(at(), s.change)
+	}
 	if s.one(3) {
 		s.after(at(), func() { s.jumped.Add(int64(s.upTo(2 * time.Hour))); s.log("the clocks jump to %s", s.now()) })
 	}
@@ -257,6 +275,11 @@ func (s *Sim) revive(i, life int, poll time.Duration) {
 
 func (s *Sim) create() {
 	r := s.plan()
+	if r.Terms.Continuous { // somebody changes while it is arranged
+		for range s.rng.IntN(4) {
+			s.change()
+		}
+	}
 	s.operate(strings.TrimSpace("create "+string(r.Kind())+" "+r.Release.String()), func(ctx context.Context, f *fleet.Service) error {
 		_, err := f.CreateRollout(ctx, r)
 		return err
@@ -272,7 +295,7 @@ func (s *Sim) operate(what string, do func(ctx context.Context, f *fleet.Service
 		if err != nil {
 			s.log("operator: %s: %v", what, err)
 		}
-		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices} {
+		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices, fleet.ErrNotFound} {
 			if errors.Is(err, fine) {
 				return
 			}
@@ -290,7 +313,12 @@ func (s *Sim) operator() {
 	r := pick(s, list...)
 	act := func(what string, do func(ctx context.Context, f *fleet.Service) error) { s.operate(what+" "+r.ID, do) }
 	reason := fmt.Sprintf("reason %d", s.rng.IntN(1000))
-	switch s.rng.IntN(16) {
+	switch s.rng.IntN(17) {
+	case 16:
+		act("finish", func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.FinishRollout(ctx, r.ID, reason)
+			return err
+		})
 	case 0, 1:
 		policy := pick(s, "", ota.AbortKeep, ota.AbortRevert, ota.AbortRevert)
 		act(strings.TrimSpace("abort "+string(policy)), func(ctx context.Context, f *fleet.Service) error {
@@ -393,6 +421,53 @@ func (s *Sim) listen() {
 	})
 }
 
+// newcomer is a device that comes later.
+func (s *Sim) newcomer(i int) {
+	a := &agent{sim: s, id: fmt.Sprintf("n%02d", i), running: factory, before: factory, off: true}
+	if s.one(3) {
+		a.running = digestOf(pick(s, s.releases...).id)
+	}
+	s.agents, s.agent[a.id] = append(s.agents, a), a
+	d := fleet.Device{ID: a.id, Hardware: pick(s, "rpi4", "rpi5"), Tags: map[string]string{"site": pick(s, "a", "b", "c")}}
+	s.log("%s comes", a.id)
+	var enroll func()
+	enroll = func() {
+		s.request(a.id+" is made", func(ctx context.Context, f *fleet.Service) (ota.Execution, error) {
+			_, err := f.CreateDevice(ctx, d)
+			return ota.Execution{}, err
+		}, func(_ ota.Execution, err error) {
+			if err != nil && !errors.Is(err, fleet.ErrConflict) {
+				s.after(time.Minute, enroll)
+				return
+			}
+			a.wake()
+		})
+	}
+	enroll()
+}
+
+// change changes the tag of a device, or whether it is in the group.
+func (s *Sim) change() {
+	id, site := pick(s, s.agents...).id, pick(s, "a", "b", "c")
+	var add, remove []string
+	if list := []string{id}; s.one(2) {
+		add = list
+	} else {
+		remove = list
+	}
+	if s.one(2) {
+		s.operate("tag "+id+" "+site, func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.ChangeTags(ctx, id, map[string]string{"site": site}, nil)
+			return err
+		})
+		return
+	}
+	s.operate("group "+id, func(ctx context.Context, f *fleet.Service) error {
+		_, err := f.ChangeMembers(ctx, "lab", add, remove)
+		return err
+	})
+}
+
 func (s *Sim) approving() {
 	for _, r := range s.rollouts() {
 		s.approve(r)
@@ -423,7 +498,7 @@ func (s *Sim) waits(r ota.Rollout) bool {
 func (s *Sim) unfinished() string {
 	var names []string
 	for _, r := range s.check.rollouts {
-		if !r.State.Terminal() && !s.waits(r) && (r.State != ota.RolloutPaused || s.check.active(r.ID, ota.InProgress) > 0) {
+		if !r.State.Terminal() && !s.waits(r) && !(r.State == ota.RolloutRunning && r.Idle) && (r.State != ota.RolloutPaused || s.check.active(r.ID, ota.InProgress) > 0) {
 			names = append(names, fmt.Sprintf("rollout %s is %s with %d queued and %d in progress", r.ID, r.State, s.check.active(r.ID, ota.Queued), s.check.active(r.ID, ota.InProgress)))
 		}
 	}

@@ -183,7 +183,7 @@ func (f faulty) Settle(ctx context.Context, looks []fleet.Look, now time.Time) e
 	return f.through(ctx, "Settle", "", func() error {
 		err := f.Store.Settle(ctx, looks, now)
 		f.sim.moved = true
-		if slices.ContainsFunc(looks, func(l fleet.Look) bool { return len(l.Changed) > 0 }) && err == nil {
+		if slices.ContainsFunc(looks, func(l fleet.Look) bool { return len(l.Changed)+len(l.Moves) > 0 }) && err == nil {
 			f.sim.changed = &change{caller: who, method: "Settle", now: now}
 		}
 		return err
@@ -193,4 +193,16 @@ func (f faulty) Settle(ctx context.Context, looks []fleet.Look, now time.Time) e
 func (f faulty) UpdateShadow(ctx context.Context, id, name string, u shadow.Update, now time.Time) (r shadow.Result, err error) {
 	err = f.through(ctx, "UpdateShadow", id, func() error { r, err = f.Store.UpdateShadow(ctx, id, name, u, now); return err })
 	return r, err
+}
+
+func (f faulty) CreateDevice(ctx context.Context, d fleet.Device) error {
+	return f.through(ctx, "CreateDevice", d.ID, func() error { return f.Store.CreateDevice(ctx, d) })
+}
+
+func (f faulty) ChangeTags(ctx context.Context, id string, set map[string]string, remove []string) error {
+	return f.through(ctx, "ChangeTags", id, func() error { return f.Store.ChangeTags(ctx, id, set, remove) })
+}
+
+func (f faulty) ChangeMembers(ctx context.Context, name string, add, remove []string) error {
+	return f.through(ctx, "ChangeMembers", name, func() error { return f.Store.ChangeMembers(ctx, name, add, remove) })
 }
