@@ -315,3 +315,41 @@ func BenchmarkNextExecution(b *testing.B) {
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "polls/s")
 }
+
+// BenchmarkReports has 10,000 devices start and succeed, 200 at a time: two
+// durable operations with an event each.
+func BenchmarkReports(b *testing.B) {
+	s, ctx := benchStore(b, benchDevices), context.Background()
+	must(b, createRelease(ctx, s))
+	var used time.Duration
+	b.ResetTimer()
+	for n := range b.N {
+		b.StopTimer()
+		r := running(fmt.Sprint("r", n), benchDevices)
+		must(b, s.CreateRollout(ctx, r))
+		insert := make([]ota.Execution, benchDevices)
+		for i := range insert {
+			insert[i] = ota.Execution{DeviceID: deviceID(i), Attempt: 1, Status: ota.Queued}
+		}
+		must(b, s.Advance(ctx, fleet.Advance{Rollout: r, Insert: insert, Now: time.Now()}))
+		before := storetest.ProcessorTime()
+		var next atomic.Int64
+		b.StartTimer()
+		atOnce(b, benchWriters, func() error {
+			for i := int(next.Add(1)); i <= benchDevices; i = int(next.Add(1)) {
+				id := deviceID(i - 1)
+				if _, err := s.StartNext(ctx, id, ota.Starting{}, time.Now()); err != nil {
+					return err
+				}
+				if _, err := s.Report(ctx, ota.Report{RolloutID: r.ID, DeviceID: id, Status: ota.Succeeded}, time.Now()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		used += storetest.ProcessorTime() - before
+	}
+	reports := float64(2 * benchDevices * b.N)
+	b.ReportMetric(reports/b.Elapsed().Seconds(), "reports/s")
+	b.ReportMetric(used.Seconds()*1e6/reports, "cpu-us/report")
+}
