@@ -74,6 +74,9 @@ func (a *agent) courseOf(release ota.ReleaseID) []word {
 		}
 		return []word{work("running"), end(pick(s, ota.Succeeded, ota.Succeeded, ota.Succeeded, ota.Failed), "")}
 	}
+	if !s.suits(release, a.running) && a.running != digestOf(release) {
+		return []word{end(ota.Rejected, "")}
+	}
 	course := []word{work(ota.StepFetching), work(ota.StepStaged), work(ota.StepRebooting), work(ota.StepTrial)}
 	for i := range course {
 		if !s.calm && s.rng.IntN(60) == 0 { // a network that fails, a disk that is full

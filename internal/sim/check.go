@@ -76,7 +76,7 @@ func (t *tally) add(e ota.Execution) {
 	switch {
 	case !e.Status.Terminal():
 		t.active++
-	case e.Class != ota.ClassNone:
+	case e.Class != ota.ClassNone && e.Class != ota.ClassUnderway:
 		t.sample++
 	}
 	if e.Class == ota.ClassSucceeded {
@@ -295,10 +295,11 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 				k.say("%s was made though rollout %s, which supersedes it, is %s there", name, at.rollout, o.Status)
 			}
 		}
-		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts); e.Attempt > most {
-			k.say("%s: at most %d", name, most)
+		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts); e.Attempt-e.Leg+1 > most {
+			k.say("%s, leg %d: at most %d", name, e.Leg, most)
 		}
 	}
+	k.path(name, r, attempts, e)
 	if r.RevertOf != "" && !k.mayReturn(r, e.DeviceID, true) {
 		k.say("%s brings back a device that rollout %s did not change", name, r.RevertOf)
 	}
@@ -475,7 +476,7 @@ func (k *checker) untripped(name string, r ota.Rollout, b basis) {
 	for _, rule := range r.Abort {
 		n, sample := 0, 0
 		for class, of := range b.armed {
-			if class == ota.ClassNone {
+			if class == ota.ClassNone || class == ota.ClassUnderway {
 				continue
 			}
 			sample += of

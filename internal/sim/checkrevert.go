@@ -34,9 +34,15 @@ func (k *checker) revert(name string, old, r ota.Rollout) {
 
 // mayReturn reports whether the rollout that a revert is of changed the device,
 // and it ran the revert's release before. The word of the newest attempt counts
-// that has one. One that drifted since it was lined up may return too.
+// that has one; one that ends a later leg leaves the device where the legs before it
+// brought it. One that drifted since it was lined up may return too.
 func (k *checker) mayReturn(r ota.Rollout, device string, drifted bool) bool {
 	attempts := k.executions[place{r.RevertOf, device}]
+	for i := len(attempts) - 1; i >= 0 && attempts[i].Class != ota.ClassDrifted; i-- {
+		if attempts[i].Class == ota.ClassUnderway {
+			return attempts[i].From == digestOf(r.Release)
+		}
+	}
 	for i := len(attempts) - 1; i >= 0; i-- {
 		e := attempts[i]
 		switch e.Status {

@@ -14,10 +14,12 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-// firmware is a release, and on what share of devices it does not work.
+// firmware is a release, on what share of devices it does not work, and what has to
+// run there before; zero: anything.
 type firmware struct {
-	id  ota.ReleaseID
-	bad float64
+	id    ota.ReleaseID
+	bad   float64
+	needs ota.ReleaseID
 }
 
 func digestOf(id ota.ReleaseID) string {
@@ -35,6 +37,23 @@ func (s *Sim) badness(id ota.ReleaseID) float64 {
 		}
 	}
 	return 0
+}
+
+// release is the one with the image; zero: none has it.
+func (s *Sim) release(digest string) firmware {
+	for _, f := range s.releases {
+		if digestOf(f.id) == digest {
+			return f
+		}
+	}
+	return firmware{}
+}
+
+// suits reports whether a device that runs an image may install a release. Versions
+// have one digit here.
+func (s *Sim) suits(id ota.ReleaseID, running string) bool {
+	needs, runs := s.release(digestOf(id)).needs, s.release(running).id
+	return needs == (ota.ReleaseID{}) || runs.Name == needs.Name && runs.Version >= needs.Version
 }
 
 // upTo draws a duration.
@@ -64,15 +83,21 @@ func (s *Sim) populate() {
 	must(s.store.CreateGroup(ctx, fleet.Group{Name: "lab", CreatedAt: s.began}, []string{s.agents[0].id}))
 	for _, name := range []string{"gw", "modem"} {
 		for v := range 3 {
-			f := firmware{ota.ReleaseID{Name: name, Version: fmt.Sprint(v + 1)}, pick(s, 0, 0, 0.1, 0.4, 1)}
+			f := firmware{id: ota.ReleaseID{Name: name, Version: fmt.Sprint(v + 1)}, bad: pick(s, 0, 0, 0.1, 0.4, 1)}
+			m := ota.Manifest{
+				Name: f.id.Name, Version: f.id.Version, HardwareIDs: []string{"rpi4", "rpi5"}, Installer: ota.InstallImage,
+				ImageDigest: digestOf(f.id), ImageSize: 1, ObjectSize: 1,
+			}
+			if name == "gw" && v > 0 && !s.one(3) {
+				f.needs = s.releases[v-1].id
+				m.MinVersion = f.needs.Version
+			}
+			if name == "modem" && v == 2 && s.one(2) {
+				f.needs = pick(s, s.releases[:v+1]...).id
+				m.Requires = []ota.ReleaseID{f.needs}
+			}
 			s.releases = append(s.releases, f)
-			_, err := s.store.CreateRelease(ctx, ota.Release{
-				Manifest: ota.Manifest{
-					Name: f.id.Name, Version: f.id.Version, HardwareIDs: []string{"rpi4", "rpi5"}, Installer: ota.InstallImage,
-					ImageDigest: digestOf(f.id), ImageSize: 1, ObjectSize: 1,
-				},
-				IndexDigest: digestOf(f.id), IndexSize: 1, CreatedAt: s.began,
-			})
+			_, err := s.store.CreateRelease(ctx, ota.Release{Manifest: m, IndexDigest: digestOf(f.id), IndexSize: 1, CreatedAt: s.began})
 			must(err)
 			must(s.store.PublishMetadata(ctx, nil, []ota.ReleaseID{f.id}, s.began))
 		}

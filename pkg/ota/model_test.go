@@ -38,12 +38,13 @@ type model struct {
 	revoked    map[string]bool
 	executions map[string][]Execution // attempts by device
 	made       []time.Time
-	repeats    int // how often an operator gave a stage another go
+	repeats    int                    // how often an operator gave a stage another go
+	via        map[string][]ReleaseID // what devices have to pass through
 	reverts    []Revert
 }
 
 func newModel(t *rapid.T) *model {
-	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}}
+	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, via: map[string][]ReleaseID{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}}
 	for i := range rapid.IntRange(0, 40).Draw(t, "devices") {
 		id := fmt.Sprintf("d%d", i)
 		m.meant[id] = rapid.IntRange(0, 3).Draw(t, "meant") > 0
@@ -51,6 +52,9 @@ func newModel(t *rapid.T) *model {
 			DeviceID: id, Bucket: Bucket("seed", id), Stratum: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "stratum"),
 			Meant: rapid.Uint32Range(0, 3).Draw(t, "meant"),
 		})
+		for range rapid.IntRange(-3, 2).Draw(t, "legs") {
+			m.via[id] = append(m.via[id], ReleaseID{"gw", "1"})
+		}
 	}
 	m.r = Rollout{ID: "r", State: RolloutDraft, Terms: drawTerms(t)}
 	gates := rapid.Float64Range(0, 1)
@@ -253,7 +257,7 @@ func (m *model) take(t *rapid.T, k Taking) {
 		e := m.newest(id)
 		e.RetryAt = time.Time{}
 		if !m.left[id] {
-			m.add(*e, e.Attempt+1)
+			m.add(Follow(*e, Path{}))
 		}
 		k.Retries--
 	}
@@ -265,13 +269,14 @@ func (m *model) take(t *rapid.T, k Taking) {
 			t.Fatalf("candidate %+v in stage %d", c, k.Stage)
 		}
 		if !m.revoked[c.DeviceID] && !m.left[c.DeviceID] {
-			m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage}, 1)
+			m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage, Attempt: 1, Via: m.via[c.DeviceID]})
 		}
 	}
 }
 
-func (m *model) add(e Execution, attempt int) {
-	e = Queue(Execution{DeviceID: e.DeviceID, Stage: e.Stage, Attempt: attempt, Timers: m.r.Terms.Timers, Retry: m.r.Terms.Retry}, m.now)
+func (m *model) add(e Execution) {
+	e.Timers, e.Retry = m.r.Terms.Timers, m.r.Terms.Retry
+	e = Queue(e, m.now)
 	m.executions[e.DeviceID] = append(m.executions[e.DeviceID], e)
 	m.made = append(m.made, m.now)
 }
@@ -390,8 +395,17 @@ func (m *model) check(t *rapid.T) {
 		if m.r.Terms.Continuous {
 			most = MaxAttempts + m.repeats
 		}
+		most += attempts[len(attempts)-1].Leg - 1
 		if len(attempts) > most {
 			t.Fatalf("device %s has %d attempts, at most %d", id, len(attempts), most)
+		}
+		for i, e := range attempts {
+			if e.Class == ClassSucceeded && len(m.via[id]) >= e.Leg {
+				t.Fatalf("device %s is there after leg %d of %d", id, e.Leg, len(m.via[id])+1)
+			}
+			if i > 0 && (attempts[i-1].Class == ClassUnderway) != (e.Leg > attempts[i-1].Leg) {
+				t.Fatalf("device %s is on leg %d after leg %d that ended %s", id, e.Leg, attempts[i-1].Leg, attempts[i-1].Class)
+			}
 		}
 	}
 	from := 0
