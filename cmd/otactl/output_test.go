@@ -34,7 +34,7 @@ func TestOutputShapes(t *testing.T) {
 		Population: 30, CreatedAt: ago(2 * time.Hour), Abort: []*otadv1.AbortRule{{Class: "any", Share: 0.1, MinSample: 3}},
 		Stages: []*otadv1.Stage{
 			{Spec: spec(10), State: "PASSED", Target: 3, Counts: &otadv1.Counts{Finished: map[string]int32{"succeeded": 3}}, OpenedAt: ago(2 * time.Hour)},
-			{Spec: spec(100), State: "FAILED", Target: 30, Counts: &otadv1.Counts{Queued: 4, InProgress: 2, Finished: map[string]int32{"succeeded": 19, "rolled_back": 1, "silent": 1}}},
+			{Spec: spec(100), State: "FAILED", Target: 30, Counts: &otadv1.Counts{Queued: 4, InProgress: 2, Retrying: 3, Finished: map[string]int32{"succeeded": 19, "rolled_back": 1, "silent": 1, "underway": 2}}},
 		},
 	})
 	failures := []executionView{newExecutionView(&otadv1.Execution{
@@ -46,7 +46,14 @@ func TestOutputShapes(t *testing.T) {
 			{Spec: &otadv1.StageSpec{Count: 1, Gate: &otadv1.Gate{Success: 1, MinFinished: 1}, Soak: durationpb.New(0)}, Target: 1, Devices: 1, Sample: []string{"gw-3"}},
 			{Spec: spec(100), Target: 5, Devices: 4, Sample: []string{"gw-1", "gw-2", "gw-4", "gw-5"}},
 		},
-		Excluded: []*otadv1.Exclusion{{Reason: "hardware", Devices: 2, Sample: []string{"cam-1", "cam-2"}}},
+		Paths: []*otadv1.PlannedPath{
+			{Devices: 3, Sample: []string{"gw-1", "gw-2", "gw-3"}},
+			{Via: []string{"gateway@1.0.0", "gateway@1.0.5"}, Devices: 2, Sample: []string{"gw-4", "gw-5"}},
+		},
+		Excluded: []*otadv1.Exclusion{
+			{Reason: "hardware", Devices: 2, Sample: []string{"cam-1", "cam-2"}},
+			{Reason: "needs-version", Devices: 1, Sample: []string{"gw-7"}, Detail: "gateway@1.1.0 needs gateway 1.0.5 or newer, and no release has the image that they say they run: upload it as one"},
+		},
 	})
 	for _, test := range []struct {
 		golden, format string

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -60,6 +61,14 @@ func (c *client) eachExecution(ctx context.Context, req *otadv1.ListExecutionsRe
 	}
 }
 
+// legText says on which leg of how many a device is; empty for a command.
+func (e executionView) legText() string {
+	if e.Leg == 0 || e.Firmware == "" {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d", e.Leg, int(e.Leg)+len(e.Via))
+}
+
 func (a *app) executionTable() view[executionView] {
 	return view[executionView]{
 		name: func(e executionView) string { return e.Device },
@@ -67,6 +76,8 @@ func (a *app) executionTable() view[executionView] {
 			{head: "DEVICE", cell: func(e executionView) string { return e.Device }},
 			{head: "STAGE", cell: func(e executionView) string { return strconv.Itoa(int(e.Stage)) }},
 			{head: "ATTEMPT", cell: func(e executionView) string { return strconv.Itoa(int(e.Attempt)) }},
+			{head: "FIRMWARE", wide: true, cell: func(e executionView) string { return e.Firmware }},
+			{head: "LEG", wide: true, cell: executionView.legText},
 			{head: "STATUS", cell: func(e executionView) string { return e.Status }},
 			{head: "CLASS", wide: true, cell: func(e executionView) string { return e.Class }},
 			{head: "STEP", cell: func(e executionView) string { return e.Step }},

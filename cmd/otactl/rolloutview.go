@@ -64,11 +64,11 @@ type stageView struct {
 }
 
 // countsView counts executions; Finished is by class: succeeded, failed,
-// rolled_back, rejected, timed_out, silent, drifted, canceled.
+// rolled_back, rejected, timed_out, silent, drifted, underway, canceled.
 type countsView struct {
 	Queued     int32            `json:"queued"`
 	InProgress int32            `json:"inProgress"`
-	Retrying   int32            `json:"retrying,omitempty"` // of the finished ones: those that get another attempt
+	Retrying   int32            `json:"retrying,omitempty"` // of the finished ones: those that get another attempt, or their next leg
 	Finished   map[string]int32 `json:"finished"`
 }
 
@@ -93,10 +93,21 @@ func (c countsView) badText() string {
 
 // unsuccessful is badText, and how many of them get another attempt.
 func (c countsView) unsuccessful() string {
-	if text := c.badText(); c.Retrying > 0 {
-		return fmt.Sprintf("%s (%d retrying)", text, c.Retrying)
+	if n := c.Retrying - c.underway(); n > 0 {
+		return fmt.Sprintf("%s (%d retrying)", c.badText(), n)
 	}
 	return c.badText()
+}
+
+// underway is how many devices came a leg of their path and wait for the next.
+func (c countsView) underway() int32 { return c.Finished[string(ota.ClassUnderway)] }
+
+// inProgress names those too.
+func (c countsView) inProgress() string {
+	if n := c.underway(); n > 0 {
+		return fmt.Sprintf("%d, %d underway", c.InProgress, n)
+	}
+	return number(c.InProgress)
 }
 
 func (c countsView) succeeded() int32 { return c.Finished[string(ota.ClassSucceeded)] }
@@ -288,7 +299,7 @@ func (r rolloutView) stageRows() [][]string {
 	var rows [][]string
 	for i, s := range r.Stages {
 		rows = append(rows, []string{
-			strconv.Itoa(i + 1), s.Size, s.State, number(s.Target), number(s.Counts.Queued), number(s.Counts.InProgress),
+			strconv.Itoa(i + 1), s.Size, s.State, number(s.Target), number(s.Counts.Queued), s.Counts.inProgress(),
 			number(s.Counts.succeeded()), first(s.Counts.unsuccessful(), "0"), s.Gate, s.Soak,
 		})
 	}
@@ -318,7 +329,10 @@ func stateColour(state string) string {
 // executionView is one job on one device.
 type executionView struct {
 	Device     string            `json:"device"`
-	Stage      int32             `json:"stage"` // from 1
+	Firmware   string            `json:"firmware,omitempty"` // that it installs; empty: a command
+	Leg        int32             `json:"leg,omitempty"`      // the how manieth release of the device's path that is
+	Via        []string          `json:"via,omitempty"`      // releases to pass through from here on, that one first
+	Stage      int32             `json:"stage"`              // from 1
 	Attempt    int32             `json:"attempt"`
 	Status     string            `json:"status"`
 	Class      string            `json:"class,omitempty"`
@@ -334,7 +348,7 @@ type executionView struct {
 
 func newExecutionView(e *otadv1.Execution) executionView {
 	return executionView{
-		Device: e.GetDeviceId(), Stage: e.GetStage(), Attempt: e.GetAttempt(), Status: e.GetStatus(), Class: e.GetClass(),
+		Device: e.GetDeviceId(), Firmware: e.GetFirmware(), Leg: e.GetLeg(), Via: e.GetVia(), Stage: e.GetStage(), Attempt: e.GetAttempt(), Status: e.GetStatus(), Class: e.GetClass(),
 		Step: e.GetStep(), Reason: e.GetReason(), Details: orEmpty(e.GetDetails()),
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
 		ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
@@ -352,8 +366,16 @@ type planView struct {
 	Bytes      int64              `json:"bytes"`              // that all devices download at the most
 	Duration   string             `json:"duration,omitempty"` // that rate and soak take at the least
 	Stages     []plannedStageView `json:"stages"`
+	Paths      []plannedPathView  `json:"paths,omitempty"` // how devices come to the release; absent: all at once, whatever they run
 	Excluded   []exclusionView    `json:"excluded"`
 	Conflicts  []conflictView     `json:"conflicts"`
+}
+
+// plannedPathView is devices that come to the release the same way.
+type plannedPathView struct {
+	Via     []string `json:"via"` // releases that they pass through, in order
+	Devices int32    `json:"devices"`
+	Sample  []string `json:"sample"` // the first of them
 }
 
 // conflictView is another rollout that has work for devices of a plan.
@@ -377,7 +399,8 @@ type plannedStageView struct {
 }
 
 type exclusionView struct {
-	Reason  string   `json:"reason"` // not-selected, hardware, current, quarantined, revoked
+	Reason  string   `json:"reason"`           // not-selected, hardware, current, quarantined, revoked, needs-version
+	Detail  string   `json:"detail,omitempty"` // what is missing, and the remedy
 	Devices int32    `json:"devices"`
 	Sample  []string `json:"sample"`
 }
@@ -400,7 +423,10 @@ func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planVi
 		})
 	}
 	for _, e := range p.GetExcluded() {
-		v.Excluded = append(v.Excluded, exclusionView{Reason: e.GetReason(), Devices: e.GetDevices(), Sample: append([]string{}, e.GetSample()...)})
+		v.Excluded = append(v.Excluded, exclusionView{Reason: e.GetReason(), Detail: e.GetDetail(), Devices: e.GetDevices(), Sample: append([]string{}, e.GetSample()...)})
+	}
+	for _, path := range p.GetPaths() {
+		v.Paths = append(v.Paths, plannedPathView{append([]string{}, path.GetVia()...), path.GetDevices(), append([]string{}, path.GetSample()...)})
 	}
 	return v
 }
@@ -410,8 +436,9 @@ var exclusionWords = map[string]string{
 	"not-selected": "the selector does not match",
 	"hardware":     "the release is for other hardware",
 	"current":      "runs this release already",
-	"quarantined":  "tried this image and went back; --quarantined lets it in",
+	"quarantined":  "tried this image, or one on the way to it, and went back; --quarantined lets it in",
 	"revoked":      "is revoked",
+	// needs-version has a detail
 }
 
 func (p planView) download() string {
@@ -438,6 +465,12 @@ func (a *app) printPlan(p planView) error {
 		fmt.Fprintln(w)
 		if err := writeTable(w, []string{"STAGE", "SIZE", "DEVICES", "TOTAL", "GATE", "SOAK", "FIRST"}, p.stageRows()); err != nil {
 			return err
+		}
+		if len(p.Paths) > 0 {
+			fmt.Fprintln(w)
+			if err := writeTable(w, []string{"DEVICES", "PASS THROUGH", "SUCH AS"}, p.pathRows()); err != nil {
+				return err
+			}
 		}
 		if len(p.Excluded) > 0 {
 			fmt.Fprintln(w)
@@ -493,10 +526,18 @@ func (p planView) stageRows() [][]string {
 	return rows
 }
 
+func (p planView) pathRows() [][]string {
+	var rows [][]string
+	for _, path := range p.Paths {
+		rows = append(rows, []string{number(path.Devices), first(strings.Join(path.Via, ", then "), "nothing: they take it at once"), sample(path.Sample, int(path.Devices))})
+	}
+	return rows
+}
+
 func (p planView) excludedRows() [][]string {
 	var rows [][]string
 	for _, e := range p.Excluded {
-		rows = append(rows, []string{number(e.Devices), e.Reason, exclusionWords[e.Reason], sample(e.Sample, int(e.Devices))})
+		rows = append(rows, []string{number(e.Devices), e.Reason, first(e.Detail, exclusionWords[e.Reason]), sample(e.Sample, int(e.Devices))})
 	}
 	return rows
 }

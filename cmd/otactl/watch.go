@@ -132,7 +132,7 @@ func drawnRows(r rolloutView) [][]string {
 		done := s.Counts.succeeded() + s.Counts.bad()
 		rows = append(rows, []string{
 			fmt.Sprint(i + 1), s.Size, s.State, fmt.Sprintf("%d/%d", done, size), gauge(done, size),
-			number(s.Counts.InProgress), number(s.Counts.Queued), first(s.Counts.badText(), "0"),
+			s.Counts.inProgress(), number(s.Counts.Queued), first(s.Counts.badText(), "0"),
 		})
 	}
 	return rows
@@ -195,6 +195,9 @@ func (c countsView) total() int32 {
 func stageLine(n int, s stageView) string {
 	line := fmt.Sprintf("stage %d (%s) %s: %d succeeded, %d in progress, %d queued", n, s.Size, s.State,
 		s.Counts.succeeded(), s.Counts.InProgress, s.Counts.Queued)
+	if n := s.Counts.underway(); n > 0 {
+		line += fmt.Sprintf(", %d underway", n)
+	}
 	if bad := s.Counts.badText(); bad != "" {
 		line += ", " + bad
 	}

@@ -44,7 +44,10 @@ func (h rolloutHandler) PlanRollout(ctx context.Context, r *connect.Request[otad
 		})
 	}
 	for _, e := range p.Excluded {
-		out.Excluded = append(out.Excluded, &otadv1.Exclusion{Reason: e.Reason, Devices: int32(e.Devices), Sample: e.Sample})
+		out.Excluded = append(out.Excluded, &otadv1.Exclusion{Reason: e.Reason, Detail: e.Detail, Devices: int32(e.Devices), Sample: e.Sample})
+	}
+	for _, path := range p.Paths {
+		out.Paths = append(out.Paths, &otadv1.PlannedPath{Via: encodeReleases(path.Via), Devices: int32(path.Devices), Sample: path.Sample})
 	}
 	return connect.NewResponse(out), nil
 }
@@ -346,7 +349,16 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
 		RetryAt: timestamp(e.RetryAt), Lane: e.Lane, FromDigest: e.From, DriftedAt: timestamp(e.DriftedAt), Runs: e.Runs,
+		Via: encodeReleases(e.Via), Leg: int32(e.Leg),
 	}
+}
+
+func encodeReleases(list []ota.ReleaseID) []string {
+	var ids []string
+	for _, id := range list {
+		ids = append(ids, id.String())
+	}
+	return ids
 }
 
 const defaultPage = 100

@@ -48,6 +48,7 @@ func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 		case err == nil:
 			b.Execution = &e
 			b.Why, b.Until = holding(r, e, pending, record)
+			b.Why = onLeg(e) + b.Why
 		case errors.Is(err, ErrNotFound):
 			b.Why, err = s.unreached(ctx, r, record.DeviceView)
 			b.Until = startOf(r)
@@ -85,6 +86,8 @@ func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRe
 		return fmt.Sprintf("at step %s; the rollout is paused, and it waits before it activates", stepText(e)), e.Expires
 	case e.Status == ota.InProgress:
 		return fmt.Sprintf("at step %s since %s", stepText(e), e.StepAt.Format(time.RFC3339)), e.Expires
+	case e.Class == ota.ClassUnderway && r.State == ota.RolloutRunning && !e.RetryAt.IsZero():
+		return "it is there, and the next leg follows", time.Time{}
 	case e.Status.Terminal() && !e.RetryAt.IsZero():
 		return fmt.Sprintf("attempt %d ended %s: it is tried again", e.Attempt, ended(e)), e.RetryAt
 	case e.Status.Terminal():
@@ -101,6 +104,14 @@ func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRe
 		return "the device is offline: " + d.Connection.Reason, e.Expires
 	}
 	return "the device was told, and has not begun", e.Expires
+}
+
+// onLeg says where on its path a device is; empty where that has one release.
+func onLeg(e ota.Execution) string {
+	if e.Legs() == 1 || e.Command != nil {
+		return ""
+	}
+	return fmt.Sprintf("leg %d of %d, %s: ", e.Leg, e.Legs(), e.Release)
 }
 
 func stepText(e ota.Execution) string {

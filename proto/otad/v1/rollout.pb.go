@@ -859,9 +859,10 @@ type Counts struct {
 	Queued     int32                  `protobuf:"varint,1,opt,name=queued,proto3" json:"queued,omitempty"`
 	InProgress int32                  `protobuf:"varint,2,opt,name=in_progress,json=inProgress,proto3" json:"in_progress,omitempty"`
 	// By class: succeeded, failed, rolled_back, rejected, timed_out, silent, drifted,
+	// underway for those that came a leg of their path and wait for the next,
 	// and canceled for those that ended without a verdict.
 	Finished      map[string]int32 `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Retrying      int32            `protobuf:"varint,4,opt,name=retrying,proto3" json:"retrying,omitempty"` // of the finished ones: those that get another attempt
+	Retrying      int32            `protobuf:"varint,4,opt,name=retrying,proto3" json:"retrying,omitempty"` // of the finished ones: those that get another attempt, or their next leg
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1326,8 +1327,12 @@ type Execution struct {
 	FromDigest string                 `protobuf:"bytes,80,opt,name=from_digest,json=fromDigest,proto3" json:"from_digest,omitempty"` // of the image that the device said it ran before; empty: it had not said
 	// Of class drifted: when the device said that it runs another image than it was
 	// given, and the digest of that.
-	DriftedAt     *timestamppb.Timestamp `protobuf:"bytes,65,opt,name=drifted_at,json=driftedAt,proto3" json:"drifted_at,omitempty"`
-	Runs          string                 `protobuf:"bytes,66,opt,name=runs,proto3" json:"runs,omitempty"`
+	DriftedAt *timestamppb.Timestamp `protobuf:"bytes,65,opt,name=drifted_at,json=driftedAt,proto3" json:"drifted_at,omitempty"`
+	Runs      string                 `protobuf:"bytes,66,opt,name=runs,proto3" json:"runs,omitempty"`
+	// Releases that the device passes through before that of the rollout, with this
+	// execution (the first of them) and those that follow it; empty: this is the last.
+	Via           []string `protobuf:"bytes,105,rep,name=via,proto3" json:"via,omitempty"`
+	Leg           int32    `protobuf:"varint,106,opt,name=leg,proto3" json:"leg,omitempty"` // the how manieth release of the device's path it installs, from 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1516,6 +1521,20 @@ func (x *Execution) GetRuns() string {
 	return ""
 }
 
+func (x *Execution) GetVia() []string {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *Execution) GetLeg() int32 {
+	if x != nil {
+		return x.Leg
+	}
+	return 0
+}
+
 type PlanRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *RolloutSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1566,10 +1585,12 @@ type PlanRolloutResponse struct {
 	Stages     []*PlannedStage        `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
 	Excluded   []*Exclusion           `protobuf:"bytes,3,rep,name=excluded,proto3" json:"excluded,omitempty"`
 	// Bytes that all devices together download at the most.
-	Bytes         int64                `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Seed          string               `protobuf:"bytes,5,opt,name=seed,proto3" json:"seed,omitempty"`
-	Conflicts     []*Conflict          `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
-	Duration      *durationpb.Duration `protobuf:"bytes,7,opt,name=duration,proto3" json:"duration,omitempty"` // that rate and soak take at the least
+	Bytes     int64                `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Seed      string               `protobuf:"bytes,5,opt,name=seed,proto3" json:"seed,omitempty"`
+	Conflicts []*Conflict          `protobuf:"bytes,6,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Duration  *durationpb.Duration `protobuf:"bytes,7,opt,name=duration,proto3" json:"duration,omitempty"` // that rate and soak take at the least
+	// How devices come to the release; empty when all take it at once, whatever they run.
+	Paths         []*PlannedPath `protobuf:"bytes,105,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1653,6 +1674,74 @@ func (x *PlanRolloutResponse) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *PlanRolloutResponse) GetPaths() []*PlannedPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// PlannedPath counts devices that come to the release the same way.
+type PlannedPath struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Via           []string               `protobuf:"bytes,1,rep,name=via,proto3" json:"via,omitempty"` // releases that they pass through, in order; empty: they take it at once
+	Devices       int32                  `protobuf:"varint,2,opt,name=devices,proto3" json:"devices,omitempty"`
+	Sample        []string               `protobuf:"bytes,3,rep,name=sample,proto3" json:"sample,omitempty"` // at most 10
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedPath) Reset() {
+	*x = PlannedPath{}
+	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedPath) ProtoMessage() {}
+
+func (x *PlannedPath) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedPath.ProtoReflect.Descriptor instead.
+func (*PlannedPath) Descriptor() ([]byte, []int) {
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PlannedPath) GetVia() []string {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *PlannedPath) GetDevices() int32 {
+	if x != nil {
+		return x.Devices
+	}
+	return 0
+}
+
+func (x *PlannedPath) GetSample() []string {
+	if x != nil {
+		return x.Sample
+	}
+	return nil
+}
+
 // Conflict counts devices that another rollout has work for.
 type Conflict struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1668,7 +1757,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	mi := &file_otad_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1769,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[17]
+	mi := &file_otad_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1782,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Conflict) GetRolloutId() string {
@@ -1745,7 +1834,7 @@ type PlannedStage struct {
 
 func (x *PlannedStage) Reset() {
 	*x = PlannedStage{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[18]
+	mi := &file_otad_v1_rollout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1846,7 @@ func (x *PlannedStage) String() string {
 func (*PlannedStage) ProtoMessage() {}
 
 func (x *PlannedStage) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[18]
+	mi := &file_otad_v1_rollout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1859,7 @@ func (x *PlannedStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedStage.ProtoReflect.Descriptor instead.
 func (*PlannedStage) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PlannedStage) GetSpec() *StageSpec {
@@ -1810,16 +1899,17 @@ func (x *PlannedStage) GetStrata() map[string]int32 {
 
 type Exclusion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // not-selected, hardware, current, quarantined, revoked
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // not-selected, hardware, current, quarantined, revoked, needs-version
 	Devices       int32                  `protobuf:"varint,2,opt,name=devices,proto3" json:"devices,omitempty"`
-	Sample        []string               `protobuf:"bytes,3,rep,name=sample,proto3" json:"sample,omitempty"` // at most 10
+	Sample        []string               `protobuf:"bytes,3,rep,name=sample,proto3" json:"sample,omitempty"`   // at most 10
+	Detail        string                 `protobuf:"bytes,105,opt,name=detail,proto3" json:"detail,omitempty"` // what the reason leaves open, with the remedy; may be empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Exclusion) Reset() {
 	*x = Exclusion{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[19]
+	mi := &file_otad_v1_rollout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1921,7 @@ func (x *Exclusion) String() string {
 func (*Exclusion) ProtoMessage() {}
 
 func (x *Exclusion) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[19]
+	mi := &file_otad_v1_rollout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1934,7 @@ func (x *Exclusion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exclusion.ProtoReflect.Descriptor instead.
 func (*Exclusion) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Exclusion) GetReason() string {
@@ -1868,6 +1958,13 @@ func (x *Exclusion) GetSample() []string {
 	return nil
 }
 
+func (x *Exclusion) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 type CreateRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *RolloutSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1878,7 +1975,7 @@ type CreateRolloutRequest struct {
 
 func (x *CreateRolloutRequest) Reset() {
 	*x = CreateRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	mi := &file_otad_v1_rollout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1987,7 @@ func (x *CreateRolloutRequest) String() string {
 func (*CreateRolloutRequest) ProtoMessage() {}
 
 func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[20]
+	mi := &file_otad_v1_rollout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +2000,7 @@ func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutRequest.ProtoReflect.Descriptor instead.
 func (*CreateRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateRolloutRequest) GetSpec() *RolloutSpec {
@@ -1930,7 +2027,7 @@ type EditRolloutRequest struct {
 
 func (x *EditRolloutRequest) Reset() {
 	*x = EditRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	mi := &file_otad_v1_rollout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2039,7 @@ func (x *EditRolloutRequest) String() string {
 func (*EditRolloutRequest) ProtoMessage() {}
 
 func (x *EditRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[21]
+	mi := &file_otad_v1_rollout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2052,7 @@ func (x *EditRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditRolloutRequest.ProtoReflect.Descriptor instead.
 func (*EditRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EditRolloutRequest) GetId() string {
@@ -1981,7 +2078,7 @@ type EditRolloutResponse struct {
 
 func (x *EditRolloutResponse) Reset() {
 	*x = EditRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	mi := &file_otad_v1_rollout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2090,7 @@ func (x *EditRolloutResponse) String() string {
 func (*EditRolloutResponse) ProtoMessage() {}
 
 func (x *EditRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[22]
+	mi := &file_otad_v1_rollout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2103,7 @@ func (x *EditRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditRolloutResponse.ProtoReflect.Descriptor instead.
 func (*EditRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EditRolloutResponse) GetRollout() *Rollout {
@@ -2025,7 +2122,7 @@ type SubmitRolloutRequest struct {
 
 func (x *SubmitRolloutRequest) Reset() {
 	*x = SubmitRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	mi := &file_otad_v1_rollout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2134,7 @@ func (x *SubmitRolloutRequest) String() string {
 func (*SubmitRolloutRequest) ProtoMessage() {}
 
 func (x *SubmitRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[23]
+	mi := &file_otad_v1_rollout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2147,7 @@ func (x *SubmitRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRolloutRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{23}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SubmitRolloutRequest) GetId() string {
@@ -2069,7 +2166,7 @@ type SubmitRolloutResponse struct {
 
 func (x *SubmitRolloutResponse) Reset() {
 	*x = SubmitRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	mi := &file_otad_v1_rollout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2178,7 @@ func (x *SubmitRolloutResponse) String() string {
 func (*SubmitRolloutResponse) ProtoMessage() {}
 
 func (x *SubmitRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[24]
+	mi := &file_otad_v1_rollout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2191,7 @@ func (x *SubmitRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRolloutResponse.ProtoReflect.Descriptor instead.
 func (*SubmitRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{24}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SubmitRolloutResponse) GetRollout() *Rollout {
@@ -2114,7 +2211,7 @@ type ApproveRolloutRequest struct {
 
 func (x *ApproveRolloutRequest) Reset() {
 	*x = ApproveRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	mi := &file_otad_v1_rollout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2223,7 @@ func (x *ApproveRolloutRequest) String() string {
 func (*ApproveRolloutRequest) ProtoMessage() {}
 
 func (x *ApproveRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[25]
+	mi := &file_otad_v1_rollout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2236,7 @@ func (x *ApproveRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{25}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApproveRolloutRequest) GetId() string {
@@ -2165,7 +2262,7 @@ type ApproveRolloutResponse struct {
 
 func (x *ApproveRolloutResponse) Reset() {
 	*x = ApproveRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	mi := &file_otad_v1_rollout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2274,7 @@ func (x *ApproveRolloutResponse) String() string {
 func (*ApproveRolloutResponse) ProtoMessage() {}
 
 func (x *ApproveRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[26]
+	mi := &file_otad_v1_rollout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2287,7 @@ func (x *ApproveRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{26}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApproveRolloutResponse) GetRollout() *Rollout {
@@ -2209,7 +2306,7 @@ type StopRolloutsRequest struct {
 
 func (x *StopRolloutsRequest) Reset() {
 	*x = StopRolloutsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	mi := &file_otad_v1_rollout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2318,7 @@ func (x *StopRolloutsRequest) String() string {
 func (*StopRolloutsRequest) ProtoMessage() {}
 
 func (x *StopRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[27]
+	mi := &file_otad_v1_rollout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2331,7 @@ func (x *StopRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*StopRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{27}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StopRolloutsRequest) GetReason() string {
@@ -2254,7 +2351,7 @@ type StopRolloutsResponse struct {
 
 func (x *StopRolloutsResponse) Reset() {
 	*x = StopRolloutsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[28]
+	mi := &file_otad_v1_rollout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2363,7 @@ func (x *StopRolloutsResponse) String() string {
 func (*StopRolloutsResponse) ProtoMessage() {}
 
 func (x *StopRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[28]
+	mi := &file_otad_v1_rollout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2376,7 @@ func (x *StopRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*StopRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{28}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StopRolloutsResponse) GetStopped() []string {
@@ -2305,7 +2402,7 @@ type CreateRolloutResponse struct {
 
 func (x *CreateRolloutResponse) Reset() {
 	*x = CreateRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[29]
+	mi := &file_otad_v1_rollout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2414,7 @@ func (x *CreateRolloutResponse) String() string {
 func (*CreateRolloutResponse) ProtoMessage() {}
 
 func (x *CreateRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[29]
+	mi := &file_otad_v1_rollout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2427,7 @@ func (x *CreateRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutResponse.ProtoReflect.Descriptor instead.
 func (*CreateRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{29}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateRolloutResponse) GetRollout() *Rollout {
@@ -2349,7 +2446,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[30]
+	mi := &file_otad_v1_rollout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +2458,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[30]
+	mi := &file_otad_v1_rollout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +2471,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{30}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetRolloutRequest) GetId() string {
@@ -2393,7 +2490,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[31]
+	mi := &file_otad_v1_rollout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2502,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[31]
+	mi := &file_otad_v1_rollout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2515,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{31}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -2437,7 +2534,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[32]
+	mi := &file_otad_v1_rollout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2546,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[32]
+	mi := &file_otad_v1_rollout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2559,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{32}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListRolloutsRequest) GetKind() string {
@@ -2481,7 +2578,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[33]
+	mi := &file_otad_v1_rollout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2590,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[33]
+	mi := &file_otad_v1_rollout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2603,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{33}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -2525,7 +2622,7 @@ type WatchRolloutRequest struct {
 
 func (x *WatchRolloutRequest) Reset() {
 	*x = WatchRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[34]
+	mi := &file_otad_v1_rollout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2634,7 @@ func (x *WatchRolloutRequest) String() string {
 func (*WatchRolloutRequest) ProtoMessage() {}
 
 func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[34]
+	mi := &file_otad_v1_rollout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2647,7 @@ func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutRequest.ProtoReflect.Descriptor instead.
 func (*WatchRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{34}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchRolloutRequest) GetId() string {
@@ -2569,7 +2666,7 @@ type WatchRolloutResponse struct {
 
 func (x *WatchRolloutResponse) Reset() {
 	*x = WatchRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[35]
+	mi := &file_otad_v1_rollout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2678,7 @@ func (x *WatchRolloutResponse) String() string {
 func (*WatchRolloutResponse) ProtoMessage() {}
 
 func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[35]
+	mi := &file_otad_v1_rollout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2691,7 @@ func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutResponse.ProtoReflect.Descriptor instead.
 func (*WatchRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{35}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchRolloutResponse) GetRollout() *Rollout {
@@ -2615,7 +2712,7 @@ type PauseRolloutRequest struct {
 
 func (x *PauseRolloutRequest) Reset() {
 	*x = PauseRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[36]
+	mi := &file_otad_v1_rollout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2724,7 @@ func (x *PauseRolloutRequest) String() string {
 func (*PauseRolloutRequest) ProtoMessage() {}
 
 func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[36]
+	mi := &file_otad_v1_rollout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2737,7 @@ func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{36}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseRolloutRequest) GetId() string {
@@ -2673,7 +2770,7 @@ type PauseRolloutResponse struct {
 
 func (x *PauseRolloutResponse) Reset() {
 	*x = PauseRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[37]
+	mi := &file_otad_v1_rollout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2782,7 @@ func (x *PauseRolloutResponse) String() string {
 func (*PauseRolloutResponse) ProtoMessage() {}
 
 func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[37]
+	mi := &file_otad_v1_rollout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2795,7 @@ func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PauseRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{37}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PauseRolloutResponse) GetRollout() *Rollout {
@@ -2719,7 +2816,7 @@ type ResumeRolloutRequest struct {
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[38]
+	mi := &file_otad_v1_rollout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2731,7 +2828,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[38]
+	mi := &file_otad_v1_rollout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2744,7 +2841,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{38}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResumeRolloutRequest) GetId() string {
@@ -2770,7 +2867,7 @@ type ResumeRolloutResponse struct {
 
 func (x *ResumeRolloutResponse) Reset() {
 	*x = ResumeRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[39]
+	mi := &file_otad_v1_rollout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +2879,7 @@ func (x *ResumeRolloutResponse) String() string {
 func (*ResumeRolloutResponse) ProtoMessage() {}
 
 func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[39]
+	mi := &file_otad_v1_rollout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2892,7 @@ func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{39}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResumeRolloutResponse) GetRollout() *Rollout {
@@ -2816,7 +2913,7 @@ type AbortRolloutRequest struct {
 
 func (x *AbortRolloutRequest) Reset() {
 	*x = AbortRolloutRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[40]
+	mi := &file_otad_v1_rollout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +2925,7 @@ func (x *AbortRolloutRequest) String() string {
 func (*AbortRolloutRequest) ProtoMessage() {}
 
 func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[40]
+	mi := &file_otad_v1_rollout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +2938,7 @@ func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
 func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{40}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AbortRolloutRequest) GetId() string {
@@ -2874,7 +2971,7 @@ type AbortRolloutResponse struct {
 
 func (x *AbortRolloutResponse) Reset() {
 	*x = AbortRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[41]
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +2983,7 @@ func (x *AbortRolloutResponse) String() string {
 func (*AbortRolloutResponse) ProtoMessage() {}
 
 func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[41]
+	mi := &file_otad_v1_rollout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +2996,7 @@ func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutResponse.ProtoReflect.Descriptor instead.
 func (*AbortRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{41}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AbortRolloutResponse) GetRollout() *Rollout {
@@ -2918,7 +3015,7 @@ type FinishRolloutResponse struct {
 
 func (x *FinishRolloutResponse) Reset() {
 	*x = FinishRolloutResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	mi := &file_otad_v1_rollout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3027,7 @@ func (x *FinishRolloutResponse) String() string {
 func (*FinishRolloutResponse) ProtoMessage() {}
 
 func (x *FinishRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[42]
+	mi := &file_otad_v1_rollout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3040,7 @@ func (x *FinishRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishRolloutResponse.ProtoReflect.Descriptor instead.
 func (*FinishRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{42}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FinishRolloutResponse) GetRollout() *Rollout {
@@ -2967,7 +3064,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[43]
+	mi := &file_otad_v1_rollout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3076,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[43]
+	mi := &file_otad_v1_rollout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3089,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{43}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListExecutionsRequest) GetRolloutId() string {
@@ -3047,7 +3144,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_otad_v1_rollout_proto_msgTypes[44]
+	mi := &file_otad_v1_rollout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3156,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_rollout_proto_msgTypes[44]
+	mi := &file_otad_v1_rollout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3169,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{44}
+	return file_otad_v1_rollout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -3220,7 +3317,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\"\xfa\x06\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"\x9e\a\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -3251,12 +3348,14 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"fromDigest\x129\n" +
 	"\n" +
 	"drifted_at\x18A \x01(\v2\x1a.google.protobuf.TimestampR\tdriftedAt\x12\x12\n" +
-	"\x04runs\x18B \x01(\tR\x04runs\x1a:\n" +
+	"\x04runs\x18B \x01(\tR\x04runs\x12\x10\n" +
+	"\x03via\x18i \x03(\tR\x03via\x12\x10\n" +
+	"\x03leg\x18j \x01(\x05R\x03leg\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
 	"\x12PlanRolloutRequest\x12(\n" +
-	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\"\xa6\x02\n" +
+	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\"\xd2\x02\n" +
 	"\x13PlanRolloutResponse\x12\x1e\n" +
 	"\n" +
 	"population\x18\x01 \x01(\x05R\n" +
@@ -3266,7 +3365,12 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x12\n" +
 	"\x04seed\x18\x05 \x01(\tR\x04seed\x12/\n" +
 	"\tconflicts\x18\x06 \x03(\v2\x11.otad.v1.ConflictR\tconflicts\x125\n" +
-	"\bduration\x18\a \x01(\v2\x19.google.protobuf.DurationR\bduration\"\x9b\x01\n" +
+	"\bduration\x18\a \x01(\v2\x19.google.protobuf.DurationR\bduration\x12*\n" +
+	"\x05paths\x18i \x03(\v2\x14.otad.v1.PlannedPathR\x05paths\"Q\n" +
+	"\vPlannedPath\x12\x10\n" +
+	"\x03via\x18\x01 \x03(\tR\x03via\x12\x18\n" +
+	"\adevices\x18\x02 \x01(\x05R\adevices\x12\x16\n" +
+	"\x06sample\x18\x03 \x03(\tR\x06sample\"\x9b\x01\n" +
 	"\bConflict\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1a\n" +
@@ -3284,11 +3388,12 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06strata\x18\x05 \x03(\v2!.otad.v1.PlannedStage.StrataEntryR\x06strata\x1a9\n" +
 	"\vStrataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"U\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"m\n" +
 	"\tExclusion\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\adevices\x18\x02 \x01(\x05R\adevices\x12\x16\n" +
-	"\x06sample\x18\x03 \x03(\tR\x06sample\"V\n" +
+	"\x06sample\x18\x03 \x03(\tR\x06sample\x12\x16\n" +
+	"\x06detail\x18i \x01(\tR\x06detail\"V\n" +
 	"\x14CreateRolloutRequest\x12(\n" +
 	"\x04spec\x18\x01 \x01(\v2\x14.otad.v1.RolloutSpecR\x04spec\x12\x14\n" +
 	"\x05draft\x18\x02 \x01(\bR\x05draft\"N\n" +
@@ -3387,7 +3492,7 @@ func file_otad_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_otad_v1_rollout_proto_rawDescData
 }
 
-var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_otad_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_otad_v1_rollout_proto_goTypes = []any{
 	(*RolloutSpec)(nil),            // 0: otad.v1.RolloutSpec
 	(*Window)(nil),                 // 1: otad.v1.Window
@@ -3406,147 +3511,149 @@ var file_otad_v1_rollout_proto_goTypes = []any{
 	(*Execution)(nil),              // 14: otad.v1.Execution
 	(*PlanRolloutRequest)(nil),     // 15: otad.v1.PlanRolloutRequest
 	(*PlanRolloutResponse)(nil),    // 16: otad.v1.PlanRolloutResponse
-	(*Conflict)(nil),               // 17: otad.v1.Conflict
-	(*PlannedStage)(nil),           // 18: otad.v1.PlannedStage
-	(*Exclusion)(nil),              // 19: otad.v1.Exclusion
-	(*CreateRolloutRequest)(nil),   // 20: otad.v1.CreateRolloutRequest
-	(*EditRolloutRequest)(nil),     // 21: otad.v1.EditRolloutRequest
-	(*EditRolloutResponse)(nil),    // 22: otad.v1.EditRolloutResponse
-	(*SubmitRolloutRequest)(nil),   // 23: otad.v1.SubmitRolloutRequest
-	(*SubmitRolloutResponse)(nil),  // 24: otad.v1.SubmitRolloutResponse
-	(*ApproveRolloutRequest)(nil),  // 25: otad.v1.ApproveRolloutRequest
-	(*ApproveRolloutResponse)(nil), // 26: otad.v1.ApproveRolloutResponse
-	(*StopRolloutsRequest)(nil),    // 27: otad.v1.StopRolloutsRequest
-	(*StopRolloutsResponse)(nil),   // 28: otad.v1.StopRolloutsResponse
-	(*CreateRolloutResponse)(nil),  // 29: otad.v1.CreateRolloutResponse
-	(*GetRolloutRequest)(nil),      // 30: otad.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),     // 31: otad.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),    // 32: otad.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),   // 33: otad.v1.ListRolloutsResponse
-	(*WatchRolloutRequest)(nil),    // 34: otad.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),   // 35: otad.v1.WatchRolloutResponse
-	(*PauseRolloutRequest)(nil),    // 36: otad.v1.PauseRolloutRequest
-	(*PauseRolloutResponse)(nil),   // 37: otad.v1.PauseRolloutResponse
-	(*ResumeRolloutRequest)(nil),   // 38: otad.v1.ResumeRolloutRequest
-	(*ResumeRolloutResponse)(nil),  // 39: otad.v1.ResumeRolloutResponse
-	(*AbortRolloutRequest)(nil),    // 40: otad.v1.AbortRolloutRequest
-	(*AbortRolloutResponse)(nil),   // 41: otad.v1.AbortRolloutResponse
-	(*FinishRolloutResponse)(nil),  // 42: otad.v1.FinishRolloutResponse
-	(*ListExecutionsRequest)(nil),  // 43: otad.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil), // 44: otad.v1.ListExecutionsResponse
-	nil,                            // 45: otad.v1.Counts.FinishedEntry
-	nil,                            // 46: otad.v1.Execution.DetailsEntry
-	nil,                            // 47: otad.v1.PlannedStage.StrataEntry
-	(*durationpb.Duration)(nil),    // 48: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
-	(*Command)(nil),                // 50: otad.v1.Command
-	(*Health)(nil),                 // 51: otad.v1.Health
-	(*HealthSeen)(nil),             // 52: otad.v1.HealthSeen
-	(*FinishRolloutRequest)(nil),   // 53: otad.v1.FinishRolloutRequest
+	(*PlannedPath)(nil),            // 17: otad.v1.PlannedPath
+	(*Conflict)(nil),               // 18: otad.v1.Conflict
+	(*PlannedStage)(nil),           // 19: otad.v1.PlannedStage
+	(*Exclusion)(nil),              // 20: otad.v1.Exclusion
+	(*CreateRolloutRequest)(nil),   // 21: otad.v1.CreateRolloutRequest
+	(*EditRolloutRequest)(nil),     // 22: otad.v1.EditRolloutRequest
+	(*EditRolloutResponse)(nil),    // 23: otad.v1.EditRolloutResponse
+	(*SubmitRolloutRequest)(nil),   // 24: otad.v1.SubmitRolloutRequest
+	(*SubmitRolloutResponse)(nil),  // 25: otad.v1.SubmitRolloutResponse
+	(*ApproveRolloutRequest)(nil),  // 26: otad.v1.ApproveRolloutRequest
+	(*ApproveRolloutResponse)(nil), // 27: otad.v1.ApproveRolloutResponse
+	(*StopRolloutsRequest)(nil),    // 28: otad.v1.StopRolloutsRequest
+	(*StopRolloutsResponse)(nil),   // 29: otad.v1.StopRolloutsResponse
+	(*CreateRolloutResponse)(nil),  // 30: otad.v1.CreateRolloutResponse
+	(*GetRolloutRequest)(nil),      // 31: otad.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),     // 32: otad.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),    // 33: otad.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),   // 34: otad.v1.ListRolloutsResponse
+	(*WatchRolloutRequest)(nil),    // 35: otad.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),   // 36: otad.v1.WatchRolloutResponse
+	(*PauseRolloutRequest)(nil),    // 37: otad.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),   // 38: otad.v1.PauseRolloutResponse
+	(*ResumeRolloutRequest)(nil),   // 39: otad.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),  // 40: otad.v1.ResumeRolloutResponse
+	(*AbortRolloutRequest)(nil),    // 41: otad.v1.AbortRolloutRequest
+	(*AbortRolloutResponse)(nil),   // 42: otad.v1.AbortRolloutResponse
+	(*FinishRolloutResponse)(nil),  // 43: otad.v1.FinishRolloutResponse
+	(*ListExecutionsRequest)(nil),  // 44: otad.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil), // 45: otad.v1.ListExecutionsResponse
+	nil,                            // 46: otad.v1.Counts.FinishedEntry
+	nil,                            // 47: otad.v1.Execution.DetailsEntry
+	nil,                            // 48: otad.v1.PlannedStage.StrataEntry
+	(*durationpb.Duration)(nil),    // 49: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 50: google.protobuf.Timestamp
+	(*Command)(nil),                // 51: otad.v1.Command
+	(*Health)(nil),                 // 52: otad.v1.Health
+	(*HealthSeen)(nil),             // 53: otad.v1.HealthSeen
+	(*FinishRolloutRequest)(nil),   // 54: otad.v1.FinishRolloutRequest
 }
 var file_otad_v1_rollout_proto_depIdxs = []int32{
 	7,  // 0: otad.v1.RolloutSpec.stages:type_name -> otad.v1.StageSpec
 	9,  // 1: otad.v1.RolloutSpec.abort:type_name -> otad.v1.AbortRule
-	48, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
-	49, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
+	49, // 2: otad.v1.RolloutSpec.in_progress_timeout:type_name -> google.protobuf.Duration
+	50, // 3: otad.v1.RolloutSpec.start:type_name -> google.protobuf.Timestamp
 	3,  // 4: otad.v1.RolloutSpec.rate:type_name -> otad.v1.Rate
 	4,  // 5: otad.v1.RolloutSpec.in_flight:type_name -> otad.v1.InFlight
 	5,  // 6: otad.v1.RolloutSpec.timers:type_name -> otad.v1.Timers
 	6,  // 7: otad.v1.RolloutSpec.retry:type_name -> otad.v1.Retry
 	1,  // 8: otad.v1.RolloutSpec.window:type_name -> otad.v1.Window
 	2,  // 9: otad.v1.RolloutSpec.consent:type_name -> otad.v1.Consent
-	50, // 10: otad.v1.RolloutSpec.command:type_name -> otad.v1.Command
-	51, // 11: otad.v1.RolloutSpec.health:type_name -> otad.v1.Health
-	48, // 12: otad.v1.Window.duration:type_name -> google.protobuf.Duration
-	49, // 13: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
-	48, // 14: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
-	48, // 15: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
-	48, // 16: otad.v1.Timers.install:type_name -> google.protobuf.Duration
-	48, // 17: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
-	48, // 18: otad.v1.Timers.health:type_name -> google.protobuf.Duration
-	48, // 19: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
+	51, // 10: otad.v1.RolloutSpec.command:type_name -> otad.v1.Command
+	52, // 11: otad.v1.RolloutSpec.health:type_name -> otad.v1.Health
+	49, // 12: otad.v1.Window.duration:type_name -> google.protobuf.Duration
+	50, // 13: otad.v1.Consent.deadline:type_name -> google.protobuf.Timestamp
+	49, // 14: otad.v1.Timers.claim:type_name -> google.protobuf.Duration
+	49, // 15: otad.v1.Timers.fetch:type_name -> google.protobuf.Duration
+	49, // 16: otad.v1.Timers.install:type_name -> google.protobuf.Duration
+	49, // 17: otad.v1.Timers.reboot:type_name -> google.protobuf.Duration
+	49, // 18: otad.v1.Timers.health:type_name -> google.protobuf.Duration
+	49, // 19: otad.v1.Retry.backoff:type_name -> google.protobuf.Duration
 	8,  // 20: otad.v1.StageSpec.gate:type_name -> otad.v1.Gate
-	48, // 21: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
-	45, // 22: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
+	49, // 21: otad.v1.StageSpec.soak:type_name -> google.protobuf.Duration
+	46, // 22: otad.v1.Counts.finished:type_name -> otad.v1.Counts.FinishedEntry
 	7,  // 23: otad.v1.Stage.spec:type_name -> otad.v1.StageSpec
 	10, // 24: otad.v1.Stage.counts:type_name -> otad.v1.Counts
-	49, // 25: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
-	49, // 26: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
-	49, // 27: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
-	49, // 28: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
+	50, // 25: otad.v1.Stage.opened_at:type_name -> google.protobuf.Timestamp
+	50, // 26: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
+	50, // 27: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
+	50, // 28: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
 	11, // 29: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
 	9,  // 30: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	49, // 31: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	49, // 32: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	48, // 33: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	50, // 31: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	50, // 32: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	49, // 33: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
 	0,  // 34: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
-	49, // 35: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
-	49, // 36: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	50, // 35: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	50, // 36: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
 	13, // 37: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
-	52, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
+	53, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
 	14, // 39: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
-	46, // 40: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	49, // 41: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	49, // 42: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	49, // 43: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	49, // 44: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	49, // 45: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	49, // 46: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	49, // 47: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
+	47, // 40: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	50, // 41: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	50, // 42: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	50, // 43: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	50, // 44: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	50, // 45: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 46: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	50, // 47: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
 	0,  // 48: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	18, // 49: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	19, // 50: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	17, // 51: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	48, // 52: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	7,  // 53: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	47, // 54: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 55: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 56: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 57: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 58: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 63: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 64: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 65: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 66: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 67: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 68: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 69: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	20, // 70: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	30, // 71: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	32, // 72: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	34, // 73: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	21, // 74: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	23, // 75: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	25, // 76: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	36, // 77: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	38, // 78: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	40, // 79: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	53, // 80: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
-	27, // 81: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	43, // 82: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 83: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	29, // 84: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	31, // 85: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	33, // 86: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	35, // 87: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	22, // 88: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	24, // 89: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	26, // 90: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	37, // 91: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	39, // 92: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	41, // 93: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	42, // 94: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
-	28, // 95: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	44, // 96: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	83, // [83:97] is the sub-list for method output_type
-	69, // [69:83] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	19, // 49: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	20, // 50: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	18, // 51: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	49, // 52: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	17, // 53: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
+	7,  // 54: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	48, // 55: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 56: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 57: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 58: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 59: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 60: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 64: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 65: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 66: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 67: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 68: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 69: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 70: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	21, // 71: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	31, // 72: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	33, // 73: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	35, // 74: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	22, // 75: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	24, // 76: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	26, // 77: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	37, // 78: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	39, // 79: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	41, // 80: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	54, // 81: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
+	28, // 82: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	44, // 83: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 84: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	30, // 85: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	32, // 86: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	34, // 87: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	36, // 88: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	23, // 89: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	25, // 90: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	27, // 91: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	38, // 92: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	40, // 93: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	42, // 94: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	43, // 95: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
+	29, // 96: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	45, // 97: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	84, // [84:98] is the sub-list for method output_type
+	70, // [70:84] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
@@ -3563,7 +3670,7 @@ func file_otad_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_rollout_proto_rawDesc), len(file_otad_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
