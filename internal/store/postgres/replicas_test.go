@@ -39,6 +39,7 @@ func TestReplicasShareOneDatabase(t *testing.T) {
 	t.Run("of those who advance, one wins", r.advance)
 	t.Run("metadata has one line of versions", r.publish)
 	t.Run("a group is kept up by all", r.group)
+	t.Run("a continuous rollout is joined and left in all", r.follow)
 	for _, s := range stores {
 		broken, err := s.Check(t.Context())
 		if err != nil || len(broken) > 0 {

@@ -29,13 +29,13 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 		filled, members = "", nil
 	}
 	return s.writer.do(ctx, func(t *tx) error {
-		if err := t.unasked(g.Name); err != nil {
-			return err
-		}
 		if g.Dynamic {
 			if err := t.regroups(); err != nil {
 				return err
 			}
+		}
+		if err := t.unasked(g.Name); err != nil {
+			return err
 		}
 		if err := t.roomForGroup(g); err != nil {
 			return err
@@ -102,13 +102,13 @@ func (s *Store) DeleteGroup(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := t.unasked(name); err != nil {
-			return err
-		}
 		if g.Dynamic {
 			if err := t.regroups(); err != nil {
 				return err
 			}
+		}
+		if err := t.unasked(name); err != nil {
+			return err
 		}
 		n, err := t.exec(`DELETE FROM device_groups WHERE name = ?`, name)
 		if err == nil && n == 0 {
@@ -196,20 +196,38 @@ func (s *Store) ChangeMembers(ctx context.Context, name string, add, remove []st
 		if _, err := t.changeMembers(t.exec, removeMembers, gone); err != nil {
 			return err
 		}
-		if err := t.addMembers(name, add); err != nil {
-			return err
-		}
-		by, err := t.askedBy(name)
-		if by != "" {
-			for _, id := range slices.Concat(add, remove) {
-				t.markAnyway(id)
-			}
-		}
-		return err
+		t.remembered = append(t.remembered, memberChange{name, slices.Concat(add, remove)})
+		return t.addMembers(name, add)
 	})
 }
 
-// unasked fails if a continuous rollout asks for the group.
+// memberChange is who was named when members of a static group changed.
+type memberChange struct {
+	group   string
+	devices []string
+}
+
+// flushMembers marks them if a continuous rollout asks for the group. It is done at
+// the end of a batch, as whatever else holds on to the dynamic groups: who changes
+// these would have to wait for others that wait for it.
+func (t *tx) flushMembers() error {
+	for _, c := range t.remembered {
+		by, err := t.askedBy(c.group)
+		if err != nil {
+			return err
+		}
+		if by == "" {
+			continue
+		}
+		for _, id := range c.devices {
+			t.markAnyway(id)
+		}
+	}
+	return nil
+}
+
+// unasked fails if a continuous rollout asks for the group. Who changes the dynamic
+// groups too does that first.
 func (t *tx) unasked(group string) error {
 	by, err := t.askedBy(group)
 	if err == nil && by != "" {

@@ -34,6 +34,8 @@ func HotQueries() map[string]string {
 		"executions of a rollout": rollout,
 		"devices":                 part{from: anyShadow, id: "d.id", lead: always, Bounds: Exactly(always), groups: noGroups}.page("", pageRows).SQL,
 		"device":                  selectDevice,
+		"place":                   selectPlace,
+		"followed":                selectFollowed,
 		"credentials":             selectCredentials,
 		"evictions":               selectEvictions,
 		"revoked certificates":    selectRevokedCertificates,

@@ -30,6 +30,8 @@ type tx struct {
 	retagged map[string]fleet.Device
 	// marked are the devices to be looked at again.
 	marked map[string]anyMark
+	// remembered are the changes of static groups.
+	remembered []memberChange
 	// groups are the dynamic groups as the transaction sees them, once they were
 	// asked for; regrouped says that it changed them itself.
 	groups    *groupSet
@@ -78,6 +80,9 @@ func (t *tx) flush() error {
 		return err
 	}
 	if err := t.flushGroups(); err != nil {
+		return err
+	}
+	if err := t.flushMembers(); err != nil {
 		return err
 	}
 	if err := t.flushMarks(); err != nil {

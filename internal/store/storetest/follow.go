@@ -187,7 +187,7 @@ var followTests = []test{
 		s.enrolled("a", "b")
 		s.runs("a", strings.Repeat("ab", 32), epoch) // it runs the image
 		r := s.follows("r", "", "a", "b")
-		r = s.turns(r, 2, at(1))
+		s.turns(r, 2, at(1))
 		s.equal("one", names(s.executions(fleet.ExecutionFilter{})), []string{"r b 1"})
 		s.runs("a", strings.Repeat("1", 64), at(2))
 		s.moves("r", ota.MoveJoin)
@@ -255,7 +255,7 @@ var followTests = []test{
 	{"an idle rollout does not move until something has happened to it", func(s *suite) {
 		s.enrolled("a", "b")
 		r := s.follows("r", `tags.site = "north"`, "a")
-		r = s.turns(r, 1, at(1))
+		s.turns(r, 1, at(1))
 		s.report("r", "a", ota.Succeeded, at(2))
 		idle := func() ota.Rollout {
 			r := s.rolled("r")
