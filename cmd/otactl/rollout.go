@@ -18,7 +18,7 @@ func newRolloutCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "rollout", Short: "Plan, start, follow and stop rollouts"},
 		newRolloutPlanCmd(a), newRolloutCreateCmd(a), newRolloutListCmd(a), newRolloutShowCmd(a), newRolloutDevicesCmd(a),
 		newRolloutWatchCmd(a), newRolloutEditCmd(a), newRolloutSubmitCmd(a), newRolloutApproveCmd(a),
-		newRolloutStopAllCmd(a), newRolloutSchemaCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutFinishCmd(a), newRolloutAbortCmd(a))
+		newRolloutStopAllCmd(a), newRolloutSchemaCmd(a), newRolloutPauseCmd(a), newRolloutResumeCmd(a), newRolloutFinishCmd(a), newRolloutAbortCmd(a), newRolloutRevertCmd(a))
 }
 
 const rolloutExample = `  otactl rollout plan --firmware gateway@1.4.0 --select 'tags.site = "paris"'
@@ -310,6 +310,31 @@ says which devices stay.`,
 	cmd.Flags().BoolVar(&revert, "revert", false, "devices that it has changed go back to what they ran before")
 	cmd.Flags().BoolVar(&keep, "keep", false, "devices keep what they have, whatever the plan says")
 	cmd.MarkFlagsMutuallyExclusive("revert", "keep")
+	return cmd
+}
+
+func newRolloutRevertCmd(a *app) *cobra.Command {
+	var reason string
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "revert ID", Short: "Bring the devices of a rollout back to what they ran before", Args: takes("ID"),
+		Long: `revert brings devices that a rollout has changed back to what each ran before, by
+one rollout for each such release, whether it is COMPLETED or not: of one that
+goes on it is the same as abort --revert. Devices that a newer rollout of the
+firmware has been given stay with that. What no signed release has, or what is
+below the security version that a device has reached, it does not go back to;
+the rollout's reason says which devices stay.`,
+		Example: "  otactl rollout revert r-abc --reason 'the modem hangs after three days'",
+		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
+			if err := a.confirm(yes, "bring the devices of rollout %s back to what they ran before", id); err != nil {
+				return nil, err
+			}
+			resp, err := call(ctx, c.rollouts.AbortRollout, &otadv1.AbortRolloutRequest{Id: id, Reason: first(reason, "reverted by an operator"), Policy: string(ota.AbortRevert)})
+			return resp.GetRollout(), err
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks at it")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
 }
 

@@ -191,3 +191,49 @@ func TestStopAllCallsAReturnOff(t *testing.T) {
 		stop()
 	})
 }
+
+// TestRevertOfACompletedRollout: its devices go back, but those that a newer rollout
+// has been given stay.
+func TestRevertOfACompletedRollout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one, two, three := w.needing("1.0", ""), w.needing("2.0", ""), w.needing("3.0", "")
+		ids := w.enroll(3, "rpi4")
+		runs := map[string]ota.ReleaseID{}
+		w.settle(runs, ids, one)
+		ctx, cancel := context.WithCancel(w.ctx)
+		defer cancel()
+		outcome := w.installer(runs, func(string, ota.Release) ota.Report { return ota.Report{Status: ota.Succeeded} })
+		for _, id := range ids {
+			go w.device(ctx, id, outcome)
+		}
+		defer w.background(w.s.RunEngine, w.s.RunEngine)()
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Stages: w.stages("100%")})
+		w.ok(err)
+		v = w.settled(v.ID, ota.RolloutCompleted)
+		newer, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: three.ID(), Stages: w.stages("100%"), Selector: "id = \"" + ids[0] + "\""})
+		w.ok(err)
+		w.settled(newer.ID, ota.RolloutCompleted)
+
+		if _, err := w.s.AbortRollout(w.ctx, v.ID, "late", ota.AbortKeep); !errors.Is(err, ota.ErrState) || !strings.Contains(err.Error(), "otactl rollout revert") {
+			t.Error(err)
+		}
+		_, err = w.s.AbortRollout(w.ctx, v.ID, "late", ota.AbortRevert)
+		w.ok(err)
+		v = w.settled(v.ID, ota.RolloutRolledBack)
+		if v.Stages[0].State != ota.StagePassed || !strings.HasPrefix(v.Reason, "late; 3 devices go back to gw@1.0") {
+			t.Errorf("%s: %s", v.Stages[0].State, v.Reason)
+		}
+		if runs[ids[0]] != three.ID() || runs[ids[1]] != one.ID() || runs[ids[2]] != one.ID() {
+			t.Errorf("they run %v", runs)
+		}
+		if _, err := w.s.AbortRollout(w.ctx, v.ID, "again", ota.AbortRevert); !errors.Is(err, ota.ErrState) {
+			t.Error(err)
+		}
+		faults, err := w.store.Check(w.ctx)
+		w.ok(err)
+		for _, f := range faults {
+			t.Error(f)
+		}
+	})
+}

@@ -338,7 +338,17 @@ func (s *Sim) operator() {
 	r := pick(s, list...)
 	act := func(what string, do func(ctx context.Context, f *fleet.Service) error) { s.operate(what+" "+r.ID, do) }
 	reason := fmt.Sprintf("reason %d", s.rng.IntN(1000))
-	switch s.rng.IntN(17) {
+	switch s.rng.IntN(19) {
+	case 17, 18:
+		for _, done := range list {
+			if done.State == ota.RolloutCompleted {
+				r = done
+			}
+		}
+		act("abort revert", func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.AbortRollout(ctx, r.ID, reason, ota.AbortRevert)
+			return err
+		})
 	case 16:
 		act("finish", func(ctx context.Context, f *fleet.Service) error {
 			_, err := f.FinishRollout(ctx, r.ID, reason)

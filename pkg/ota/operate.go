@@ -144,9 +144,14 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 
 // Abort ends a rollout: executions are cancelled as Cancel does it, the others
 // finish. The policy, else Terms.OnAbort, says whether devices keep what is
-// installed.
+// installed. One that is COMPLETED can be aborted by AbortRevert alone: then devices go
+// back.
 func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
-	if r.State.Terminal() || r.State.Ending() && r.State != RolloutFinishing {
+	completed := r.State == RolloutCompleted
+	switch {
+	case completed && policy != AbortRevert:
+		return r, wrongState(r, "it can not be aborted; 'otactl rollout revert' brings its devices back")
+	case !completed && (r.State.Terminal() || r.State.Ending() && r.State != RolloutFinishing):
 		return r, wrongState(r, "it can not be aborted")
 	}
 	if policy == AbortRevert && r.Kind() == KindCommand {
@@ -160,6 +165,10 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 	}
 	if err := r.Terms.validate(); err != nil {
 		return r, err
+	}
+	if completed { // its stages stay as they ended
+		r.State, r.Reason, r.Reverting, r.EndedAt = RolloutRollingBack, reason, true, time.Time{}
+		return r, nil
 	}
 	r.Stages = append([]Stage(nil), r.Stages...)
 	return abort(r, reason, now).Rollout, nil

@@ -297,6 +297,7 @@ func TestOperatorActsFitTheState(t *testing.T) {
 			acts["revert"] = RolloutRollingBack
 		}
 	}
+	want[RolloutCompleted] = map[string]RolloutState{"revert": RolloutRollingBack}
 	for _, state := range RolloutStates {
 		for name, act := range acts {
 			r := approval(rollout(StageOpen, StagePending), false)

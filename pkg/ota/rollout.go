@@ -12,7 +12,8 @@ import (
 // RolloutState is the state of a whole rollout.
 type RolloutState string
 
-// The states. COMPLETED, ABORTED and ROLLED_BACK are final.
+// The states. COMPLETED, ABORTED and ROLLED_BACK are final, but that a COMPLETED one can
+// be reverted.
 const (
 	RolloutDraft            RolloutState = "DRAFT"             // can be edited, does nothing
 	RolloutAwaitingApproval RolloutState = "AWAITING_APPROVAL" // can be edited, starts when it is approved
