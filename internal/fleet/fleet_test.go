@@ -98,6 +98,7 @@ type world struct {
 	targets signing.TargetsKey
 	name    string       // of the firmware that release makes
 	need    string       // what that needs, see needing
+	install sync.Mutex   // held while an installer works, and by who looks at what it did
 	seq     atomic.Int64 // of the last event
 }
 

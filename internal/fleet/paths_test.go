@@ -28,9 +28,11 @@ func (w *world) needing(version, need string) ota.Release {
 }
 
 // installer plays devices that run what they install, and refuse what they may not.
-// It tells of each install.
+// It tells of each install, one at a time.
 func (w *world) installer(runs map[string]ota.ReleaseID, told func(device string, r ota.Release) ota.Report) func(ota.Execution) ota.Report {
 	return func(e ota.Execution) ota.Report {
+		w.install.Lock()
+		defer w.install.Unlock()
 		r, err := w.store.Release(w.ctx, e.Release)
 		w.ok(err)
 		if err := r.Admits(runs[e.DeviceID]); err != nil && runs[e.DeviceID] != r.ID() {
@@ -240,11 +242,13 @@ func TestRevertOverSeveralLegs(t *testing.T) {
 		defer w.background(w.s.RunEngine, w.s.RunEngine)()
 		w.settled(v.ID, ota.RolloutPaused)
 		want := map[string]ota.ReleaseID{ids[0]: one.ID(), ids[1]: two.ID(), ids[2]: three.ID(), ids[3]: three.ID()}
+		w.install.Lock()
 		for id, r := range want {
 			if runs[id] != r {
 				t.Errorf("%s runs %s before it is aborted, want %s", id, runs[id], r)
 			}
 		}
+		w.install.Unlock()
 		_, err = w.s.AbortRollout(w.ctx, v.ID, "smells", "")
 		w.ok(err)
 		v = w.settled(v.ID, ota.RolloutRolledBack)
@@ -287,7 +291,10 @@ func TestDriftOnThePath(t *testing.T) {
 			for range 1000 {
 				v, err = w.s.Rollout(w.ctx, v.ID)
 				w.ok(err)
-				if len(installed) == n && v.Progress.Total().Of(ota.ClassSucceeded) == 1 && v.Progress.Total().Settled() {
+				w.install.Lock()
+				came := len(installed)
+				w.install.Unlock()
+				if came == n && v.Progress.Total().Of(ota.ClassSucceeded) == 1 && v.Progress.Total().Settled() {
 					return
 				}
 				<-time.After(time.Second) // virtual
@@ -302,7 +309,9 @@ func TestDriftOnThePath(t *testing.T) {
 			}
 		}
 		<-time.After(time.Minute) // virtual
-		runs[device] = one.ID()   // flashed
+		w.install.Lock()
+		runs[device] = one.ID() // flashed
+		w.install.Unlock()
 		w.runs(device, one.ImageDigest)
 		succeeded(4)
 		if !slices.Equal(installed, []string{"2.0", "3.0", "2.0", "3.0"}) {
