@@ -199,7 +199,7 @@ func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, er
 		return DeviceRecord{}, err
 	}
 	if len(before) > 0 { // they are REMOVED now: its last word before it is dropped
-		s.tellChange(ctx, id, before, false)
+		s.tellRevoked(ctx, id, before)
 	}
 	s.signals.raise(revocation) // first the list, so that who is dropped can not come back
 	s.Publisher.Disconnect(id, EvictedRevoked)

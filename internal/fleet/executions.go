@@ -24,7 +24,6 @@ func (s *Service) StartNext(ctx context.Context, deviceID string, start ota.Star
 // Report takes a device's word about its execution. On an error of ota.Apply
 // the stored execution comes back beside it.
 func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, error) {
-	before, known := s.pending(ctx, r.DeviceID)
 	e, err := s.Store.Report(ctx, r, s.Now())
 	if err != nil {
 		return e, err
@@ -34,10 +33,7 @@ func (s *Service) Report(ctx context.Context, r ota.Report) (ota.Execution, erro
 		s.logger(ctx).Info("execution finished", "rollout", e.RolloutID, "device", e.DeviceID, "status", e.Status, "class", e.Class, "reason", e.Reason())
 		s.Wake()
 	}
-	started := e.StartedAt.Equal(e.UpdatedAt)
-	if known && (e.Status.Terminal() || started) {
-		s.tellChange(ctx, e.DeviceID, before, !e.Status.Terminal())
-	}
+	s.tellMoved(ctx, e)
 	return e, nil
 }
 

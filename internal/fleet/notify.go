@@ -153,11 +153,45 @@ func (s *Service) pending(ctx context.Context, deviceID string) ([]ota.Execution
 	return list, err == nil
 }
 
-// tellChange tells a device what an event did to its executions, which were as
-// in before. started: one of them has only begun, which does not change the list.
-func (s *Service) tellChange(ctx context.Context, deviceID string, before []ota.Execution, started bool) {
+// tellMoved tells a device what its own word did to an execution: that began, or
+// ended.
+func (s *Service) tellMoved(ctx context.Context, e ota.Execution) {
+	ended, queued := e.Status.Terminal(), e.StartedAt.Equal(e.UpdatedAt)
+	if !ended && !queued {
+		return // progress
+	}
+	pending, ok := s.pending(ctx, e.DeviceID)
+	if !ok {
+		return
+	}
+	first := true // what has begun stands first
+	if queued {
+		first = s.stoodFirst(ctx, e, pending)
+	}
+	s.tell(ctx, e.DeviceID, pending, ended, first == ended)
+}
+
+// stoodFirst reports whether an execution was next on its device before it left the
+// queue. pending is what is there now, with it or without.
+func (s *Service) stoodFirst(ctx context.Context, e ota.Execution, pending []ota.Execution) bool {
+	others := slices.DeleteFunc(slices.Clone(pending), func(o ota.Execution) bool { return sameExecution(o, e) })
+	if len(others) == 0 || others[0].Status == ota.InProgress {
+		return len(others) == 0
+	}
+	mine, err := s.Store.Rollout(ctx, e.RolloutID)
+	other, err2 := s.Store.Rollout(ctx, others[0].RolloutID)
+	if err := errors.Join(err, err2); err != nil {
+		s.Log.Warn("device was not told what is next", "device", e.DeviceID, "error", err)
+		return e.Status.Terminal() // then it is told, be it once too often
+	}
+	e.Status = ota.Queued
+	return mine.State == ota.RolloutRunning && ota.Before(e, mine.Priority, others[0], other.Priority)
+}
+
+// tellRevoked tells a device that nothing is left for it, if there was something.
+func (s *Service) tellRevoked(ctx context.Context, deviceID string, before []ota.Execution) {
 	if after, ok := s.pending(ctx, deviceID); ok {
-		s.tell(ctx, deviceID, after, !started, !slices.EqualFunc(first(before), first(after), sameExecution))
+		s.tell(ctx, deviceID, after, true, !slices.EqualFunc(first(before), first(after), sameExecution))
 	}
 }
 
