@@ -17,8 +17,12 @@ type mark struct {
 }
 
 // mark has a device looked at again, which said at that moment what it runs, unless
-// nothing could change on it: a word counts only against what was there before it.
-func (s *Store) mark(device string, at time.Time) {
+// nothing could change on it: a word counts only against what was there before it. One
+// that is marked anyway remembers the word too.
+func (s *Store) mark(device string, at time.Time, anyway bool) {
+	if anyway {
+		s.marks[device] = mark{s.marks[device].number, stored(at)}
+	}
 	for _, devices := range s.executions {
 		attempts := devices[device]
 		if n := len(attempts); n > 0 && (attempts[n-1].Status == ota.Queued || attempts[n-1].Status == ota.Succeeded) {
