@@ -21,7 +21,7 @@ const pageSize = 500
 func newDeviceCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{Use: "device", Short: "List, show, create and revoke devices"},
 		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceWhyCmd(a), newDeviceHistoryCmd(a), newDeviceLogsCmd(a), newDeviceCreateCmd(a), newDeviceCredentialCmd(a),
-		newDeviceTagCmd(a), newDeviceRevokeCmd(a))
+		newDeviceTagCmd(a), newDeviceSetFirmwareCmd(a), newDeviceClearFirmwareCmd(a), newDeviceRevokeCmd(a))
 }
 
 // deviceView is a device as -o json shows it. Times are RFC 3339.

@@ -19,7 +19,7 @@ func newGroupCmd(a *app) *cobra.Command {
 		Long: `A group is static, with members that are listed, or dynamic: then its members are
 at every moment the devices that its selector means. Selectors ask for a group by
 groups:"NAME".`,
-	}, newGroupCreateCmd(a), newGroupListCmd(a), newGroupShowCmd(a), newGroupAddCmd(a), newGroupRemoveCmd(a), newGroupDeleteCmd(a))
+	}, newGroupCreateCmd(a), newGroupListCmd(a), newGroupShowCmd(a), newGroupAddCmd(a), newGroupRemoveCmd(a), newGroupSetFirmwareCmd(a), newGroupClearFirmwareCmd(a), newGroupDeleteCmd(a))
 }
 
 // groupView is a group as -o json shows it.
@@ -30,7 +30,8 @@ type groupView struct {
 	Members   int64      `json:"members"`
 	Building  bool       `json:"building,omitempty"`
 	CreatedAt *time.Time `json:"createdAt,omitempty"`
-	Devices   []string   `json:"devices,omitempty"` // of show
+	Devices   []string   `json:"devices,omitempty"`  // of show
+	Firmware  string     `json:"firmware,omitempty"` // of show: what continuous rollouts bring to it
 }
 
 func newGroupView(g *otadv1.Group) groupView {
@@ -103,7 +104,7 @@ func (a *app) printGroup(g groupView) error {
 		}
 		return writeFields(w, []field{
 			{"Name", g.Name}, {"Kind", g.kind()}, {"Selector", selector},
-			{"Members", g.size()}, {"Created", a.ago(g.CreatedAt)},
+			{"Members", g.size()}, {"Firmware", g.Firmware}, {"Created", a.ago(g.CreatedAt)},
 		})
 	})
 }
@@ -146,6 +147,11 @@ func newGroupShowCmd(a *app) *cobra.Command {
 				return err
 			}
 			g := newGroupView(resp.GetGroup())
+			defaults, err := c.groupFirmware(cmd.Context(), g.Name)
+			if err != nil {
+				return err
+			}
+			g.Firmware = firmwareText(defaults)
 			if g.Devices, err = c.groupMembers(cmd.Context(), g.Name, limit); err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ func (h shadowHandler) UpdateShadow(ctx context.Context, r *connect.Request[otad
 	if err != nil {
 		return nil, err
 	}
-	res, err := h.fleet.UpdateShadow(ctx, r.Msg.GetDeviceId(), r.Msg.GetName(), u)
+	res, err := h.fleet.ChangeShadow(ctx, r.Msg.GetDeviceId(), r.Msg.GetName(), u)
 	if errors.Is(err, shadow.ErrTooLarge) { // devices get the protocol's text, people the remedy too
 		return nil, fmt.Errorf("%w: desired and reported together may take at most %d bytes of compact JSON; the server's --shadow-bytes raises it",
 			err, cmp.Or(h.fleet.MaxShadowBytes, shadow.MaxStateBytes))

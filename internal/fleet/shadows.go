@@ -31,8 +31,8 @@ func (s *Service) UpdateShadow(ctx context.Context, deviceID, name string, u sha
 		s.Log.Warn("shadow update was stored but not published", "device", deviceID, "error", err)
 	}
 	s.signals.raise("shadow/" + deviceID + "/" + name)
-	if name == "" && SaysFirmware(u) {
-		s.Look()
+	if name == "" && (SaysFirmware(u) || u.Desired.Set) {
+		s.Look() // what is desired decides who is in which continuous rollout
 	}
 	return r, nil
 }
