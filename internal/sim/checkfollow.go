@@ -102,7 +102,7 @@ func (k *checker) excused(r ota.Rollout, device string) bool {
 	if err != nil {
 		k.say("survey: %v", err)
 	}
-	if runs == digestOf(r.Release) {
+	if runs == digestOf(r.Release) || k.cut(r, device, runs) {
 		return true
 	}
 	for at, attempts := range k.executions {
@@ -122,4 +122,36 @@ func (k *checker) excused(r ota.Rollout, device string) bool {
 		}
 	}
 	return false
+}
+
+// cut reports whether no path leads a device from what it runs to the release, or one
+// over an image that was rolled back on it.
+func (k *checker) cut(r ota.Rollout, device, runs string) bool {
+	ctx := context.Background()
+	d, err := k.sim.store.Device(ctx, device)
+	if err != nil {
+		k.say("device %s: %v", device, err)
+	}
+	target, err := k.sim.store.Release(ctx, r.Release)
+	if err != nil {
+		k.say("release %s: %v", r.Release, err)
+	}
+	all, err := k.sim.store.Releases(ctx)
+	if err != nil {
+		k.say("releases: %v", err)
+	}
+	paths, err := ota.NewPaths(target, all)
+	if err != nil {
+		return true
+	}
+	path := paths.From(ota.Position{Hardware: d.Hardware, Digest: runs})
+	back := func(e ota.Execution) bool {
+		return e.Class == ota.ClassRolledBack && slices.Contains(path.Via, e.Release)
+	}
+	for at, attempts := range k.executions {
+		if at.device == device && !r.Terms.Quarantined && slices.ContainsFunc(attempts, back) {
+			return true
+		}
+	}
+	return path.Stay != ""
 }
