@@ -61,18 +61,24 @@ func (r Rollout) following() bool {
 	return r.Terms.Continuous && i == len(r.Stages)-1 && r.Stages[i].State == StageOpen
 }
 
+// judged is what the gate of the last stage of a continuous rollout is held against.
+// An operator who has skipped a failure has settled what was before: then only what
+// finished since counts.
+func (r Rollout) judged(i int, p Progress) Counts {
+	if !r.Stages[i].SkippedAt.IsZero() {
+		return p.Armed
+	}
+	return p.stage(i)
+}
+
 // planFollowing judges the last stage of a continuous rollout whenever nothing of
-// the rollout is left to wait for. An operator who has skipped a failure has
-// settled what was before: then only what finished since counts.
+// the rollout is left to wait for.
 func planFollowing(r Rollout, p Progress, idle bool, now time.Time) Decision {
 	if r.waiting() > 0 || !p.Total().Settled() || p.Health.Watched > 0 || p.Health.Unmatched > 0 {
 		return Decision{Rollout: r, Changed: idle}
 	}
 	i := r.Current()
-	judged := p.stage(i)
-	if !r.Stages[i].SkippedAt.IsZero() {
-		judged = p.Armed
-	}
+	judged := r.judged(i, p)
 	if judged.Sample() > 0 && !r.Stages[i].Gate.met(judged) {
 		return failedGate(r, i, judged, now)
 	}
@@ -87,7 +93,7 @@ func closeStage(r *Rollout, p Progress, now time.Time) {
 	if s == nil || s.State != StageOpen && s.State != StageSoaking {
 		return
 	}
-	c := p.stage(r.Current())
+	c := r.judged(r.Current(), p)
 	s.State, s.EndedAt = StageFailed, now
 	if r.Cursor >= s.Target && (c.Sample() == 0 || s.Gate.met(c)) {
 		s.State = StagePassed
@@ -111,11 +117,13 @@ type Move string
 
 // MoveStay leaves it. MoveJoin gives it a place at the end, unless it has one that
 // is still to come or has had an execution. MoveLeave keeps it from getting its
-// turn.
+// turn. MoveAwait moves nobody: the device is to be looked at again when that rollout
+// ceases to follow, since an older one leaves it alone until then.
 const (
 	MoveStay  Move = ""
 	MoveJoin  Move = "join"
 	MoveLeave Move = "leave"
+	MoveAwait Move = "await"
 )
 
 // MoveOf says what a continuous rollout makes of a device that was looked at, and

@@ -196,6 +196,27 @@ func TestImpossibleContinuousPlansAreRefused(t *testing.T) {
 }
 
 // TestFinishFitsTheState walks the states.
+func TestAFinishedRolloutIsJudgedByWhatFinishedSinceItWasSkipped(t *testing.T) {
+	r := continuous(rollout(StagePassed, StageOpen))
+	r.State, r.Cursor = RolloutFinishing, r.Stages[1].Target
+	failed := Counts{Finished: map[Class]int{ClassRolledBack: 2}}
+	for _, tc := range []struct {
+		skipped time.Time
+		armed   Counts
+		want    StageState
+	}{
+		{time.Time{}, Counts{}, StageFailed},
+		{t0, Counts{}, StagePassed},
+		{t0, failed, StageFailed},
+	} {
+		r.Stages[1].SkippedAt = tc.skipped
+		d := Plan(r, Progress{Stages: []Counts{{}, failed}, Armed: tc.armed}, t0)
+		if got := d.Rollout.Stages[1].State; got != tc.want || d.Rollout.State != RolloutCompleted {
+			t.Errorf("skipped at %s: %s, the rollout %s", tc.skipped, got, d.Rollout.State)
+		}
+	}
+}
+
 func TestFinishFitsTheState(t *testing.T) {
 	for _, state := range RolloutStates {
 		r := continuous(rollout(StagePassed, StageOpen))
