@@ -197,6 +197,10 @@ func (w watched) follow(m Marked, l *Look, now time.Time) {
 			continue
 		}
 		b := w.belonging(f, m, *l)
+		if newer := w.newer(f, m); b.Meant && b.Eligible && newer != "" {
+			l.Moves = append(l.Moves, Moved{RolloutID: newer, Move: ota.MoveAwait})
+			continue
+		}
 		move, e := ota.MoveOf(f.Rollout, b, now)
 		if e != nil {
 			l.change(m, *e)
@@ -218,6 +222,9 @@ func (w watched) belonging(f follower, m Marked, l Look) ota.Belonging {
 	j := judge{rollout: f.Rollout, release: f.release, ways: f.ways, quarantined: map[string]map[string]bool{}}
 	for _, e := range m.Executions {
 		o := w.rollouts[e.RolloutID]
+		if i := slices.IndexFunc(l.Changed, func(c Changed) bool { return c.From.RolloutID == e.RolloutID && c.From.Attempt == e.Attempt }); i >= 0 {
+			e = l.Changed[i].To // a newer rollout, which comes first here, may have let it go
+		}
 		switch {
 		case e.RolloutID == f.ID:
 			b.Newest = &e // they come by attempt
@@ -228,22 +235,20 @@ func (w watched) belonging(f follower, m Marked, l Look) ota.Belonging {
 			b.Superseded = true
 		}
 	}
-	for _, c := range l.Changed {
-		if c.To.RolloutID == f.ID {
-			b.Newest = &c.To
-		}
-	}
-	d := Survey(m.DeviceView, nil)
-	b.Eligible = j.exclude(d) == "" && !w.newer(f, m, d.Digest)
+	b.Eligible = j.exclude(Survey(m.DeviceView, nil)) == ""
 	return b
 }
 
-// newer reports whether the device runs what a newer continuous rollout brings it:
-// the older one does not bring it back.
-func (w watched) newer(f follower, m Marked, runs string) bool {
-	return runs != "" && slices.ContainsFunc(w.followers, func(o follower) bool {
-		return o.Supersedes(f.Rollout) && o.release.ImageDigest == runs && o.sel.Match(Facts(m.DeviceView))
-	})
+// newer names a newer continuous rollout that brings the device what it runs already:
+// as long as that follows, the older one does not bring it back. Empty: none does.
+func (w watched) newer(f follower, m Marked) string {
+	runs := ReportedDigest(m.Shadow)
+	for _, o := range w.followers {
+		if runs != "" && o.Supersedes(f.Rollout) && o.release.ImageDigest == runs && o.sel.Match(Facts(m.DeviceView)) {
+			return o.ID
+		}
+	}
+	return ""
 }
 
 // change notes what becomes of an execution, in place of what was decided before.

@@ -268,6 +268,76 @@ func TestAnOlderContinuousRolloutDoesNotBringBack(t *testing.T) {
 	})
 }
 
+// TestWhatANewerContinuousRolloutLetsGo: when it has ended, the older one takes the
+// devices that it had left to it.
+func TestWhatANewerContinuousRolloutLetsGo(t *testing.T) {
+	for name, end := range map[string]func(w *world, id string) error{
+		"finished": func(w *world, id string) error { _, err := w.s.FinishRollout(w.ctx, id, "done"); return err },
+		"aborted": func(w *world, id string) error {
+			_, err := w.s.AbortRollout(w.ctx, id, "bad", ota.AbortKeep)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				one, two := w.release("1.0"), w.release("2.0")
+				defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+				older := w.continuous(one, ota.Terms{}, "100%")
+				<-time.After(time.Second)
+				newer, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Stages: w.stages("100%"), Terms: ota.Terms{Continuous: true}})
+				w.ok(err)
+				w.rests()
+				w.made("runs-it", "south")
+				w.runs("runs-it", two.ImageDigest)
+				w.rests()
+				w.made("waits-for-it", "south")
+				w.rests()
+				w.moved("runs-it", "north")
+				w.moved("waits-for-it", "north")
+				w.rests()
+				for _, id := range []string{"runs-it", "waits-for-it"} {
+					if e := w.attempt(older.ID, id); e.Attempt != 0 {
+						t.Errorf("before: %s has %+v", id, e)
+					}
+				}
+				w.ok(end(w, newer.ID))
+				<-time.After(time.Minute) // nobody says that there are marks
+				w.rests()
+				for _, id := range []string{"runs-it", "waits-for-it"} {
+					if e := w.attempt(older.ID, id); e.Status != ota.Queued {
+						t.Errorf("%s is lost: %+v", id, e)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestWhoLeavesANewerContinuousRolloutIsTheOlders: one look lets it go and takes it.
+func TestWhoLeavesANewerContinuousRolloutIsTheOlders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one, two := w.release("1.0"), w.release("2.0")
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		older := w.continuous(one, ota.Terms{}, "100%")
+		<-time.After(time.Second)
+		newer, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Selector: `tags.site = "south"`, Stages: w.stages("100%"), Terms: ota.Terms{Continuous: true}})
+		w.ok(err)
+		w.rests()
+		w.made("a", "south")
+		w.rests()
+		if e := w.attempt(newer.ID, "a"); e.Status != ota.Queued {
+			t.Fatalf("the newer one has %+v", e)
+		}
+		w.moved("a", "north")
+		w.rests()
+		if e := w.attempt(older.ID, "a"); e.Status != ota.Queued {
+			t.Errorf("the older one has %+v", e)
+		}
+	})
+}
+
 func TestContinuousRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -19,6 +19,8 @@ const MaxLooked = 200
 // or SUCCEEDED; and by whatever makes or changes a device, or the groups it is in, if
 // MustLook holds for the selector of a rollout that Follows. Who changes the members
 // of a static group that such a selector names marks all that are named.
+// Cancel marks whom it takes an execution from, if there is a rollout that Follows
+// and that theirs Supersedes: it may have passed them by.
 type LookStore interface {
 	// Marked returns up to limit marked devices, in order of their ids, as they
 	// stand: in a moment after their marks.
@@ -34,6 +36,9 @@ type LookStore interface {
 	// has an execution; then it only has not Left any more. MoveLeave has it Left, if
 	// it stands in the line. A rollout that has not begun remembers the device instead,
 	// and the step that begins it marks it. One that no longer Follows makes no move.
+	// MoveAwait has the rollout remember the device too, and the step by which it
+	// begins, or ceases to follow, marks it. If it follows no longer already, the
+	// device keeps its mark and nothing that was decided of it is written.
 	// ota.Joined says how a rollout becomes; by a move or a change of its executions
 	// one that Follows gets a new Revision, and is not Idle any more.
 	Settle(ctx context.Context, looks []Look, now time.Time) error

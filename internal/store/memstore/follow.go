@@ -59,17 +59,31 @@ func (s *Store) markAnyway(device string) {
 }
 
 // following does what it takes that a rollout begins with the devices that changed
-// while it was arranged, or ceases to follow.
+// while it was arranged, or ceases to follow and lets those go that await it.
 func (s *Store) following(old, r ota.Rollout) {
 	begins := r.Follows && old.StartedAt.IsZero() && !r.StartedAt.IsZero()
-	if begins {
+	if begins || old.Follows && !r.Follows {
 		for id := range s.relooks[r.ID] {
 			s.markAnyway(id)
 		}
-	}
-	if begins || old.Follows && !r.Follows {
 		delete(s.relooks, r.ID)
 	}
+}
+
+// letGo has a device looked at again that lost what r had for it: a rollout that
+// follows and that r supersedes may have passed it by.
+func (s *Store) letGo(r ota.Rollout, device string) {
+	for _, o := range s.rollouts {
+		if o.Follows && r.Supersedes(o) {
+			s.markAnyway(device)
+			return
+		}
+	}
+}
+
+// late reports whether a look has a device await a rollout that has ceased to follow.
+func (s *Store) late(l fleet.Look) bool {
+	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool { return m.Move == ota.MoveAwait && !s.rollouts[m.RolloutID].Follows })
 }
 
 // places are where a device stands in the lines of rollouts that follow.
@@ -102,7 +116,7 @@ func (s *Store) move(device string, m fleet.Moved) {
 	switch {
 	case !r.Follows:
 		return
-	case r.StartedAt.IsZero():
+	case r.StartedAt.IsZero() || m.Move == ota.MoveAwait:
 		if s.relooks[r.ID] == nil {
 			s.relooks[r.ID] = map[string]bool{}
 		}
@@ -143,7 +157,7 @@ func (s *Store) touched(l fleet.Look) map[string]bool {
 		}
 	}
 	for _, m := range l.Moves {
-		if r := s.rollouts[m.RolloutID]; r.Follows && !r.StartedAt.IsZero() {
+		if r := s.rollouts[m.RolloutID]; r.Follows && !r.StartedAt.IsZero() && m.Move != ota.MoveAwait {
 			ids[m.RolloutID] = true
 		}
 	}

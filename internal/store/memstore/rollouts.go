@@ -85,6 +85,7 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 				e, ok := ota.Cancel(was, r.Reason, stored(now))
 				if ok && was.Status == status && len(cancelled) < limit && (r.State != ota.RolloutFinishing || status == ota.Queued) {
 					s.set(e)
+					s.letGo(r, device)
 					s.tell(ota.MovedTogether(status, e, 1, now))
 					cancelled = append(cancelled, ota.Execution{
 						RolloutID: r.ID, DeviceID: device, Stage: e.Stage, Status: e.Status, QueuedAt: e.QueuedAt, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt,

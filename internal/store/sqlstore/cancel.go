@@ -58,7 +58,7 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 			}
 			cancelled = append(cancelled, some...)
 		}
-		return nil
+		return t.letGo(r, cancelled)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cancel executions of rollout %s: %w", r.ID, err)

@@ -17,6 +17,8 @@ const (
 	deleteRelooks = `DELETE FROM relooks WHERE rollout_id = ?`
 	insertRelook  = `INSERT INTO relooks (rollout_id, device_id) VALUES (?, ?) ON CONFLICT DO NOTHING`
 
+	countOlder = `SELECT COUNT(*) FROM rollouts o WHERE o.follows = 1 AND ` + superseded
+
 	// A lock on what is followed only: others are none of this transaction's business.
 	selectFollowed = selectRollout + ` WHERE id = ? AND follows = 1`
 	updateFollowed = `UPDATE rollouts SET stages = ?, population = ?, idle = 0, revision = revision + 1 WHERE id = ?`
@@ -31,8 +33,8 @@ const (
 	WHERE c.device_id = v.device AND c.standing = 0 AND c.rollout_id = ? AND c.line = ?)`
 )
 
-// following does what it takes that a rollout begins or ceases to follow, or begins
-// with the devices that changed while it was arranged.
+// following does what it takes that a rollout begins with the devices that changed
+// while it was arranged, or ceases to follow and lets those go that await it.
 func (t *tx) following(old, r ota.Rollout) error {
 	if old.Follows != r.Follows {
 		if err := t.refollow(r); err != nil {
@@ -43,19 +45,30 @@ func (t *tx) following(old, r ota.Rollout) error {
 	if !begins && (r.Follows || !old.Follows) {
 		return nil
 	}
-	if begins {
-		err := t.rows(func(row row) error {
-			var id string
-			err := row.Scan(&id)
-			t.markAnyway(id)
-			return err
-		}, selectRelooks, r.ID)
-		if err != nil {
-			return err
-		}
+	err := t.rows(func(row row) error {
+		var id string
+		err := row.Scan(&id)
+		t.markAnyway(id)
+		return err
+	}, selectRelooks, r.ID)
+	if err != nil {
+		return err
 	}
-	_, err := t.exec(deleteRelooks, r.ID)
+	_, err = t.exec(deleteRelooks, r.ID)
 	return err
+}
+
+// letGo has devices looked at again that lost what r had for them: a rollout that
+// follows and that r supersedes may have passed them by.
+func (t *tx) letGo(r ota.Rollout, cancelled []ota.Execution) error {
+	var n int
+	if err := t.row(countOlder, superseders(r)...).Scan(&n); err != nil || n == 0 {
+		return err
+	}
+	for _, e := range cancelled {
+		t.markAnyway(e.DeviceID)
+	}
+	return nil
 }
 
 // refollow announces that a rollout begins or ceases to follow its selector.
@@ -110,6 +123,11 @@ func (t *tx) lockFollowed(looks []fleet.Look) (followed, error) {
 	return f, nil
 }
 
+// late reports whether a look has a device await a rollout that has ceased to follow.
+func (f followed) late(l fleet.Look) bool {
+	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool { return m.Move == ota.MoveAwait && f[m.RolloutID] == nil })
+}
+
 // touch notes what settled looks did to the rollouts.
 func (f followed) touch(l fleet.Look) {
 	for _, c := range l.Changed {
@@ -118,7 +136,7 @@ func (f followed) touch(l fleet.Look) {
 		}
 	}
 	for _, m := range l.Moves {
-		if r := f[m.RolloutID]; r != nil && !r.StartedAt.IsZero() {
+		if r := f[m.RolloutID]; r != nil && !r.StartedAt.IsZero() && m.Move != ota.MoveAwait {
 			r.changed = true
 		}
 	}
@@ -159,7 +177,7 @@ func (t *tx) move(f followed, deviceID string, m fleet.Moved) error {
 	switch {
 	case r == nil:
 		return nil
-	case r.StartedAt.IsZero():
+	case r.StartedAt.IsZero() || m.Move == ota.MoveAwait:
 		_, err := t.exec(insertRelook, r.ID, deviceID)
 		return err
 	case m.Move == ota.MoveLeave:

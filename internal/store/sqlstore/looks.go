@@ -144,6 +144,9 @@ func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) e
 // settle writes what was decided of a device, unless what it stands on has
 // changed.
 func (t *tx) settle(f followed, l fleet.Look, now time.Time) (bool, error) {
+	if f.late(l) {
+		return false, nil
+	}
 	if len(l.Moves) > 0 {
 		if same, err := t.sameMark(l); !same || err != nil {
 			return false, err

@@ -40,8 +40,8 @@ const (
 
 	// selectSuperseded are the rollouts that the given one supersedes, and that may
 	// have something QUEUED.
-	selectSuperseded = `SELECT o.id FROM rollouts o WHERE o.id <> ? AND o.release_name = ? AND o.priority <= ?
-	AND (o.created_at < ? OR o.created_at = ? AND o.id < ?) AND o.ended_at IS NULL ORDER BY o.id`
+	selectSuperseded = `SELECT o.id FROM rollouts o WHERE ` + superseded + ` AND o.ended_at IS NULL ORDER BY o.id`
+	superseded       = `o.id <> ? AND o.release_name = ? AND o.priority <= ? AND (o.created_at < ? OR o.created_at = ? AND o.id < ?)`
 
 	// updateSuperseded looks at the status again: another process may have started
 	// one meanwhile.

@@ -252,6 +252,36 @@ var followTests = []test{
 		got = s.rolled("r")
 		s.equal("line", []any{s.line(got), got.Population}, []any{[]string{"b", "a"}, 2})
 	}},
+	{"who awaits a rollout is marked when that ceases to follow", func(s *suite) {
+		s.enrolled("a", "b")
+		r := s.follows("r", `tags.site = "north"`)
+		r.Idle = true
+		r = s.open(r, at(1))
+		s.tag("a", "site", "north")
+		s.moves("r", ota.MoveAwait)
+		got := s.rolled("r")
+		s.equal("it rests, with an empty line", []any{s.marks(), s.line(got), got.Idle, got.Revision}, []any{[]string(nil), []string(nil), true, r.Revision})
+		s.tag("b", "site", "north")
+		late := fleet.Look{DeviceID: "b", Mark: s.marked(1)[0].Mark, Moves: []fleet.Moved{{RolloutID: "r", Move: ota.MoveAwait}}}
+		got.State, got.Follows, got.Idle = ota.RolloutFinishing, false, false
+		s.open(got, at(2))
+		s.must(s.Settle(ctx, []fleet.Look{late}, at(3)))
+		s.equal("marked again, and still", s.marks(), []string{"a", "b"})
+	}},
+	{"whom a rollout lets go is marked for those that it supersedes", func(s *suite) {
+		s.enrolled("a", "b")
+		s.must(s.createRollout(newRollout("alone", 1)))
+		s.open(s.rolled("alone"), at(1), queued(0, 1, "a")...)
+		s.cancel(s.rolled("alone"), at(2), 9)
+		s.equal("nobody follows", s.marks(), []string(nil))
+		s.follows("r", `tags.site = "north"`)
+		newer := newRollout("s", 1)
+		newer.CreatedAt = at(3)
+		s.must(s.createRollout(newer))
+		s.open(s.rolled("s"), at(4), queued(0, 1, "a")...)
+		s.equal("cancelled", s.cancel(s.rolled("s"), at(5), 9), []string{"a"})
+		s.equal("marked", s.marks(), []string{"a"})
+	}},
 	{"an idle rollout does not move until something has happened to it", func(s *suite) {
 		s.enrolled("a", "b")
 		r := s.follows("r", `tags.site = "north"`, "a")
@@ -375,7 +405,7 @@ func (w *walk) follow(t *rapid.T) {
 func moving(t *rapid.T) func(string) []fleet.Moved {
 	moves := map[string]ota.Move{}
 	for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
-		moves[id] = rapid.SampledFrom([]ota.Move{ota.MoveStay, ota.MoveJoin, ota.MoveJoin, ota.MoveLeave}).Draw(t, "move of "+id)
+		moves[id] = rapid.SampledFrom([]ota.Move{ota.MoveStay, ota.MoveJoin, ota.MoveJoin, ota.MoveLeave, ota.MoveAwait}).Draw(t, "move of "+id)
 	}
 	return func(id string) []fleet.Moved {
 		if moves[id] == ota.MoveStay {
