@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -36,6 +37,8 @@ type LookStore interface {
 	// has an execution; then it only has not Left any more. MoveLeave has it Left, if
 	// it stands in the line. A rollout that has not begun remembers the device instead,
 	// and the step that begins it marks it. One that no longer Follows makes no move.
+	// Of a device that is to leave and that was given an attempt since it was read, see
+	// Look.Overtaken, nothing is written and the mark stays.
 	// MoveAwait has the rollout remember the device too, and the step by which it
 	// begins, or ceases to follow, marks it. If it follows no longer already, the
 	// device keeps its mark and nothing that was decided of it is written.
@@ -69,6 +72,14 @@ type Look struct {
 	Changed  []Changed
 	Events   []Event // for the device's history: Kind and Data
 	Moves    []Moved // in lines of rollouts that Follow
+}
+
+// Overtaken reports whether the look has a device leave a rollout, whose newest
+// attempt on it is given, without taking away what that has waiting: the device was
+// given it since it was read. It is one of the rules of Settle.
+func (l Look) Overtaken(m Moved, newest ota.Execution) bool {
+	ends := func(c Changed) bool { return c.From.RolloutID == m.RolloutID }
+	return m.Move == ota.MoveLeave && (newest.Status == ota.Queued || !newest.RetryAt.IsZero()) && !slices.ContainsFunc(l.Changed, ends)
 }
 
 // Moved is a move in the line of a rollout.

@@ -198,3 +198,12 @@ func (s *Store) checkLine(r ota.Rollout, say func(string, ...any)) {
 		}
 	}
 }
+
+// overtaken reports whether a look by which a device leaves a rollout that follows
+// has been overtaken, see fleet.Look.
+func (s *Store) overtaken(l fleet.Look) bool {
+	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool {
+		e, err := s.newest(m.RolloutID, l.DeviceID)
+		return err == nil && s.rollouts[m.RolloutID].Follows && l.Overtaken(m, e)
+	})
+}

@@ -128,6 +128,26 @@ func (f followed) late(l fleet.Look) bool {
 	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool { return m.Move == ota.MoveAwait && f[m.RolloutID] == nil })
 }
 
+// overtaken reports whether a look by which a device leaves a rollout that follows
+// has been overtaken, see fleet.Look. The rollout's row is held, so no turn is given
+// meanwhile.
+func (t *tx) overtaken(f followed, l fleet.Look) (bool, error) {
+	for _, m := range l.Moves {
+		if m.Move != ota.MoveLeave || f[m.RolloutID] == nil {
+			continue
+		}
+		e, err := scanExecution(t.row(selectNewest, m.RolloutID, l.DeviceID))
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return false, err
+		case l.Overtaken(m, e):
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // touch notes what settled looks did to the rollouts.
 func (f followed) touch(l fleet.Look) {
 	for _, c := range l.Changed {

@@ -161,6 +161,9 @@ func (t *tx) settle(f followed, l fleet.Look, now time.Time) (bool, error) {
 			return false, err
 		}
 	}
+	if over, err := t.overtaken(f, l); over || err != nil {
+		return false, err
+	}
 	for _, c := range l.Changed {
 		if err := t.putExecution(t.exec, c.From, c.To); err != nil {
 			return false, err

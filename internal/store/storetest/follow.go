@@ -212,11 +212,12 @@ var followTests = []test{
 		s.must(s.createRollout(r))
 		s.must(begun(s, r, epoch, "a", "b", "c"))
 		r = s.turns(s.rolled("r"), 1, at(1))
+		_, err := s.StartNext(ctx, "a", ota.Starting{}, at(1))
+		s.must(err)
 		for _, id := range []string{"a", "b"} {
 			s.tag(id, "site", "south")
 		}
 		s.moves("r", ota.MoveLeave)
-		s.equal("left", s.placed("a"), []fleet.Place{{RolloutID: "r", Turn: 0, Left: true}})
 		r = s.turns(s.rolled("r"), 2, at(2))
 		s.equal("no turn", names(s.executions(fleet.ExecutionFilter{})), []string{"r a 1", "r c 1"})
 		s.report("r", "a", ota.Failed, at(3)) // it was at work, and would be tried again
@@ -319,6 +320,23 @@ var followTests = []test{
 		r.Follows = true
 		s.wantErr(s.Advance(ctx, fleet.Advance{Rollout: r, Now: epoch}), fleet.ErrInvalid)
 		s.enrolled("a")
+	}},
+	{"a look by which a device leaves is void when it was given its turn meanwhile", func(s *suite) {
+		s.enrolled("a")
+		s.tag("a", "site", "north")
+		r := s.follows("r", `tags.site = "north"`, "a")
+		s.settled()
+		s.tag("a", "site", "south")
+		look := fleet.Look{DeviceID: "a", Mark: s.marked(1)[0].Mark, Moves: []fleet.Moved{{RolloutID: "r", Move: ota.MoveLeave}}}
+		s.turns(r, 1, at(1))
+		s.must(s.Settle(ctx, []fleet.Look{look}, at(2)))
+		s.equal("still marked, in its place, with its attempt", []any{len(s.marked(1)), s.placed("a"), s.execution("r", "a").Status}, []any{1, []fleet.Place{{RolloutID: "r"}}, ota.Queued})
+		queued := s.execution("r", "a")
+		gone := queued
+		gone.Status, gone.Version, gone.FinishedAt, gone.UpdatedAt = ota.Canceled, queued.Version+1, keptAt(3), keptAt(3)
+		look.Changed, look.Mark = []fleet.Changed{{From: queued, To: gone}}, s.marked(1)[0].Mark
+		s.must(s.Settle(ctx, []fleet.Look{look}, at(3)))
+		s.equal("gone", []any{len(s.marked(1)), s.execution("r", "a").Status}, []any{0, ota.Canceled})
 	}},
 	{"of two looks at a device the newer one counts", func(s *suite) {
 		s.enrolled("a")
