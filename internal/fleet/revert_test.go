@@ -73,6 +73,8 @@ func TestAbortRevertsWhatChanged(t *testing.T) {
 			release, err := w.s.Store.Release(w.ctx, e.Release)
 			w.ok(err)
 			w.runs(e.DeviceID, release.ImageDigest)
+			w.install.Lock()
+			defer w.install.Unlock()
 			order = append(order, e.DeviceID)
 			return ota.Report{Status: ota.Succeeded, Details: map[string]string{ota.DetailDigest: release.ImageDigest}}
 		}
@@ -92,8 +94,10 @@ func TestAbortRevertsWhatChanged(t *testing.T) {
 			v, err = w.s.Rollout(w.ctx, v.ID)
 			w.ok(err)
 		}
+		w.install.Lock()
 		first := slices.Clone(order)
 		order = nil
+		w.install.Unlock()
 		w.runs(moved, strings.Repeat("9", 64))
 		_, err = w.s.AbortRollout(w.ctx, v.ID, "smells", "")
 		w.ok(err)
