@@ -107,21 +107,9 @@ func (s *Service) RunWebhooks(ctx context.Context) error {
 			return nil
 		}
 		timer.Stop()
-		if pause(ctx, webhookPace) != nil {
+		if !s.rest(ctx, webhookPace, nil) {
 			return nil
 		}
-	}
-}
-
-// pause waits, unless ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -193,7 +181,7 @@ func (s *Service) courier(ctx context.Context, id string) {
 	case errors.Is(err, ErrStale), errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound): // another one's, or deleted
 	default:
 		s.Log.Error("a webhook can not be delivered, trying again", "webhook", id, "error", err)
-		_ = pause(ctx, s.Poll)
+		s.rest(ctx, s.Poll, nil)
 	}
 }
 
@@ -286,15 +274,7 @@ func (c *courier) deliverAll(ctx context.Context, events []RolloutEvent) error {
 
 // wait returns when there may be more.
 func (c *courier) wait(ctx context.Context, changed <-chan struct{}) error {
-	if err := pause(ctx, webhookPace); err != nil {
-		return err
-	}
-	timer := time.NewTimer(webhookSave)
-	defer timer.Stop()
-	select {
-	case <-changed:
-	case <-timer.C:
-	case <-ctx.Done():
+	if !c.s.rest(ctx, webhookPace, nil) || !c.s.rest(ctx, webhookSave, changed) {
 		return ctx.Err()
 	}
 	return nil

@@ -152,9 +152,10 @@ func (s *Service) line(ctx context.Context, r ota.Rollout, err *error) iter.Seq[
 }
 
 // onlyThose are the images that a device may say it runs which has to go back
-// when its turn comes: that of the rollout, and those on the way to it. A revert passes by what was brought on to another one
-// meanwhile, and asks those that seem to run the old one too: a device that was
-// not heard of again may yet turn up with the new one.
+// when its turn comes: that of the rollout, and those on the way to it. A revert
+// passes by what was brought on to another one meanwhile, and asks those that seem
+// to run the old one too: a device that was not heard of again may yet turn up with
+// the new one.
 func (s *Service) onlyThose(ctx context.Context, r ota.Rollout, to string) ([]string, error) {
 	of, err := s.Store.Rollout(ctx, r.RevertOf)
 	if err != nil {
