@@ -28,7 +28,6 @@ type judge struct {
 	release     ota.Release
 	selector    selector.Selector
 	quarantined map[string]map[string]bool // devices by the digest of an image
-	meant       map[string]uint32          // by device, see ota.Candidate
 	ways        *ways
 	routes      *routes // numbers the paths of candidates
 }
@@ -37,9 +36,6 @@ type judge struct {
 func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err error) {
 	j.rollout, j.routes = r, &routes{}
 	if j.selector, err = s.selector(ctx, r.Selector); err != nil {
-		return j, err
-	}
-	if j.meant, err = s.meant(ctx, r.Stages); err != nil {
 		return j, err
 	}
 	if r.Kind() == ota.KindCommand {
@@ -57,10 +53,13 @@ func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err erro
 	return j, err
 }
 
-// meant returns which devices the stages that are selectors mean.
-func (s *Service) meant(ctx context.Context, stages []ota.Stage) (map[string]uint32, error) {
-	meant := map[string]uint32{}
-	selectors := 0
+// meant tells which devices the stages mean that are selectors. It is asked for
+// devices in ascending order of their ids.
+type meant []*ota.Cursor
+
+// meant asks the store, once for each of those stages.
+func (s *Service) meant(ctx context.Context, stages []ota.Stage) (meant, error) {
+	var m meant
 	for _, stage := range stages {
 		if stage.Size.Selector == "" {
 			continue
@@ -69,16 +68,29 @@ func (s *Service) meant(ctx context.Context, stages []ota.Stage) (map[string]uin
 		if err != nil {
 			return nil, err
 		}
+		var ids ota.Roster
 		err = s.Store.Survey(ctx, DeviceQuery{Selector: sel}, nil, func(d Surveyed) bool {
-			meant[d.ID] |= 1 << selectors
+			ids.Add(d.ID)
 			return true
 		})
 		if err != nil {
 			return nil, err
 		}
-		selectors++
+		m = append(m, ids.Cursor())
 	}
-	return meant, nil
+	return m, nil
+}
+
+// by is the Meant of a device, see ota.Candidate.
+func (m meant) by(id string) (bits uint32) {
+	for i, c := range m {
+		for c.ID() < id && c.Next() {
+		}
+		if c.ID() == id {
+			bits |= 1 << i
+		}
+	}
+	return bits
 }
 
 // quarantined returns the devices that tried one of these images and went back, by
@@ -154,10 +166,11 @@ func (j judge) detail(why string, d Surveyed) string {
 	return j.ways.from(d.Hardware, d.Digest).Stay
 }
 
-func (j judge) candidate(d Surveyed) ota.Candidate {
-	c := ota.Candidate{Path: j.routes.number(j.ways.from(d.Hardware, d.Digest).Via), DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Meant: j.meant[d.ID], Stratum: stratumOf(j.rollout, d)}
-	c.Lane = laneOf(j.rollout, d)
-	return c
+func (j judge) candidate(d Surveyed, m meant) ota.Candidate {
+	return ota.Candidate{
+		DeviceID: d.ID, Bucket: ota.Bucket(j.rollout.Seed, d.ID), Stratum: stratumOf(j.rollout, d), Lane: laneOf(j.rollout, d),
+		Meant: m.by(d.ID), Path: j.routes.number(j.ways.from(d.Hardware, d.Digest).Via),
+	}
 }
 
 // laneOf is a device's value of what InFlight.Per names.
@@ -196,20 +209,24 @@ func valueOf(d Surveyed, key string) string {
 	return d.Tags[key]
 }
 
-// candidates returns the devices that the rollout may reach, in no order, and
-// tells excluded why it may not reach others that the selector means.
-func (s *Service) candidates(ctx context.Context, j judge, excluded func(why string, d Surveyed)) ([]ota.Candidate, error) {
-	var list []ota.Candidate
-	no := false
-	err := s.Store.Survey(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, j.tags(), func(d Surveyed) bool {
+// candidates returns the devices that the rollout may reach, and tells excluded why it
+// may not reach others that the selector means. Of the fleet it holds in memory what
+// ota.Line does, and no more.
+func (s *Service) candidates(ctx context.Context, j judge, excluded func(why string, d Surveyed)) (*ota.Line, error) {
+	m, err := s.meant(ctx, j.rollout.Stages)
+	if err != nil {
+		return nil, err
+	}
+	line, no := &ota.Line{}, false
+	err = s.Store.Survey(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, j.tags(), func(d Surveyed) bool {
 		if why := j.exclude(d); why != "" {
 			excluded(why, d)
 		} else {
-			list = append(list, j.candidate(d))
+			line.Add(j.candidate(d, m))
 		}
 		return true
 	})
-	return list, err
+	return line, err
 }
 
 // arrange puts the devices of a rollout in order, stores the line and returns the
@@ -222,27 +239,48 @@ func (s *Service) arrange(ctx context.Context, r ota.Rollout, now time.Time) (ot
 	if err != nil {
 		return r, err
 	}
-	list, err := s.candidates(ctx, j, func(string, Surveyed) {})
+	line, err := s.candidates(ctx, j, func(string, Surveyed) {})
 	if err != nil {
 		return r, err
 	}
-	stages, arranged := ota.Arrange(r.Stages, list)
-	return s.lineUp(ctx, r, stages, arranged, now)
+	return s.lineUp(ctx, r, line, now)
 }
 
-// lineUp stores a line.
-func (s *Service) lineUp(ctx context.Context, r ota.Rollout, stages []ota.Stage, list []ota.Candidate, now time.Time) (ota.Rollout, error) {
-	line, population := newID(""), len(list)
-	if len(stages) > 0 {
-		list = list[:stages[len(stages)-1].Target] // nobody else ever has a turn
+// lineUp stores those who have a turn in some stage: nobody else ever has one.
+func (s *Service) lineUp(ctx context.Context, r ota.Rollout, line *ota.Line, now time.Time) (ota.Rollout, error) {
+	q := queue{s: s, rollout: r.ID, name: newID("")}
+	stages, err := line.Arrange(r.Stages, func(t ota.Turn) error {
+		return q.put(ctx, ota.Candidate{DeviceID: t.DeviceID(), Lane: t.Lane()})
+	})
+	if err == nil {
+		err = q.flush(ctx)
 	}
-	for turn := 0; turn < len(list); turn += turnsPut {
-		part := list[turn:min(turn+turnsPut, len(list))]
-		if err := s.Store.PutCandidates(ctx, r.ID, line, turn, part); err != nil {
-			return r, err
-		}
+	if err != nil {
+		return r, err
 	}
-	return ota.Begin(r, stages, population, line, now), nil
+	return ota.Begin(r, stages, line.Len(), q.name, now), nil
+}
+
+// queue stores a line as it comes, some candidates at a time.
+type queue struct {
+	s             *Service
+	rollout, name string
+	turn          int // of the first of the part
+	part          []ota.Candidate
+}
+
+func (q *queue) put(ctx context.Context, c ota.Candidate) error {
+	q.part = append(q.part, c)
+	if len(q.part) < turnsPut {
+		return nil
+	}
+	return q.flush(ctx)
+}
+
+func (q *queue) flush(ctx context.Context) error {
+	err := q.s.Store.PutCandidates(ctx, q.rollout, q.name, q.turn, q.part)
+	q.turn, q.part = q.turn+len(q.part), q.part[:0]
+	return err
 }
 
 // turnsPut is how many candidates are stored in one transaction.

@@ -130,7 +130,13 @@ func (s *Service) arrangeReturn(ctx context.Context, r ota.Rollout, now time.Tim
 	if err != nil {
 		return r, err
 	}
-	return s.lineUp(ctx, r, stages, list, now)
+	q := queue{s: s, rollout: r.ID, name: newID("")}
+	for _, c := range list {
+		if err := q.put(ctx, c); err != nil {
+			return r, err
+		}
+	}
+	return ota.Begin(r, stages, len(list), q.name, now), q.flush(ctx)
 }
 
 // line goes along the devices of a rollout in the order of their turns.

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -17,234 +15,6 @@ import (
 type RolloutView struct {
 	ota.Rollout
 	Progress ota.Progress
-}
-
-// RolloutPreview says what a rollout would do.
-type RolloutPreview struct {
-	Rollout    ota.Rollout
-	Population int
-	Stages     []StagePreview
-	Paths      []PathPreview // none: every device takes the release at once, whatever it runs
-	Excluded   []Exclusion
-	Conflicts  []Conflict
-	Bytes      int64         // that all devices together download at the most
-	Duration   time.Duration // that rate and soak take at the least
-}
-
-// StagePreview is one stage of a preview.
-type StagePreview struct {
-	Target  int            // cumulative
-	Devices int            // new in this stage
-	Strata  map[string]int // its devices by stratum; nil without strata
-	Sample  []string       // the first of them
-}
-
-// PathPreview counts devices that come to the release the same way.
-type PathPreview struct {
-	Via     []ota.ReleaseID // that they pass through, in order; none: they take it at once
-	Devices int
-	Sample  []string
-}
-
-// Exclusion counts devices that the rollout would leave out, for one reason.
-type Exclusion struct {
-	Reason  string
-	Detail  string // what the reason leaves open, with the remedy; may be empty
-	Devices int
-	Sample  []string
-}
-
-// Conflict counts devices that another rollout has work for.
-type Conflict struct {
-	Rollout    ota.Rollout
-	Devices    int
-	Supersedes bool // what waits there is cancelled; else it comes first or after, by priority and age
-}
-
-// previewSample is how many device ids a preview shows for each stage or reason.
-const previewSample = 10
-
-// PlanRollout says what CreateRollout would do with r (Release or Command, Selector,
-// Seed, Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
-// no device is eligible, ErrUnsigned when the release is not signed.
-func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
-	r, err := s.prepare(r)
-	if err != nil {
-		return RolloutPreview{}, err
-	}
-	if err := s.groupsExist(ctx, r); err != nil {
-		return RolloutPreview{}, err
-	}
-	j, err := s.judgeOf(ctx, r)
-	if err != nil {
-		return RolloutPreview{}, err
-	}
-	// A command on one device must not count the fleet.
-	excluded, list, err := s.survey(ctx, j, r.Kind() == ota.KindInstall)
-	if err != nil {
-		return RolloutPreview{}, err
-	}
-	p := RolloutPreview{Rollout: r, Population: len(list), Excluded: excluded}
-	stages, list := ota.Arrange(r.Stages, list)
-	for _, stage := range stages {
-		p.Stages = append(p.Stages, previewStage(r, list, stage.Target, p.Stages))
-	}
-	reached := list[:stages[len(stages)-1].Target]
-	p.Paths = j.previewPaths(reached)
-	installs := 0
-	if p.Bytes, installs, err = s.load(ctx, j, reached); err != nil {
-		return p, err
-	}
-	p.Duration = r.Terms.Rate.Least(installs)
-	for _, stage := range stages {
-		p.Duration += stage.Soak
-	}
-	if r.Kind() == ota.KindInstall { // a command comes first, and takes nobody's place
-		p.Conflicts, err = s.conflicts(ctx, r, reached)
-	}
-	return p, err
-}
-
-// survey returns the devices that a rollout may reach, in no order, and why others
-// are left out: if there is none, or if told, also those that are not looked at one by
-// one. ErrNoDevices: there is none.
-func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, []ota.Candidate, error) {
-	by := map[string]*Exclusion{}
-	list, err := s.candidates(ctx, j, func(why string, d Surveyed) { exclude(by, why, j.detail(why, d), d.ID) })
-	if err == nil && (all || len(list) == 0) {
-		err = s.unselected(ctx, j.selector, by)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	var excluded []Exclusion
-	for _, why := range slices.Sorted(maps.Keys(by)) {
-		excluded = append(excluded, *by[why])
-	}
-	if len(list) == 0 && !j.rollout.Terms.Continuous { // somebody may yet join that one
-		return nil, nil, noDevices(j.rollout, excluded)
-	}
-	return excluded, list, nil
-}
-
-func previewStage(r ota.Rollout, list []ota.Candidate, target int, before []StagePreview) StagePreview {
-	from := 0
-	if len(before) > 0 {
-		from = before[len(before)-1].Target
-	}
-	part := list[from:target]
-	p := StagePreview{Target: target, Devices: len(part)}
-	for _, c := range part[:min(previewSample, len(part))] {
-		p.Sample = append(p.Sample, c.DeviceID)
-	}
-	if len(r.Terms.Strata) > 0 {
-		p.Strata = map[string]int{}
-		for _, c := range part {
-			p.Strata[strings.ReplaceAll(c.Stratum, "\x00", " ")]++
-		}
-	}
-	return p
-}
-
-// conflicts returns the rollouts that have work for the devices.
-func (s *Service) conflicts(ctx context.Context, r ota.Rollout, list []ota.Candidate) ([]Conflict, error) {
-	var reached map[string]bool
-	busy := map[string]int{}
-	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
-		if reached == nil { // only when it is needed: it may be large
-			reached = make(map[string]bool, len(list))
-			for _, c := range list {
-				reached[c.DeviceID] = true
-			}
-		}
-		if reached[e.DeviceID] {
-			busy[e.RolloutID]++
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	var conflicts []Conflict
-	for _, id := range slices.Sorted(maps.Keys(busy)) {
-		other, err := s.Store.Rollout(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if other.Kind() == ota.KindCommand {
-			continue
-		}
-		conflicts = append(conflicts, Conflict{Rollout: other, Devices: busy[id], Supersedes: r.Supersedes(other)})
-	}
-	return conflicts, nil
-}
-
-func exclude(excluded map[string]*Exclusion, why, detail, id string) {
-	e := excluded[why+detail]
-	if e == nil {
-		e = &Exclusion{Reason: why, Detail: detail}
-		excluded[why+detail] = e
-	}
-	e.Devices++
-	if len(e.Sample) < previewSample {
-		e.Sample = append(e.Sample, id)
-	}
-}
-
-// unselected counts the devices that are not looked at one by one: those that
-// are revoked, and those that the selector does not mean.
-func (s *Service) unselected(ctx context.Context, sel selector.Selector, excluded map[string]*Exclusion) error {
-	no, yes := false, true
-	queries := map[string]DeviceQuery{ExcludedRevoked: {Revoked: &yes}}
-	if !sel.All() {
-		queries[ExcludedSelector] = DeviceQuery{Selector: sel.Not(), Revoked: &no}
-	}
-	for why, q := range queries {
-		n, err := s.Store.CountDevices(ctx, q)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			continue
-		}
-		err = s.Store.SelectDevices(ctx, q, func(v DeviceView) bool {
-			exclude(excluded, why, "", v.ID)
-			return len(excluded[why].Sample) < previewSample
-		})
-		if err != nil {
-			return err
-		}
-		if e := excluded[why]; e != nil {
-			e.Devices = max(n, len(e.Sample))
-		}
-	}
-	return nil
-}
-
-func noDevices(r ota.Rollout, excluded []Exclusion) error {
-	text := "no device is eligible for " + whatOf(r)
-	for _, e := range excluded {
-		text += fmt.Sprintf("; %d %s", e.Devices, map[string]string{
-			ExcludedSelector: "not selected", ExcludedHardware: "of other hardware",
-			ExcludedCurrent: "run it already", ExcludedRevoked: "revoked", ExcludedQuarantined: "tried this image, or one on the way to it, and went back",
-			ExcludedVersion: "do not run what it needs",
-		}[e.Reason])
-		if e.Detail != "" {
-			text += ": " + e.Detail
-		}
-	}
-	if len(excluded) == 0 {
-		text += "; no device is enrolled"
-	}
-	return fmt.Errorf("%w: %s", ErrNoDevices, text)
-}
-
-// whatOf names what a rollout brings, for people.
-func whatOf(r ota.Rollout) string {
-	if r.Command != nil {
-		return "command " + r.Command.Name
-	}
-	return r.Release.String()
 }
 
 // ErrNoDevices: a rollout would reach nobody.
@@ -306,7 +76,7 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	if err != nil {
 		return RolloutView{}, err
 	}
-	_, list, err := s.survey(ctx, j, false)
+	_, line, err := s.survey(ctx, j, false)
 	if err != nil {
 		return RolloutView{}, err
 	}
@@ -317,23 +87,22 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	if err := s.Store.CreateRollout(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
-	s.Log.Info("rollout created", "rollout", r.ID, "brings", whatOf(r), "state", r.State, "population", len(list))
-	s.begin(ctx, r, list)
+	s.Log.Info("rollout created", "rollout", r.ID, "brings", whatOf(r), "state", r.State, "population", line.Len())
+	s.begin(ctx, r, line)
 	s.follow(ctx, r)
 	return s.Rollout(ctx, r.ID)
 }
 
 // begin starts a rollout whose time has come with the devices that were just found
 // for it, so that they are judged once. What fails here the engine does later.
-func (s *Service) begin(ctx context.Context, r ota.Rollout, list []ota.Candidate) {
+func (s *Service) begin(ctx context.Context, r ota.Rollout, line *ota.Line) {
 	now := s.Now()
 	// That of a continuous rollout has to follow first: then nobody who changes
 	// since is missed.
 	if d := ota.Plan(r, ota.Progress{}, now); !d.Arrange {
 		return
 	}
-	stages, list := ota.Arrange(r.Stages, list)
-	begun, err := s.lineUp(ctx, r, stages, list, now)
+	begun, err := s.lineUp(ctx, r, line, now)
 	if err == nil {
 		err = s.Store.Advance(ctx, Advance{Rollout: begun, Now: now})
 	}

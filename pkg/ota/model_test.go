@@ -31,7 +31,7 @@ type model struct {
 	r          Rollout
 	now        time.Time
 	devices    []Candidate // the fleet
-	candidates []Candidate // the line
+	candidates []arranged  // the line
 	meant      map[string]bool
 	marked     map[string]bool // changed since the rollout looked
 	left       map[string]bool
@@ -162,14 +162,15 @@ func (m *model) write(t *rapid.T, d Decision) {
 		if m.r.Terms.Continuous != m.r.Follows {
 			t.Fatalf("arranged while it follows: %v", m.r.Follows)
 		}
+		var reached []Candidate
 		for _, c := range m.devices {
 			if !m.r.Terms.Continuous || m.meant[c.DeviceID] {
-				m.candidates = append(m.candidates, c)
+				reached = append(reached, c)
 			}
 		}
 		var stages []Stage
-		stages, m.candidates = Arrange(m.r.Stages, m.candidates)
-		m.r = Begin(m.r, stages, len(m.candidates), "line", m.now)
+		stages, m.candidates = arrange(m.r.Stages, reached)
+		m.r = Begin(m.r, stages, len(reached), "line", m.now)
 		return
 	}
 	if d.Revert {
@@ -529,7 +530,7 @@ func (m *model) look(t *rapid.T) {
 		case move == MoveJoin:
 			delete(m.left, id)
 			if b.Newest == nil && (!b.InLine || b.Turn < m.r.Cursor) {
-				m.candidates = append(m.candidates, Candidate{DeviceID: id, Stage: len(m.r.Stages) - 1})
+				m.candidates = append(m.candidates, arranged{Candidate{DeviceID: id}, len(m.r.Stages) - 1})
 				devices := 1
 				if b.InLine {
 					devices = 0

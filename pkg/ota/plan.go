@@ -88,7 +88,7 @@ func (p Progress) Total() Counts {
 type Decision struct {
 	Rollout Rollout   // the rollout as it should stand; Revision is left to the store
 	Changed bool      // Rollout differs from what came in
-	Arrange bool      // its devices are to be arranged, see Arrange and Begin
+	Arrange bool      // its devices are to be arranged, see Line and Begin
 	Take    *Taking   // executions are to be made
 	Cancel  bool      // what can be cancelled is to be, as Cancel does it, with Rollout.Reason, some at a time
 	Revert  bool      // its devices are to be sent back, see SendBack
@@ -164,7 +164,7 @@ func Plan(r Rollout, p Progress, now time.Time) Decision {
 	return Decision{Rollout: r}
 }
 
-// Begin returns the rollout as it starts, with stages as Arrange returns them and
+// Begin returns the rollout as it starts, with stages as Line.Arrange returns them and
 // the name of the arrangement.
 func Begin(r Rollout, stages []Stage, population int, line string, now time.Time) Rollout {
 	r.Stages, r.Population, r.Line, r.Cursor = stages, population, line, 0

@@ -79,7 +79,7 @@ type Size struct {
 
 // Of returns the cumulative number of devices for a population, at least 1 when
 // there are any, never more than the population. That of a Selector depends on
-// the devices, see Arrange.
+// the devices, see Line.Arrange.
 func (s Size) Of(population int) int {
 	n := s.Count
 	if s.Percent > 0 {
@@ -114,7 +114,7 @@ type Stage struct {
 	Approval bool `json:"approval,omitempty"`
 
 	State      StageState `json:"state"`
-	Target     int        `json:"target,omitempty"` // cumulative devices, fixed by Arrange
+	Target     int        `json:"target,omitempty"` // cumulative devices, fixed by Line.Arrange
 	ApprovedAt time.Time  `json:"approvedAt,omitzero"`
 	OpenedAt   time.Time  `json:"openedAt,omitzero"`
 	SoakingAt  time.Time  `json:"soakingAt,omitzero"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/selector"
@@ -22,17 +23,17 @@ func (s *Store) Survey(ctx context.Context, q fleet.DeviceQuery, tags []string, 
 	if !p.certain() {
 		return s.eachView(ctx, p, func(v fleet.DeviceView) bool { return f(fleet.Survey(v, tags)) })
 	}
-	for after := q.After; ; {
-		page := make([]fleet.Surveyed, 0, surveyRows)
-		err := s.adhoc(ctx, func(r row) error {
-			d, err := scanSurveyed(r, tags)
-			page = append(page, d)
-			return err
-		}, p.survey(after, len(tags) > 0))
-		if err != nil {
-			return fmt.Errorf("survey devices: %w", err)
+	ctx, cancel := context.WithCancel(ctx)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+	pages := make(chan surveyPage)
+	reading.Go(func() { s.surveyPages(ctx, p, tags, pages) })
+	for page := range pages {
+		if page.err != nil {
+			return fmt.Errorf("survey devices: %w", page.err)
 		}
-		for _, d := range page {
+		for _, d := range page.devices {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -40,10 +41,34 @@ func (s *Store) Survey(ctx context.Context, q fleet.DeviceQuery, tags []string, 
 				return nil
 			}
 		}
-		if len(page) < surveyRows {
-			return nil
+	}
+	return ctx.Err()
+}
+
+// surveyPage is some devices, or an error in their place.
+type surveyPage struct {
+	devices []fleet.Surveyed
+	err     error
+}
+
+// surveyPages reads one page while the caller looks at another.
+func (s *Store) surveyPages(ctx context.Context, p plan, tags []string, pages chan<- surveyPage) {
+	defer close(pages)
+	for after, more := p.query.After, true; more; {
+		page := surveyPage{devices: make([]fleet.Surveyed, 0, surveyRows)}
+		page.err = s.adhoc(ctx, func(r row) error {
+			d, err := scanSurveyed(r, tags)
+			page.devices = append(page.devices, d)
+			return err
+		}, p.survey(after, len(tags) > 0))
+		select {
+		case pages <- page:
+		case <-ctx.Done():
+			return
 		}
-		after = page[len(page)-1].ID
+		if more = page.err == nil && len(page.devices) == surveyRows; more {
+			after = page.devices[surveyRows-1].ID
+		}
 	}
 }
 
