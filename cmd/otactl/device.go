@@ -19,9 +19,9 @@ import (
 const pageSize = 500
 
 func newDeviceCmd(a *app) *cobra.Command {
-	return noun(&cobra.Command{Use: "device", Short: "List, show, create and revoke devices"},
+	return noun(&cobra.Command{Use: "device", Short: "List, show, create, revoke and delete devices"},
 		newDeviceListCmd(a), newDeviceShowCmd(a), newDeviceWhyCmd(a), newDeviceHistoryCmd(a), newDeviceLogsCmd(a), newDeviceCreateCmd(a), newDeviceCredentialCmd(a),
-		newDeviceTagCmd(a), newDeviceSetFirmwareCmd(a), newDeviceClearFirmwareCmd(a), newDeviceRevokeCmd(a))
+		newDeviceTagCmd(a), newDeviceSetFirmwareCmd(a), newDeviceClearFirmwareCmd(a), newDeviceRevokeCmd(a), newDeviceDeleteCmd(a))
 }
 
 // deviceView is a device as -o json shows it. Times are RFC 3339.
@@ -221,7 +221,8 @@ func newDeviceRevokeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke ID", Short: "Lock a device out for good", Args: takes("ID"),
 		Long: `revoke locks a device out for good and drops its session. It can not be taken
-back: the device has to enroll anew under another id.`,
+back: the device has to enroll anew under another id, or 'otactl device delete'
+makes room for another device under this one.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := ota.ValidateDeviceID(args[0]); err != nil {
 				return err

@@ -70,6 +70,9 @@ func TestDevicesAndTokens(t *testing.T) {
 		t.Fatalf("%v", got)
 	}
 	refused(p, d.RevokeDevice, &otadv1.RevokeDeviceRequest{}, connect.CodeNotFound, "not found")
+	must(p, d.DeleteDevice, &otadv1.DeleteDeviceRequest{Id: "gw-1"})
+	refused(p, d.DeleteDevice, &otadv1.DeleteDeviceRequest{Id: "gw-1"}, connect.CodeNotFound, "device gw-1: not found")
+	refused(p, d.GetDevice, &otadv1.GetDeviceRequest{Id: "gw-1"}, connect.CodeNotFound, "device gw-1: not found")
 }
 
 func TestPages(t *testing.T) {

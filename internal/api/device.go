@@ -81,6 +81,14 @@ func (h deviceHandler) RevokeDevice(ctx context.Context, r *connect.Request[otad
 	return connect.NewResponse(&otadv1.RevokeDeviceResponse{Device: encodeDevice(d)}), nil
 }
 
+func (h deviceHandler) DeleteDevice(ctx context.Context, r *connect.Request[otadv1.DeleteDeviceRequest]) (*connect.Response[otadv1.DeleteDeviceResponse], error) {
+	d := fleet.Deletion{DeviceID: r.Msg.GetId(), Force: r.Msg.GetForce()}
+	if err := h.fleet.DeleteDevice(ctx, d); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&otadv1.DeleteDeviceResponse{}), nil
+}
+
 func (h deviceHandler) ChangeTags(ctx context.Context, r *connect.Request[otadv1.ChangeTagsRequest]) (*connect.Response[otadv1.ChangeTagsResponse], error) {
 	d, err := h.fleet.ChangeTags(ctx, r.Msg.GetId(), r.Msg.GetSet(), r.Msg.GetRemove())
 	if err != nil {

@@ -32,7 +32,7 @@ func TestRevokedOnAnotherReplica(t *testing.T) {
 	m := a.mosquitto(broker)
 	a.startServer()
 	a.must("key", "init")
-	a.token = strings.TrimSpace(a.must("token", "create", "--uses", "2", "--hardware", hardware, "-q"))
+	a.token = strings.TrimSpace(a.must("token", "create", "--uses", "3", "--hardware", hardware, "-q"))
 	b := prepareSite(t, []string{database}, flags("otad-b")...)
 	for _, dir := range []string{"ca", "keys"} { // replicas share them
 		if err := os.CopyFS(b.path("server", dir), os.DirFS(a.path("server", dir))); err != nil {
@@ -57,6 +57,18 @@ func TestRevokedOnAnotherReplica(t *testing.T) {
 	until(t, "the broker to refuse the certificate", func() bool { return a.refused(m, "gone") })
 	t.Logf("refused by the broker %s after the call", time.Since(start).Round(time.Millisecond))
 	until(t, "the subscriber to be out", func() bool { return !m.has("gone") })
+
+	// A deleted device is out the same way, by a list that names no device any more.
+	erased := a.subscriber(m, "erased")
+	a.must("device", "delete", "erased", "--yes")
+	until(t, "the session of the deleted device to be ended", func() bool {
+		return strings.Contains(m.text(), "Client erased already connected, closing old connection")
+	})
+	until(t, "the broker to refuse its certificate", func() bool { return a.refused(m, "erased") })
+	if code := b.timestamp(a, "erased"); code != "403" {
+		t.Errorf("the other replica's HTTPS door to the deleted device: status %s", code)
+	}
+	erased.kill()
 
 	// Whoever was not revoked stays, and comes back.
 	if n := strings.Count(m.text(), " as stays "); n != 1 || !m.has("stays") {

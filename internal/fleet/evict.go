@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -18,6 +19,7 @@ const evictionLookback = 5 * time.Minute
 // Reasons that a device's session is ended with.
 const (
 	EvictedRevoked    = "revoked"
+	EvictedDeleted    = "deleted"
 	EvictedCredential = "its credentials changed"
 	EvictedExpired    = "its JWT has expired"
 	EvictedIssuer     = "its JWT's issuer is not trusted any more"
@@ -78,6 +80,9 @@ func (s *Service) RunEvictions(ctx context.Context) error {
 	tick := time.NewTicker(EvictionPoll)
 	defer tick.Stop()
 	done := map[string]time.Time{} // device -> At of the eviction that was carried out
+	if err := s.forgetDeleted(ctx); err != nil && ctx.Err() == nil {
+		s.Log.Warn("sessions of devices deleted meanwhile were not ended", "error", err)
+	}
 	for {
 		if err := s.evict(ctx, done); err != nil && ctx.Err() == nil {
 			s.Log.Warn("evictions were not read, trying again in a moment", "error", err)
@@ -88,6 +93,26 @@ func (s *Service) RunEvictions(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// forgetDeleted ends the sessions of devices that were deleted while nobody here
+// could. One that has come anew since keeps its own.
+func (s *Service) forgetDeleted(ctx context.Context) error {
+	list, err := s.Store.Evictions(ctx, s.Now().Add(-DeletionMemory))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if e.Reason != EvictedDeleted {
+			continue
+		}
+		if _, err := s.Store.Device(ctx, e.DeviceID); errors.Is(err, ErrNotFound) {
+			s.Publisher.Disconnect(e.DeviceID, e.Reason)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Service) evict(ctx context.Context, done map[string]time.Time) error {

@@ -201,3 +201,8 @@ func number(m map[string]any, path []string) (float64, bool) {
 	f, err := n.Float64()
 	return f, err == nil
 }
+
+// Unpaired is the pair of a device that is deleted before it was in one.
+func Unpaired(e ota.Execution) Pair {
+	return Pair{DeviceID: e.DeviceID, Attempt: e.Attempt, From: e.FinishedAt, Until: e.FinishedAt, Outcomes: PairAlone}
+}

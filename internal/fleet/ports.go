@@ -79,6 +79,15 @@ type DeviceStore interface {
 	// RevokeDevice marks it, and ota.Remove ends its unfinished executions, so
 	// that no rollout waits for it; again is not an error.
 	RevokeDevice(ctx context.Context, id string, now time.Time) error
+	// DeleteDevice drops the device with all that is its own: shadows, tags, groups,
+	// credentials, presence, events and marks. What it has not finished is REMOVED with
+	// ota.DeletedReason and not tried again; what it finished stays, without the device.
+	// It leaves continuous rollouts, and no rollout that compares devices waits for
+	// it: its pairs are PairAlone. Its certificates are RevokedCertificates until
+	// they end, and until then its key lets nobody Enroll or be Provisioned:
+	// ErrDenied. Its uploads are OldUploads of 1970. It makes an Eviction that is
+	// later than any other one of the device, and kept for DeletionMemory. ErrConflict: see Deletion.Refuses.
+	DeleteDevice(ctx context.Context, d Deletion, now time.Time) error
 	// CreateDevice creates a device that has no key; ErrConflict: the id exists.
 	CreateDevice(ctx context.Context, d Device) error
 	// ChangeTags sets the tags and removes those with the given keys, whether the
@@ -114,7 +123,7 @@ type CredentialStore interface {
 	// DeleteCredential drops one, with an Eviction.
 	DeleteCredential(ctx context.Context, deviceID, id string, now time.Time) error
 	// Evictions returns the newest of each device at since or later. RevokeDevice
-	// makes one too, when it revokes.
+	// makes one too, when it revokes, and so does DeleteDevice.
 	Evictions(ctx context.Context, since time.Time) ([]Eviction, error)
 	// CreateIssuer fails with ErrConflict when the name exists or there are
 	// MaxIssuers.
@@ -131,7 +140,7 @@ type CertificateStore interface {
 	// ErrNotFound: no such device. A revoked one is taken: it may have been revoked
 	// while the certificate was made.
 	PutCertificate(ctx context.Context, c Certificate, now time.Time) error
-	// RevokedCertificates returns those of revoked devices that have not ended at
+	// RevokedCertificates returns those of revoked and of deleted devices that have not ended at
 	// now, in order of the device and the hexadecimal serial number.
 	RevokedCertificates(ctx context.Context, now time.Time) ([]RevokedCertificate, error)
 }
@@ -208,7 +217,8 @@ type RolloutStore interface {
 	// the one before it, and is not made on a device for which a rollout that
 	// supersedes this one has work, or had. What is inserted for a device that is revoked is REMOVED at
 	// once, as RevokeDevice would have done: it was decided before. Nor is one made, or
-	// repeated, on a device that has Left the line (see Place). When a rollout that
+	// repeated, on a device that has Left the line (see Place). An attempt after the
+	// first is not made on a device that was deleted, and nothing of one is repeated. When a rollout that
 	// Follows begins, the devices that it remembers are marked, see LookStore.Settle.
 	// ErrInvalid: the line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error

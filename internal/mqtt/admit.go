@@ -22,10 +22,10 @@ type admitted struct {
 	log   *slog.Logger
 }
 
-// Disconnect ends the session of a revoked device. The other reasons are about
+// Disconnect ends the session of a revoked or deleted device. The other reasons are about
 // credentials that such a broker does not know.
 func (a admitted) Disconnect(deviceID, reason string) {
-	if d, ok := a.Broker.(interface{ Disconnect(deviceID, reason string) }); ok && reason == fleet.EvictedRevoked {
+	if d, ok := a.Broker.(interface{ Disconnect(deviceID, reason string) }); ok && (reason == fleet.EvictedRevoked || reason == fleet.EvictedDeleted) {
 		d.Disconnect(deviceID, reason)
 	}
 }

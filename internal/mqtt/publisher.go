@@ -106,8 +106,13 @@ func (p *Publisher) listening(topic string) bool {
 	return !ok || l.Listening(topic)
 }
 
-// Disconnect drops the device's session where the broker can.
+// Disconnect drops the device's session where the broker can, and what waits in it
+// of one that was deleted. A broker that is not ours has it drop both ways.
 func (p *Publisher) Disconnect(deviceID, reason string) {
+	if f, ok := p.Broker.(interface{ Forget(deviceID, reason string) }); ok && reason == fleet.EvictedDeleted {
+		f.Forget(deviceID, reason)
+		return
+	}
 	if d, ok := p.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
 		d.Disconnect(deviceID, reason)
 	}

@@ -178,13 +178,16 @@ func (b Belonging) leave(now time.Time) (Move, *Execution) {
 	return move, &e
 }
 
-// again gives a device that has come back the attempt that it lost by leaving.
+// again gives a device that has come back the attempt that it lost by leaving, or by
+// being deleted.
 func (r Rollout) again(e Execution, now time.Time) *Execution {
 	if !e.Status.Terminal() || !e.RetryAt.IsZero() {
 		return nil
 	}
+	left := e.Status == Canceled && e.Details[DetailReason] == LeftReason
+	deleted := e.Status == Removed && e.Details[DetailReason] == DeletedReason
 	switch {
-	case e.Status == Canceled && e.Details[DetailReason] == LeftReason && e.Attempt < MaxAttempts:
+	case (left || deleted) && e.Attempt < MaxAttempts:
 		e.RetryAt = now
 	case e.Class == ClassUnderway:
 		e.RetryAt = now

@@ -108,6 +108,7 @@ func TestMoveOfWalksItsTable(t *testing.T) {
 	}
 	again := func(e *Execution) { e.RetryAt = t0.Add(2 * time.Hour) }
 	left := func(e *Execution) { e.Details = map[string]string{DetailReason: LeftReason} }
+	deleted := func(e *Execution) { e.Details = map[string]string{DetailReason: DeletedReason} }
 	last := func(e *Execution) { e.Attempt = MaxAttempts }
 	third := func(e *Execution) { e.Attempt = 3 }
 	both := Belonging{Meant: true, Eligible: true}
@@ -148,6 +149,8 @@ func TestMoveOfWalksItsTable(t *testing.T) {
 		"back, on its way":                   {b: with(place(both, 3, true), in(Succeeded, ClassUnderway)), move: MoveJoin, retry: now},
 		"back, succeeded":                    {b: with(place(both, 3, true), in(Succeeded, ClassSucceeded)), move: MoveJoin, same: true},
 		"back, removed":                      {b: with(place(both, 3, true), in(Removed, "")), move: MoveJoin, same: true},
+		"back, removed when it was deleted":  {b: with(place(both, 3, true), in(Removed, "", deleted)), move: MoveJoin, retry: now},
+		"deleted once too often":             {b: with(place(both, 3, true), in(Removed, "", deleted, last)), move: MoveJoin, same: true},
 		"back, at work still":                {b: with(place(both, 3, true), in(InProgress, "")), move: MoveJoin, same: true},
 		"back, but runs it":                  {b: with(place(Belonging{Meant: true}, 3, true), in(Canceled, "", left)), same: true},
 		"never left, failed":                 {b: with(place(both, 3, false), in(Failed, ClassFailed)), same: true},

@@ -365,7 +365,10 @@ func Supersede(e Execution, by string, now time.Time) (Execution, bool) {
 // rollout whose id follows.
 const SupersededReason = "superseded by rollout "
 
-// Remove returns the execution of a device that is locked out: whatever is not
+// DeletedReason is what the executions of a device end with that is deleted.
+const DeletedReason = "the device was deleted"
+
+// Remove returns the execution of a device that is locked out, or deleted: whatever is not
 // finished is REMOVED, without a verdict.
 func Remove(e Execution, reason string, now time.Time) (Execution, bool) {
 	if e.Status.Terminal() {

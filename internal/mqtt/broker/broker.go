@@ -256,6 +256,34 @@ func (b *Broker) Disconnect(deviceID, reason string) {
 	}
 }
 
+// Forget is Disconnect, and ends the sessions with what waits in them.
+func (b *Broker) Forget(deviceID, reason string) {
+	for _, s := range b.sessionsOf(deviceID) {
+		b.forget(s, reason)
+	}
+}
+
+func (b *Broker) forget(s *session, reason string) {
+	b.mu.Lock()
+	s.mu.Lock()
+	c, over := s.conn, s.conn == nil && !s.ended && !b.closing
+	s.unkept = true
+	if over {
+		b.wg.Add(1)
+		defer b.wg.Done()
+		s.end()
+		delete(b.sessions, s.key)
+	}
+	s.mu.Unlock()
+	b.mu.Unlock()
+	if c != nil {
+		c.close(packet.AdministrativeAction, reason)
+	}
+	if over {
+		b.bury(s)
+	}
+}
+
 // sessionsOf are the sessions of a device and of its companions.
 func (b *Broker) sessionsOf(deviceID string) (all []*session) {
 	b.mu.Lock()

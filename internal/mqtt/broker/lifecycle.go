@@ -81,7 +81,7 @@ func (b *Broker) detach(c *conn) {
 	s.up.Store(false)
 	s.wakeIfGone()
 	due := s.lost(c, now, b.closing)
-	ended := s.expiry == 0
+	ended := s.expiry == 0 || s.unkept
 	if ended {
 		s.end()
 		delete(b.sessions, s.key)

@@ -22,6 +22,7 @@ type session struct {
 	mu     sync.Mutex
 	conn   *conn // nil: none
 	ended  bool  // it is no more
+	unkept bool  // it ends with its connection, whatever its expiry
 	subs   map[string]*subscription
 	expiry time.Duration // how long it outlives its connection, 0: not at all
 	since  time.Time     // when it was last connected, zero while it is

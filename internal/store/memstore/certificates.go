@@ -38,6 +38,12 @@ func (s *Store) RevokedCertificates(ctx context.Context, now time.Time) ([]fleet
 				list = append(list, fleet.RevokedCertificate{Certificate: c, RevokedAt: d.RevokedAt})
 			}
 		}
+		for _, c := range s.deleted {
+			if c.Ends.After(stored(now)) {
+				c.Serial = new(big.Int).Set(c.Serial)
+				list = append(list, c.RevokedCertificate)
+			}
+		}
 		return nil
 	})
 	slices.SortFunc(list, func(a, b fleet.RevokedCertificate) int {

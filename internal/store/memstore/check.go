@@ -70,8 +70,8 @@ func (s *Store) checkPairs(say func(string, ...any)) {
 		if (p.PartnerID == "") != (p.Outcomes == fleet.PairAlone) {
 			say("pair has no partner and is not alone: %s in rollout %s", at.device, at.rollout)
 		}
-		if _, ok := s.devices[p.PartnerID]; p.PartnerID != "" && !ok {
-			say("partner in a pair is no device: %s in rollout %s", at.device, at.rollout)
+		if _, ok := s.devices[p.PartnerID]; p.PartnerID != "" && p.Outcomes == "" && !ok {
+			say("partner in a pair that is watched is no device: %s in rollout %s", at.device, at.rollout)
 		}
 	}
 }
@@ -113,8 +113,8 @@ func (s *Store) checkRollout(r ota.Rollout, say func(string, ...any)) {
 		}
 	}
 	for device, attempts := range s.executions[r.ID] {
-		if _, ok := s.devices[device]; !ok {
-			say("execution of rollout %s on no device: %s", r.ID, device)
+		if last := attempts[len(attempts)-1]; !s.there(device) && (!last.Status.Terminal() || !last.RetryAt.IsZero()) {
+			say("what is not finished of rollout %s is on no device: %s", r.ID, device)
 		}
 		for i, e := range attempts {
 			if e.Attempt != i+1 || (i < len(attempts)-1 && !e.Status.Terminal()) {
@@ -143,7 +143,7 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 	if e.Status.Terminal() && !e.Expires.IsZero() || e.Expires.IsZero() != (e.ExpiresAs == ota.ClassNone) {
 		say("%s is %s and expires at %s as %q", name, e.Status, e.Expires, e.ExpiresAs)
 	}
-	if !e.RetryAt.IsZero() && (!e.Status.Terminal() || e.Class == ota.ClassSucceeded || e.Status == ota.Removed) {
+	if !e.RetryAt.IsZero() && (!e.Status.Terminal() || e.Class == ota.ClassSucceeded) {
 		say("%s is %s and is to be tried again at %s", name, e.Status, e.RetryAt)
 	}
 	if t := r.InProgressTimeout; t > 0 && e.Status == ota.InProgress && (e.Expires.IsZero() || e.Expires.After(e.StartedAt.Add(t))) {

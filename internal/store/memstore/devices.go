@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
-	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
 )
 
@@ -41,6 +40,9 @@ func (s *Store) enroll(d fleet.Device, token func() (fleet.EnrollmentToken, erro
 		return d, fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
 	}
 	if err := t.Admit(d, now); err != nil {
+		return d, err
+	}
+	if err := s.freshKey(d.KeyFingerprint, now); err != nil {
 		return d, err
 	}
 	t.Uses--
@@ -163,19 +165,7 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 			s.devices[id] = d
 			s.evict(id, fleet.EvictedRevoked, d.RevokedAt)
 		}
-		for _, byDevice := range s.executions {
-			attempts := byDevice[id]
-			if len(attempts) == 0 {
-				continue
-			}
-			last := len(attempts) - 1
-			e, _ := ota.Remove(attempts[last], fleet.RevokedReason, stored(now))
-			if told, moved := ota.Moved(attempts[last], e); moved {
-				s.tell(told)
-			}
-			e.RetryAt = time.Time{}
-			byDevice[id] = append(slices.Clone(attempts[:last]), e)
-		}
+		s.remove(id, fleet.RevokedReason, stored(now))
 		return nil
 	})
 }

@@ -82,7 +82,7 @@ func (s *Store) PutPairs(ctx context.Context, rolloutID string, pairs []fleet.Pa
 	return s.locked(ctx, func() error {
 		for _, p := range pairs {
 			key := attempt{rolloutID, p.DeviceID, p.Attempt}
-			if _, ok := s.pairs[key]; ok || s.isPartner(rolloutID, p.PartnerID) {
+			if _, ok := s.pairs[key]; ok || s.isPartner(rolloutID, p.PartnerID) || !s.there(p.DeviceID) || p.PartnerID != "" && !s.there(p.PartnerID) {
 				continue
 			}
 			p.From, p.Until = stored(p.From), stored(p.Until)

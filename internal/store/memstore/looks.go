@@ -65,7 +65,7 @@ func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) e
 				e, err := s.newest(c.From.RolloutID, c.From.DeviceID)
 				return err != nil || !fleet.SameStanding(e, c.From)
 			}
-			if slices.ContainsFunc(l.Changed, changed) || len(l.Moves) > 0 && s.marks[l.DeviceID].number != l.Mark || s.late(l) || s.overtaken(l) {
+			if slices.ContainsFunc(l.Changed, changed) || len(l.Moves) > 0 && s.marks[l.DeviceID].number != l.Mark || s.late(l) || s.overtaken(l) || !s.there(l.DeviceID) {
 				continue
 			}
 			for id := range s.touched(l) {

@@ -217,7 +217,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 // follow does to an execution what a step asks for besides new ones.
 func (s *Store) follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ota.Execution, bool) {
 	changed := false
-	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Class != ota.ClassUnderway && e.Status != ota.Removed && !s.gone(r, e.DeviceID) {
+	if a.Repeat != nil && e.Stage == *a.Repeat && e.Status.Terminal() && e.Class != ota.ClassSucceeded && e.Class != ota.ClassUnderway && e.Status != ota.Removed && !s.gone(r, e.DeviceID) && s.there(e.DeviceID) {
 		e.RetryAt, changed = stored(a.Now), true
 	}
 	if runs := r.State == ota.RolloutRunning; e.Status == ota.Queued && runs != (old.State == ota.RolloutRunning) {
@@ -227,6 +227,11 @@ func (s *Store) follow(old, r ota.Rollout, a fleet.Advance, e ota.Execution) (ot
 		}
 	}
 	return e, changed
+}
+
+func (s *Store) there(device string) bool {
+	_, ok := s.devices[device]
+	return ok
 }
 
 // opened is what the candidates of a step are given: those that keep their turn.
@@ -286,21 +291,24 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 	}
 	for _, e := range insert {
 		d, ok := s.devices[e.DeviceID]
-		if !ok {
+		attempts := executions[e.DeviceID]
+		if !ok && (e.Attempt == 1 || len(attempts) == 0) {
 			return notFound("device %s", e.DeviceID)
 		}
-		attempts := executions[e.DeviceID]
 		if e.Attempt <= len(attempts) {
 			continue
 		}
 		if e.Attempt != len(attempts)+1 || (len(attempts) > 0 && !attempts[len(attempts)-1].Status.Terminal()) {
+			if !ok {
+				return notFound("device %s", e.DeviceID)
+			}
 			return fmt.Errorf("%w: attempt %d of rollout %s on device %s: the attempt before it is not finished", fleet.ErrInvalid, e.Attempt, r.ID, e.DeviceID)
 		}
 		attempts = slices.Clone(attempts)
 		if last := len(attempts) - 1; last >= 0 {
 			attempts[last].RetryAt = time.Time{}
 		}
-		if e.Attempt > 1 && (s.superseded(r, e.DeviceID) || s.gone(r, e.DeviceID)) {
+		if e.Attempt > 1 && (!ok || s.superseded(r, e.DeviceID) || s.gone(r, e.DeviceID)) {
 			executions[e.DeviceID] = attempts
 			continue
 		}

@@ -45,7 +45,8 @@ type Store struct {
 	provisioned map[string]provisioned // by certificate id
 	events      map[string]eventLog    // by device
 
-	certificates map[string]fleet.Certificate // by serial number
+	certificates map[string]fleet.Certificate  // by serial number
+	deleted      map[string]deletedCertificate // by serial number too
 
 	marks    map[string]mark            // by device
 	relooks  map[string]map[string]bool // by rollout, of devices
@@ -82,6 +83,7 @@ func New() *Store {
 		events:      map[string]eventLog{},
 
 		certificates: map[string]fleet.Certificate{},
+		deleted:      map[string]deletedCertificate{},
 		marks:        map[string]mark{},
 		relooks:      map[string]map[string]bool{},
 		left:         map[attempt]bool{},

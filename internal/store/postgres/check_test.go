@@ -16,7 +16,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"credential", `INSERT INTO device_credentials VALUES ('c', 'x', 'key', 's', '', 1)`, "credential belongs to no device: c"},
 		{"passwords", `INSERT INTO device_credentials VALUES ('c', 'a', 'password', 's', '', 1), ('e', 'a', 'password', 's', '', 1)`, "more than one password: a"},
 		{"kind", `INSERT INTO device_credentials VALUES ('c', 'a', 'eye', 's', '', 1)`, "credential is of an unknown kind: c"},
-		{"eviction", `INSERT INTO device_evictions VALUES ('x', 1, 'r')`, "eviction is of no device: x"},
+		{"eviction", `INSERT INTO device_evictions VALUES ('x', 1, 'r')`, "eviction is of no device, and not for its deletion: x"},
 		{"issuer", `INSERT INTO jwt_issuers VALUES ('i', '[', '', 1)`, "keys of JWT issuer i are not JSON"},
 		{"provisioned", `INSERT INTO provisioned VALUES ('c', 'x', 1)`, "certificate stands for no device: c"},
 		{"events", `INSERT INTO device_event_logs VALUES ('a', 'l', 1, 1)`, "does not stand where its log says: a"},
@@ -29,7 +29,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"static group", `INSERT INTO device_groups VALUES ('g', 0, 'id = a', 1, NULL)`, "a static group has a selector: g"},
 		{"group selector", `INSERT INTO device_groups VALUES ('g', 1, '(', 1, NULL)`, "group g has a selector that can not be read"},
 		{"lost execution", `INSERT INTO executions (rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details)
-			VALUES ('r', 'x', 1, 1, 0, 'QUEUED', '', 1, 1, 1, '{}')`, "execution is on no device: r on x attempt 1"},
+			VALUES ('r', 'x', 1, 1, 0, 'QUEUED', '', 1, 1, 1, '{}')`, "what is not finished is on no device: r on x attempt 1"},
 		{"execution of nothing", `INSERT INTO executions (rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details)
 			VALUES ('r', 'a', 1, 1, 0, 'QUEUED', '', 1, 1, 1, '{}')`, "execution is of no rollout: r on a attempt 1"},
 		{"nothing", ``, ""},

@@ -49,6 +49,7 @@ func dialect() sqlstore.Dialect {
 		Indexes:    indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
 		ForShare:  " FOR SHARE",
+		ForKey:    " FOR KEY SHARE",
 		Reach:     "SELECT pg_advisory_xact_lock_shared" + revocation,
 		Revoke:    "SELECT pg_advisory_xact_lock" + revocation,
 		Analyze:   "ANALYZE executions",

@@ -52,7 +52,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		if err := writeRollout(t, r, p); err != nil {
 			return err
 		}
-		if len(insert) > 0 || a.Open != nil {
+		if len(insert) > 0 || a.Open != nil || a.Repeat != nil {
 			if err := t.keepOut(t.w.dialect.Reach); err != nil {
 				return err
 			}
@@ -106,7 +106,8 @@ func (t *tx) follow(old, r ota.Rollout, a fleet.Advance) error {
 
 const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AND stage = ? AND latest = 1
 	AND (status IN ('FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED') OR class = 'drifted')
-	AND device_id NOT IN (SELECT c.device_id FROM candidates c WHERE c.rollout_id = ? AND c.line = ? AND c.standing = 0)`
+	AND device_id NOT IN (SELECT c.device_id FROM candidates c WHERE c.rollout_id = ? AND c.line = ? AND c.standing = 0)
+	AND EXISTS (SELECT 1 FROM devices d WHERE d.id = executions.device_id)`
 
 // inOrder returns the executions by attempt, stage and device: what goes in together
 // stands together, and keys in ascending order go into an index fastest.
@@ -145,6 +146,9 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 				if chunk, err = t.replace(r, chunk); err != nil {
 					return err
 				}
+			}
+			if len(chunk) == 0 {
+				continue
 			}
 			if err := insertChunk(t, r, chunk, a); err != nil {
 				return err
@@ -285,6 +289,9 @@ func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) (wanted []ota.Executi
 		}
 	}
 	over, err := t.superseded(r, len(chunk), devices)
+	if err == nil {
+		err = t.gone(len(chunk), devices, over)
+	}
 	if err == nil && r.Terms.Continuous {
 		err = t.left(r, len(chunk), devices, over)
 	}
@@ -311,6 +318,16 @@ func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) (wanted []ota.Executi
 		}
 	}
 	return wanted, nil
+}
+
+// gone adds to over the devices that were deleted.
+func (t *tx) gone(n int, devices Column, over map[string]bool) error {
+	return t.look(func(row row) error {
+		var id string
+		err := row.Scan(&id)
+		over[id] = true
+		return err
+	}, selectUnknown, n, devices)
 }
 
 // superseded returns on which of the devices a rollout that supersedes this one has

@@ -33,9 +33,10 @@ func (s *Store) PutCertificate(ctx context.Context, c fleet.Certificate, now tim
 // serialBase is how serial numbers are written.
 const serialBase = 16
 
-const selectRevokedCertificates = `SELECT c.serial, c.device_id, c.ends_at, d.revoked_at
-	FROM devices d JOIN device_certificates c ON c.device_id = d.id
-	WHERE d.revoked_at > 0 AND c.ends_at > ? ORDER BY c.device_id, c.serial`
+const selectRevokedCertificates = `SELECT serial, device_id, ends_at, revoked_at FROM
+	(SELECT c.serial, c.device_id, c.ends_at, d.revoked_at FROM devices d JOIN device_certificates c ON c.device_id = d.id
+	WHERE d.revoked_at > 0 AND c.ends_at > ? UNION ALL
+	SELECT g.serial, g.device_id, g.ends_at, g.revoked_at FROM deleted_certificates g WHERE g.ends_at > ?) x ORDER BY device_id, serial`
 
 // RevokedCertificates implements fleet.CertificateStore.
 func (s *Store) RevokedCertificates(ctx context.Context, now time.Time) ([]fleet.RevokedCertificate, error) {
@@ -52,7 +53,7 @@ func (s *Store) RevokedCertificates(ctx context.Context, now time.Time) ([]fleet
 		}
 		list = append(list, c)
 		return nil
-	}, selectRevokedCertificates, now.UnixMicro())
+	}, selectRevokedCertificates, now.UnixMicro(), now.UnixMicro())
 	if err != nil {
 		return nil, fmt.Errorf("read revoked certificates: %w", err)
 	}

@@ -24,8 +24,8 @@ var invariants = []invariant{
 		`SELECT device_id FROM executions WHERE status = 'IN_PROGRESS' GROUP BY device_id HAVING COUNT(*) > 1`},
 	{"execution is of no rollout",
 		executionName + ` WHERE NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.id = e.rollout_id)`},
-	{"execution is on no device",
-		executionName + ` WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = e.device_id)`},
+	{"what is not finished is on no device",
+		executionName + ` WHERE (e.status IN ('QUEUED', 'IN_PROGRESS') OR e.retry_at IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = e.device_id)`},
 	{"execution has an unknown status", executionName + ` WHERE e.status NOT IN
 		('QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED', 'REMOVED')`},
 	{"execution has a version below 1", executionName + ` WHERE e.version < 1`},
@@ -37,7 +37,7 @@ var invariants = []invariant{
 	{"expires_at is set only on what is not finished, with expires_as", executionName + ` WHERE
 		(e.expires_at IS NOT NULL AND e.status NOT IN ('QUEUED', 'IN_PROGRESS')) OR (e.expires_at IS NULL) <> (e.expires_as = '')`},
 	{"retry_at is set only on the newest attempt, which did not succeed", executionName + ` WHERE e.retry_at IS NOT NULL
-		AND (e.latest <> 1 OR e.status IN ('QUEUED', 'IN_PROGRESS', 'REMOVED') OR e.class = 'succeeded')`},
+		AND (e.latest <> 1 OR e.status IN ('QUEUED', 'IN_PROGRESS') OR e.class = 'succeeded')`},
 	{"drifted_at, with what it runs, is set exactly when a device has drifted", executionName + ` WHERE
 		(e.drifted_at IS NULL) = (e.class = 'drifted') OR (e.drifted_at IS NULL) <> (e.runs = '')`},
 	{"mark is of no device", `SELECT device_id FROM marks WHERE device_id NOT IN (SELECT id FROM devices)`},
@@ -80,8 +80,8 @@ var invariants = []invariant{
 		`SELECT device_id FROM device_seen WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"connection belongs to no device",
 		`SELECT device_id FROM device_connections WHERE device_id NOT IN (SELECT id FROM devices)`},
-	{"eviction is of no device",
-		`SELECT device_id FROM device_evictions WHERE device_id NOT IN (SELECT id FROM devices)`},
+	{"eviction is of no device, and not for its deletion", fmt.Sprintf(`SELECT device_id FROM device_evictions
+		WHERE reason <> '%s' AND device_id NOT IN (SELECT id FROM devices)`, fleet.EvictedDeleted)},
 	{"credential belongs to no device",
 		`SELECT id FROM device_credentials WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"device has more than one password",
@@ -116,7 +116,7 @@ var invariants = []invariant{
 	{"pair is of no execution", pairName + ` WHERE NOT EXISTS (SELECT 1 FROM executions e
 		WHERE e.rollout_id = p.rollout_id AND e.device_id = p.device_id AND e.attempt = p.attempt)`},
 	{"pair has no partner and is not alone", fmt.Sprintf(pairName+` WHERE (p.partner_id = '') <> (p.outcomes = '%s')`, fleet.PairAlone)},
-	{"partner in a pair is no device", pairName + ` WHERE p.partner_id <> '' AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = p.partner_id)`},
+	{"partner in a pair that is watched is no device", pairName + ` WHERE p.partner_id <> '' AND p.outcomes = '' AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.id = p.partner_id)`},
 	{"ended_at is set exactly when a rollout has ended",
 		`SELECT id FROM rollouts WHERE (state IN ('COMPLETED', 'ABORTED', 'ROLLED_BACK')) = (ended_at IS NULL)`},
 	{"rollout reverts none that there is", `SELECT id FROM rollouts r WHERE r.revert_of <> ''

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
-	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/shadow"
 )
 
@@ -64,6 +63,9 @@ func enroll(t *tx, d fleet.Device, find func() (fleet.EnrollmentToken, error), n
 		return fleet.Device{}, fmt.Errorf("device %s is enrolled with another key: %w", d.ID, fleet.ErrConflict)
 	}
 	if err := token.Admit(d, now); err != nil {
+		return fleet.Device{}, err
+	}
+	if err := freshKey(t, d.KeyFingerprint, now); err != nil {
 		return fleet.Device{}, err
 	}
 	d = fleet.Device{ID: d.ID, Hardware: d.Hardware, Tags: token.Tags, KeyFingerprint: d.KeyFingerprint, CreatedAt: now}
@@ -163,45 +165,15 @@ func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 				return err
 			}
 		}
-		e, _ := ota.Remove(ota.Execution{Status: ota.Queued}, fleet.RevokedReason, now)
-		details, err := mapText(e.Details)
+		open, err := t.openOn(id)
 		if err != nil {
 			return err
 		}
-		if err := t.countRemoved(id, now); err != nil {
-			return err
-		}
-		if _, err = t.exec(removeActive, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id); err != nil {
-			return err
-		}
-		_, err = t.exec(`UPDATE executions SET retry_at = NULL WHERE device_id = ? AND retry_at IS NOT NULL`, id)
-		return err
+		return t.remove(id, open, fleet.RevokedReason, now)
 	})
 }
 
 const selectOpen = selectExecution + ` WHERE e.device_id = ? AND e.latest = 1 AND (e.status IN ('QUEUED', 'IN_PROGRESS') OR e.retry_at IS NOT NULL)`
-
-// countRemoved counts what is about to be removed from a device, and what will not
-// be tried again.
-func (t *tx) countRemoved(id string, now time.Time) error {
-	var open []ota.Execution
-	err := t.rows(func(r row) error {
-		e, err := scanExecution(r)
-		open = append(open, e)
-		return err
-	}, selectOpen+t.forUpdate("e"), id)
-	if err != nil {
-		return err
-	}
-	for _, before := range open {
-		after, _ := ota.Remove(before, fleet.RevokedReason, stored(now))
-		after.RetryAt = time.Time{}
-		if err := t.recounted(before, after); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // CreateDevice implements fleet.DeviceStore.
 func (s *Store) CreateDevice(ctx context.Context, d fleet.Device) error {

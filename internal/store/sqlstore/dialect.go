@@ -44,8 +44,11 @@ type Dialect struct {
 	// ForShare is appended to a SELECT of rows that others must not change before
 	// the transaction ends. Empty: there are no others.
 	ForShare string
+	// ForKey is appended to a SELECT of rows that others must not delete before the
+	// transaction ends. Empty: there are no others.
+	ForKey string
 	// Reach is a statement before which a transaction makes no executions, and Revoke
-	// one before which it revokes no device. Each waits for the other kind to end, and
+	// one before which it revokes or deletes no device. Each waits for the other kind to end, and
 	// keeps it waiting. Empty: there are no others.
 	Reach, Revoke string
 	// Analyze is a statement to run when a table of executions has grown by many

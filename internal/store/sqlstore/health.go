@@ -27,7 +27,8 @@ const (
 	ORDER BY c.turn LIMIT ?`
 
 	insertPairs = `INSERT INTO health_pairs (rollout_id, device_id, attempt, partner_id, from_at, until_at, outcomes)
-	SELECT CAST(? AS TEXT), v.device, v.attempt, v.partner, v.from_at, v.until_at, v.outcomes FROM {rows} WHERE 1 = 1 ON CONFLICT DO NOTHING`
+	SELECT CAST(? AS TEXT), v.device, v.attempt, v.partner, v.from_at, v.until_at, v.outcomes FROM {rows}
+	WHERE EXISTS (SELECT 1 FROM devices d WHERE d.id = v.device) AND (v.partner = '' OR EXISTS (SELECT 1 FROM devices d WHERE d.id = v.partner)) ON CONFLICT DO NOTHING`
 
 	updateOutcomes = `UPDATE health_pairs SET outcomes = v.outcomes FROM {rows}
 	WHERE health_pairs.rollout_id = v.rollout AND health_pairs.device_id = v.device AND health_pairs.attempt = v.attempt AND health_pairs.outcomes = ''`
@@ -111,13 +112,20 @@ func scanMember(row row, r ota.Rollout, more ...any) (fleet.Surveyed, error) {
 // PutPairs implements fleet.HealthStore.
 func (s *Store) PutPairs(ctx context.Context, rolloutID string, pairs []fleet.Pair) error {
 	return s.writer.do(ctx, func(t *tx) error {
-		_, err := t.bulk(t.exec, insertPairs, len(pairs), []any{rolloutID}, append(pairKeys(pairs),
-			texts("partner", list(pairs, func(p fleet.Pair) string { return p.PartnerID })),
-			times("from_at", list(pairs, func(p fleet.Pair) time.Time { return p.From })),
-			times("until_at", list(pairs, func(p fleet.Pair) time.Time { return p.Until })),
-			texts("outcomes", list(pairs, func(p fleet.Pair) string { return p.Outcomes })))...)
-		return err
+		if err := t.keepOut(t.w.dialect.Reach); err != nil { // no device goes before it is in its pair
+			return err
+		}
+		return t.putPairs(rolloutID, pairs)
 	})
+}
+
+func (t *tx) putPairs(rolloutID string, pairs []fleet.Pair) error {
+	_, err := t.bulk(t.exec, insertPairs, len(pairs), []any{rolloutID}, append(pairKeys(pairs),
+		texts("partner", list(pairs, func(p fleet.Pair) string { return p.PartnerID })),
+		times("from_at", list(pairs, func(p fleet.Pair) time.Time { return p.From })),
+		times("until_at", list(pairs, func(p fleet.Pair) time.Time { return p.Until })),
+		texts("outcomes", list(pairs, func(p fleet.Pair) string { return p.Outcomes })))...)
+	return err
 }
 
 // PutOutcomes implements fleet.HealthStore.

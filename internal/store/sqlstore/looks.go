@@ -147,6 +147,9 @@ func (t *tx) settle(f followed, l fleet.Look, now time.Time) (bool, error) {
 	if f.late(l) {
 		return false, nil
 	}
+	if there, err := t.stays(l.DeviceID); !there || err != nil {
+		return false, err
+	}
 	if len(l.Moves) > 0 {
 		if same, err := t.sameMark(l); !same || err != nil {
 			return false, err
@@ -175,6 +178,16 @@ func (t *tx) settle(f followed, l fleet.Look, now time.Time) (bool, error) {
 		}
 	}
 	return true, t.serverEvents(l.DeviceID, l.Events, now)
+}
+
+// stays reports whether the device is there, and keeps it until the transaction ends.
+func (t *tx) stays(deviceID string) (bool, error) {
+	var one int
+	err := t.row(`SELECT 1 FROM devices WHERE id = ?`+t.w.dialect.ForKey, deviceID).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 const deleteMarks = `DELETE FROM marks WHERE (device_id, mark) IN (SELECT v.device, v.mark FROM {rows})`

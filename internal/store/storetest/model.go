@@ -29,7 +29,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			return nil, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 5, CreatedAt: epoch})
 		})
 		rt.Repeat(map[string]func(*rapid.T){
-			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "seen": w.seen,
+			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "forget": w.forget, "seen": w.seen,
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "rollout": w.rollout,
@@ -100,7 +100,7 @@ func (w *walk) time(t *rapid.T) time.Time {
 }
 
 func (w *walk) enroll(t *rapid.T) {
-	id, key := devices.Draw(t, "device"), rapid.SampledFrom([]string{"k", "k", "l"}).Draw(t, "key")
+	id, key := devices.Draw(t, "device"), rapid.SampledFrom([]string{"k", "k", "l", "m"}).Draw(t, "key")
 	now := w.time(t)
 	w.same("enroll", func(s fleet.Store) (any, error) {
 		return s.Enroll(ctx, fleet.Device{ID: id, Hardware: "h", KeyFingerprint: key}, secret(1), now)
@@ -110,6 +110,11 @@ func (w *walk) enroll(t *rapid.T) {
 func (w *walk) revoke(t *rapid.T) {
 	id, now := devices.Draw(t, "device"), w.time(t)
 	w.same("revoke", func(s fleet.Store) (any, error) { return nil, s.RevokeDevice(ctx, id, now) })
+}
+
+func (w *walk) forget(t *rapid.T) {
+	d, now := fleet.Deletion{DeviceID: devices.Draw(t, "device"), Force: rapid.Bool().Draw(t, "force")}, w.time(t)
+	w.same("forget", func(s fleet.Store) (any, error) { return nil, s.DeleteDevice(ctx, d, now) })
 }
 
 func (w *walk) seen(t *rapid.T) {

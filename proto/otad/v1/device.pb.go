@@ -2357,7 +2357,7 @@ var File_otad_v1_device_proto protoreflect.FileDescriptor
 
 const file_otad_v1_device_proto_rawDesc = "" +
 	"\n" +
-	"\x14otad/v1/device.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x04\n" +
+	"\x14otad/v1/device.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1botad/v1/device_delete.proto\"\xf5\x04\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhardware\x18\x02 \x01(\tR\bhardware\x12-\n" +
@@ -2537,13 +2537,14 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x120\n" +
 	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
-	"\acommand\x18F \x01(\tR\acommand2\xa4\f\n" +
+	"\acommand\x18F \x01(\tR\acommand2\xf1\f\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
 	"\tGetDevice\x12\x19.otad.v1.GetDeviceRequest\x1a\x1a.otad.v1.GetDeviceResponse\x12N\n" +
 	"\rExplainDevice\x12\x1d.otad.v1.ExplainDeviceRequest\x1a\x1e.otad.v1.ExplainDeviceResponse\x12K\n" +
-	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12E\n" +
+	"\fRevokeDevice\x12\x1c.otad.v1.RevokeDeviceRequest\x1a\x1d.otad.v1.RevokeDeviceResponse\x12K\n" +
+	"\fDeleteDevice\x12\x1c.otad.v1.DeleteDeviceRequest\x1a\x1d.otad.v1.DeleteDeviceResponse\x12E\n" +
 	"\n" +
 	"ChangeTags\x12\x1a.otad.v1.ChangeTagsRequest\x1a\x1b.otad.v1.ChangeTagsResponse\x12K\n" +
 	"\fCreateDevice\x12\x1c.otad.v1.CreateDeviceRequest\x1a\x1d.otad.v1.CreateDeviceResponse\x12Z\n" +
@@ -2621,6 +2622,8 @@ var file_otad_v1_device_proto_goTypes = []any{
 	nil,                                    // 45: otad.v1.EnrollmentToken.TagsEntry
 	nil,                                    // 46: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
 	(*timestamppb.Timestamp)(nil),          // 47: google.protobuf.Timestamp
+	(*DeleteDeviceRequest)(nil),            // 48: otad.v1.DeleteDeviceRequest
+	(*DeleteDeviceResponse)(nil),           // 49: otad.v1.DeleteDeviceResponse
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
 	42, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
@@ -2660,39 +2663,41 @@ var file_otad_v1_device_proto_depIdxs = []int32{
 	5,  // 34: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
 	39, // 35: otad.v1.DeviceService.ExplainDevice:input_type -> otad.v1.ExplainDeviceRequest
 	7,  // 36: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	9,  // 37: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
-	11, // 38: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
-	14, // 39: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
-	16, // 40: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
-	18, // 41: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
-	20, // 42: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
-	23, // 43: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
-	25, // 44: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
-	27, // 45: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
-	33, // 46: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
-	30, // 47: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	35, // 48: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	37, // 49: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 50: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 51: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 52: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	40, // 53: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
-	8,  // 54: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	10, // 55: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
-	12, // 56: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
-	15, // 57: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
-	17, // 58: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
-	19, // 59: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
-	21, // 60: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
-	24, // 61: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
-	26, // 62: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
-	28, // 63: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
-	34, // 64: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
-	31, // 65: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	36, // 66: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	38, // 67: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	50, // [50:68] is the sub-list for method output_type
-	32, // [32:50] is the sub-list for method input_type
+	48, // 37: otad.v1.DeviceService.DeleteDevice:input_type -> otad.v1.DeleteDeviceRequest
+	9,  // 38: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
+	11, // 39: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	14, // 40: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	16, // 41: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	18, // 42: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	20, // 43: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	23, // 44: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	25, // 45: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	27, // 46: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	33, // 47: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
+	30, // 48: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	35, // 49: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	37, // 50: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 51: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 52: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 53: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	40, // 54: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
+	8,  // 55: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	49, // 56: otad.v1.DeviceService.DeleteDevice:output_type -> otad.v1.DeleteDeviceResponse
+	10, // 57: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
+	12, // 58: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	15, // 59: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	17, // 60: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	19, // 61: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	21, // 62: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	24, // 63: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	26, // 64: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	28, // 65: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	34, // 66: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
+	31, // 67: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	36, // 68: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	38, // 69: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	51, // [51:70] is the sub-list for method output_type
+	32, // [32:51] is the sub-list for method input_type
 	32, // [32:32] is the sub-list for extension type_name
 	32, // [32:32] is the sub-list for extension extendee
 	0,  // [0:32] is the sub-list for field type_name
@@ -2703,6 +2708,7 @@ func file_otad_v1_device_proto_init() {
 	if File_otad_v1_device_proto != nil {
 		return
 	}
+	file_otad_v1_device_delete_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

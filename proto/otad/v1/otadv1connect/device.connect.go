@@ -47,6 +47,9 @@ const (
 	// DeviceServiceRevokeDeviceProcedure is the fully-qualified name of the DeviceService's
 	// RevokeDevice RPC.
 	DeviceServiceRevokeDeviceProcedure = "/otad.v1.DeviceService/RevokeDevice"
+	// DeviceServiceDeleteDeviceProcedure is the fully-qualified name of the DeviceService's
+	// DeleteDevice RPC.
+	DeviceServiceDeleteDeviceProcedure = "/otad.v1.DeviceService/DeleteDevice"
 	// DeviceServiceChangeTagsProcedure is the fully-qualified name of the DeviceService's ChangeTags
 	// RPC.
 	DeviceServiceChangeTagsProcedure = "/otad.v1.DeviceService/ChangeTags"
@@ -99,6 +102,8 @@ type DeviceServiceClient interface {
 	// and what holds it up.
 	ExplainDevice(context.Context, *connect.Request[v1.ExplainDeviceRequest]) (*connect.Response[v1.ExplainDeviceResponse], error)
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
+	// DeleteDevice forgets a device with all that is its own.
+	DeleteDevice(context.Context, *connect.Request[v1.DeleteDeviceRequest]) (*connect.Response[v1.DeleteDeviceResponse], error)
 	// ChangeTags sets and removes tags of a device; dynamic groups follow at once.
 	ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error)
 	// CreateDevice makes a device known that comes in with a password or a JWT
@@ -164,6 +169,12 @@ func NewDeviceServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+DeviceServiceRevokeDeviceProcedure,
 			connect.WithSchema(deviceServiceMethods.ByName("RevokeDevice")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteDevice: connect.NewClient[v1.DeleteDeviceRequest, v1.DeleteDeviceResponse](
+			httpClient,
+			baseURL+DeviceServiceDeleteDeviceProcedure,
+			connect.WithSchema(deviceServiceMethods.ByName("DeleteDevice")),
 			connect.WithClientOptions(opts...),
 		),
 		changeTags: connect.NewClient[v1.ChangeTagsRequest, v1.ChangeTagsResponse](
@@ -254,6 +265,7 @@ type deviceServiceClient struct {
 	getDevice              *connect.Client[v1.GetDeviceRequest, v1.GetDeviceResponse]
 	explainDevice          *connect.Client[v1.ExplainDeviceRequest, v1.ExplainDeviceResponse]
 	revokeDevice           *connect.Client[v1.RevokeDeviceRequest, v1.RevokeDeviceResponse]
+	deleteDevice           *connect.Client[v1.DeleteDeviceRequest, v1.DeleteDeviceResponse]
 	changeTags             *connect.Client[v1.ChangeTagsRequest, v1.ChangeTagsResponse]
 	createDevice           *connect.Client[v1.CreateDeviceRequest, v1.CreateDeviceResponse]
 	setDevicePassword      *connect.Client[v1.SetDevicePasswordRequest, v1.SetDevicePasswordResponse]
@@ -292,6 +304,11 @@ func (c *deviceServiceClient) ExplainDevice(ctx context.Context, req *connect.Re
 // RevokeDevice calls otad.v1.DeviceService.RevokeDevice.
 func (c *deviceServiceClient) RevokeDevice(ctx context.Context, req *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {
 	return c.revokeDevice.CallUnary(ctx, req)
+}
+
+// DeleteDevice calls otad.v1.DeviceService.DeleteDevice.
+func (c *deviceServiceClient) DeleteDevice(ctx context.Context, req *connect.Request[v1.DeleteDeviceRequest]) (*connect.Response[v1.DeleteDeviceResponse], error) {
+	return c.deleteDevice.CallUnary(ctx, req)
 }
 
 // ChangeTags calls otad.v1.DeviceService.ChangeTags.
@@ -370,6 +387,8 @@ type DeviceServiceHandler interface {
 	// and what holds it up.
 	ExplainDevice(context.Context, *connect.Request[v1.ExplainDeviceRequest]) (*connect.Response[v1.ExplainDeviceResponse], error)
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error)
+	// DeleteDevice forgets a device with all that is its own.
+	DeleteDevice(context.Context, *connect.Request[v1.DeleteDeviceRequest]) (*connect.Response[v1.DeleteDeviceResponse], error)
 	// ChangeTags sets and removes tags of a device; dynamic groups follow at once.
 	ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error)
 	// CreateDevice makes a device known that comes in with a password or a JWT
@@ -431,6 +450,12 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 		DeviceServiceRevokeDeviceProcedure,
 		svc.RevokeDevice,
 		connect.WithSchema(deviceServiceMethods.ByName("RevokeDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	deviceServiceDeleteDeviceHandler := connect.NewUnaryHandler(
+		DeviceServiceDeleteDeviceProcedure,
+		svc.DeleteDevice,
+		connect.WithSchema(deviceServiceMethods.ByName("DeleteDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
 	deviceServiceChangeTagsHandler := connect.NewUnaryHandler(
@@ -523,6 +548,8 @@ func NewDeviceServiceHandler(svc DeviceServiceHandler, opts ...connect.HandlerOp
 			deviceServiceExplainDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceRevokeDeviceProcedure:
 			deviceServiceRevokeDeviceHandler.ServeHTTP(w, r)
+		case DeviceServiceDeleteDeviceProcedure:
+			deviceServiceDeleteDeviceHandler.ServeHTTP(w, r)
 		case DeviceServiceChangeTagsProcedure:
 			deviceServiceChangeTagsHandler.ServeHTTP(w, r)
 		case DeviceServiceCreateDeviceProcedure:
@@ -576,6 +603,10 @@ func (UnimplementedDeviceServiceHandler) ExplainDevice(context.Context, *connect
 
 func (UnimplementedDeviceServiceHandler) RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.Response[v1.RevokeDeviceResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.RevokeDevice is not implemented"))
+}
+
+func (UnimplementedDeviceServiceHandler) DeleteDevice(context.Context, *connect.Request[v1.DeleteDeviceRequest]) (*connect.Response[v1.DeleteDeviceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.DeviceService.DeleteDevice is not implemented"))
 }
 
 func (UnimplementedDeviceServiceHandler) ChangeTags(context.Context, *connect.Request[v1.ChangeTagsRequest]) (*connect.Response[v1.ChangeTagsResponse], error) {

@@ -1,0 +1,62 @@
+package broker
+
+import (
+	"context"
+	"testing"
+
+	"github.com/otad/otad/internal/mqtt"
+)
+
+// A device that is forgotten loses its session with what waits in it, connected or
+// not, and finds none when one of that name comes anew.
+func TestForget(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, func(c *Config) {
+		c.Authenticate = func(_ context.Context, creds Credentials) (mqtt.Identity, error) {
+			return mqtt.Identity{Name: creds.ClientID, Device: creds.ClientID != "pub", Access: mqtt.OpenAccess()}, nil
+		}
+	})
+	var here *wire
+	for _, id := range []string{"stays", "away", "here"} {
+		sub := join5(t, b, id)
+		if codes := sub.subscribe("a/#"); codes[0] != 1 {
+			t.Fatalf("SUBACK % x", codes)
+		}
+		if here = sub; id != "here" {
+			sub.drop()
+		}
+	}
+	offline(t, b, 1)
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	pub.mustPublish("a/x", 1, "waits")
+	before := m.keys("")
+	b.Forget("nobody", "deleted")
+	b.Forget("away", "deleted")
+	b.Forget("here", "deleted")
+	offline(t, b, 1)
+	if err := waitFor(func() bool { return m.keys("") < before }); err != nil {
+		t.Errorf("%d records are kept of %d", m.keys(""), before)
+	}
+	for id, want := range map[string]int{"here": 0, "away": 0, "stays": 1} {
+		if n := len(b.sessionsOf(id)); n != want {
+			t.Errorf("%s has %d sessions, want %d", id, n, want)
+		}
+	}
+	if got := here.receive(); got.payload != "waits" {
+		t.Errorf("got %q before the end", got.payload)
+	}
+	if body := here.expect(disconnect); body[0] != 0x98 {
+		t.Errorf("DISCONNECT % x", body)
+	}
+	later := openPlain(t, m.killed(), nil)
+	if n := len(later.sessions); n != 1 {
+		t.Errorf("%d sessions after a restart, want 1", n)
+	}
+	again := join5(t, b, "away")
+	again.subscribe("b")
+	pub.mustPublish("b", 2, "for the new one")
+	if got := again.receive(); got.payload != "for the new one" {
+		t.Errorf("the new one got %q", got.payload)
+	}
+}
