@@ -18,8 +18,9 @@ import (
 type feedView struct {
 	Seq     int64      `json:"seq"` // from 1, without a gap
 	At      *time.Time `json:"at"`
-	Rollout string     `json:"rollout"`
-	Kind    string     `json:"kind"` // rollout, stage or execution
+	Rollout string     `json:"rollout,omitempty"`
+	Release string     `json:"release,omitempty"` // that it is about; of no rollout then
+	Kind    string     `json:"kind"`              // release, rollout, stage or execution
 	Stage   int32      `json:"stage,omitempty"`
 	Device  string     `json:"device,omitempty"`
 	Attempt int32      `json:"attempt,omitempty"`
@@ -32,7 +33,7 @@ type feedView struct {
 
 func newFeedView(e *otadv1.RolloutEvent) feedView {
 	return feedView{
-		e.GetSeq(), when(e.GetAt()), e.GetRolloutId(), e.GetKind(), e.GetStage(), e.GetDeviceId(), e.GetAttempt(),
+		e.GetSeq(), when(e.GetAt()), e.GetRolloutId(), e.GetRelease(), e.GetKind(), e.GetStage(), e.GetDeviceId(), e.GetAttempt(),
 		e.GetFrom(), e.GetTo(), e.GetClass(), e.GetCount(), e.GetReason(),
 	}
 }
@@ -41,6 +42,8 @@ func newFeedView(e *otadv1.RolloutEvent) feedView {
 func (e feedView) what() string {
 	text := "rollout"
 	switch e.Kind {
+	case "release":
+		text = e.Release
 	case "stage":
 		text = fmt.Sprintf("stage %d", e.Stage)
 	case "execution":
@@ -58,8 +61,8 @@ func (e feedView) what() string {
 func newEventCmd(a *app) *cobra.Command {
 	return noun(&cobra.Command{
 		Use: "event", Short: "List and follow what happens to rollouts and commands",
-		Long: `event shows every change of state of rollouts, their stages and executions, in
-the order in which it happened. Events are numbered without a gap: a program that
+		Long: `event shows every change of state of rollouts, their stages and executions, and
+releases that are withdrawn, in the order in which it happened. Events are numbered without a gap: a program that
 keeps the last number it has taken goes on behind it with --after and misses
 nothing. What one step does to many devices is one event with their number.
 
@@ -230,7 +233,7 @@ func (a *app) writeEvent(e feedView) error {
 		_, err := fmt.Fprintln(a.stdout, e.Seq)
 		return err
 	}
-	line := fmt.Sprintf("%d  %s  %s  %s: %s", e.Seq, e.At.In(time.Local).Format(time.TimeOnly), e.Rollout, e.what(), strings.TrimPrefix(e.From+" > "+e.To, " > "))
+	line := fmt.Sprintf("%d  %s  %s  %s: %s", e.Seq, e.At.In(time.Local).Format(time.TimeOnly), first(e.Rollout, "-"), e.what(), strings.TrimPrefix(e.From+" > "+e.To, " > "))
 	if e.Reason != "" {
 		line += ": " + e.Reason
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 func newFirmwareCmd(a *app) *cobra.Command {
-	return noun(&cobra.Command{Use: "firmware", Short: "Upload, sign, list and verify releases"},
-		newFirmwareUploadCmd(a), newFirmwareSignCmd(a), newFirmwareListCmd(a), newFirmwareShowCmd(a), newFirmwareVerifyCmd(a))
+	return noun(&cobra.Command{Use: "firmware", Short: "Upload, sign, list, verify and withdraw releases"},
+		newFirmwareUploadCmd(a), newFirmwareSignCmd(a), newFirmwareListCmd(a), newFirmwareShowCmd(a), newFirmwareVerifyCmd(a), newFirmwareWithdrawCmd(a))
 }
 
 func newFirmwareListCmd(a *app) *cobra.Command {

@@ -36,9 +36,42 @@ type releaseView struct {
 	Health          json.RawMessage `json:"health,omitempty"`
 	CreatedAt       *time.Time      `json:"createdAt,omitempty"`
 	SignedAt        *time.Time      `json:"signedAt,omitempty"`
+	WithdrawnAt     *time.Time      `json:"withdrawnAt,omitempty"`
+	Reason          string          `json:"reason,omitempty"` // why it was withdrawn
+	Listed          bool            `json:"listed,omitempty"` // the newest signed targets list it; in show only
 }
 
 func (r releaseView) id() string { return r.Name + "@" + r.Version }
+
+// state is for tables: with why it was withdrawn.
+func (r releaseView) state() string {
+	if r.Reason == "" {
+		return r.State
+	}
+	return r.State + " (" + cutText(r.Reason, reasonShown) + ")"
+}
+
+// cutText is the beginning of a text, of at most so many characters.
+func cutText(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most-1]) + "…"
+	}
+	return text
+}
+
+// reasonShown is how much of a reason a table shows.
+const reasonShown = 40
+
+// withdrawnText says when and why a release was withdrawn, and what is left to do.
+func withdrawnText(ago string, r releaseView) string {
+	switch {
+	case r.WithdrawnAt == nil:
+		return ""
+	case r.Listed:
+		return fmt.Sprintf("%s: %s; the signed targets still list it, 'otactl firmware withdraw %s' with the targets key signs them without", ago, r.Reason, r.id())
+	}
+	return ago + ": " + r.Reason
+}
 
 func newReleaseView(r *otadv1.Release) (releaseView, error) {
 	m, err := parseManifest(r.GetManifest())
@@ -49,7 +82,7 @@ func newReleaseView(r *otadv1.Release) (releaseView, error) {
 		Name: r.GetName(), Version: r.GetVersion(), State: r.GetState(), Hardware: m.HardwareIDs, Installer: m.Installer,
 		SecurityVersion: m.SecurityVersion, MinVersion: m.MinVersion, Requires: releaseIDs(m.Requires), ImageSHA256: m.ImageDigest, ImageSize: m.ImageSize, ObjectSize: m.ObjectSize,
 		IndexSHA256: r.GetIndexSha256(), IndexSize: r.GetIndexSize(), Run: m.Run, Health: m.Health,
-		CreatedAt: when(r.GetCreatedAt()), SignedAt: when(r.GetSignedAt()),
+		CreatedAt: when(r.GetCreatedAt()), SignedAt: when(r.GetSignedAt()), WithdrawnAt: when(r.GetWithdrawnAt()), Reason: r.GetReason(), Listed: r.GetListed(),
 	}, nil
 }
 
@@ -70,7 +103,7 @@ func (a *app) releaseTable() view[releaseView] {
 		name: releaseView.id,
 		columns: []column[releaseView]{
 			{head: "RELEASE", cell: releaseView.id},
-			{head: "STATE", cell: func(r releaseView) string { return r.State }},
+			{head: "STATE", cell: releaseView.state},
 			{head: "HARDWARE", cell: func(r releaseView) string { return strings.Join(r.Hardware, ",") }},
 			{head: "SIZE", cell: func(r releaseView) string { return byteSize(r.ImageSize) }},
 			{head: "DOWNLOAD", cell: func(r releaseView) string { return byteSize(r.ObjectSize) }},
@@ -87,6 +120,7 @@ func (a *app) printRelease(r releaseView) error {
 		return writeFields(w, []field{
 			{"Release", r.id()},
 			{"State", r.State},
+			{"Withdrawn", withdrawnText(a.ago(r.WithdrawnAt), r)},
 			{"Hardware", strings.Join(r.Hardware, ",")},
 			{"Installer", r.Installer},
 			{"Security version", strconv.FormatInt(r.SecurityVersion, 10)},

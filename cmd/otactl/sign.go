@@ -51,12 +51,21 @@ func (s signer) signOnce(ctx context.Context, c content) error {
 		s.app.note("%s is signed already, until %s (--renew signs it anew)", c.manifest.ID(), t.expires.Format(time.RFC3339))
 		return nil
 	}
-	next, list, err := s.extend(t, c)
+	withdrawn, err := s.client.withdrawn(ctx, t)
+	if err != nil {
+		return err
+	}
+	next, list, err := s.extend(t, []content{c}, withdrawn)
 	if err != nil {
 		return err
 	}
 	if err := s.show(t, list, next); err != nil {
 		return err
+	}
+	if !s.yes && s.app.terminal(s.app.stdin) {
+		if err := s.app.confirm(false, "sign and publish that"); err != nil {
+			return err
+		}
 	}
 	resp, err := call(ctx, s.client.trust.PublishTargets, &otadv1.PublishTargetsRequest{Targets: next})
 	if err != nil {
@@ -69,12 +78,33 @@ func (s signer) signOnce(ctx context.Context, c content) error {
 	return nil
 }
 
+// withdrawn are the paths of targets whose releases the server says are withdrawn: no
+// next version lists them.
+func (c *client) withdrawn(ctx context.Context, t trusted) ([]string, error) {
+	resp, err := call(ctx, c.firmware.ListReleases, &otadv1.ListReleasesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, r := range resp.GetReleases() {
+		id := ota.ReleaseID{Name: r.GetName(), Version: r.GetVersion()}
+		if r.GetState() == string(ota.ReleaseWithdrawn) && t.target(id.TargetPath()) != nil {
+			paths = append(paths, id.TargetPath())
+		}
+	}
+	return paths, nil
+}
+
 // extend makes and checks the next targets as the server will.
-func (s signer) extend(t trusted, c content) ([]byte, []signing.Target, error) {
+func (s signer) extend(t trusted, add []content, remove []string) ([]byte, []signing.Target, error) {
 	now := s.app.now().UTC().Truncate(time.Second)
-	next, err := signing.AddTarget(t.targets, c.target(), now.Add(targetsLife), signing.TargetsKey{Signer: s.key})
+	targets := make([]signing.Target, len(add))
+	for i, c := range add {
+		targets[i] = c.target()
+	}
+	next, err := signing.NextTargets(t.targets, targets, remove, now.Add(targetsLife), signing.TargetsKey{Signer: s.key})
 	if errors.Is(err, signing.ErrConflict) {
-		return nil, nil, hint(fail(exitConflict, "%s is signed with other content: %w", c.manifest.ID(), err), "a signed version never changes; give this one a new version")
+		return nil, nil, hint(fail(exitConflict, "signed with other content: %w", err), "a signed version never changes; give this one a new version")
 	}
 	if err != nil {
 		return nil, nil, err
@@ -87,7 +117,7 @@ func (s signer) extend(t trusted, c content) ([]byte, []signing.Target, error) {
 }
 
 // show tells what the signature will say that the last one did not, read back
-// from the very bytes that are to be published, and asks on a terminal.
+// from the very bytes that are to be published.
 func (s signer) show(t trusted, list []signing.Target, next []byte) error {
 	expires, err := expiry(next)
 	if err != nil {
@@ -99,10 +129,7 @@ func (s signer) show(t trusted, list []signing.Target, next []byte) error {
 		a.note("  %s", printable(line))
 	}
 	a.note("  expires %s, was %s", expires.Format(time.RFC3339), t.expires.Format(time.RFC3339))
-	if s.yes || !a.terminal(a.stdin) {
-		return nil
-	}
-	return a.confirm(false, "sign and publish that")
+	return nil
 }
 
 // diffTargets says in words what next holds that old does not, and what it no
@@ -182,7 +209,8 @@ func newFirmwareSignCmd(a *app) *cobra.Command {
 		Long: `sign adds a release to the signed targets. It checks the server's targets under
 the local root.json, that index and manifest of the release agree, and with
 --image that they describe the file at hand; then it shows what will be signed
-that was not before, asks on a terminal, signs and publishes.`,
+that was not before, asks on a terminal, signs and publishes. What was withdrawn
+since the last signature is signed no more.`,
 		Example: "  otactl firmware sign gateway@1.4.0 --image build/gateway.img",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := ota.ParseReleaseID(args[0])
@@ -220,6 +248,9 @@ func (a *app) checkedRelease(ctx context.Context, c *client, id ota.ReleaseID, p
 	resp, err := call(ctx, c.firmware.GetRelease, &otadv1.GetReleaseRequest{Name: id.Name, Version: id.Version})
 	if err != nil {
 		return content{}, err
+	}
+	if r := resp.GetRelease(); r.GetState() == string(ota.ReleaseWithdrawn) {
+		return content{}, hint(fail(exitFailed, "%s is withdrawn: %s", id, r.GetReason()), "no device installs it any more; upload a new version")
 	}
 	rel, err := releaseContent(id, resp)
 	if err != nil {

@@ -138,7 +138,7 @@ func (w *world) publish(t *testing.T, c content) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, _, err := w.signer().extend(now, c)
+	next, _, err := w.signer().extend(now, []content{c}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestAReleaseIsSignedAndJudgedUnderTheLocalRoot(t *testing.T) {
 	if err := judge(now, one, w.app.now().Add(targetsLife+time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired targets passed: %v", err)
 	}
-	if _, _, err := w.signer().extend(now, newTestContent(t, "1", "other")); classify(err).status != exitConflict {
+	if _, _, err := w.signer().extend(now, []content{newTestContent(t, "1", "other")}, nil); classify(err).status != exitConflict {
 		t.Errorf("a signed version could be replaced: %v", err)
 	}
 }

@@ -201,6 +201,9 @@ func (c *client) checkVersion(ctx context.Context, m ota.Manifest) error {
 	if err != nil {
 		return err
 	}
+	if r := resp.GetRelease(); r.GetState() == string(ota.ReleaseWithdrawn) {
+		return hint(fail(exitConflict, "%s is withdrawn: %s", m.ID(), r.GetReason()), "upload it under a new version")
+	}
 	stored, err := parseManifest(resp.GetRelease().GetManifest())
 	if err != nil {
 		return err

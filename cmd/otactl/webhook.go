@@ -121,7 +121,7 @@ type webhookFlags struct {
 }
 
 func (f *webhookFlags) register(cmd *cobra.Command, after string) {
-	cmd.Flags().StringSliceVar(&f.types, "type", nil, "only these events: rollout, stage, execution, or one such as execution.failed (with commas; '' for all)")
+	cmd.Flags().StringSliceVar(&f.types, "type", nil, "only these events: release, rollout, stage, execution, or one such as execution.failed (with commas; '' for all)")
 	cmd.Flags().StringVar(&f.rollout, "rollout", "", "only of this rollout or command ('' for any)")
 	cmd.Flags().Int64Var(&f.after, "after", 0, after)
 }

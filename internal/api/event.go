@@ -59,7 +59,7 @@ func encodeEvents(events []fleet.RolloutEvent) []*otadv1.RolloutEvent {
 	for i, e := range events {
 		out[i] = &otadv1.RolloutEvent{
 			Seq: e.Seq, At: timestamp(e.At), RolloutId: e.RolloutID, Kind: string(e.Kind), Stage: int32(e.Stage), DeviceId: e.DeviceID, Attempt: int32(e.Attempt),
-			From: e.From, To: e.To, Class: string(e.Class), Count: int32(e.Count), Reason: e.Reason,
+			From: e.From, To: e.To, Class: string(e.Class), Count: int32(e.Count), Reason: e.Reason, Release: e.Release.String(),
 		}
 	}
 	return out

@@ -44,6 +44,10 @@ func (h firmwareHandler) GetRelease(ctx context.Context, r *connect.Request[otad
 		return nil, err
 	}
 	out, err := encodeRelease(release)
+	if err != nil {
+		return nil, err
+	}
+	out.Listed, err = h.fleet.Listed(ctx, id)
 	return connect.NewResponse(&otadv1.GetReleaseResponse{Release: out, Index: index}), err
 }
 
@@ -68,6 +72,33 @@ func encodeRelease(r ota.Release) (*otadv1.Release, error) {
 	return &otadv1.Release{
 		Name: r.Name, Version: r.Version, State: string(r.State), Manifest: manifest,
 		IndexSha256: r.IndexDigest, IndexSize: r.IndexSize,
-		CreatedAt: timestamp(r.CreatedAt), SignedAt: timestamp(r.SignedAt),
+		CreatedAt: timestamp(r.CreatedAt), SignedAt: timestamp(r.SignedAt), WithdrawnAt: timestamp(r.WithdrawnAt), Reason: r.Reason,
 	}, err
+}
+
+func (h firmwareHandler) WithdrawRelease(ctx context.Context, r *connect.Request[otadv1.WithdrawReleaseRequest]) (*connect.Response[otadv1.WithdrawReleaseResponse], error) {
+	id := ota.ReleaseID{Name: r.Msg.GetName(), Version: r.Msg.GetVersion()}
+	if err := id.Validate(); err != nil {
+		return nil, err
+	}
+	var targets []byte
+	if len(r.Msg.GetTargets()) > 0 {
+		targets = r.Msg.GetTargets()
+	}
+	w, err := h.fleet.WithdrawRelease(ctx, id, r.Msg.GetReason(), ota.AbortPolicy(r.Msg.GetPolicy()), targets)
+	if err != nil {
+		return nil, err
+	}
+	out := &otadv1.WithdrawReleaseResponse{
+		State: string(w.Release.State), TargetsVersion: w.Version, Listed: w.Listed, Rerouted: int32(w.Rerouted),
+		Running: encodeAffected(w.Running), Desiring: encodeAffected(w.Desiring),
+	}
+	for _, o := range w.Rollouts {
+		out.Rollouts = append(out.Rollouts, &otadv1.WithdrawnRollout{Id: o.After.ID, From: string(o.Before.State), To: string(o.After.State)})
+	}
+	return connect.NewResponse(out), nil
+}
+
+func encodeAffected(s fleet.Selected) *otadv1.Affected {
+	return &otadv1.Affected{Selector: s.Selector, Devices: int32(s.Devices)}
 }

@@ -126,6 +126,9 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		case d.Take != nil:
 			err = s.take(ctx, *d.Take, &step)
 		}
+		if errors.Is(err, ErrUnsigned) {
+			step, err = s.abandon(ctx, r, now, err)
+		}
 		if err != nil {
 			return wake, err
 		}
@@ -153,6 +156,20 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			s.dropCandidates(ctx, step.Rollout)
 		}
 	}
+}
+
+// abandon is the step that ends a rollout which was made while its release was being
+// withdrawn. Of another release the error stays.
+func (s *Service) abandon(ctx context.Context, r ota.Rollout, now time.Time, unsigned error) (Advance, error) {
+	release, err := s.Store.Release(ctx, r.Release)
+	if err != nil {
+		return Advance{}, err
+	}
+	next, changed := ota.Abandon(r, release, "", now)
+	if release.State != ota.ReleaseWithdrawn || !changed {
+		return Advance{}, unsigned
+	}
+	return Advance{Rollout: next, Now: now}, nil
 }
 
 // CancelBatch is how many executions are cancelled in one transaction: others get
@@ -190,6 +207,9 @@ func (s *Service) take(ctx context.Context, t ota.Taking, step *Advance) error {
 			due = append(due, e)
 			return len(due) < t.Retries
 		})
+		if err == nil && r.Kind() == ota.KindInstall {
+			_, err = s.signed(ctx, r.Release)
+		}
 		if err == nil {
 			step.Insert, err = s.following(ctx, r, due)
 		}
@@ -234,8 +254,11 @@ func queued(r ota.Rollout, e ota.Execution) ota.Execution {
 // signed returns a release that may be rolled out.
 func (s *Service) signed(ctx context.Context, id ota.ReleaseID) (ota.Release, error) {
 	release, err := s.Store.Release(ctx, id)
-	if err == nil && release.State != ota.ReleaseSigned {
-		err = fmt.Errorf("%w: release %s is %s; sign it first: otactl firmware sign %s", ErrUnsigned, id, release.State, id)
+	if err != nil {
+		return release, err
 	}
-	return release, err
+	if err := release.Offered(); err != nil {
+		return release, fmt.Errorf("%w: %w", ErrUnsigned, err)
+	}
+	return release, nil
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/otad/otad/pkg/ota"
@@ -24,10 +25,19 @@ func (s *Service) waysTo(ctx context.Context, release ota.Release) (*ways, error
 	if err != nil {
 		return nil, err
 	}
+	return newWays(release, releases)
+}
+
+// newWays is waysTo among these releases.
+func newWays(release ota.Release, releases []ota.Release) (*ways, error) {
+	if len(release.Needs()) == 0 {
+		return nil, nil
+	}
 	w := &ways{images: map[ota.ReleaseID]string{}}
 	for _, r := range releases {
 		w.images[r.ID()] = r.ImageDigest
 	}
+	var err error
 	w.paths, err = ota.NewPaths(release, releases)
 	return w, err
 }
@@ -60,34 +70,92 @@ func (w *ways) passed() map[string]bool {
 }
 
 // following returns the attempts that follow those that are due. A device that has
-// drifted to where no path begins is given the release at once: the device refuses it
-// and says why.
+// drifted, or whose path leads over a release that is not signed any more, goes another
+// way from what it runs. One for which there is none is given the release at once: the
+// device refuses it and says why.
 func (s *Service) following(ctx context.Context, r ota.Rollout, due []ota.Execution) ([]ota.Execution, error) {
-	var w *ways
+	d := detours{service: s, rollout: r}
 	var list []ota.Execution
 	for _, e := range due {
-		var anew ota.Path
-		if e.Class == ota.ClassDrifted && r.RevertOf == "" {
-			if w == nil {
-				release, err := s.Store.Release(ctx, r.Release)
-				if err == nil {
-					w, err = s.waysTo(ctx, release)
-				}
-				if err != nil {
-					return nil, err
-				}
-			}
-			if w != nil {
-				d, err := s.Store.Device(ctx, e.DeviceID)
-				if err != nil {
-					return nil, err
-				}
-				anew = w.from(d.Hardware, e.Runs)
-			}
+		next, err := d.follow(ctx, e)
+		if err != nil {
+			return nil, err
 		}
-		list = append(list, queued(r, ota.Follow(e, anew)))
+		list = append(list, queued(r, next))
 	}
 	return list, nil
+}
+
+// detours finds other paths for devices of a rollout. What it takes is read once, when
+// a device needs one.
+type detours struct {
+	service *Service
+	rollout ota.Rollout
+	known   bool
+	ways    *ways
+	signed  map[ota.ReleaseID]bool
+}
+
+func (d *detours) follow(ctx context.Context, e ota.Execution) (ota.Execution, error) {
+	drifted := e.Class == ota.ClassDrifted
+	if d.rollout.RevertOf != "" || !drifted && len(e.Via) == 0 {
+		return ota.Follow(e, ota.Path{}), nil
+	}
+	if err := d.read(ctx); err != nil {
+		return e, err
+	}
+	blocked := !drifted && ota.Blocked(e, func(id ota.ReleaseID) bool { return d.signed[id] })
+	if !blocked && (!drifted || d.ways == nil) {
+		return ota.Follow(e, ota.Path{}), nil
+	}
+	device, err := d.service.Store.Device(ctx, e.DeviceID)
+	if err != nil {
+		return e, err
+	}
+	digest, err := d.runs(ctx, e)
+	if err != nil {
+		return e, err
+	}
+	path := d.ways.from(device.Hardware, digest)
+	if blocked {
+		return ota.Detour(e, path), nil
+	}
+	return ota.Follow(e, path), nil
+}
+
+func (d *detours) read(ctx context.Context) error {
+	if d.known {
+		return nil
+	}
+	releases, err := d.service.Store.Releases(ctx)
+	if err != nil {
+		return err
+	}
+	d.signed = map[ota.ReleaseID]bool{}
+	for _, r := range releases {
+		d.signed[r.ID()] = r.State == ota.ReleaseSigned
+		if r.ID() == d.rollout.Release {
+			d.ways, err = newWays(r, releases)
+		}
+	}
+	d.known = err == nil
+	return err
+}
+
+// runs is the digest of what the device of an attempt runs after it.
+func (d *detours) runs(ctx context.Context, e ota.Execution) (string, error) {
+	switch e.Class {
+	case ota.ClassDrifted:
+		return e.Runs, nil
+	case ota.ClassUnderway:
+		r, err := d.service.Store.Release(ctx, e.Release)
+		return r.ImageDigest, err
+	}
+	doc, err := d.service.Store.Shadow(ctx, e.DeviceID, "")
+	if errors.Is(err, ErrNoShadow) {
+		return "", nil
+	}
+	return ReportedDigest(doc), err
 }
 
 // routes gives the paths of devices numbers, in the order in which they turn up.

@@ -175,7 +175,34 @@ type ReleaseStore interface {
 	CreateRelease(ctx context.Context, r ota.Release) (ota.Release, error)
 	Release(ctx context.Context, id ota.ReleaseID) (ota.Release, error)
 	Releases(ctx context.Context) ([]ota.Release, error) // newest first
+	// Withdraw does what ota.Withdraw does to a release, publishes metadata as
+	// PublishMetadata does, and stops what would bring the release to devices, all in
+	// one: of every rollout what ota.Abandon says, and of every execution of another one
+	// that GoesOn what ota.Reroute says; such a rollout gets a new Revision and is not
+	// Idle any more. Of a release that is WITHDRAWN
+	// already only the metadata is published.
+	Withdraw(ctx context.Context, w Withdrawal) (Withdrawn, error)
 }
+
+// Withdrawal takes a release out of use.
+type Withdrawal struct {
+	Release ota.ReleaseID
+	Reason  string
+	Policy  ota.AbortPolicy // of rollouts that end; empty: what each says
+	Files   []Metadata      // to publish; none: the signed targets stay as they are
+	Signed  []ota.ReleaseID // by Files
+	Now     time.Time
+}
+
+// Withdrawn is what a Withdrawal did.
+type Withdrawn struct {
+	Release  ota.Release
+	Rollouts []Abandoned     // in order of their ids
+	Rerouted []ota.Execution // by rollout and device: RolloutID, DeviceID, Stage, Status, QueuedAt and StartedAt are set
+}
+
+// Abandoned is a rollout before it was aborted, and after.
+type Abandoned struct{ Before, After ota.Rollout }
 
 // TrustStore keeps the signed TUF metadata.
 type TrustStore interface {
@@ -218,7 +245,8 @@ type RolloutStore interface {
 	// supersedes this one has work, or had. What is inserted for a device that is revoked is REMOVED at
 	// once, as RevokeDevice would have done: it was decided before. Nor is one made, or
 	// repeated, on a device that has Left the line (see Place). An attempt after the
-	// first is not made on a device that was deleted, and nothing of one is repeated. When a rollout that
+	// first is not made on a device that was deleted, and nothing of one is repeated.
+	// ErrStale too when one would be made of a release that is WITHDRAWN meanwhile. When a rollout that
 	// Follows begins, the devices that it remembers are marked, see LookStore.Settle.
 	// ErrInvalid: the line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error

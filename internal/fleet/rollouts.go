@@ -59,8 +59,8 @@ func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
 	return ota.Submit(r)
 }
 
-// ErrUnsigned: the release stands in no signed targets, so no device would run it.
-var ErrUnsigned = errors.New("release is not signed")
+// ErrUnsigned: the release is not signed, or withdrawn, so no device would install it.
+var ErrUnsigned = errors.New("release is not offered")
 
 // CreateRollout stores a rollout and starts it, unless it is a DRAFT, awaits
 // approval or its time.

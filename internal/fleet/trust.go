@@ -104,29 +104,59 @@ func (s *Service) CheckOnlineKeys(ctx context.Context) error {
 
 // PublishTargets stores the next targets with its snapshot and timestamp, and
 // returns its version and the releases it signed anew. ErrStale when the
-// version is not the newest plus one: read again and sign again.
+// version is not the newest plus one: read again and sign again. What is WITHDRAWN they
+// must not list, and what is SIGNED they must: ErrInvalid.
 func (s *Service) PublishTargets(ctx context.Context, next []byte) (int64, []ota.ReleaseID, error) {
+	now := s.Now()
+	p, err := s.nextTargets(ctx, next, ota.ReleaseID{}, now)
+	if err != nil {
+		return 0, nil, err
+	}
+	return p.version, p.signed, s.Store.PublishMetadata(ctx, p.files, p.signed, now)
+}
+
+// publication is what it takes to publish the next targets.
+type publication struct {
+	version int64
+	files   []Metadata      // them, and snapshot and timestamp over them
+	signed  []ota.ReleaseID // drafts that they sign
+}
+
+// nextTargets checks the next targets, that are to be published without a release
+// which is being withdrawn (zero: none is), and signs snapshot and timestamp over them.
+func (s *Service) nextTargets(ctx context.Context, next []byte, withdrawing ota.ReleaseID, now time.Time) (p publication, err error) {
 	info, err := s.Trust(ctx)
 	if err != nil {
-		return 0, nil, err
+		return p, err
 	}
 	if info.Root == nil {
-		return 0, nil, fmt.Errorf("%w: the server has no trust root yet, run 'otactl key init' first", ErrConflict)
+		return p, fmt.Errorf("%w: the server has no trust root yet, run 'otactl key init' first", ErrConflict)
 	}
 	if err := s.checkSuccession(info.Targets, next); err != nil {
-		return 0, nil, err
+		return p, err
 	}
-	now := s.Now()
 	targets, err := signing.VerifyTargets(info.Root, info.Targets, next, now)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%w: targets: %w", ErrInvalid, err)
+		return p, fmt.Errorf("%w: targets: %w", ErrInvalid, err)
 	}
-	signed, err := s.matchReleases(ctx, targets)
+	releases, err := s.Store.Releases(ctx)
 	if err != nil {
-		return 0, nil, err
+		return p, err
 	}
-	version, err := s.publish(ctx, next, signed, now)
-	return version, signed, err
+	for i, r := range releases {
+		if r.ID() == withdrawing {
+			releases[i].State, releases[i].Reason = ota.ReleaseWithdrawn, "with these targets"
+		}
+	}
+	if p.signed, err = matchReleases(targets, releases); err != nil {
+		return p, err
+	}
+	if p.version, err = signing.Version(next); err != nil {
+		return p, err
+	}
+	files, err := s.onlineFiles(ctx, next, now)
+	p.files = append([]Metadata{{RoleTargets, p.version, next}}, files...)
+	return p, err
 }
 
 // checkSuccession tells a lost race (ErrStale) from a wrong file.
@@ -145,28 +175,35 @@ func (s *Service) checkSuccession(current, next []byte) error {
 	return nil
 }
 
-// matchReleases returns the drafts that the targets sign, and fails on a target
-// that no stored release stands behind or that says something else.
-func (s *Service) matchReleases(ctx context.Context, targets []signing.Target) ([]ota.ReleaseID, error) {
-	releases, err := s.Store.Releases(ctx)
-	if err != nil {
-		return nil, err
-	}
+// matchReleases returns the drafts that the targets sign, and fails on a target that no
+// release stands behind, that says something else, or that is withdrawn, and on a
+// signed release that has no target any more.
+func matchReleases(targets []signing.Target, releases []ota.Release) ([]ota.ReleaseID, error) {
 	byPath := map[string]ota.Release{}
 	for _, r := range releases {
 		byPath[r.ID().TargetPath()] = r
 	}
+	listed := map[string]bool{}
 	var signed []ota.ReleaseID
 	for _, t := range targets {
 		r, ok := byPath[t.Path]
+		listed[t.Path] = true
 		if !ok {
 			return nil, fmt.Errorf("%w: target %s has no uploaded release", ErrInvalid, t.Path)
+		}
+		if r.State == ota.ReleaseWithdrawn {
+			return nil, fmt.Errorf("%w: the targets list a release that must not be installed: %s; sign them without it, and upload a new version", ErrInvalid, r.WithdrawnText())
 		}
 		if err := matches(t, r); err != nil {
 			return nil, err
 		}
 		if r.State == ota.ReleaseDraft {
 			signed = append(signed, r.ID())
+		}
+	}
+	for path, r := range byPath {
+		if r.State == ota.ReleaseSigned && !listed[path] {
+			return nil, fmt.Errorf("%w: the targets do not list %s, which is SIGNED: withdraw it with 'otactl firmware withdraw %[2]s', or sign them with it", ErrInvalid, r.ID())
 		}
 	}
 	return signed, nil
@@ -182,20 +219,6 @@ func matches(t signing.Target, r ota.Release) error {
 		return fmt.Errorf("%w: target %s differs from the uploaded release", ErrInvalid, t.Path)
 	}
 	return nil
-}
-
-// publish signs snapshot and timestamp over the targets and stores all three.
-func (s *Service) publish(ctx context.Context, targets []byte, signed []ota.ReleaseID, now time.Time) (int64, error) {
-	version, err := signing.Version(targets)
-	if err != nil {
-		return 0, err
-	}
-	files, err := s.onlineFiles(ctx, targets, now)
-	if err != nil {
-		return 0, err
-	}
-	files = append([]Metadata{{RoleTargets, version, targets}}, files...)
-	return version, s.Store.PublishMetadata(ctx, files, signed, now)
 }
 
 func (s *Service) onlineFiles(ctx context.Context, targets []byte, now time.Time) ([]Metadata, error) {

@@ -259,6 +259,26 @@ func (o Opening) Takes(digest string) bool {
 	return digest == "" || digest != o.Digest && (o.Only == nil || slices.Contains(o.Only, digest))
 }
 
+// Brings reports that a step would make an execution of a release that is withdrawn, of
+// the rollout or on the way there. It is one of the rules of Advance.
+func Brings(r ota.Rollout, insert []ota.Execution, open *Opening, withdrawn []ota.ReleaseID) error {
+	if len(withdrawn) == 0 || r.Command != nil {
+		return nil
+	}
+	is := func(via []ota.ReleaseID) bool {
+		next := ota.Execution{Via: via}.Under(r).Release
+		return slices.Contains(withdrawn, next)
+	}
+	brings := slices.ContainsFunc(insert, func(e ota.Execution) bool { return is(e.Via) })
+	if open != nil {
+		brings = brings || open.Ways == nil && is(nil) || slices.ContainsFunc(open.Ways, func(w ota.Way) bool { return is(w.Via) })
+	}
+	if brings {
+		return fmt.Errorf("step of rollout %s brings a release that is withdrawn meanwhile: %w", r.ID, ErrStale)
+	}
+	return nil
+}
+
 // ValidInsert reports an execution that may not be inserted by a step of the
 // rollout, whatever the store holds. It is one of the rules of Advance.
 func ValidInsert(r ota.Rollout, e ota.Execution) error {

@@ -172,7 +172,7 @@ const typeDrifted = string(ota.EventExecution) + ".drifted"
 // EventTypes lists what EventType may return, and the kinds, each of which stands
 // for all of its own.
 func EventTypes() []string {
-	list := []string{string(ota.EventRollout)}
+	list := []string{string(ota.EventRelease), EventType(ota.Event{Kind: ota.EventRelease, To: string(ota.ReleaseWithdrawn)}), string(ota.EventRollout)}
 	for _, s := range ota.RolloutStates {
 		list = append(list, EventType(ota.Event{Kind: ota.EventRollout, To: string(s)}))
 	}
@@ -239,7 +239,7 @@ func webhookURL(text string) (*url.URL, error) {
 type eventData struct {
 	Seq       int64     `json:"seq,string"`
 	At        time.Time `json:"at"`
-	RolloutID string    `json:"rolloutId"`
+	RolloutID string    `json:"rolloutId,omitempty"`
 	Kind      string    `json:"kind"`
 	Stage     int       `json:"stage,omitempty"`
 	DeviceID  string    `json:"deviceId,omitempty"`
@@ -249,6 +249,7 @@ type eventData struct {
 	Class     string    `json:"class,omitempty"`
 	Count     int       `json:"count,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
+	Release   string    `json:"release,omitempty"`
 }
 
 // webhookBody is the body of a message, of the shape that Standard Webhooks 1.0.0
@@ -257,7 +258,7 @@ func webhookBody(e RolloutEvent) ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"type": EventType(e.Event), "timestamp": e.At.UTC(),
 		"data": eventData{
-			e.Seq, e.At.UTC(), e.RolloutID, string(e.Kind), e.Stage, e.DeviceID, e.Attempt, e.From, e.To, string(e.Class), e.Count, e.Reason,
+			e.Seq, e.At.UTC(), e.RolloutID, string(e.Kind), e.Stage, e.DeviceID, e.Attempt, e.From, e.To, string(e.Class), e.Count, e.Reason, e.Release.String(),
 		},
 	})
 }

@@ -14,7 +14,7 @@ import (
 // what drifted has one to itself.
 func TestEventTypes(t *testing.T) {
 	types := EventTypes()
-	if want := 3 + len(ota.RolloutStates) + len(ota.StageStates) + len(ota.Statuses) + 1; len(types) != want {
+	if want := 5 + len(ota.RolloutStates) + len(ota.StageStates) + len(ota.Statuses) + 1; len(types) != want {
 		t.Errorf("%d types, want %d", len(types), want)
 	}
 	drifted := ota.Event{Kind: ota.EventExecution, To: "SUCCEEDED", Class: ota.ClassDrifted}

@@ -23,6 +23,7 @@ type checker struct {
 	repeats    map[string]int            // stages that operators repeated, by rollout
 	runs       map[string]time.Time      // since when a rollout is RUNNING
 	basis      map[string]basis          // what a caller saw of a rollout last, by label and rollout
+	withdrawn  map[ota.ReleaseID]bool
 }
 
 // place is a device in a rollout.
@@ -43,7 +44,7 @@ type tally struct {
 func newChecker(s *Sim) *checker {
 	return &checker{
 		sim: s, rollouts: map[string]ota.Rollout{}, executions: map[place][]ota.Execution{}, flying: map[string]int{},
-		made: map[string][]time.Time{}, repeats: map[string]int{}, runs: map[string]time.Time{}, basis: map[string]basis{},
+		made: map[string][]time.Time{}, repeats: map[string]int{}, runs: map[string]time.Time{}, basis: map[string]basis{}, withdrawn: map[ota.ReleaseID]bool{},
 	}
 }
 
@@ -125,6 +126,9 @@ func (k *checker) changed(c change) {
 	if c.method == "Report" {
 		k.accepted(c)
 	}
+	if c.method == "Withdraw" {
+		k.noteWithdrawn()
+	}
 	err = k.sim.store.Executions(ctx, k.touched(c), func(e ota.Execution) bool {
 		k.execution(c, was[e.RolloutID], e)
 		return true
@@ -204,7 +208,7 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 		}
 	}
 	r := k.rollouts[e.RolloutID]
-	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel", ota.Removed: "RevokeDevice"}[e.Status]
+	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel Withdraw", ota.Removed: "RevokeDevice"}[e.Status]
 	if by == "" {
 		by = "Report"
 	}
@@ -218,6 +222,9 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 	case was.Status == ota.Queued && e.Status == ota.InProgress:
 		if r.State != ota.RolloutRunning {
 			k.say("%s was started while the rollout is %s", name, r.State)
+		}
+		if k.withdrawn[e.Release] {
+			k.say("%s was started though %s is withdrawn", name, e.Release)
 		}
 		if other := k.overtaken(e); c.method == "StartNext" && other != "" {
 			k.say("%s was started before command %s", name, other)
@@ -283,6 +290,9 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 	if err != nil || d.Revoked() != (e.Status == ota.Removed) || !d.Revoked() && e.Status != ota.Queued {
 		k.say("%s was made %s, the device is revoked: %t", name, e.Status, d.Revoked())
 	}
+	if k.withdrawn[e.Release] {
+		k.say("%s was made though %s is withdrawn", name, e.Release)
+	}
 	if e.Stage >= len(r.Stages) || r.Stages[e.Stage].OpenedAt.IsZero() {
 		k.say("%s was made in stage %d, which is not open", name, e.Stage+1)
 	}
@@ -295,7 +305,7 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 				k.say("%s was made though rollout %s, which supersedes it, is %s there", name, at.rollout, o.Status)
 			}
 		}
-		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts); e.Attempt-e.Leg+1 > most {
+		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts) + detours(attempts); e.Attempt-e.Leg+1 > most {
 			k.say("%s, leg %d: at most %d", name, e.Leg, most)
 		}
 	}
@@ -343,7 +353,7 @@ var rolloutMoves = map[ota.RolloutState][]ota.RolloutState{
 	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutFinishing, ota.RolloutCompleted},
 	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutFinishing},
 	ota.RolloutCompleted:        {ota.RolloutRollingBack},
-	ota.RolloutFinishing:        {ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutCompleted},
+	ota.RolloutFinishing:        {ota.RolloutFinishing, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutCompleted},
 	ota.RolloutAborting:         {ota.RolloutAborting, ota.RolloutAborted},
 	ota.RolloutRollingBack:      {ota.RolloutRollingBack, ota.RolloutPaused, ota.RolloutRolledBack},
 }

@@ -16,13 +16,15 @@ func (k *checker) feed() {
 		k.say("feed: %v", err)
 	}
 	rollouts, stages := map[string]string{}, map[stageOf]string{}
-	counts := map[countOf]int{}
+	counts, withdrawn := map[countOf]int{}, map[ota.ReleaseID]int{}
 	for i, e := range events {
 		if e.Seq != int64(i+1) {
 			k.say("event %d stands at place %d", e.Seq, i+1)
 		}
 		stage := stageOf{e.RolloutID, e.Stage}
 		switch e.Kind {
+		case ota.EventRelease:
+			withdrawn[e.Release]++
 		case ota.EventRollout:
 			if rollouts[e.RolloutID] != e.From {
 				k.say("event %d: rollout %s went from %s, and was %s", e.Seq, e.RolloutID, e.From, rollouts[e.RolloutID])
@@ -40,6 +42,11 @@ func (k *checker) feed() {
 				}
 			}
 			counts[countOf{stage, e.To}] += e.Count
+		}
+	}
+	for id := range k.withdrawn {
+		if withdrawn[id]--; withdrawn[id] != 0 {
+			k.say("that release %s is withdrawn was told %d times", id, withdrawn[id]+1)
 		}
 	}
 	for id, r := range k.rollouts {

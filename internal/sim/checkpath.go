@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"context"
 	"slices"
+	"strings"
 
 	"github.com/otad/otad/pkg/ota"
 )
@@ -12,6 +14,12 @@ func (k *checker) path(name string, r ota.Rollout, attempts []ota.Execution, e o
 	runs := e.From
 	if n := len(attempts); n > 0 {
 		last := attempts[n-1]
+		if last.Class != ota.ClassDrifted && k.blocked(last) {
+			if leg := ota.Detour(last, ota.Path{}).Leg; e.Leg != leg {
+				k.say("%s goes another way on leg %d, not %d, over %v", name, e.Leg, leg, e.Via)
+			}
+			return
+		}
 		switch last.Class {
 		case ota.ClassUnderway:
 			if e.Leg != last.Leg+1 || !slices.Equal(e.Via, last.Via[1:]) {
@@ -44,4 +52,33 @@ func (k *checker) path(name string, r ota.Rollout, attempts []ota.Execution, e o
 			runs, seen = to, append(seen, to)
 		}
 	}
+}
+
+// blocked reports whether the attempt after one would go over what is withdrawn.
+func (k *checker) blocked(e ota.Execution) bool {
+	return ota.Blocked(e, func(id ota.ReleaseID) bool { return !k.withdrawn[id] })
+}
+
+// noteWithdrawn keeps which releases are withdrawn.
+func (k *checker) noteWithdrawn() {
+	list, err := k.sim.store.Releases(context.Background())
+	if err != nil {
+		k.say("releases: %v", err)
+	}
+	for _, r := range list {
+		if r.State == ota.ReleaseWithdrawn {
+			k.withdrawn[r.ID()] = true
+		}
+	}
+}
+
+// detours counts the attempts that were cancelled since they led over what was
+// withdrawn: they do not count against the retries.
+func detours(attempts []ota.Execution) (n int) {
+	for _, e := range attempts {
+		if e.Status == ota.Canceled && strings.Contains(e.Reason(), "is withdrawn") {
+			n++
+		}
+	}
+	return n
 }

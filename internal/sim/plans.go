@@ -268,6 +268,9 @@ func (s *Sim) schedule(poll time.Duration) {
 	for range s.rng.IntN(8) {
 		s.after(at(), s.operator)
 	}
+	if s.one(4) {
+		s.after(at(), s.withdraw)
+	}
 	for i := range s.rng.IntN(6) {
 		s.after(at(), func() { s.newcomer(i) })
 	}
@@ -311,6 +314,15 @@ func (s *Sim) create() {
 	})
 }
 
+// withdraw takes a release out of use, but the one of the last rollout.
+func (s *Sim) withdraw() {
+	id, policy := pick(s, s.releases[1:]...).id, pick(s, "", ota.AbortKeep, ota.AbortRevert)
+	s.operate("withdraw "+id.String(), func(ctx context.Context, f *fleet.Service) error {
+		_, err := f.WithdrawRelease(ctx, id, "it is bad", policy, nil)
+		return err
+	})
+}
+
 // operate is an act of an operator. What is refused is no fault.
 func (s *Sim) operate(what string, do func(ctx context.Context, f *fleet.Service) error) {
 	s.log("operator: %s", what)
@@ -320,7 +332,7 @@ func (s *Sim) operate(what string, do func(ctx context.Context, f *fleet.Service
 		if err != nil {
 			s.log("operator: %s: %v", what, err)
 		}
-		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices, fleet.ErrNotFound} {
+		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices, fleet.ErrUnsigned, fleet.ErrNotFound} {
 			if errors.Is(err, fine) {
 				return
 			}

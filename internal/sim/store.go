@@ -173,6 +173,11 @@ func (f faulty) RevokeDevice(ctx context.Context, id string, now time.Time) erro
 	return f.write(ctx, change{method: "RevokeDevice", now: now}, id, func() error { return f.Store.RevokeDevice(ctx, id, now) })
 }
 
+func (f faulty) Withdraw(ctx context.Context, w fleet.Withdrawal) (done fleet.Withdrawn, err error) {
+	err = f.write(ctx, change{method: "Withdraw", now: w.Now}, w.Release.String(), func() error { done, err = f.Store.Withdraw(ctx, w); return err })
+	return done, err
+}
+
 func (f faulty) Marked(ctx context.Context, limit int) (list []fleet.Marked, err error) {
 	err = f.through(ctx, "Marked", "", func() error { list, err = f.Store.Marked(ctx, limit); return err })
 	return list, err

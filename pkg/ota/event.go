@@ -11,22 +11,24 @@ type EventKind string
 
 // The kinds, from the largest to the smallest.
 const (
+	EventRelease   EventKind = "release"
 	EventRollout   EventKind = "rollout"
 	EventStage     EventKind = "stage"
 	EventExecution EventKind = "execution"
 )
 
-// Event says that a rollout, one of its stages, or executions of it went from one
+// Event says that a release, a rollout, one of its stages, or executions of it went from one
 // state to another. What one step does to many executions is one event for each
 // stage with their number; what a device or a timer does to one names the device.
 type Event struct {
 	At        time.Time
-	RolloutID string
+	Release   ReleaseID // that it is about; zero unless of that kind
+	RolloutID string    // empty: it is about a release
 	Kind      EventKind
 	Stage     int    // counted from 1; 0: the rollout as a whole
 	DeviceID  string // of one execution; empty: Count of them
 	Attempt   int    // of one execution
-	From, To  string // a RolloutState, StageState or Status; From is empty for what is new
+	From, To  string // a ReleaseState, RolloutState, StageState or Status; From is empty for what is new
 	Class     Class  // of executions that ended with a verdict
 	Count     int    // executions; 0: it is about none
 	Reason    string
@@ -53,6 +55,11 @@ func Changes(before, after Rollout, now time.Time) []Event {
 	return events
 }
 
+// Withdrawn is the event of a release that was withdrawn and stood as before.
+func Withdrawn(before, after Release) Event {
+	return Event{At: after.WithdrawnAt, Release: after.ID(), Kind: EventRelease, From: string(before.State), To: string(after.State), Reason: after.Reason}
+}
+
 // Moved is the event of one execution; false when its status and class are what
 // they were.
 func Moved(before, after Execution) (Event, bool) {
@@ -74,7 +81,7 @@ func MovedTogether(from Status, e Execution, n int, now time.Time) Event {
 	}
 }
 
-var eventOrder = []EventKind{EventRollout, EventStage, EventExecution}
+var eventOrder = []EventKind{EventRelease, EventRollout, EventStage, EventExecution}
 
 // InOrder returns the events of one step as they are told: by rollout, the larger
 // before the smaller, and what moved together as one.

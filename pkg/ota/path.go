@@ -81,7 +81,7 @@ type Way struct {
 
 // Follow returns the attempt that follows one: of the next leg of its path, or
 // once more the same. A device that drifted begins anew, on the path from what it
-// runs.
+// runs; so does one whose path is Blocked, by Detour.
 func Follow(e Execution, anew Path) Execution {
 	next := Execution{DeviceID: e.DeviceID, Stage: e.Stage, Attempt: e.Attempt + 1, Lane: e.Lane, From: e.From, Via: e.Via, Leg: e.leg()}
 	switch e.Class {
@@ -91,6 +91,14 @@ func Follow(e Execution, anew Path) Execution {
 	case ClassDrifted:
 		next.Via = anew.Via
 	}
+	return next
+}
+
+// Detour is Follow for a device whose path is Blocked: it goes on from where it is, on
+// another one.
+func Detour(e Execution, anew Path) Execution {
+	next := Follow(e, Path{})
+	next.Via = anew.Via
 	return next
 }
 

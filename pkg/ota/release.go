@@ -86,7 +86,7 @@ func ValidateWord(what, s string) error {
 type ReleaseState string
 
 // A DRAFT has an image but no signature and can not be rolled out; a SIGNED one
-// stands in the signed targets; a WITHDRAWN one is never offered again.
+// stands in the signed targets; a WITHDRAWN one is never offered again, see Withdraw.
 const (
 	ReleaseDraft     ReleaseState = "DRAFT"
 	ReleaseSigned    ReleaseState = "SIGNED"
@@ -187,7 +187,9 @@ type Release struct {
 	IndexDigest string // lower-case hex sha256 of the artifact index, the TUF target
 	IndexSize   int64
 	CreatedAt   time.Time
-	SignedAt    time.Time // zero while DRAFT
+	SignedAt    time.Time // zero until it was SIGNED
+	WithdrawnAt time.Time // zero unless WITHDRAWN
+	Reason      string    // why it was withdrawn
 }
 
 // SameContent reports whether two releases would install the same bytes in the

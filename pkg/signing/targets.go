@@ -38,31 +38,38 @@ func NewTargets(expires time.Time, signers ...TargetsKey) ([]byte, error) {
 // ErrInvalid for a path, length or custom data outside the rules and with
 // ErrTooLarge when the file would exceed MaxTargetsBytes.
 func AddTarget(current []byte, t Target, expires time.Time, signers ...TargetsKey) ([]byte, error) {
-	if err := t.check(); err != nil {
-		return nil, err
-	}
-	m, err := nextTargets(current)
-	if err != nil {
-		return nil, err
-	}
-	if old, ok := m.Signed.Targets[t.Path]; ok && !sameTarget(targetOf(t.Path, old), t) {
-		return nil, fmt.Errorf("target %s: %w: use a new version, or remove it first", t.Path, ErrConflict)
-	}
-	m.Signed.Targets[t.Path] = t.tuf()
-	return writeTargets(m, expires, signers)
+	return NextTargets(current, []Target{t}, nil, expires, signers...)
 }
 
 // RemoveTarget returns the version after current without path, and only the
 // signatures given now. It fails with ErrUnknownTarget when path is not there.
 func RemoveTarget(current []byte, path string, expires time.Time, signers ...TargetsKey) ([]byte, error) {
+	return NextTargets(current, nil, []string{path}, expires, signers...)
+}
+
+// NextTargets is AddTarget for several, and RemoveTarget for several, in one version.
+func NextTargets(current []byte, add []Target, remove []string, expires time.Time, signers ...TargetsKey) ([]byte, error) {
+	for _, t := range add {
+		if err := t.check(); err != nil {
+			return nil, err
+		}
+	}
 	m, err := nextTargets(current)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := m.Signed.Targets[path]; !ok {
-		return nil, fmt.Errorf("remove %.*q: %w", MaxPathBytes, path, ErrUnknownTarget)
+	for _, path := range remove {
+		if _, ok := m.Signed.Targets[path]; !ok {
+			return nil, fmt.Errorf("remove %.*q: %w", MaxPathBytes, path, ErrUnknownTarget)
+		}
+		delete(m.Signed.Targets, path)
 	}
-	delete(m.Signed.Targets, path)
+	for _, t := range add {
+		if old, ok := m.Signed.Targets[t.Path]; ok && !sameTarget(targetOf(t.Path, old), t) {
+			return nil, fmt.Errorf("target %s: %w: use a new version, or remove it first", t.Path, ErrConflict)
+		}
+		m.Signed.Targets[t.Path] = t.tuf()
+	}
 	return writeTargets(m, expires, signers)
 }
 

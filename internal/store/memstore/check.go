@@ -56,7 +56,8 @@ func (s *Store) checkTrust(say func(string, ...any)) {
 		}
 	}
 	for id, r := range s.releases {
-		if (r.State == ota.ReleaseDraft) != r.SignedAt.IsZero() {
+		withdrawn := r.State == ota.ReleaseWithdrawn
+		if !withdrawn && (r.State == ota.ReleaseDraft) != r.SignedAt.IsZero() || withdrawn == r.WithdrawnAt.IsZero() || withdrawn == (r.Reason == "") {
 			say("release %s is %s, signed at %s", id, r.State, r.SignedAt)
 		}
 	}

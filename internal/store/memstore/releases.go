@@ -19,7 +19,7 @@ func (s *Store) CreateRelease(ctx context.Context, r ota.Release) (ota.Release, 
 	if err != nil {
 		return ota.Release{}, err
 	}
-	r.State, r.CreatedAt, r.SignedAt = ota.ReleaseDraft, stored(r.CreatedAt), time.Time{}
+	r.State, r.CreatedAt, r.SignedAt, r.WithdrawnAt, r.Reason = ota.ReleaseDraft, stored(r.CreatedAt), time.Time{}, time.Time{}, ""
 	err = s.locked(ctx, func() error {
 		old, ok := s.releases[r.ID()]
 		if !ok {
@@ -96,35 +96,37 @@ func (s *Store) Metadata(ctx context.Context, role fleet.Role, version int64) (f
 
 // PublishMetadata implements fleet.TrustStore.
 func (s *Store) PublishMetadata(ctx context.Context, files []fleet.Metadata, signed []ota.ReleaseID, now time.Time) error {
-	return s.locked(ctx, func() error {
-		metadata, releases := maps.Clone(s.metadata), maps.Clone(s.releases)
-		for _, f := range files {
-			versions, newest := slices.Clone(metadata[f.Role]), int64(0)
-			if len(versions) > 0 {
-				newest = versions[len(versions)-1].Version
-			}
-			if f.Version != newest+1 {
-				return fmt.Errorf("%s metadata version %d after %d: %w", f.Role, f.Version, newest, fleet.ErrStale)
-			}
-			f.Bytes = bytes.Clone(f.Bytes)
-			old := fleet.Superseded(f.Role, f.Version)
-			metadata[f.Role] = slices.DeleteFunc(append(versions, f), func(m fleet.Metadata) bool { return m.Version <= old })
+	return s.locked(ctx, func() error { return s.publish(files, signed, now) })
+}
+
+func (s *Store) publish(files []fleet.Metadata, signed []ota.ReleaseID, now time.Time) error {
+	metadata, releases := maps.Clone(s.metadata), maps.Clone(s.releases)
+	for _, f := range files {
+		versions, newest := slices.Clone(metadata[f.Role]), int64(0)
+		if len(versions) > 0 {
+			newest = versions[len(versions)-1].Version
 		}
-		for _, id := range signed {
-			r, ok := releases[id]
-			switch {
-			case !ok:
-				return notFound("release %s", id)
-			case r.State == ota.ReleaseWithdrawn:
-				return fmt.Errorf("release %s is withdrawn: %w", id, fleet.ErrConflict)
-			case r.State == ota.ReleaseDraft:
-				r.State, r.SignedAt = ota.ReleaseSigned, stored(now)
-				releases[id] = r
-			}
+		if f.Version != newest+1 {
+			return fmt.Errorf("%s metadata version %d after %d: %w", f.Role, f.Version, newest, fleet.ErrStale)
 		}
-		s.metadata, s.releases = metadata, releases
-		return nil
-	})
+		f.Bytes = bytes.Clone(f.Bytes)
+		old := fleet.Superseded(f.Role, f.Version)
+		metadata[f.Role] = slices.DeleteFunc(append(versions, f), func(m fleet.Metadata) bool { return m.Version <= old })
+	}
+	for _, id := range signed {
+		r, ok := releases[id]
+		switch {
+		case !ok:
+			return notFound("release %s", id)
+		case r.State == ota.ReleaseWithdrawn:
+			return fmt.Errorf("release %s is withdrawn: %w", id, fleet.ErrConflict)
+		case r.State == ota.ReleaseDraft:
+			r.State, r.SignedAt = ota.ReleaseSigned, stored(now)
+			releases[id] = r
+		}
+	}
+	s.metadata, s.releases = metadata, releases
+	return nil
 }
 
 // ownRelease copies the manifest by way of its JSON, so that what comes back is

@@ -180,6 +180,9 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			next.InProgressTimeout = old.InProgressTimeout
 		}
 		next.Revision++
+		if err := fleet.Brings(next, a.Insert, a.Open, s.withdrawn()); err != nil {
+			return err
+		}
 		executions := maps.Clone(s.executions[next.ID])
 		if executions == nil {
 			executions = map[string][]ota.Execution{}

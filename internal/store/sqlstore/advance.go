@@ -56,6 +56,9 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			if err := t.keepOut(t.w.dialect.Reach); err != nil {
 				return err
 			}
+			if err := t.offered(r, insert, a.Open); err != nil {
+				return err
+			}
 		}
 		if err := insertExecutions(t, r, insert, a); err != nil {
 			return err

@@ -92,8 +92,9 @@ var invariants = []invariant{
 	{"metadata versions are counted from 1, but for superseded ones", fmt.Sprintf(`SELECT role FROM metadata GROUP BY role
 		HAVING MIN(version) <> CASE WHEN role IN ('%s', '%s') AND MAX(version) > %[3]d THEN MAX(version) - %[3]d + 1 ELSE 1 END`,
 		fleet.RoleSnapshot, fleet.RoleTimestamp, fleet.KeptMetadata)},
-	{"signed_at is set from SIGNED on",
-		`SELECT name || '@' || version FROM releases WHERE (state = 'DRAFT') <> (signed_at IS NULL)`},
+	{"signed_at is set from SIGNED on", releaseName + ` WHERE state = 'DRAFT' AND signed_at IS NOT NULL OR state = 'SIGNED' AND signed_at IS NULL`},
+	{"a release is WITHDRAWN without a moment or a reason, or has them before", releaseName + ` WHERE (state = 'WITHDRAWN') <> (withdrawn_at IS NOT NULL)
+		OR (state = 'WITHDRAWN') <> (reason <> '')`},
 	{"enrollment token was used too often", `SELECT id FROM enrollment_tokens WHERE uses < 0`},
 	{"certificate stands for no device", `SELECT certificate_id FROM provisioned WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"certificate was given to no device", `SELECT serial FROM device_certificates WHERE device_id NOT IN (SELECT id FROM devices)`},
@@ -127,6 +128,7 @@ var invariants = []invariant{
 
 const (
 	executionName = `SELECT e.rollout_id || ' on ' || e.device_id || ' attempt ' || CAST(e.attempt AS TEXT) FROM executions e`
+	releaseName   = `SELECT name || '@' || version FROM releases`
 	pairName      = `SELECT p.device_id || ' in rollout ' || p.rollout_id FROM health_pairs p`
 	shadowName    = `SELECT s.device_id || ' ' || s.name FROM shadows s`
 )

@@ -25,8 +25,8 @@ func (t *tx) tellMoved(before, after ota.Execution) {
 
 const (
 	takeNumbers = `INSERT INTO feed_marks (name, seq) VALUES ('end', ?) ON CONFLICT (name) DO UPDATE SET seq = feed_marks.seq + excluded.seq RETURNING seq`
-	insertFeed  = `INSERT INTO rollout_events (seq, at, rollout_id, kind, stage, device_id, attempt, was, became, class, n, reason)
-	SELECT v.seq, v.at, v.rollout, v.kind, v.stage, v.device, v.attempt, v.was, v.became, v.class, v.n, v.reason FROM {rows} WHERE 1 = 1`
+	insertFeed  = `INSERT INTO rollout_events (seq, at, rollout_id, kind, stage, device_id, attempt, was, became, class, n, reason, release)
+	SELECT v.seq, v.at, v.rollout, v.kind, v.stage, v.device, v.attempt, v.was, v.became, v.class, v.n, v.reason, v.release FROM {rows} WHERE 1 = 1`
 )
 
 // flushFeed writes the events of the batch as its very last act: other otad that
@@ -55,14 +55,15 @@ func (t *tx) flushFeed() error {
 		number("stage", func(e ota.Event) int { return e.Stage }), text("device", func(e ota.Event) string { return e.DeviceID }),
 		number("attempt", func(e ota.Event) int { return e.Attempt }), text("was", func(e ota.Event) string { return e.From }),
 		text("became", func(e ota.Event) string { return e.To }), text("class", func(e ota.Event) string { return string(e.Class) }),
-		number("n", func(e ota.Event) int { return e.Count }), text("reason", func(e ota.Event) string { return e.Reason }))
+		number("n", func(e ota.Event) int { return e.Count }), text("reason", func(e ota.Event) string { return e.Reason }),
+		text("release", func(e ota.Event) string { return e.Release.String() }))
 	if err != nil {
 		return fmt.Errorf("write %d events: %w", len(events), err)
 	}
 	return nil
 }
 
-const selectEvents = `SELECT seq, at, rollout_id, kind, stage, device_id, attempt, was, became, class, n, reason FROM rollout_events WHERE seq > ?`
+const selectEvents = `SELECT seq, at, rollout_id, kind, stage, device_id, attempt, was, became, class, n, reason, release FROM rollout_events WHERE seq > ?`
 
 // Feed implements fleet.FeedStore. How far the feed is gone is read last: what was
 // dropped while the events were read is noticed.
@@ -77,7 +78,7 @@ func (s *Store) Feed(ctx context.Context, f fleet.FeedFilter, after int64, limit
 	var events []fleet.RolloutEvent
 	err := s.rows(ctx, func(r row) error {
 		var e fleet.RolloutEvent
-		err := r.Scan(&e.Seq, timeInto{&e.At}, &e.RolloutID, &e.Kind, &e.Stage, &e.DeviceID, &e.Attempt, &e.From, &e.To, &e.Class, &e.Count, &e.Reason)
+		err := r.Scan(&e.Seq, timeInto{&e.At}, &e.RolloutID, &e.Kind, &e.Stage, &e.DeviceID, &e.Attempt, &e.From, &e.To, &e.Class, &e.Count, &e.Reason, releaseInto{&e.Release})
 		events = append(events, e)
 		return err
 	}, query+` ORDER BY seq LIMIT ?`, append(args, limit)...)

@@ -12,12 +12,12 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-const selectRelease = `SELECT manifest, state, index_digest, index_size, created_at, signed_at FROM releases`
+const selectRelease = `SELECT manifest, state, index_digest, index_size, created_at, signed_at, withdrawn_at, reason FROM releases`
 
 func scanRelease(r row) (ota.Release, error) {
 	var rel ota.Release
 	err := r.Scan(jsonInto{&rel.Manifest}, &rel.State, &rel.IndexDigest, &rel.IndexSize,
-		timeInto{&rel.CreatedAt}, timeInto{&rel.SignedAt})
+		timeInto{&rel.CreatedAt}, timeInto{&rel.SignedAt}, timeInto{&rel.WithdrawnAt}, &rel.Reason)
 	return rel, err
 }
 
@@ -88,19 +88,21 @@ func (s *Store) Metadata(ctx context.Context, role fleet.Role, version int64) (f
 
 // PublishMetadata implements fleet.TrustStore.
 func (s *Store) PublishMetadata(ctx context.Context, files []fleet.Metadata, signed []ota.ReleaseID, now time.Time) error {
-	return s.writer.do(ctx, func(t *tx) error {
-		for _, f := range files {
-			if err := publish(t, f); err != nil {
-				return err
-			}
+	return s.writer.do(ctx, func(t *tx) error { return t.publish(files, signed, now) })
+}
+
+func (t *tx) publish(files []fleet.Metadata, signed []ota.ReleaseID, now time.Time) error {
+	for _, f := range files {
+		if err := publish(t, f); err != nil {
+			return err
 		}
-		for _, id := range signed {
-			if err := markSigned(t, id, now); err != nil {
-				return err
-			}
+	}
+	for _, id := range signed {
+		if err := markSigned(t, id, now); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func publish(t *tx, f fleet.Metadata) error {

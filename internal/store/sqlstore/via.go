@@ -36,6 +36,17 @@ func (s viaInto) Scan(v any) error {
 	return nil
 }
 
+// releaseInto scans NAME@VERSION; empty is none.
+type releaseInto struct{ id *ota.ReleaseID }
+
+func (s releaseInto) Scan(v any) (err error) {
+	*s.id = ota.ReleaseID{}
+	if text, ok := v.(string); !ok || text != "" {
+		*s.id, err = ota.ParseReleaseID(text)
+	}
+	return err
+}
+
 const selectPassed = `SELECT DISTINCT via FROM executions WHERE rollout_id = ? AND via <> '' ORDER BY via`
 
 // Passed implements fleet.ExecutionStore.

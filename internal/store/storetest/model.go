@@ -32,7 +32,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "forget": w.forget, "seen": w.seen,
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
-			"release": w.release, "publish": w.publish, "rollout": w.rollout,
+			"release": w.release, "publish": w.publish, "withdraw": w.withdraw, "rollout": w.rollout,
 			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "cancel": w.cancel,
 			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 			"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
@@ -239,6 +239,18 @@ func (w *walk) publish(t *rapid.T) {
 	w.same("publish", func(s fleet.Store) (any, error) { return nil, s.PublishMetadata(ctx, files, signed, now) })
 }
 
+// withdraw is rare: nothing comes after it.
+func (w *walk) withdraw(t *rapid.T) {
+	wd := fleet.Withdrawal{
+		Release: app(versions.Draw(t, "version")), Reason: rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason"),
+		Policy: rapid.SampledFrom([]ota.AbortPolicy{"", ota.AbortKeep, ota.AbortRevert}).Draw(t, "policy"), Now: w.time(t),
+	}
+	if rapid.IntRange(0, 5).Draw(t, "really") > 0 {
+		return
+	}
+	w.same("withdraw", func(s fleet.Store) (any, error) { return s.Withdraw(ctx, wd) })
+}
+
 func (w *walk) rollout(t *rapid.T) {
 	r := newRollout(rollouts.Draw(t, "rollout"), 6)
 	r.Release.Version = versions.Draw(t, "version")
@@ -286,6 +298,9 @@ func (w *walk) advance(t *rapid.T) {
 	}
 	for _, d := range rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices") {
 		a.Insert = append(a.Insert, queued(stage, 1, d)...)
+		if rapid.IntRange(0, 2).Draw(t, "leg") == 0 {
+			a.Insert[len(a.Insert)-1].Via = []ota.ReleaseID{app(versions.Draw(t, "via"))}
+		}
 	}
 	w.same("advance", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
 }

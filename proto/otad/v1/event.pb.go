@@ -22,23 +22,24 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RolloutEvent says that a rollout, one of its stages or executions of it went from
-// one state to another. What one step does to many executions is one event for
+// RolloutEvent says that a release, a rollout, one of its stages or executions of it
+// went from one state to another. What one step does to many executions is one event for
 // each stage with their number; what a device or a timer does names the device.
 type RolloutEvent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           int64                  `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"` // from 1, without a gap
 	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
 	RolloutId     string                 `protobuf:"bytes,3,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`                         // rollout, stage or execution
+	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`                         // release, rollout, stage or execution
 	Stage         int32                  `protobuf:"varint,5,opt,name=stage,proto3" json:"stage,omitempty"`                      // from 1; 0: the rollout as a whole
 	DeviceId      string                 `protobuf:"bytes,6,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"` // of one execution
 	Attempt       int32                  `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`                  // of one execution
 	From          string                 `protobuf:"bytes,8,opt,name=from,proto3" json:"from,omitempty"`                         // empty: it is new
 	To            string                 `protobuf:"bytes,9,opt,name=to,proto3" json:"to,omitempty"`
-	Class         string                 `protobuf:"bytes,10,opt,name=class,proto3" json:"class,omitempty"`   // of executions that ended with a verdict
-	Count         int32                  `protobuf:"varint,11,opt,name=count,proto3" json:"count,omitempty"`  // executions; 0: it is about none
-	Reason        string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"` // at most 500 bytes
+	Class         string                 `protobuf:"bytes,10,opt,name=class,proto3" json:"class,omitempty"`      // of executions that ended with a verdict
+	Count         int32                  `protobuf:"varint,11,opt,name=count,proto3" json:"count,omitempty"`     // executions; 0: it is about none
+	Reason        string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`    // at most 500 bytes
+	Release       string                 `protobuf:"bytes,130,opt,name=release,proto3" json:"release,omitempty"` // NAME@VERSION that it is about, if it is of that kind; then it is of no rollout
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +154,13 @@ func (x *RolloutEvent) GetCount() int32 {
 func (x *RolloutEvent) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *RolloutEvent) GetRelease() string {
+	if x != nil {
+		return x.Release
 	}
 	return ""
 }
@@ -387,7 +395,7 @@ var File_otad_v1_event_proto protoreflect.FileDescriptor
 
 const file_otad_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x13otad/v1/event.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x02\n" +
+	"\x13otad/v1/event.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x02\n" +
 	"\fRolloutEvent\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1d\n" +
@@ -402,7 +410,8 @@ const file_otad_v1_event_proto_rawDesc = "" +
 	"\x05class\x18\n" +
 	" \x01(\tR\x05class\x12\x14\n" +
 	"\x05count\x18\v \x01(\x05R\x05count\x12\x16\n" +
-	"\x06reason\x18\f \x01(\tR\x06reason\"\x82\x01\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12\x19\n" +
+	"\arelease\x18\x82\x01 \x01(\tR\arelease\"\x82\x01\n" +
 	"\x11ListEventsRequest\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +

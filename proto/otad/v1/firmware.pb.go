@@ -29,11 +29,16 @@ type Release struct {
 	// DRAFT, SIGNED or WITHDRAWN
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// The manifest as JSON: the custom data of the TUF target.
-	Manifest      []byte                 `protobuf:"bytes,4,opt,name=manifest,proto3" json:"manifest,omitempty"`
-	IndexSha256   string                 `protobuf:"bytes,5,opt,name=index_sha256,json=indexSha256,proto3" json:"index_sha256,omitempty"`
-	IndexSize     int64                  `protobuf:"varint,6,opt,name=index_size,json=indexSize,proto3" json:"index_size,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	SignedAt      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"`
+	Manifest    []byte                 `protobuf:"bytes,4,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	IndexSha256 string                 `protobuf:"bytes,5,opt,name=index_sha256,json=indexSha256,proto3" json:"index_sha256,omitempty"`
+	IndexSize   int64                  `protobuf:"varint,6,opt,name=index_size,json=indexSize,proto3" json:"index_size,omitempty"`
+	CreatedAt   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	SignedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"`
+	WithdrawnAt *timestamppb.Timestamp `protobuf:"bytes,130,opt,name=withdrawn_at,json=withdrawnAt,proto3" json:"withdrawn_at,omitempty"` // not set: it is not
+	Reason      string                 `protobuf:"bytes,131,opt,name=reason,proto3" json:"reason,omitempty"`                              // why it was withdrawn
+	// The newest signed targets list it, in GetRelease and WithdrawRelease only. A
+	// withdrawn one that they list may still be installed by a device that was told to.
+	Listed        bool `protobuf:"varint,132,opt,name=listed,proto3" json:"listed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -122,6 +127,27 @@ func (x *Release) GetSignedAt() *timestamppb.Timestamp {
 		return x.SignedAt
 	}
 	return nil
+}
+
+func (x *Release) GetWithdrawnAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WithdrawnAt
+	}
+	return nil
+}
+
+func (x *Release) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Release) GetListed() bool {
+	if x != nil {
+		return x.Listed
+	}
+	return false
 }
 
 type GetImageRequest struct {
@@ -516,7 +542,7 @@ var File_otad_v1_firmware_proto protoreflect.FileDescriptor
 
 const file_otad_v1_firmware_proto_rawDesc = "" +
 	"\n" +
-	"\x16otad/v1/firmware.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x02\n" +
+	"\x16otad/v1/firmware.proto\x12\aotad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16otad/v1/withdraw.proto\"\x91\x03\n" +
 	"\aRelease\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
@@ -527,7 +553,10 @@ const file_otad_v1_firmware_proto_rawDesc = "" +
 	"index_size\x18\x06 \x01(\x03R\tindexSize\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x127\n" +
-	"\tsigned_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bsignedAt\")\n" +
+	"\tsigned_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bsignedAt\x12>\n" +
+	"\fwithdrawn_at\x18\x82\x01 \x01(\v2\x1a.google.protobuf.TimestampR\vwithdrawnAt\x12\x17\n" +
+	"\x06reason\x18\x83\x01 \x01(\tR\x06reason\x12\x17\n" +
+	"\x06listed\x18\x84\x01 \x01(\bR\x06listed\")\n" +
 	"\x0fGetImageRequest\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\"I\n" +
 	"\x10GetImageResponse\x12\x14\n" +
@@ -548,13 +577,14 @@ const file_otad_v1_firmware_proto_rawDesc = "" +
 	"\x13ListReleasesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"D\n" +
 	"\x14ListReleasesResponse\x12,\n" +
-	"\breleases\x18\x01 \x03(\v2\x10.otad.v1.ReleaseR\breleases2\xb6\x02\n" +
+	"\breleases\x18\x01 \x03(\v2\x10.otad.v1.ReleaseR\breleases2\x8c\x03\n" +
 	"\x0fFirmwareService\x12?\n" +
 	"\bGetImage\x12\x18.otad.v1.GetImageRequest\x1a\x19.otad.v1.GetImageResponse\x12N\n" +
 	"\rCreateRelease\x12\x1d.otad.v1.CreateReleaseRequest\x1a\x1e.otad.v1.CreateReleaseResponse\x12E\n" +
 	"\n" +
 	"GetRelease\x12\x1a.otad.v1.GetReleaseRequest\x1a\x1b.otad.v1.GetReleaseResponse\x12K\n" +
-	"\fListReleases\x12\x1c.otad.v1.ListReleasesRequest\x1a\x1d.otad.v1.ListReleasesResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
+	"\fListReleases\x12\x1c.otad.v1.ListReleasesRequest\x1a\x1d.otad.v1.ListReleasesResponse\x12T\n" +
+	"\x0fWithdrawRelease\x12\x1f.otad.v1.WithdrawReleaseRequest\x1a .otad.v1.WithdrawReleaseResponseB+Z)github.com/otad/otad/proto/otad/v1;otadv1b\x06proto3"
 
 var (
 	file_otad_v1_firmware_proto_rawDescOnce sync.Once
@@ -570,36 +600,41 @@ func file_otad_v1_firmware_proto_rawDescGZIP() []byte {
 
 var file_otad_v1_firmware_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_otad_v1_firmware_proto_goTypes = []any{
-	(*Release)(nil),               // 0: otad.v1.Release
-	(*GetImageRequest)(nil),       // 1: otad.v1.GetImageRequest
-	(*GetImageResponse)(nil),      // 2: otad.v1.GetImageResponse
-	(*CreateReleaseRequest)(nil),  // 3: otad.v1.CreateReleaseRequest
-	(*CreateReleaseResponse)(nil), // 4: otad.v1.CreateReleaseResponse
-	(*GetReleaseRequest)(nil),     // 5: otad.v1.GetReleaseRequest
-	(*GetReleaseResponse)(nil),    // 6: otad.v1.GetReleaseResponse
-	(*ListReleasesRequest)(nil),   // 7: otad.v1.ListReleasesRequest
-	(*ListReleasesResponse)(nil),  // 8: otad.v1.ListReleasesResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Release)(nil),                 // 0: otad.v1.Release
+	(*GetImageRequest)(nil),         // 1: otad.v1.GetImageRequest
+	(*GetImageResponse)(nil),        // 2: otad.v1.GetImageResponse
+	(*CreateReleaseRequest)(nil),    // 3: otad.v1.CreateReleaseRequest
+	(*CreateReleaseResponse)(nil),   // 4: otad.v1.CreateReleaseResponse
+	(*GetReleaseRequest)(nil),       // 5: otad.v1.GetReleaseRequest
+	(*GetReleaseResponse)(nil),      // 6: otad.v1.GetReleaseResponse
+	(*ListReleasesRequest)(nil),     // 7: otad.v1.ListReleasesRequest
+	(*ListReleasesResponse)(nil),    // 8: otad.v1.ListReleasesResponse
+	(*timestamppb.Timestamp)(nil),   // 9: google.protobuf.Timestamp
+	(*WithdrawReleaseRequest)(nil),  // 10: otad.v1.WithdrawReleaseRequest
+	(*WithdrawReleaseResponse)(nil), // 11: otad.v1.WithdrawReleaseResponse
 }
 var file_otad_v1_firmware_proto_depIdxs = []int32{
-	9, // 0: otad.v1.Release.created_at:type_name -> google.protobuf.Timestamp
-	9, // 1: otad.v1.Release.signed_at:type_name -> google.protobuf.Timestamp
-	0, // 2: otad.v1.CreateReleaseResponse.release:type_name -> otad.v1.Release
-	0, // 3: otad.v1.GetReleaseResponse.release:type_name -> otad.v1.Release
-	0, // 4: otad.v1.ListReleasesResponse.releases:type_name -> otad.v1.Release
-	1, // 5: otad.v1.FirmwareService.GetImage:input_type -> otad.v1.GetImageRequest
-	3, // 6: otad.v1.FirmwareService.CreateRelease:input_type -> otad.v1.CreateReleaseRequest
-	5, // 7: otad.v1.FirmwareService.GetRelease:input_type -> otad.v1.GetReleaseRequest
-	7, // 8: otad.v1.FirmwareService.ListReleases:input_type -> otad.v1.ListReleasesRequest
-	2, // 9: otad.v1.FirmwareService.GetImage:output_type -> otad.v1.GetImageResponse
-	4, // 10: otad.v1.FirmwareService.CreateRelease:output_type -> otad.v1.CreateReleaseResponse
-	6, // 11: otad.v1.FirmwareService.GetRelease:output_type -> otad.v1.GetReleaseResponse
-	8, // 12: otad.v1.FirmwareService.ListReleases:output_type -> otad.v1.ListReleasesResponse
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	9,  // 0: otad.v1.Release.created_at:type_name -> google.protobuf.Timestamp
+	9,  // 1: otad.v1.Release.signed_at:type_name -> google.protobuf.Timestamp
+	9,  // 2: otad.v1.Release.withdrawn_at:type_name -> google.protobuf.Timestamp
+	0,  // 3: otad.v1.CreateReleaseResponse.release:type_name -> otad.v1.Release
+	0,  // 4: otad.v1.GetReleaseResponse.release:type_name -> otad.v1.Release
+	0,  // 5: otad.v1.ListReleasesResponse.releases:type_name -> otad.v1.Release
+	1,  // 6: otad.v1.FirmwareService.GetImage:input_type -> otad.v1.GetImageRequest
+	3,  // 7: otad.v1.FirmwareService.CreateRelease:input_type -> otad.v1.CreateReleaseRequest
+	5,  // 8: otad.v1.FirmwareService.GetRelease:input_type -> otad.v1.GetReleaseRequest
+	7,  // 9: otad.v1.FirmwareService.ListReleases:input_type -> otad.v1.ListReleasesRequest
+	10, // 10: otad.v1.FirmwareService.WithdrawRelease:input_type -> otad.v1.WithdrawReleaseRequest
+	2,  // 11: otad.v1.FirmwareService.GetImage:output_type -> otad.v1.GetImageResponse
+	4,  // 12: otad.v1.FirmwareService.CreateRelease:output_type -> otad.v1.CreateReleaseResponse
+	6,  // 13: otad.v1.FirmwareService.GetRelease:output_type -> otad.v1.GetReleaseResponse
+	8,  // 14: otad.v1.FirmwareService.ListReleases:output_type -> otad.v1.ListReleasesResponse
+	11, // 15: otad.v1.FirmwareService.WithdrawRelease:output_type -> otad.v1.WithdrawReleaseResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_firmware_proto_init() }
@@ -607,6 +642,7 @@ func file_otad_v1_firmware_proto_init() {
 	if File_otad_v1_firmware_proto != nil {
 		return
 	}
+	file_otad_v1_withdraw_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

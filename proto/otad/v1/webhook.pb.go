@@ -28,7 +28,7 @@ type Webhook struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Url            string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
-	Types          []string               `protobuf:"bytes,3,rep,name=types,proto3" json:"types,omitempty"`                          // rollout, stage, execution or one such as execution.failed; none: all
+	Types          []string               `protobuf:"bytes,3,rep,name=types,proto3" json:"types,omitempty"`                          // release, rollout, stage, execution or one such as execution.failed; none: all
 	RolloutId      string                 `protobuf:"bytes,4,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"` // empty: of any rollout
 	State          string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`                          // ENABLED, PAUSED, or GONE: the receiver answered 410
 	CreatedBy      string                 `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"` // name of an API token

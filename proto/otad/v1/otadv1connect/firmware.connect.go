@@ -45,6 +45,9 @@ const (
 	// FirmwareServiceListReleasesProcedure is the fully-qualified name of the FirmwareService's
 	// ListReleases RPC.
 	FirmwareServiceListReleasesProcedure = "/otad.v1.FirmwareService/ListReleases"
+	// FirmwareServiceWithdrawReleaseProcedure is the fully-qualified name of the FirmwareService's
+	// WithdrawRelease RPC.
+	FirmwareServiceWithdrawReleaseProcedure = "/otad.v1.FirmwareService/WithdrawRelease"
 )
 
 // FirmwareServiceClient is a client for the otad.v1.FirmwareService service.
@@ -59,6 +62,8 @@ type FirmwareServiceClient interface {
 	GetRelease(context.Context, *connect.Request[v1.GetReleaseRequest]) (*connect.Response[v1.GetReleaseResponse], error)
 	// ListReleases returns all, newest first.
 	ListReleases(context.Context, *connect.Request[v1.ListReleasesRequest]) (*connect.Response[v1.ListReleasesResponse], error)
+	// WithdrawRelease takes a release out of use, for good. See withdraw.proto.
+	WithdrawRelease(context.Context, *connect.Request[v1.WithdrawReleaseRequest]) (*connect.Response[v1.WithdrawReleaseResponse], error)
 }
 
 // NewFirmwareServiceClient constructs a client for the otad.v1.FirmwareService service. By default,
@@ -96,15 +101,22 @@ func NewFirmwareServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(firmwareServiceMethods.ByName("ListReleases")),
 			connect.WithClientOptions(opts...),
 		),
+		withdrawRelease: connect.NewClient[v1.WithdrawReleaseRequest, v1.WithdrawReleaseResponse](
+			httpClient,
+			baseURL+FirmwareServiceWithdrawReleaseProcedure,
+			connect.WithSchema(firmwareServiceMethods.ByName("WithdrawRelease")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // firmwareServiceClient implements FirmwareServiceClient.
 type firmwareServiceClient struct {
-	getImage      *connect.Client[v1.GetImageRequest, v1.GetImageResponse]
-	createRelease *connect.Client[v1.CreateReleaseRequest, v1.CreateReleaseResponse]
-	getRelease    *connect.Client[v1.GetReleaseRequest, v1.GetReleaseResponse]
-	listReleases  *connect.Client[v1.ListReleasesRequest, v1.ListReleasesResponse]
+	getImage        *connect.Client[v1.GetImageRequest, v1.GetImageResponse]
+	createRelease   *connect.Client[v1.CreateReleaseRequest, v1.CreateReleaseResponse]
+	getRelease      *connect.Client[v1.GetReleaseRequest, v1.GetReleaseResponse]
+	listReleases    *connect.Client[v1.ListReleasesRequest, v1.ListReleasesResponse]
+	withdrawRelease *connect.Client[v1.WithdrawReleaseRequest, v1.WithdrawReleaseResponse]
 }
 
 // GetImage calls otad.v1.FirmwareService.GetImage.
@@ -127,6 +139,11 @@ func (c *firmwareServiceClient) ListReleases(ctx context.Context, req *connect.R
 	return c.listReleases.CallUnary(ctx, req)
 }
 
+// WithdrawRelease calls otad.v1.FirmwareService.WithdrawRelease.
+func (c *firmwareServiceClient) WithdrawRelease(ctx context.Context, req *connect.Request[v1.WithdrawReleaseRequest]) (*connect.Response[v1.WithdrawReleaseResponse], error) {
+	return c.withdrawRelease.CallUnary(ctx, req)
+}
+
 // FirmwareServiceHandler is an implementation of the otad.v1.FirmwareService service.
 type FirmwareServiceHandler interface {
 	// GetImage says whether the object of an image is stored already, and returns
@@ -139,6 +156,8 @@ type FirmwareServiceHandler interface {
 	GetRelease(context.Context, *connect.Request[v1.GetReleaseRequest]) (*connect.Response[v1.GetReleaseResponse], error)
 	// ListReleases returns all, newest first.
 	ListReleases(context.Context, *connect.Request[v1.ListReleasesRequest]) (*connect.Response[v1.ListReleasesResponse], error)
+	// WithdrawRelease takes a release out of use, for good. See withdraw.proto.
+	WithdrawRelease(context.Context, *connect.Request[v1.WithdrawReleaseRequest]) (*connect.Response[v1.WithdrawReleaseResponse], error)
 }
 
 // NewFirmwareServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -172,6 +191,12 @@ func NewFirmwareServiceHandler(svc FirmwareServiceHandler, opts ...connect.Handl
 		connect.WithSchema(firmwareServiceMethods.ByName("ListReleases")),
 		connect.WithHandlerOptions(opts...),
 	)
+	firmwareServiceWithdrawReleaseHandler := connect.NewUnaryHandler(
+		FirmwareServiceWithdrawReleaseProcedure,
+		svc.WithdrawRelease,
+		connect.WithSchema(firmwareServiceMethods.ByName("WithdrawRelease")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/otad.v1.FirmwareService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case FirmwareServiceGetImageProcedure:
@@ -182,6 +207,8 @@ func NewFirmwareServiceHandler(svc FirmwareServiceHandler, opts ...connect.Handl
 			firmwareServiceGetReleaseHandler.ServeHTTP(w, r)
 		case FirmwareServiceListReleasesProcedure:
 			firmwareServiceListReleasesHandler.ServeHTTP(w, r)
+		case FirmwareServiceWithdrawReleaseProcedure:
+			firmwareServiceWithdrawReleaseHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -205,4 +232,8 @@ func (UnimplementedFirmwareServiceHandler) GetRelease(context.Context, *connect.
 
 func (UnimplementedFirmwareServiceHandler) ListReleases(context.Context, *connect.Request[v1.ListReleasesRequest]) (*connect.Response[v1.ListReleasesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.FirmwareService.ListReleases is not implemented"))
+}
+
+func (UnimplementedFirmwareServiceHandler) WithdrawRelease(context.Context, *connect.Request[v1.WithdrawReleaseRequest]) (*connect.Response[v1.WithdrawReleaseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("otad.v1.FirmwareService.WithdrawRelease is not implemented"))
 }
