@@ -98,14 +98,15 @@ func newDeviceListCmd(a *app) *cobra.Command {
 
   hardware = "rpi4" AND tags.site = "paris" AND shadow.reported.battery < 20
 
-The fields are id, hardware, online (true or false), groups (groups:"NAME"), tags.KEY,
-shadow.reported.PATH and shadow.desired.PATH; a key that is not one word stands in quotes. The operators
+The fields are id, hardware, online (true or false), lastSeen (a moment in quotes),
+groups (groups:"NAME"), tags.KEY, shadow.reported.PATH and shadow.desired.PATH; a key that is not one word stands in quotes. The operators
 are = != < <= > >= and : (has), AND, OR (which binds tighter), NOT and
 parentheses; "rpi*" stands for every text that begins so, and FIELD:* asks
 whether there is one.`,
 		Example: `  otactl device list --select 'hardware = "rpi4" AND tags.site = "paris"'
   otactl device list --select 'NOT shadow.reported.firmware.version = "1.4.2"' -o name
-  otactl device list --select 'shadow.reported.battery < 20' --count`,
+  otactl device list --select 'shadow.reported.battery < 20' --count
+  otactl device list --select 'lastSeen < "2026-11-01T00:00:00Z" OR NOT lastSeen:*'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if l.limit < 0 {
 				return usage("--limit %d: want a number of devices, or 0 for all", l.limit)

@@ -265,10 +265,10 @@ func (s *Service) CountDevices(ctx context.Context, expr string) (int, error) {
 }
 
 // selector reads a selector that the store is then asked with. One about who is
-// online is answered from the store: what this replica has heard goes there first.
+// online, or was when, is answered from the store: what this replica has heard goes there first.
 func (s *Service) selector(ctx context.Context, expr string) (selector.Selector, error) {
 	sel, err := selector.Parse(expr)
-	if err == nil && sel.Asks(selector.Online) {
+	if err == nil && (sel.Asks(selector.Online) || sel.Asks(selector.LastSeen)) {
 		err = s.flushPresence(ctx)
 	}
 	return sel, err

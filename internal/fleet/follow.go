@@ -106,6 +106,8 @@ func followable(r ota.Rollout, sel selector.Selector) error {
 		return nil
 	case sel.Asks(selector.Online):
 		return fmt.Errorf("%w: a continuous rollout can not ask who is online: that is not followed, and a device that is offline keeps its place; leave it out of the selector", ErrInvalid)
+	case sel.Asks(selector.LastSeen):
+		return fmt.Errorf("%w: a continuous rollout can not ask when a device was seen: that is not followed, and changes with every message; leave it out of the selector, or make a rollout that is not continuous", ErrInvalid)
 	case AsksGroup(sel, anyGroup):
 		return fmt.Errorf("%w: a continuous rollout can not ask for any group: groups come and go; name those that are meant, as in groups:\"lab\"", ErrInvalid)
 	}

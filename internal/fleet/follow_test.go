@@ -344,6 +344,7 @@ func TestContinuousRefusals(t *testing.T) {
 		r := w.release("1.0")
 		for expr, want := range map[string]string{
 			`online = true`:  "a continuous rollout can not ask who is online",
+			`NOT lastSeen:*`: "a continuous rollout can not ask when a device was seen",
 			`groups:*`:       "name those that are meant",
 			`groups:"lab"`:   "asks for groups that there are",
 			`tags.site ~ 12`: "",

@@ -76,6 +76,9 @@ func ParseGroupSelector(expr string) (selector.Selector, error) {
 	if sel.Asks(selector.Online) {
 		return sel, fmt.Errorf("%w: the selector of a group can not ask who is online: that is not followed; ask where the group is used, as in groups:\"NAME\" AND online = true", ErrInvalid)
 	}
+	if sel.Asks(selector.LastSeen) {
+		return sel, fmt.Errorf("%w: the selector of a group can not ask when a device was seen: that is not followed; ask where the group is used, as in groups:\"NAME\" AND lastSeen < \"2026-11-01T00:00:00Z\"", ErrInvalid)
+	}
 	return sel, nil
 }
 

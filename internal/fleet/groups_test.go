@@ -80,6 +80,7 @@ func TestGroupsAskForWhatIsFollowed(t *testing.T) {
 	for expr, words := range map[string]string{
 		`groups:"other"`:                      "can not ask for groups",
 		`hardware = "rpi4" AND online = true`: "can not ask who is online",
+		`NOT lastSeen:*`:                      "can not ask when a device was seen: that is not followed; ask where the group is used",
 	} {
 		if _, err := fleet.ParseGroupSelector(expr); !errors.Is(err, fleet.ErrInvalid) || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v, want %q", expr, err, words)

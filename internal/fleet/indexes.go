@@ -55,7 +55,7 @@ func Indexable(fields []selector.Field) error {
 
 func indexable(f selector.Field) error {
 	switch {
-	case f.Source == selector.ID || f.Source == selector.Hardware || f.Source == selector.Groups || f.Source == selector.Online:
+	case f.Source == selector.ID || f.Source == selector.Hardware || f.Source == selector.Groups || f.Source == selector.Online || f.Source == selector.LastSeen:
 		return errors.New("only tags and values of the shadow take an index")
 	case f.IsMap():
 		return errors.New("it is not one value: name a key of it")

@@ -1,6 +1,10 @@
 package fleet
 
-import "github.com/otad/otad/pkg/selector"
+import (
+	"time"
+
+	"github.com/otad/otad/pkg/selector"
+)
 
 // DeviceQuery says which devices are meant. The zero value means all.
 type DeviceQuery struct {
@@ -23,6 +27,7 @@ type facts struct{ v *DeviceView }
 func (f facts) Online() (online, known bool) {
 	return f.v.Connection.Connected, f.v.Connection.Known()
 }
+func (f facts) LastSeen() time.Time      { return f.v.LastSeen }
 func (f facts) Groups() []string         { return f.v.Groups }
 func (f facts) ID() string               { return f.v.ID }
 func (f facts) Hardware() string         { return f.v.Hardware }

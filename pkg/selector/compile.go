@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.einride.tech/aip/filtering"
 	expr "google.golang.org/genproto/googleapis/api/expr/v1alpha1"
 )
 
 // allowed lists the fields, for errors.
-const allowed = "id, hardware, online, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"
+const allowed = "id, hardware, online, lastSeen, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"
 
 // compiler turns the parser's tree into nodes. The checker of the library is
 // of no use here, as it wants every path of a shadow declared with its type.
@@ -83,6 +84,12 @@ func (c *compiler) comparison(op Operator, left, right *expr.Expr) (Node, error)
 	if f.Source == Online && !truth(op, v) {
 		return nil, c.errorf(left, "online is true or false: write online = true, or online:* to ask whether anything was heard of a device")
 	}
+	if f.Source == LastSeen && !(Comparison{Field: f, Op: op, Value: v}).Anything() {
+		var ok bool
+		if v.at, ok = moment(v); !ok {
+			return nil, c.errorf(right, "lastSeen is a moment: write it in quotes as in lastSeen < \"2026-11-01T00:00:00Z\", to the microsecond at the finest, or lastSeen:* to ask whether a device was ever heard of")
+		}
+	}
 	if f.IsMap() && op != Has {
 		return nil, c.errorf(left, "%s is not one value: name a key of it, as in %[1]s.site, or use %[1]s:site to ask for the key", f)
 	}
@@ -90,6 +97,13 @@ func (c *compiler) comparison(op Operator, left, right *expr.Expr) (Node, error)
 		return nil, c.errorf(right, "%s is text, which no number equals: put the value in quotes", f)
 	}
 	return Comparison{Field: f, Op: op, Value: v}, nil
+}
+
+// moment reads a moment as RFC 3339 writes it, of at most microseconds, which is how
+// finely a device is known to have been heard of.
+func moment(v Literal) (at time.Time, ok bool) {
+	at, err := time.Parse(time.RFC3339Nano, v.Text)
+	return at.UTC(), err == nil && v.Kind == Text && at.Nanosecond()%1000 == 0 && !at.IsZero()
 }
 
 // truth reports whether a comparison can be made with what is true or false.
@@ -129,7 +143,7 @@ func (c *compiler) field(e *expr.Expr) (Field, error) {
 	}
 	rest := parts[1:]
 	switch parts[0] {
-	case "id", "hardware", "online":
+	case "id", "hardware", "online", "lastSeen":
 		if len(rest) > 0 {
 			return Field{}, c.errorf(e, "%s has no parts", parts[0])
 		}

@@ -7,6 +7,7 @@
 //
 //	id, hardware               text
 //	online                     true or false; missing when nothing was ever heard of it
+//	lastSeen                   a moment; missing when it was never heard of
 //	groups                     names of groups; only : is of use, groups:"canary"
 //	tags.KEY                   text; tags."a-b" when the key is not one word
 //	shadow.reported.a.b        any JSON value at that path of the classic shadow
@@ -23,6 +24,8 @@
 //   - numbers compare by value, exactly: 1 = 1.0.
 //   - true and false, without quotes, compare with = and != only. They match the
 //     text of the same letters too.
+//   - lastSeen compares with a moment in quotes, as RFC 3339 writes it, to the
+//     microsecond at the finest: lastSeen < "2026-11-01T00:00:00Z".
 //   - : on text looks for a part of it, on an object or on tags for a key, on an
 //     array for an element, and is = on the rest. field:* asks whether the
 //     field is there at all.

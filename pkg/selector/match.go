@@ -18,6 +18,9 @@ func (c Comparison) match(f Facts) bool {
 	case Online:
 		online, known := f.Online()
 		return known && (c.Anything() || c.matchBool(online))
+	case LastSeen:
+		at := f.LastSeen()
+		return !at.IsZero() && (c.Anything() || c.Op.holds(at.Compare(c.Value.at)))
 	case Tags:
 		return c.matchTags(f.Tags())
 	case Reported:

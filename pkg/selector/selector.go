@@ -2,6 +2,7 @@ package selector
 
 import (
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -26,6 +27,8 @@ type Facts interface {
 	// Online reports whether the device is connected; known is false when nothing
 	// was ever heard of it.
 	Online() (online, known bool)
+	// LastSeen is when the device was last heard of, to the microsecond; zero: never.
+	LastSeen() time.Time
 	// Desired and Reported are the sections of the classic shadow, nil when
 	// absent, with bool, json.Number, string, []any and map[string]any below.
 	Desired() map[string]any

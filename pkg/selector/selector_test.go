@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -16,9 +17,11 @@ type facts struct {
 	desired, reported map[string]any
 	groups            []string
 	online, known     bool
+	seen              time.Time
 }
 
 func (f facts) Online() (online, known bool) { return f.online, f.known }
+func (f facts) LastSeen() time.Time          { return f.seen }
 
 func (f facts) ID() string               { return f.id }
 func (f facts) Hardware() string         { return f.hardware }
@@ -37,6 +40,31 @@ func TestOfflineAndNeverHeard(t *testing.T) {
 		}
 		if got := [2]bool{s.Match(facts{known: true}), s.Match(facts{})}; got != want {
 			t.Errorf("%s: %v, want %v", expr, got, want)
+		}
+	}
+}
+
+func TestLastSeen(t *testing.T) {
+	seen := time.Date(2026, 11, 1, 12, 0, 0, 123456000, time.UTC)
+	for expr, want := range map[string]bool{
+		`lastSeen < "2026-11-01T12:00:00.123457Z"`: true, `lastSeen < "2026-11-01T12:00:00.123456Z"`: false, `lastSeen <= "2026-11-01T12:00:00.123456Z"`: true,
+		`lastSeen = "2026-11-01T13:00:00.123456+01:00"`: true, `lastSeen:"2026-11-01T12:00:00.123456Z"`: true, `lastSeen != "2026-11-01T12:00:00Z"`: true,
+		`lastSeen > "2026-11-01T12:00:00Z"`: true, `lastSeen >= "2027-01-01T00:00:00Z"`: false, `lastSeen:*`: true, `NOT lastSeen > "2026-01-01T00:00:00Z"`: false,
+	} {
+		s, err := Parse(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Match(facts{seen: seen}) != want {
+			t.Errorf("%s: want %v", expr, want)
+		}
+		if never := s.Match(facts{}); never != strings.HasPrefix(expr, "NOT") {
+			t.Errorf("%s of one never seen: %v", expr, never)
+		}
+	}
+	for _, bad := range []string{`lastSeen < "yesterday"`, `lastSeen < 5`, `lastSeen = true`, `lastSeen < "2026-11-01"`, `lastSeen < "2026-11-01T00:00:00.1234567Z"`, `lastSeen = "*"`, `lastSeen:"x"`} {
+		if _, err := Parse(bad); err == nil || !strings.Contains(err.Error(), "lastSeen is a moment: write it in quotes") {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }
@@ -278,7 +306,7 @@ func TestSyntaxErrors(t *testing.T) {
 		column  int
 		message string // part of it
 	}{
-		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, online, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
+		{`color = "red"`, 1, "there is no field color: the fields are id, hardware, online, lastSeen, groups, tags.KEY, shadow.reported.PATH and shadow.desired.PATH"},
 		{`hardware = "é" AND color.x = 1`, 20, "there is no field color.x"},
 		{"  id = x AND\n\tcolor = 1", 15, "there is no field color"},
 		{`shadow.foo = 1`, 1, "not shadow.foo"},
@@ -406,6 +434,7 @@ func (f onlyID) ID() string             { return string(f) }
 func (onlyID) Hardware() string         { panic("hardware") }
 func (onlyID) Groups() []string         { panic("groups") }
 func (onlyID) Online() (bool, bool)     { panic("groups") }
+func (onlyID) LastSeen() time.Time      { panic("seen") }
 func (onlyID) Tags() map[string]string  { panic("tags") }
 func (onlyID) Desired() map[string]any  { panic("desired") }
 func (onlyID) Reported() map[string]any { panic("reported") }

@@ -1,6 +1,9 @@
 package selector
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Node is a part of a parsed expression: And, Or, Not or Comparison. It is
 // there for those who turn a selector into a query of their own; Match decides.
@@ -70,11 +73,12 @@ const (
 	Tags     Source = "tags"
 	Groups   Source = "groups"
 	Online   Source = "online"
+	LastSeen Source = "lastSeen"
 	Reported Source = "shadow.reported"
 	Desired  Source = "shadow.desired"
 )
 
-// Field is the left side of a comparison. Path is empty for ID, Hardware, Groups and Online; it
+// Field is the left side of a comparison. Path is empty for ID, Hardware, Groups, Online and LastSeen; it
 // has at most one element for Tags, and any number for a section of the shadow.
 type Field struct {
 	Source Source
@@ -83,7 +87,7 @@ type Field struct {
 
 // IsMap reports whether f is groups, tags or a section of the shadow as a whole.
 func (f Field) IsMap() bool {
-	return len(f.Path) == 0 && f.Source != ID && f.Source != Hardware && f.Source != Online
+	return len(f.Path) == 0 && f.Source != ID && f.Source != Hardware && f.Source != Online && f.Source != LastSeen
 }
 
 // IsText reports whether f is text whenever it is there.
@@ -105,8 +109,12 @@ const (
 type Literal struct {
 	Kind Kind
 	Text string
-	d    decimal // of a number
+	d    decimal   // of a number
+	at   time.Time // of what is compared with LastSeen
 }
+
+// Time returns the moment that LastSeen is compared with, to the microsecond.
+func (l Literal) Time() time.Time { return l.at }
 
 func numberLiteral(s string) Literal {
 	d, _ := decimalOf(s)

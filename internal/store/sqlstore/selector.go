@@ -68,6 +68,8 @@ func (w where) comparison(c selector.Comparison) Bounds {
 		return w.groups(c)
 	case selector.Online:
 		return w.online(c)
+	case selector.LastSeen:
+		return w.lastSeen(c)
 	}
 	column, path := columnOf(c.Field)
 	for _, k := range path {
@@ -97,6 +99,19 @@ func (w where) online(c selector.Comparison) Bounds {
 		return Exactly(Condition{SQL: heard + ")"})
 	}
 	return Exactly(Say(heard+" AND o.connected = ?)", flag((c.Value.Text == "true") == (c.Op != selector.NotEqual))))
+}
+
+// lastSeen asks when a device was last heard of; of one that never was there is no row.
+func (w where) lastSeen(c selector.Comparison) Bounds {
+	const heard = "EXISTS (SELECT 1 FROM device_seen o WHERE o.device_id = d.id"
+	if c.Anything() {
+		return Exactly(Condition{SQL: heard + ")"})
+	}
+	op := c.Op
+	if op == selector.Has {
+		op = selector.Equal
+	}
+	return Exactly(Say(heard+" AND o.seen_at "+string(op)+" ?)", c.Value.Time().UnixMicro()))
 }
 
 // columnOf returns the column that holds a field of JSON, and the path in it; ""

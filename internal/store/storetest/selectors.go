@@ -258,7 +258,9 @@ func compared(t *rapid.T, paths [][]string) string {
 		star := func() string { return rapid.SampledFrom([]string{"", "*"}).Draw(t, "star") }
 		text = quoted(star() + selectorTexts.Draw(t, "text") + star())
 	}
-	switch rapid.IntRange(0, 9).Draw(t, "field") {
+	switch rapid.IntRange(0, 10).Draw(t, "field") {
+	case 10:
+		return "lastSeen " + op + " " + rapid.SampledFrom([]string{`"2026-05-04T02:02:01.123456Z"`, `"2026-05-04T02:03:01.123456Z"`, `"2026-05-04T04:02:01.123457+02:00"`, `"0001-01-01T00:00:01Z"`, `"9999-12-31T23:59:59Z"`, "*"}).Draw(t, "moment")
 	case 0:
 		return "id " + op + " " + text
 	case 1:
@@ -310,6 +312,13 @@ func testSelectors(t *testing.T, open func(t testing.TB) fleet.Store) {
 	ids := enrollVaried(t, stores)
 	if err := stores[1].IndexFields(ctx, indexed); err != nil {
 		t.Fatal(err)
+	}
+	for i, id := range ids[:4] { // the others were never heard of
+		for _, s := range stores {
+			if err := s.SeenDevices(ctx, map[string]time.Time{id: epoch.Add(time.Duration(i/2) * time.Minute)}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	parsed, matched := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
