@@ -24,10 +24,23 @@ func newInbox() *inbox {
 type operation struct {
 	ctx   context.Context
 	run   func(*tx) error
-	reads *shadowKey // a shadow that run will read, nil for none
+	reads reading
 	state atomic.Int32
 	done  chan error
 }
+
+// reading is what an operation begins by reading, and all that it reads of its kind.
+type reading struct {
+	shadow *shadowKey // nil: none
+	// execution is the newest attempt of a rollout on a device, or with no rollout
+	// what the device shall work on. Zero: none.
+	execution executionKey
+	begins    bool // it may start the execution
+}
+
+// keepsExecutions reports whether the operation reads and writes executions, if any,
+// by the cache of the batch alone.
+func (r reading) keepsExecutions() bool { return r.shadow != nil || r.execution != executionKey{} }
 
 // An operation waits until either the writer takes it or its caller leaves it,
 // never both: a cancelled operation has not happened.
@@ -60,10 +73,15 @@ func (in *inbox) do(ctx context.Context, f func(*tx) error) error {
 	return in.queued(&operation{ctx: ctx, run: f, done: make(chan error, 1)})
 }
 
-// doShadow is do for an f that begins by reading the shadow. The shadows of a
-// batch are read together.
+// doReading is do for an f that begins by reading something. What the operations of a
+// batch begin with is read together.
+func (in *inbox) doReading(ctx context.Context, reads reading, f func(*tx) error) error {
+	return in.queued(&operation{ctx: ctx, run: f, reads: reads, done: make(chan error, 1)})
+}
+
+// doShadow is doReading for a shadow.
 func (in *inbox) doShadow(ctx context.Context, key shadowKey, f func(*tx) error) error {
-	return in.queued(&operation{ctx: ctx, run: f, reads: &key, done: make(chan error, 1)})
+	return in.doReading(ctx, reading{shadow: &key}, f)
 }
 
 func (in *inbox) queued(o *operation) error {

@@ -168,7 +168,7 @@ func (t *tx) settle(f followed, l fleet.Look, now time.Time) (bool, error) {
 		return false, err
 	}
 	for _, c := range l.Changed {
-		if err := t.putExecution(t.exec, c.From, c.To); err != nil {
+		if err := t.putExecution(c.From, c.To); err != nil {
 			return false, err
 		}
 	}

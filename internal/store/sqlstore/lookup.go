@@ -2,80 +2,78 @@ package sqlstore
 
 import (
 	"context"
+	"strconv"
 	"sync"
+
+	"github.com/otad/otad/pkg/ota"
 )
 
 // Limits of reading together.
 const (
-	// maxLookup is the most shadows that one query reads.
+	// maxLookup is the most keys that one query asks for.
 	maxLookup = 256
 	// lookers is how many such queries are under way at once.
 	lookers = 2
 )
 
-// lookups reads shadows for callers that ask at the same time in one query, on a
+// lookups reads for callers that ask at the same time in one query, on a
 // database where the way there and back costs more than the row. Nobody waits for
 // company: what has gathered while a query was under way goes with the next.
-type lookups struct {
-	store   *Store
-	text    string // the query
-	queue   chan *lookup
+type lookups[K comparable, V any] struct {
+	// read returns what there is of the keys, each of which it is given once.
+	read    func(ctx context.Context, keys []K) (map[K]V, error)
+	queue   chan *lookup[K, V]
 	closing chan struct{}
 	ended   sync.WaitGroup
 }
 
 // lookup is one caller's question.
-type lookup struct {
-	key  shadowKey
-	done chan looked
+type lookup[K comparable, V any] struct {
+	key  K
+	done chan looked[V]
 }
 
-type looked struct {
-	text string // empty: there is no such shadow
-	err  error
+type looked[V any] struct {
+	value V
+	err   error
 }
 
-const lookupShadows = `SELECT s.device_id, s.name, s.document FROM {rows} JOIN shadows s ON s.device_id = v.device AND s.name = v.name
-	WHERE s.deleted_at IS NULL`
-
-func (s *Store) startLookups() *lookups {
-	l := &lookups{
-		store: s, queue: make(chan *lookup, maxLookup), closing: make(chan struct{}),
-		text: s.config.Dialect.over(lookupShadows, []Column{texts("device", nil), texts("name", nil)}, 0),
-	}
+func startLookups[K comparable, V any](read func(context.Context, []K) (map[K]V, error)) *lookups[K, V] {
+	l := &lookups[K, V]{read: read, queue: make(chan *lookup[K, V], maxLookup), closing: make(chan struct{})}
 	for range lookers {
 		l.ended.Go(l.loop)
 	}
 	return l
 }
 
-func (l *lookups) stop() {
+func (l *lookups[K, V]) stop() {
 	close(l.closing)
 	l.ended.Wait()
 }
 
-// shadow returns the text of a shadow, none when there is no such. An error is
-// about all that were read with it.
-func (l *lookups) shadow(ctx context.Context, key shadowKey) (text string, err error) {
-	q := &lookup{key: key, done: make(chan looked, 1)}
+// get returns what there is of a key, or the zero value. Who asks for the same at
+// the same time gets the same: nobody may change it. An error is about all that were
+// read with it.
+func (l *lookups[K, V]) get(ctx context.Context, key K) (none V, err error) {
+	q := &lookup[K, V]{key: key, done: make(chan looked[V], 1)}
 	select {
 	case l.queue <- q:
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return none, ctx.Err()
 	case <-l.closing:
-		return "", errClosed
+		return none, errClosed
 	}
 	select {
 	case a := <-q.done:
-		return a.text, a.err
+		return a.value, a.err
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return none, ctx.Err()
 	case <-l.closing:
-		return "", errClosed
+		return none, errClosed
 	}
 }
 
-func (l *lookups) loop() {
+func (l *lookups[K, V]) loop() {
 	for {
 		select {
 		case q := <-l.queue:
@@ -86,8 +84,8 @@ func (l *lookups) loop() {
 	}
 }
 
-func (l *lookups) gather(first *lookup) []*lookup {
-	list := []*lookup{first}
+func (l *lookups[K, V]) gather(first *lookup[K, V]) []*lookup[K, V] {
+	list := []*lookup[K, V]{first}
 	for len(list) < maxLookup {
 		select {
 		case q := <-l.queue:
@@ -100,34 +98,84 @@ func (l *lookups) gather(first *lookup) []*lookup {
 }
 
 // answer asks for all of them at once.
-func (l *lookups) answer(questions []*lookup) {
-	found := make(map[shadowKey]string, len(questions))
-	devices, names := make([]string, 0, len(questions)), make([]string, 0, len(questions))
+func (l *lookups[K, V]) answer(questions []*lookup[K, V]) {
+	asked := make(map[K]bool, len(questions))
+	keys := make([]K, 0, len(questions))
 	for _, q := range questions {
-		if _, twice := found[q.key]; !twice {
-			found[q.key] = ""
-			devices, names = append(devices, q.key.device), append(names, q.key.name)
+		if !asked[q.key] {
+			asked[q.key] = true
+			keys = append(keys, q.key)
 		}
 	}
-	ctx, cancel := l.deadline()
+	found, err := l.read(context.Background(), keys)
+	for _, q := range questions {
+		q.done <- looked[V]{found[q.key], err}
+	}
+}
+
+// together bounds a query that belongs to many callers, as it does those of the
+// writer.
+func (s *Store) together(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d := s.config.Dialect.Timeout; d != 0 {
+		return context.WithTimeout(ctx, d)
+	}
+	return context.WithCancel(ctx)
+}
+
+const lookupShadows = `SELECT s.device_id, s.name, s.document FROM {rows} JOIN shadows s ON s.device_id = v.device AND s.name = v.name
+	WHERE s.deleted_at IS NULL`
+
+// readShadows returns the texts of shadows.
+func (s *Store) readShadows(ctx context.Context, keys []shadowKey) (map[shadowKey]string, error) {
+	ctx, cancel := s.together(ctx)
 	defer cancel()
-	err := l.store.rows(ctx, func(r row) error {
+	found := make(map[shadowKey]string, len(keys))
+	err := s.lookOver(ctx, func(r row) error {
 		var key shadowKey
 		var text string
 		err := r.Scan(&key.device, &key.name, &text)
 		found[key] = text
 		return err
-	}, l.text, devices, names)
-	for _, q := range questions {
-		q.done <- looked{found[q.key], err}
-	}
+	}, lookupShadows, texts("device", list(keys, func(k shadowKey) string { return k.device })),
+		texts("name", list(keys, func(k shadowKey) string { return k.name })))
+	return found, err
 }
 
-// deadline bounds a query that belongs to many callers, as it does those of the
-// writer.
-func (l *lookups) deadline() (context.Context, context.CancelFunc) {
-	if d := l.store.config.Dialect.Timeout; d != 0 {
-		return context.WithTimeout(context.Background(), d)
+// pendingKey asks for the first of what a device may work on.
+type pendingKey struct {
+	device string
+	limit  int
+}
+
+// readPending returns what devices may work on.
+func (s *Store) readPending(ctx context.Context, keys []pendingKey) (map[pendingKey][]ota.Execution, error) {
+	ctx, cancel := s.together(ctx)
+	defer cancel()
+	found := make(map[pendingKey][]ota.Execution, len(keys))
+	devices := map[int][]string{} // by limit; callers use few
+	for _, k := range keys {
+		devices[k.limit] = append(devices[k.limit], k.device)
 	}
-	return context.Background(), func() {}
+	for limit, ids := range devices {
+		err := s.lookOver(ctx, func(r row) error {
+			e, err := scanExecution(r)
+			key := pendingKey{e.DeviceID, limit}
+			found[key] = append(found[key], e)
+			return err
+		}, lookupPending+strconv.Itoa(limit)+pendingEnd, texts("device", ids))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// lookOver calls f for each row that a query over rows finds, on a database that
+// takes any number of them.
+func (s *Store) lookOver(ctx context.Context, f func(row) error, query string, columns ...Column) error {
+	args := make([]any, len(columns))
+	for i, c := range columns {
+		args[i] = c.list
+	}
+	return s.rows(ctx, f, s.config.Dialect.over(query, columns, 0), args...)
 }

@@ -128,8 +128,8 @@ func (t *tx) prefetchNew(keys []shadowKey) error {
 func wanted(batch []*operation) []shadowKey {
 	var keys []shadowKey
 	for _, o := range batch {
-		if o.reads != nil {
-			keys = append(keys, *o.reads)
+		if o.reads.shadow != nil {
+			keys = append(keys, *o.reads.shadow)
 		}
 	}
 	slices.SortFunc(keys, shadowKey.compare)

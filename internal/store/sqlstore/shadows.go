@@ -39,8 +39,8 @@ func (s *Store) Shadow(ctx context.Context, deviceID, name string) (shadow.Docum
 // shadow reads a shadow; sql.ErrNoRows when there is none. What can not be read
 // together with others is read by itself.
 func (s *Store) shadow(ctx context.Context, key shadowKey) (doc shadow.Document, err error) {
-	if s.lookups != nil {
-		switch text, err := s.lookups.shadow(ctx, key); {
+	if s.shadows != nil {
+		switch text, err := s.shadows.get(ctx, key); {
 		case err == nil && text == "":
 			return doc, sql.ErrNoRows
 		case err == nil:

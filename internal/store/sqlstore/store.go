@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
 )
 
@@ -26,8 +27,9 @@ type Config struct {
 type Store struct {
 	config     Config
 	writer     *inbox
-	lookups    *lookups // nil: each is read by itself
-	statements sync.Map // query -> *sql.Stmt of the readers
+	shadows    *lookups[shadowKey, string]           // nil: each is read by itself
+	executions *lookups[pendingKey, []ota.Execution] // likewise
+	statements sync.Map                              // query -> *sql.Stmt of the readers
 	indexes    atomic.Pointer[[]selector.Field]
 	closing    sync.Once
 	closeError error
@@ -42,7 +44,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{config: c, writer: startWriters(c.Dialect, c.Writer)}
 	if c.Dialect.Chunks == nil {
-		s.lookups = s.startLookups()
+		s.shadows, s.executions = startLookups(s.readShadows), startLookups(s.readPending)
 	}
 	if c.Dialect.LockBroker == nil {
 		if err := s.freeWebhooks(ctx); err != nil {
@@ -67,8 +69,9 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		var cleanup error
 		s.writer.stop()
-		if s.lookups != nil {
-			s.lookups.stop()
+		if s.shadows != nil {
+			s.shadows.stop()
+			s.executions.stop()
 		}
 		readers := s.config.Reader.Close()
 		if s.config.Cleanup != nil {

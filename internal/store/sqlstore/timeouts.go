@@ -106,7 +106,7 @@ func (t *tx) hold(due, now time.Time) error {
 		return err
 	}
 	for _, e := range held {
-		if err := t.putExecution(t.exec, e, e); err != nil {
+		if err := t.putExecution(e, e); err != nil {
 			return err
 		}
 	}

@@ -15,12 +15,13 @@ import (
 type tx struct {
 	w      *writer
 	saved  bool  // a savepoint stands before the running operation
-	bare   bool  // the running operation wrote without one
 	broken error // the database failed: the batch must be rolled back
 	// shadows are read once in a batch and written once at its end. Operations
 	// on shadows write nothing else, so an operation that fails leaves none.
 	shadows map[shadowKey]*cachedShadow
 	dirty   []*cachedShadow
+	// executions are read and written together too.
+	executions executions
 	// state is what the batch is going to store for the broker, written once at
 	// its end too; nil deletes the key.
 	state map[string][]byte
@@ -46,12 +47,12 @@ type tx struct {
 }
 
 // run runs one operation; if it fails, what it wrote is taken back.
-func (t *tx) run(f func(*tx) error) error {
-	t.saved, t.bare, t.counting, t.telling = false, false, countChanges{}, nil
-	err := f(t)
-	if err != nil && t.bare && t.broken == nil {
-		t.broken = err // what it wrote goes with the batch, of which each is tried by itself then
+func (t *tx) run(o *operation) error {
+	if !o.reads.keepsExecutions() {
+		t.forgetExecutions()
 	}
+	t.saved, t.counting, t.telling = false, countChanges{}, nil
+	err := o.run(t)
 	if err == nil {
 		t.counts.merge(t.counting)
 		for _, e := range ota.InOrder(t.telling) {
@@ -76,6 +77,9 @@ func (t *tx) control(query string) {
 
 // flush writes what the batch gathered.
 func (t *tx) flush() error {
+	if t.forgetExecutions(); t.broken != nil {
+		return t.broken
+	}
 	if err := t.flushShadows(); err != nil {
 		return err
 	}
@@ -106,14 +110,6 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 		t.control("SAVEPOINT operation")
 		t.saved = true
 	}
-	return t.write(query, args...)
-}
-
-// only is exec for an operation that writes with this one statement. It costs no
-// savepoint, whose place and release take as long as the statement; when the
-// operation fails after all, the whole batch is undone.
-func (t *tx) only(query string, args ...any) (int64, error) {
-	t.bare = true
 	return t.write(query, args...)
 }
 

@@ -210,8 +210,11 @@ func (w *writer) try(batch []*operation) (errs []error, err error) {
 	if err := t.prefetch(batch); err != nil {
 		return nil, err
 	}
+	if err := t.prefetchExecutions(batch); err != nil {
+		return nil, err
+	}
 	for _, o := range batch {
-		errs = append(errs, t.run(o.run))
+		errs = append(errs, t.run(o))
 		if t.broken != nil {
 			return nil, t.broken
 		}

@@ -94,23 +94,6 @@ func TestFailedOperationLeavesNoTraceInItsBatch(t *testing.T) {
 	}
 }
 
-// TestAnOperationWithoutASavepoint fails after its only statement: that goes too,
-// and the others stay.
-func TestAnOperationWithoutASavepoint(t *testing.T) {
-	w, other := testWriter(t)
-	bare := func(tx *tx) error {
-		_, err := tx.only(`INSERT INTO n VALUES (2)`)
-		return errors.Join(err, errRefused)
-	}
-	errs := batch(w, insert(1), bare, insert(3))
-	if errs[0] != nil || !errors.Is(errs[1], errRefused) || errs[2] != nil {
-		t.Fatalf("answers %v", errs)
-	}
-	if got := numbers(t, other); !slices.Equal(got, []int{1, 3}) {
-		t.Errorf("stored %v", got)
-	}
-}
-
 func TestNobodyIsAnsweredBeforeTheCommit(t *testing.T) {
 	w, other := testWriter(t)
 	first := &operation{ctx: context.Background(), run: insert(1), done: make(chan error, 1)}
