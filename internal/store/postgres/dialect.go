@@ -27,6 +27,9 @@ const (
 	// revocation is the advisory lock between those who revoke devices and those who
 	// make executions: "rvke" in ASCII, and the table.
 	revocation = "(x'72766b65'::int, CAST(CAST('executions' AS regclass) AS oid)::int)"
+	// stopping is the one between those who stop rollouts and those who start
+	// executions: "stop".
+	stopping = "(x'73746f70'::int, CAST(CAST('executions' AS regclass) AS oid)::int)"
 	// statementTimeout is far above what a statement takes; a stage of a million
 	// executions takes seconds.
 	statementTimeout = 2 * time.Minute
@@ -52,6 +55,8 @@ func dialect() sqlstore.Dialect {
 		ForKey:    " FOR KEY SHARE",
 		Reach:     "SELECT pg_advisory_xact_lock_shared" + revocation,
 		Revoke:    "SELECT pg_advisory_xact_lock" + revocation,
+		Start:     "SELECT pg_advisory_xact_lock_shared" + stopping,
+		Stop:      "SELECT pg_advisory_xact_lock" + stopping,
 		Analyze:   "ANALYZE executions",
 		Fault:     fault,
 		Timeout:   statementTimeout,

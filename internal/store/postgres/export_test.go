@@ -1,4 +1,7 @@
 package postgres
 
-// Reach and Revoke are those of the dialect.
-var Reach, Revoke = dialect().Reach, dialect().Revoke
+// The locks of the dialect.
+var (
+	Reach, Revoke = dialect().Reach, dialect().Revoke
+	Start, Stop   = dialect().Start, dialect().Stop
+)

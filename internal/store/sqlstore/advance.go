@@ -34,7 +34,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 	}
-	err = s.writer.do(ctx, func(t *tx) error {
+	err = s.writer.doReading(ctx, reading{stops: a.Rollout.State != ota.RolloutRunning}, func(t *tx) error {
 		old, err := scanRollout(t.row(selectRollout+` WHERE id = ?`+t.forUpdate("rollouts"), a.Rollout.ID))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):

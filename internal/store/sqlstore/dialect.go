@@ -51,6 +51,9 @@ type Dialect struct {
 	// one before which it revokes or deletes no device. Each waits for the other kind to end, and
 	// keeps it waiting. Empty: there are no others.
 	Reach, Revoke string
+	// Start is a statement before which a transaction starts no executions, and Stop
+	// one before which it stops no rollout; as Reach and Revoke.
+	Start, Stop string
 	// Analyze is a statement to run when a table of executions has grown by many
 	// rows: it has the database look at what it knows of the table, by which it
 	// chooses how to read. Empty: it never looks.

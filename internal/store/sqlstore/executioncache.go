@@ -26,7 +26,6 @@ type cachedExecution struct {
 	ota.Execution
 	details string // as text, once it is changed
 	changed bool   // since it was written last
-	begun   bool   // with that change, or one before it
 }
 
 // executions are what the batch knows of executions: read together, and written
@@ -59,7 +58,6 @@ func (t *tx) changeExecution(c *cachedExecution, to ota.Execution) error {
 	if !c.changed {
 		t.executions.changed = append(t.executions.changed, c)
 	}
-	c.begun = c.begun || c.Status == ota.Queued && to.Status == ota.InProgress
 	c.Execution, c.details, c.changed = to, details, true
 	delete(t.executions.next, to.DeviceID)
 	return nil
@@ -75,13 +73,10 @@ const (
 	updateExecution = `UPDATE executions SET status = ?, class = ?, version = ?, started_at = ?, step_at = ?, updated_at = ?, finished_at = ?,
 	details = ?, step = ?, expires_at = ?, expires_as = ?, retry_at = ?, drifted_at = ?, runs = ?, via = ?
 	WHERE rollout_id = ? AND device_id = ? AND attempt = ?`
-	// updateExecutions starts nothing of a rollout that was stopped since it was
-	// read.
 	updateExecutions = `UPDATE executions SET status = v.status, class = v.class, version = v.version, started_at = v.started, step_at = v.step_at,
 	updated_at = v.updated, finished_at = v.finished, details = v.details, step = v.step, expires_at = v.expires, expires_as = v.expires_as,
 	retry_at = v.retry, drifted_at = v.drifted, runs = v.runs, via = v.via
-	FROM {rows} WHERE executions.rollout_id = v.rollout AND executions.device_id = v.device AND executions.attempt = v.attempt
-	AND (v.begun = 0 OR EXISTS (SELECT 1 FROM rollouts r WHERE r.id = v.rollout AND r.state = 'RUNNING'))`
+	FROM {rows} WHERE executions.rollout_id = v.rollout AND executions.device_id = v.device AND executions.attempt = v.attempt`
 )
 
 // writeExecutions writes what was changed. If it can not, the batch is broken.
@@ -95,7 +90,7 @@ func (t *tx) writeExecutions() {
 		t.broken = fmt.Errorf("write %d executions: %w", len(changed), err)
 	}
 	for _, c := range changed {
-		c.changed, c.begun = false, false
+		c.changed = false
 	}
 }
 
@@ -108,10 +103,7 @@ func (t *tx) updateExecutions(changed []*cachedExecution) error {
 		}
 		return nil
 	}
-	n, err := t.bulk(t.write, updateExecutions, len(changed), nil, executionColumns(changed)...)
-	if err == nil && n < int64(len(changed)) {
-		err = errRaced
-	}
+	_, err := t.bulk(t.write, updateExecutions, len(changed), nil, executionColumns(changed)...)
 	return err
 }
 
@@ -147,7 +139,6 @@ func executionColumns(changed []*cachedExecution) []Column {
 		at("drifted", func(c *cachedExecution) time.Time { return c.DriftedAt }),
 		text("runs", func(c *cachedExecution) string { return c.Runs }),
 		text("via", func(c *cachedExecution) string { return viaText(c.Via) }),
-		number("begun", func(c *cachedExecution) int64 { return int64(flag(c.begun)) }),
 	}
 }
 
@@ -164,6 +155,19 @@ const (
 	WHERE e.rollout_id = v.rollout AND e.device_id = v.device AND e.attempt = v.attempt
 	AND (e.status = 'IN_PROGRESS' OR e.status = 'QUEUED' AND r.state = 'RUNNING')`
 )
+
+// orderStarts has a batch that starts something wait for one of another otad, or
+// writer, that stops a rollout, and the other way round: nothing starts after that is
+// committed. It comes before any other lock.
+func (t *tx) orderStarts(batch []*operation) error {
+	if slices.ContainsFunc(batch, func(o *operation) bool { return o.reads.stops }) {
+		return t.keepOut(t.w.dialect.Stop)
+	}
+	if slices.ContainsFunc(batch, func(o *operation) bool { return o.reads.begins }) {
+		return t.keepOut(t.w.dialect.Start)
+	}
+	return nil
+}
 
 // prefetchExecutions reads and holds the executions that the batch begins with, on
 // a database where each query costs its way: devices first, as everybody who starts

@@ -36,6 +36,7 @@ type reading struct {
 	// what the device shall work on. Zero: none.
 	execution executionKey
 	begins    bool // it may start the execution
+	stops     bool // it may have a rollout start nothing more
 }
 
 // keepsExecutions reports whether the operation reads and writes executions, if any,

@@ -207,6 +207,9 @@ func (w *writer) try(batch []*operation) (errs []error, err error) {
 		}
 	}()
 	t := &tx{w: w}
+	if err := t.orderStarts(batch); err != nil {
+		return nil, err
+	}
 	if err := t.prefetch(batch); err != nil {
 		return nil, err
 	}
