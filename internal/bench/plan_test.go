@@ -47,7 +47,7 @@ func BenchmarkPlan100k(b *testing.B) {
 	service := fleet.New(fleet.Config{Store: store, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	plan := ota.Rollout{
 		Release: release.ID(), Selector: `tags.site = "paris"`, Seed: "bench",
-		Stages: []ota.Stage{{Size: ota.Size{Percent: 10}}, {Size: ota.Size{Percent: 50}}, {Size: ota.Size{Percent: 100}}},
+		Stages: []ota.Stage{{Size: ota.Size{Percent: 10}, State: ota.StagePending}, {Size: ota.Size{Percent: 50}, State: ota.StagePending}, {Size: ota.Size{Percent: 100}, State: ota.StagePending}},
 	}
 	b.ResetTimer()
 	for range b.N {

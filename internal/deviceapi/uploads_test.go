@@ -20,7 +20,7 @@ import (
 func (p *plane) started(device, command string) ota.Execution {
 	p.Helper()
 	v, err := p.fleet.CreateRollout(p.Context(), ota.Rollout{
-		Command: &ota.Command{Name: command}, Selector: fmt.Sprintf("id = %q", device), Stages: []ota.Stage{{Size: ota.Size{Percent: 100}}},
+		Command: &ota.Command{Name: command}, Selector: fmt.Sprintf("id = %q", device), Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}},
 	})
 	p.ok(err)
 	ctx, stop := context.WithCancel(p.Context())

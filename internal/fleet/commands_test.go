@@ -17,7 +17,7 @@ import (
 func (w *world) command(sel, name string, parameters map[string]string) fleet.RolloutView {
 	w.t.Helper()
 	v, err := w.s.CreateRollout(w.ctx, ota.Rollout{
-		Command: &ota.Command{Name: name, Parameters: parameters}, Selector: sel, Stages: []ota.Stage{{Size: ota.Size{Percent: 100}}},
+		Command: &ota.Command{Name: name, Parameters: parameters}, Selector: sel, Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}},
 	})
 	w.ok(err)
 	return v

@@ -48,7 +48,7 @@ func Changes(before, after Rollout, now time.Time) []Event {
 		if i < len(before.Stages) {
 			was = before.Stages[i].State
 		}
-		if s.State != was && s.State != "" {
+		if s.State != was {
 			events = append(events, Event{At: now, RolloutID: after.ID, Kind: EventStage, Stage: i + 1, From: string(was), To: string(s.State)})
 		}
 	}

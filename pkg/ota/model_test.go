@@ -379,6 +379,9 @@ func (m *model) operator(t *rapid.T) {
 func (m *model) check(t *rapid.T) {
 	open := 0
 	for i, s := range m.r.Stages {
+		if err := s.validate(); err != nil {
+			t.Fatalf("stage %d: %v", i+1, err)
+		}
 		if s.State == StageOpen || s.State == StageSoaking {
 			open++
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -241,6 +242,8 @@ func (s Stage) validate() error {
 		return invalid("gate minimum %d: must not be negative", s.Gate.MinFinished)
 	case s.Soak < 0 || s.Soak > MaxSoak:
 		return invalid("soak of %s: want 0 to %s", s.Soak, MaxSoak)
+	case !slices.Contains(StageStates, s.State):
+		return invalid("stage in state %q: want one of %v; a new one is %s", s.State, StageStates, StagePending)
 	}
 	return nil
 }

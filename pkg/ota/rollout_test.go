@@ -134,11 +134,20 @@ func TestRolloutValidate(t *testing.T) {
 		"long selector":    func(r *Rollout) { r.Selector = strings.Repeat("x", MaxSelector+1) },
 		"many abort rules": func(r *Rollout) { r.Abort = make([]AbortRule, MaxAbortRules+1) },
 		"bad release":      func(r *Rollout) { r.Release.Name = "../x" },
+		"no stage state":   func(r *Rollout) { r.Stages[1].State = "" },
+		"no such state":    func(r *Rollout) { r.Stages[2].State = StageState(RolloutRunning) },
 	} {
 		r := good()
 		breakIt(&r)
 		if err := r.Validate(); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, state := range StageStates { // one that runs is as good as a new one
+		r := good()
+		r.Stages[1].State = state
+		if err := r.Validate(); err != nil {
+			t.Errorf("a stage that is %s: %v", state, err)
 		}
 	}
 }
