@@ -313,6 +313,11 @@ type ExecutionStore interface {
 	// Busy returns the devices, with ids after the given one, that have an execution
 	// QUEUED or IN_PROGRESS, in order, at most limit.
 	Busy(ctx context.Context, after string, limit int) ([]string, error)
+	// Unfinished calls f for each device on which the rollout has an execution that is
+	// QUEUED or IN_PROGRESS, in order, until f returns false; a rollout that is unknown
+	// has none. f must not call the store. It reads no more of them than that, so it is
+	// for a whole fleet.
+	Unfinished(ctx context.Context, rolloutID string, f func(deviceID string) bool) error
 	// StartNext is NextExecution followed by ota.Start, in one.
 	StartNext(ctx context.Context, deviceID string, s ota.Starting, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the

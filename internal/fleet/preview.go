@@ -202,27 +202,30 @@ func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, *
 
 // conflicts returns the rollouts that have work for devices that are reached.
 func (s *Service) conflicts(ctx context.Context, r ota.Rollout, reached func(deviceID string) bool) ([]Conflict, error) {
-	busy := map[string]int{}
-	err := s.Store.Executions(ctx, ExecutionFilter{Active: true}, func(e ota.Execution) bool {
-		if reached(e.DeviceID) {
-			busy[e.RolloutID]++
-		}
-		return true
-	})
+	others, err := s.Store.Rollouts(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var conflicts []Conflict
-	for _, id := range slices.Sorted(maps.Keys(busy)) {
-		other, err := s.Store.Rollout(ctx, id)
+	for _, other := range others {
+		if other.State.Terminal() || other.Kind() == ota.KindCommand {
+			continue
+		}
+		c := Conflict{Rollout: other, Supersedes: r.Supersedes(other)}
+		err := s.Store.Unfinished(ctx, other.ID, func(deviceID string) bool {
+			if reached(deviceID) {
+				c.Devices++
+			}
+			return true
+		})
 		if err != nil {
 			return nil, err
 		}
-		if other.Kind() == ota.KindCommand {
-			continue
+		if c.Devices > 0 {
+			conflicts = append(conflicts, c)
 		}
-		conflicts = append(conflicts, Conflict{Rollout: other, Devices: busy[id], Supersedes: r.Supersedes(other)})
 	}
+	slices.SortFunc(conflicts, func(a, b Conflict) int { return strings.Compare(a.Rollout.ID, b.Rollout.ID) })
 	return conflicts, nil
 }
 

@@ -68,6 +68,26 @@ func (s *Store) Busy(ctx context.Context, after string, limit int) (ids []string
 	return ids, err
 }
 
+// Unfinished implements fleet.ExecutionStore.
+func (s *Store) Unfinished(ctx context.Context, rolloutID string, f func(deviceID string) bool) error {
+	var ids []string
+	err := s.locked(ctx, func() error {
+		for id, attempts := range s.executions[rolloutID] {
+			if !attempts[len(attempts)-1].Status.Terminal() {
+				ids = append(ids, id)
+			}
+		}
+		return nil
+	})
+	slices.Sort(ids)
+	for _, id := range ids {
+		if !f(id) {
+			break
+		}
+	}
+	return err
+}
+
 // next is what the device shall work on.
 func (s *Store) next(deviceID string) (ota.Execution, error) {
 	if list := s.pending(deviceID); len(list) > 0 {

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -41,6 +42,29 @@ var executionTests = []test{
 		s.equal("what is left", s.next("d"), "old")
 		s.report("old", "d", ota.Failed, epoch)
 		s.equal("none left", s.next("d"), "")
+	}},
+	{"what is unfinished in a rollout, in order", func(s *suite) {
+		devices := make([]string, 150) // more than a page or two
+		for i := range devices {
+			devices[i] = fmt.Sprintf("d%03d", i)
+		}
+		s.enrolled(devices...)
+		s.open(s.rollout("other", 1), epoch, queued(0, 1, "d001")...)
+		r := s.open(s.rollout("r", len(devices)), epoch, queued(0, 1, devices...)...)
+		s.report("r", "d000", ota.Succeeded, epoch)
+		s.report("r", "d063", ota.InProgress, epoch)
+		s.report("r", "d064", ota.Failed, epoch)
+		s.report("r", "d065", ota.Failed, epoch)
+		s.open(r, epoch, queued(0, 2, "d065")...)
+		s.must(s.RevokeDevice(ctx, "d149", epoch))
+		var got []string
+		s.must(s.Unfinished(ctx, "r", func(id string) bool { got = append(got, id); return true }))
+		want := slices.DeleteFunc(slices.Clone(devices), func(id string) bool { return id == "d000" || id == "d064" || id == "d149" })
+		s.equal("unfinished", got, want)
+		got = nil
+		s.must(s.Unfinished(ctx, "r", func(id string) bool { got = append(got, id); return len(got) < 2 }))
+		s.equal("until it is enough", got, want[:2])
+		s.must(s.Unfinished(ctx, "nobody's", func(id string) bool { s.Errorf("%s", id); return true }))
 	}},
 	{"the oldest of one priority is next", func(s *suite) {
 		s.enrolled("d")
