@@ -163,7 +163,7 @@ func (h deviceHandler) ListEnrollmentTokens(ctx context.Context, _ *connect.Requ
 }
 
 func (h deviceHandler) RevokeEnrollmentToken(ctx context.Context, r *connect.Request[otadv1.RevokeEnrollmentTokenRequest]) (*connect.Response[otadv1.RevokeEnrollmentTokenResponse], error) {
-	if err := h.fleet.Store.RevokeEnrollmentToken(ctx, r.Msg.GetId(), h.fleet.Now()); err != nil {
+	if err := h.fleet.RevokeEnrollmentToken(ctx, r.Msg.GetId()); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&otadv1.RevokeEnrollmentTokenResponse{}), nil

@@ -19,10 +19,18 @@ type Certificate struct {
 	Ends     time.Time
 }
 
-// RevokedCertificate is one of a revoked device.
+// RevokedCertificate is one of a revoked device, or of a revoked enrollment token:
+// then DeviceID is ClaimName with the token's id, as in the certificate.
 type RevokedCertificate struct {
 	Certificate
 	RevokedAt time.Time
+}
+
+// BoundCertificate is one of fleet provisioning, which names no device.
+type BoundCertificate struct {
+	ID     string // lower-case hex sha256 of the certificate in DER
+	Serial *big.Int
+	Ends   time.Time
 }
 
 // Dates of revocation lists. A broker refuses everybody once its list has
@@ -34,7 +42,7 @@ const (
 	revocationBackdate    = time.Hour
 )
 
-// revocation is the signal that a device was revoked on this replica.
+// revocation is the signal that a device, or a claim, was revoked on this replica.
 const revocation = "revocation"
 
 // issue makes a device's certificate and remembers it before it is handed out:
@@ -44,16 +52,21 @@ func (s *Service) issue(ctx context.Context, csr *x509.CertificateRequest, devic
 	if err != nil {
 		return nil, fmt.Errorf("issue certificate for %s: %w", deviceID, err)
 	}
-	block, _ := pem.Decode(chain)
-	if block == nil {
-		return nil, errors.New("the CA returned no certificate")
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
+	leaf, err := leafOf(chain)
 	if err != nil {
 		return nil, fmt.Errorf("issue certificate for %s: %w", deviceID, err)
 	}
 	c := Certificate{DeviceID: deviceID, Serial: leaf.SerialNumber, Ends: leaf.NotAfter}
 	return chain, s.Store.PutCertificate(ctx, c, now)
+}
+
+// leafOf is the first certificate of a chain in PEM that the CA made.
+func leafOf(chain []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		return nil, errors.New("the CA returned no certificate")
+	}
+	return x509.ParseCertificate(block.Bytes)
 }
 
 // lists is the newest revocation list of this replica.

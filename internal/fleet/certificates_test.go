@@ -115,6 +115,43 @@ func TestEveryDeviceCertificateCanBeRevoked(t *testing.T) {
 	}
 }
 
+// So does fleet provisioning: a certificate that stands for a device is revoked with it,
+// and that of a claim with its token, used or not.
+func TestCertificatesOfProvisioningCanBeRevoked(t *testing.T) {
+	w := newWorld(t)
+	used, _, usedCert := w.claimOf(fleet.EnrollmentToken{Uses: 1})
+	unused, _, unusedCert := w.claimOf(fleet.EnrollmentToken{Uses: 1})
+	_, _, keptCert := w.claimOf(fleet.EnrollmentToken{Uses: 1})
+	c := w.candidate(used.ID)
+	_, err := w.s.Provision(w.ctx, serial(used.ID, c.Ownership, "sn-1"))
+	w.ok(err)
+	deviceCert := w.certificate(c.PEM)
+	if _, list := w.lists(); len(list.RevokedCertificateEntries) != 0 {
+		t.Fatalf("listed before: %s", serials(list))
+	}
+	_, err = w.s.RevokeDevice(w.ctx, "sn-1")
+	w.ok(err)
+	w.ok(w.s.RevokeEnrollmentToken(w.ctx, used.ID))
+	w.ok(w.s.RevokeEnrollmentToken(w.ctx, unused.ID))
+	check := func(when string) {
+		t.Helper()
+		_, list := w.lists()
+		for what, cert := range map[string]*x509.Certificate{"the device's": deviceCert, "the used claim's": usedCert, "the unused claim's": unusedCert} {
+			if !strings.Contains(serials(list), cert.SerialNumber.String()) {
+				t.Errorf("%s: %s certificate %s is not in %s", when, what, cert.SerialNumber, serials(list))
+			}
+		}
+		if strings.Contains(serials(list), keptCert.SerialNumber.String()) {
+			t.Errorf("%s: the certificate of a claim that is good is listed", when)
+		}
+	}
+	check("revoked")
+	w.forget("sn-1")
+	check("deleted")
+	_, err = w.s.AdmitCertificate(w.ctx, deviceCert)
+	w.wantErr(err, fleet.ErrDenied)
+}
+
 // A list that could not be saved is saved at the next look, and one that was is
 // left alone.
 func TestRevocationListsAreSaved(t *testing.T) {

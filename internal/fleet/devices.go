@@ -132,7 +132,7 @@ func (s *Service) known(ctx context.Context, deviceID string) (Device, error) {
 func (s *Service) AdmitCertificate(ctx context.Context, cert *x509.Certificate) (Device, error) {
 	id := cert.Subject.CommonName
 	switch {
-	case strings.HasPrefix(id, claimName):
+	case strings.HasPrefix(id, ClaimName):
 		return Device{}, fmt.Errorf("%w: a claim certificate is good for provisioning only", ErrDenied)
 	case id == provisionedName:
 		d, err := s.provisionedBy(ctx, cert)

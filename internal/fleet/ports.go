@@ -69,11 +69,11 @@ type DeviceStore interface {
 	// selectors that compare them are fast. It may take long; others can read and,
 	// where the database is shared, write meanwhile. ErrInvalid: see Indexable.
 	IndexFields(ctx context.Context, fields []selector.Field) error
-	// Provision is Enroll by the token with this id, and makes the certificate with
-	// this id stand for the device. Again with the same device it changes nothing;
+	// Provision is Enroll by the token with this id, and makes the certificate
+	// stand for the device, and one that it was given, see PutCertificate. Again with the same device it changes nothing;
 	// a certificate that stands for another one is ErrDenied. Certificates that
 	// stood for the device ProvisionLife ago or longer no longer do.
-	Provision(ctx context.Context, d Device, certificateID, tokenID string, now time.Time) (Device, error)
+	Provision(ctx context.Context, d Device, c BoundCertificate, tokenID string, now time.Time) (Device, error)
 	// ProvisionedDevice returns the device that a certificate stands for.
 	ProvisionedDevice(ctx context.Context, certificateID string) (Device, error)
 	// RevokeDevice marks it, and ota.Remove ends its unfinished executions, so
@@ -140,7 +140,11 @@ type CertificateStore interface {
 	// ErrNotFound: no such device. A revoked one is taken: it may have been revoked
 	// while the certificate was made.
 	PutCertificate(ctx context.Context, c Certificate, now time.Time) error
-	// RevokedCertificates returns those of revoked and of deleted devices that have not ended at
+	// PutClaimCertificate remembers the certificate of an enrollment token; DeviceID
+	// does not count. Those that have ended at now are forgotten. ErrNotFound: no
+	// such token.
+	PutClaimCertificate(ctx context.Context, tokenID string, c Certificate, now time.Time) error
+	// RevokedCertificates returns those of revoked and deleted devices and of revoked tokens that have not ended at
 	// now, in order of the device and the hexadecimal serial number.
 	RevokedCertificates(ctx context.Context, now time.Time) ([]RevokedCertificate, error)
 }

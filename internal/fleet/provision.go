@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,8 @@ const (
 // Common names of certificates that are no device's. No device id has a space,
 // so nobody can take them for one.
 const (
-	claimName       = "otad claim "
+	// ClaimName begins the name of a claim certificate; the token's id follows.
+	ClaimName       = "otad claim "
 	provisionedName = "otad provisioned"
 )
 
@@ -57,7 +59,7 @@ var ErrOwnership = errors.New("certificate ownership token is not valid")
 // revoked, over or used up.
 func (s *Service) Claim(ctx context.Context, certs []*x509.Certificate, username string, password []byte) (tokenID string, claim bool, err error) {
 	if len(certs) > 0 {
-		id, ok := strings.CutPrefix(certs[0].Subject.CommonName, claimName)
+		id, ok := strings.CutPrefix(certs[0].Subject.CommonName, ClaimName)
 		if !ok {
 			return "", false, nil
 		}
@@ -114,8 +116,29 @@ func (s *Service) CreateClaim(ctx context.Context, t EnrollmentToken, csr []byte
 	if err != nil {
 		return EnrollmentToken{}, [32]byte{}, nil, err
 	}
-	chain, err := s.CA.IssueUntil(request, claimName+t.ID, s.Now(), t.ExpiresAt)
-	return t, secret, chain, err
+	chain, err := s.CA.IssueUntil(request, ClaimName+t.ID, s.Now(), t.ExpiresAt)
+	if err != nil {
+		return EnrollmentToken{}, [32]byte{}, nil, err
+	}
+	leaf, err := leafOf(chain)
+	if err == nil {
+		err = s.Store.PutClaimCertificate(ctx, t.ID, Certificate{Serial: leaf.SerialNumber, Ends: leaf.NotAfter}, s.Now())
+	}
+	if err != nil {
+		return EnrollmentToken{}, [32]byte{}, nil, fmt.Errorf("issue certificate for claim %s: %w", t.ID, err)
+	}
+	return t, secret, chain, nil
+}
+
+// RevokeEnrollmentToken lets nobody in by the token any more, nor by its claim
+// certificate.
+func (s *Service) RevokeEnrollmentToken(ctx context.Context, id string) error {
+	if err := s.Store.RevokeEnrollmentToken(ctx, id, s.Now()); err != nil {
+		return err
+	}
+	s.signals.raise(revocation)
+	s.logger(ctx).Info("enrollment token revoked", "token", id)
+	return nil
 }
 
 // Candidate is a certificate that stands for no device yet.
@@ -143,19 +166,20 @@ func (s *Service) CertificateFromCSR(ctx context.Context, tokenID string, csr []
 	if err != nil {
 		return Candidate{}, fmt.Errorf("issue certificate for claim %s: %w", tokenID, err)
 	}
-	leaf, _ := pem.Decode(chain)
-	if leaf == nil {
-		return Candidate{}, errors.New("the CA returned no certificate")
+	leaf, err := leafOf(chain)
+	if err != nil {
+		return Candidate{}, fmt.Errorf("issue certificate for claim %s: %w", tokenID, err)
 	}
 	o := ownership{
-		expires: now.Add(ProvisionLife), certificate: sha256.Sum256(leaf.Bytes),
+		expires: now.Add(ProvisionLife), certificate: sha256.Sum256(leaf.Raw),
 		key: sha256.Sum256(request.RawSubjectPublicKeyInfo), claim: tokenID,
+		serial: leaf.SerialNumber, ends: leaf.NotAfter,
 	}
 	token, err := s.signOwnership(o)
 	if err != nil {
 		return Candidate{}, err
 	}
-	return Candidate{ID: hex.EncodeToString(o.certificate[:]), PEM: pem.EncodeToMemory(leaf), Ownership: token}, nil
+	return Candidate{ID: hex.EncodeToString(o.certificate[:]), PEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), Ownership: token}, nil
 }
 
 // Provisioning is the second step.
@@ -201,7 +225,7 @@ func (s *Service) Provision(ctx context.Context, p Provisioning) (Device, error)
 	if _, err := s.claim(ctx, p.Claim); err != nil {
 		return Device{}, err
 	}
-	d, err = s.Store.Provision(ctx, d, certificate, p.Claim, s.Now())
+	d, err = s.Store.Provision(ctx, d, BoundCertificate{ID: certificate, Serial: o.serial, Ends: o.ends}, p.Claim, s.Now())
 	if err != nil {
 		return Device{}, err
 	}
@@ -227,17 +251,23 @@ type ownership struct {
 	certificate [32]byte // sha256 of the DER form
 	key         [32]byte // sha256 of the public key
 	claim       string
+	serial      *big.Int  // of the certificate, at most maxSerial bytes long
+	ends        time.Time // of the certificate
 }
 
 const (
-	ownershipFormat = 1
-	ownershipBody   = 1 + 8 + 32 + 32
+	ownershipFormat = 2
+	ownershipBody   = 1 + 8 + 32 + 32 + maxSerial + 8
+	// maxSerial is how long a serial number may be (RFC 5280, 4.1.2.2).
+	maxSerial = 20
 )
 
 func (o ownership) body() []byte {
 	b := append(make([]byte, 0, ownershipBody+sha256.Size), ownershipFormat)
 	b = binary.BigEndian.AppendUint64(b, uint64(o.expires.Unix()))
-	return append(append(b, o.certificate[:]...), o.key[:]...)
+	b = append(append(b, o.certificate[:]...), o.key[:]...)
+	b = append(b, o.serial.FillBytes(make([]byte, maxSerial))...)
+	return binary.BigEndian.AppendUint64(b, uint64(o.ends.Unix()))
 }
 
 func (s *Service) signOwnership(o ownership) (string, error) {
@@ -263,6 +293,7 @@ func (s *Service) readOwnership(token, claim string) (ownership, error) {
 	o := ownership{
 		expires:     time.Unix(int64(binary.BigEndian.Uint64(body[1:])), 0),
 		certificate: [32]byte(body[9:]), key: [32]byte(body[41:]), claim: claim,
+		serial: new(big.Int).SetBytes(body[73 : 73+maxSerial]), ends: time.Unix(int64(binary.BigEndian.Uint64(body[73+maxSerial:])), 0),
 	}
 	if !s.Now().Before(o.expires) {
 		return ownership{}, fmt.Errorf("%w: it is over since %s; ask for a certificate again", ErrOwnership, o.expires.UTC().Format(time.RFC3339))

@@ -15,23 +15,27 @@ type provisioned struct {
 }
 
 // Provision implements fleet.DeviceStore.
-func (s *Store) Provision(ctx context.Context, d fleet.Device, certificateID, tokenID string, now time.Time) (fleet.Device, error) {
+func (s *Store) Provision(ctx context.Context, d fleet.Device, c fleet.BoundCertificate, tokenID string, now time.Time) (fleet.Device, error) {
 	now = stored(now)
 	err := s.locked(ctx, func() (err error) {
-		p, exists := s.provisioned[certificateID]
+		p, exists := s.provisioned[c.ID]
 		if exists && p.device != d.ID {
-			return fmt.Errorf("certificate %s stands for another device: %w", certificateID, fleet.ErrDenied)
+			return fmt.Errorf("certificate %s stands for another device: %w", c.ID, fleet.ErrDenied)
 		}
 		d, err = s.enroll(d, func() (fleet.EnrollmentToken, error) { return s.token(tokenID) }, now)
-		if err != nil || exists {
+		if err != nil {
 			return err
+		}
+		s.putCertificate(fleet.Certificate{DeviceID: d.ID, Serial: c.Serial, Ends: c.Ends}, now)
+		if exists {
+			return nil
 		}
 		for id, old := range s.provisioned {
 			if old.device == d.ID && !old.at.After(now.Add(-fleet.ProvisionLife)) {
 				delete(s.provisioned, id)
 			}
 		}
-		s.provisioned[certificateID] = provisioned{d.ID, now}
+		s.provisioned[c.ID] = provisioned{d.ID, now}
 		return nil
 	})
 	if err != nil {

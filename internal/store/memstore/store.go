@@ -47,6 +47,7 @@ type Store struct {
 
 	certificates map[string]fleet.Certificate  // by serial number
 	deleted      map[string]deletedCertificate // by serial number too
+	claims       map[string]claimCertificate   // by serial number too
 
 	marks    map[string]mark            // by device
 	relooks  map[string]map[string]bool // by rollout, of devices
@@ -84,6 +85,7 @@ func New() *Store {
 
 		certificates: map[string]fleet.Certificate{},
 		deleted:      map[string]deletedCertificate{},
+		claims:       map[string]claimCertificate{},
 		marks:        map[string]mark{},
 		relooks:      map[string]map[string]bool{},
 		left:         map[attempt]bool{},

@@ -11,18 +11,21 @@ import (
 )
 
 // Provision implements fleet.DeviceStore.
-func (s *Store) Provision(ctx context.Context, d fleet.Device, certificateID, tokenID string, now time.Time) (fleet.Device, error) {
+func (s *Store) Provision(ctx context.Context, d fleet.Device, c fleet.BoundCertificate, tokenID string, now time.Time) (fleet.Device, error) {
 	now = stored(now)
 	var enrolled fleet.Device
 	err := s.writer.do(ctx, func(t *tx) (err error) {
-		if err := standsForOther(t, certificateID, d.ID); err != nil {
+		if err := standsForOther(t, c.ID, d.ID); err != nil {
 			return err
 		}
 		enrolled, err = enroll(t, d, func() (fleet.EnrollmentToken, error) { return tokenByID(t, tokenID) }, now)
 		if err != nil {
 			return err
 		}
-		return bind(t, enrolled.ID, certificateID, now)
+		if err := bind(t, enrolled.ID, c.ID, now); err != nil {
+			return err
+		}
+		return t.putCertificate(fleet.Certificate{DeviceID: enrolled.ID, Serial: c.Serial, Ends: c.Ends}, now)
 	})
 	if err != nil {
 		return fleet.Device{}, err

@@ -14,6 +14,11 @@ func certificate(device string, serial int64, ends time.Time) fleet.Certificate 
 	return fleet.Certificate{DeviceID: device, Serial: big.NewInt(serial), Ends: ends}
 }
 
+// bound is a certificate of fleet provisioning, with a serial number made of its id.
+func bound(id string) fleet.BoundCertificate {
+	return fleet.BoundCertificate{ID: id, Serial: new(big.Int).SetBytes([]byte(id)), Ends: epoch.Add(24 * time.Hour)}
+}
+
 // revoked are the serial numbers of the revoked certificates at a time.
 func (s *suite) revoked(now time.Time) (serials []string) {
 	s.Helper()
@@ -56,6 +61,33 @@ var certificateTests = []test{
 	}},
 	{"a certificate is of a device", func(s *suite) {
 		s.wantErr(s.PutCertificate(ctx, certificate("nobody", 10, epoch), epoch), fleet.ErrNotFound)
+	}},
+	{"a certificate that stands for a device is revoked with it", func(s *suite) {
+		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 1})
+		_, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, bound("J"), "t", epoch)
+		s.must(err)
+		_, err = s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, bound("K"), "t", epoch.Add(time.Minute))
+		s.must(err)
+		s.equal("before", s.revoked(epoch), []string{})
+		s.must(s.RevokeDevice(ctx, "d", at(2)))
+		s.equal("after", s.revoked(epoch), []string{"d 4a", "d 4b"})
+	}},
+	{"the certificate of a claim is revoked with its token", func(s *suite) {
+		s.wantErr(s.PutClaimCertificate(ctx, "t", certificate("", 10, at(60)), epoch), fleet.ErrNotFound)
+		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 1})
+		s.token(fleet.EnrollmentToken{ID: "u", SecretHash: secret(2), Uses: 1})
+		s.must(s.PutClaimCertificate(ctx, "t", certificate("", 10, at(60)), epoch))
+		s.must(s.PutClaimCertificate(ctx, "t", certificate("", 10, at(60)), epoch)) // again
+		s.must(s.PutClaimCertificate(ctx, "u", certificate("", 11, at(60)), epoch))
+		s.equal("before", s.revoked(epoch), []string{})
+		s.must(s.RevokeEnrollmentToken(ctx, "t", at(1)))
+		list, err := s.RevokedCertificates(ctx, at(2))
+		s.must(err)
+		s.equal("after", s.revoked(at(2)), []string{fleet.ClaimName + "t a"})
+		s.equal("times", []time.Time{list[0].Ends, list[0].RevokedAt}, []time.Time{keptAt(60), keptAt(1)})
+		s.equal("when it has ended", s.revoked(at(60)), []string{})
+		s.must(s.PutClaimCertificate(ctx, "u", certificate("", 12, at(120)), at(60)))
+		s.equal("forgotten", s.revoked(epoch), []string{})
 	}},
 	{"cancelled", func(s *suite) {
 		s.enrolled("d")

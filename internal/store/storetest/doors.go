@@ -14,13 +14,13 @@ var provisionTests = []test{
 		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 1, Hardware: "board-a"})
 		_, err := s.ProvisionedDevice(ctx, "c1")
 		s.wantErr(err, fleet.ErrNotFound)
-		d, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, "c1", "t", epoch)
+		d, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, bound("c1"), "t", epoch)
 		s.must(err)
 		s.equal("provisioned", d, fleet.Device{ID: "d", Hardware: "board-a", KeyFingerprint: "k", CreatedAt: kept})
 		got, err := s.ProvisionedDevice(ctx, "c1")
 		s.must(err)
 		s.equal("looked up", got, d)
-		again, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, "c1", "t", epoch.Add(time.Minute))
+		again, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, bound("c1"), "t", epoch.Add(time.Minute))
 		s.must(err)
 		s.equal("again", again, d)
 		t, err := s.EnrollmentToken(ctx, "t")
@@ -29,9 +29,9 @@ var provisionTests = []test{
 	}},
 	{"a certificate is good for one device", func(s *suite) {
 		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 9})
-		_, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, "c1", "t", epoch)
+		_, err := s.Provision(ctx, fleet.Device{ID: "d", KeyFingerprint: "k"}, bound("c1"), "t", epoch)
 		s.must(err)
-		_, err = s.Provision(ctx, fleet.Device{ID: "e", KeyFingerprint: "k"}, "c1", "t", epoch)
+		_, err = s.Provision(ctx, fleet.Device{ID: "e", KeyFingerprint: "k"}, bound("c1"), "t", epoch)
 		s.wantErr(err, fleet.ErrDenied)
 		_, err = s.Device(ctx, "e")
 		s.wantErr(err, fleet.ErrNotFound)
@@ -39,7 +39,7 @@ var provisionTests = []test{
 		s.must(err)
 		s.equal("uses left", t.Uses, 8)
 		errs := together(8, func(i int) error {
-			_, err := s.Provision(ctx, fleet.Device{ID: fmt.Sprint("f", i), KeyFingerprint: "k"}, "c2", "t", epoch)
+			_, err := s.Provision(ctx, fleet.Device{ID: fmt.Sprint("f", i), KeyFingerprint: "k"}, bound("c2"), "t", epoch)
 			return err
 		})
 		s.equal("winners", s.wins(errs, fleet.ErrDenied), 1)
@@ -48,13 +48,13 @@ var provisionTests = []test{
 		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 2, DeviceGlob: "gw-*"})
 		s.enrolled("gw-1")
 		for id, want := range map[string]error{"d": fleet.ErrDenied, "gw-1": fleet.ErrConflict} {
-			_, err := s.Provision(ctx, fleet.Device{ID: id, KeyFingerprint: "k"}, "c1", "t", epoch)
+			_, err := s.Provision(ctx, fleet.Device{ID: id, KeyFingerprint: "k"}, bound("c1"), "t", epoch)
 			s.wantErr(err, want)
 		}
-		_, err := s.Provision(ctx, fleet.Device{ID: "gw-2", KeyFingerprint: "k"}, "c1", "nobody's", epoch)
+		_, err := s.Provision(ctx, fleet.Device{ID: "gw-2", KeyFingerprint: "k"}, bound("c1"), "nobody's", epoch)
 		s.wantErr(err, fleet.ErrNotFound)
 		s.must(s.RevokeDevice(ctx, "gw-1", epoch))
-		_, err = s.Provision(ctx, fleet.Device{ID: "gw-1", KeyFingerprint: "key of gw-1"}, "c1", "t", epoch)
+		_, err = s.Provision(ctx, fleet.Device{ID: "gw-1", KeyFingerprint: "key of gw-1"}, bound("c1"), "t", epoch)
 		s.wantErr(err, fleet.ErrDenied)
 		_, err = s.ProvisionedDevice(ctx, "c1")
 		s.wantErr(err, fleet.ErrNotFound)
@@ -65,7 +65,7 @@ var provisionTests = []test{
 		s.token(fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 9})
 		d := fleet.Device{ID: "d", KeyFingerprint: "k"}
 		for i, at := range []time.Duration{0, time.Minute, fleet.ProvisionLife} {
-			_, err := s.Provision(ctx, d, fmt.Sprint("c", i), "t", epoch.Add(at))
+			_, err := s.Provision(ctx, d, bound(fmt.Sprint("c", i)), "t", epoch.Add(at))
 			s.must(err)
 		}
 		_, err := s.ProvisionedDevice(ctx, "c0")
@@ -170,7 +170,7 @@ func (w *walk) provision(t *rapid.T) {
 	certificate := rapid.SampledFrom([]string{"c", "e", "f"}).Draw(t, "certificate")
 	now := w.time(t)
 	w.same("provision", func(s fleet.Store) (any, error) {
-		return s.Provision(ctx, fleet.Device{ID: id, Hardware: "h", KeyFingerprint: key}, certificate, "t", now)
+		return s.Provision(ctx, fleet.Device{ID: id, Hardware: "h", KeyFingerprint: key}, bound(certificate), "t", now)
 	})
 }
 

@@ -329,7 +329,7 @@ var cancelledTests = []test{
 			"CreateIssuer":     func() error { return s.CreateIssuer(gone, fleet.Issuer{Name: "x"}) },
 			"DeleteIssuer":     func() error { return s.DeleteIssuer(gone, "x") },
 			"Provision": func() error {
-				_, err := s.Provision(gone, fleet.Device{ID: "e"}, "c", "for d", epoch)
+				_, err := s.Provision(gone, fleet.Device{ID: "e"}, bound("c"), "for d", epoch)
 				return err
 			},
 			"ProvisionedDevice": func() error { _, err := s.ProvisionedDevice(gone, "c"); return err },
