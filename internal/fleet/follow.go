@@ -47,6 +47,26 @@ func changed(a, b map[string]any, path []string) bool {
 	return hadX != hadY || hadX && !reflect.DeepEqual(x, y)
 }
 
+// Opened returns where devices stand which continuous rollouts have to look at, since
+// the releases changed and with them their paths. Whoever changes releases marks them.
+func Opened(rollouts []ota.Rollout, before, after []ota.Release) (positions []ota.Position) {
+	for _, r := range rollouts {
+		if !r.Terms.Continuous || r.State.Terminal() {
+			continue
+		}
+		i := slices.IndexFunc(after, func(o ota.Release) bool { return o.ID() == r.Release })
+		if i < 0 || after[i].State != ota.ReleaseSigned {
+			continue
+		}
+		for _, at := range ota.Opened(after[i], before, after) {
+			if !slices.Contains(positions, at) {
+				positions = append(positions, at)
+			}
+		}
+	}
+	return positions
+}
+
 // AsksGroup reports whether the selector asks for this group, or for any.
 func AsksGroup(sel selector.Selector, name string) bool { return asksGroup(sel.Root(), name) }
 

@@ -372,3 +372,42 @@ func TestContinuousRefusals(t *testing.T) {
 		}
 	})
 }
+
+// TestContinuousTakesWhoAPathIsOpenedFor: who was left out, since no release led there,
+// joins when one is signed that does, though nothing of the device has changed.
+func TestContinuousTakesWhoAPathIsOpenedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one := w.needing("1.0", "")
+		three := w.needing("3.0", "2.0")
+		w.made("a", "north")
+		w.made("b", "north") // nobody knows what it runs
+		w.made("c", "south")
+		for _, id := range []string{"a", "c"} {
+			w.runs(id, one.ImageDigest)
+		}
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		v := w.continuous(three, ota.Terms{}, "100%")
+		w.rests()
+		if v = w.view(v.ID); v.Population != 0 || !v.Idle {
+			t.Fatalf("population %d, idle %v", v.Population, v.Idle)
+		}
+		two := w.needing("2.0", "")
+		w.rests()
+		if e := w.attempt(v.ID, "a"); e.Status != ota.Queued || e.Release != two.ID() || e.Legs() != 2 {
+			t.Errorf("a has %+v", e)
+		}
+		for _, id := range []string{"b", "c"} {
+			if e := w.attempt(v.ID, id); e.Attempt != 0 {
+				t.Errorf("%s has %+v", id, e)
+			}
+		}
+		newer := w.needing("2.1", "")
+		_, err := w.s.WithdrawRelease(w.ctx, two.ID(), "hangs", "", w.without(two.ID()))
+		w.ok(err)
+		w.rests()
+		if e := w.attempt(v.ID, "a"); e.Status != ota.Queued || e.Release != newer.ID() || e.Attempt != 2 {
+			t.Errorf("a goes on with %+v", e)
+		}
+	})
+}

@@ -18,7 +18,8 @@ const MaxLooked = 200
 // transaction that gives the reason, so it is as lasting as that: by UpdateShadow
 // for which SaysFirmware holds, on a device that has a newest attempt that is QUEUED
 // or SUCCEEDED; and by whatever makes or changes a device, or the groups it is in, if
-// MustLook holds for the selector of a rollout that Follows. Who changes the members
+// MustLook holds for the selector of a rollout that Follows. PublishMetadata and Withdraw
+// mark who stands where Opened says. Who changes the members
 // of a static group that such a selector names marks all that are named.
 // Cancel marks whom it takes an execution from, if there is a rollout that Follows
 // and that theirs Supersedes: it may have passed them by.

@@ -112,7 +112,11 @@ func (s *Service) PublishTargets(ctx context.Context, next []byte) (int64, []ota
 	if err != nil {
 		return 0, nil, err
 	}
-	return p.version, p.signed, s.Store.PublishMetadata(ctx, p.files, p.signed, now)
+	if err := s.Store.PublishMetadata(ctx, p.files, p.signed, now); err != nil {
+		return p.version, p.signed, err
+	}
+	s.Look() // at who waits for a path that this opens
+	return p.version, p.signed, nil
 }
 
 // publication is what it takes to publish the next targets.

@@ -73,6 +73,25 @@ func (p *Paths) Ways() []Way {
 	return ways
 }
 
+// Opened returns the positions from which there is a path to a release after a change
+// of the releases, and was none before, or another one. What needs nothing has none.
+func Opened(goal Release, before, after []Release) (opened []Position) {
+	if len(goal.Needs()) == 0 {
+		return nil
+	}
+	was, _ := NewPaths(goal, before) // a circle that there was leads nowhere
+	is, err := NewPaths(goal, after)
+	if err != nil {
+		return nil
+	}
+	for _, way := range is.Ways() {
+		if old := was.From(way.Position); old.Stay != "" || !slices.Equal(old.Via, way.Via) {
+			opened = append(opened, way.Position)
+		}
+	}
+	return opened
+}
+
 // Way is how devices come to a release from a position.
 type Way struct {
 	Position

@@ -271,3 +271,30 @@ func shortest(target, at Release, list []Release, depth int) int {
 	}
 	return best
 }
+
+// TestOpened: a change of the releases is looked at where it leads somewhere new, or
+// another way.
+func TestOpened(t *testing.T) {
+	of := func(text string) (list []Release) {
+		for _, line := range strings.Split(text, ";") {
+			list = append(list, pathRelease(t, line))
+		}
+		return list
+	}
+	for name, c := range map[string]struct{ before, after, want string }{
+		"one that leads there":       {"gw@1; gw@2 draft; gw@3 min 2", "gw@1; gw@2; gw@3 min 2", "[{a gw@1} {a gw@2} {b gw@1} {b gw@2}]"},
+		"on one hardware":            {"gw@1; gw@2 draft on a; gw@3 min 2", "gw@1; gw@2 on a; gw@3 min 2", "[{a gw@1} {a gw@2} {b gw@2}]"},
+		"one that is newer":          {"gw@1; gw@2; gw@2.1 draft; gw@3 min 2", "gw@1; gw@2; gw@2.1; gw@3 min 2", "[{a gw@1} {a gw@2.1} {b gw@1} {b gw@2.1}]"},
+		"one that leads nowhere":     {"gw@1; gw@2; gw@1.5 draft; gw@3 min 2", "gw@1; gw@2; gw@1.5; gw@3 min 2", "[{a gw@1.5} {b gw@1.5}]"},
+		"one of another firmware":    {"gw@1; gw@2; cam@1 draft; gw@3 min 2", "gw@1; gw@2; cam@1; gw@3 min 2", "[{a cam@1} {b cam@1}]"},
+		"one less":                   {"gw@1; gw@2; gw@2.1; gw@3 min 2", "gw@1; gw@2; gw@2.1 withdrawn; gw@3 min 2", "[{a gw@1} {b gw@1}]"},
+		"none is left":               {"gw@1; gw@2; gw@3 min 2", "gw@1; gw@2 withdrawn; gw@3 min 2", "[]"},
+		"the goal needs nothing":     {"gw@1 draft; gw@3", "gw@1; gw@3", "[]"},
+		"what was in a circle is no": {"gw@1; cam@1 requires gw@3; gw@3 requires cam@1", "gw@1; cam@1 requires gw@3; gw@3 requires cam@1", "[]"},
+	} {
+		after := of(c.after)
+		if got := fmt.Sprint(Opened(after[len(after)-1], of(c.before), after)); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}

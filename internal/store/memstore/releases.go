@@ -125,7 +125,9 @@ func (s *Store) publish(files []fleet.Metadata, signed []ota.ReleaseID, now time
 			releases[id] = r
 		}
 	}
+	before := slices.Collect(maps.Values(s.releases))
 	s.metadata, s.releases = metadata, releases
+	s.markOpened(before)
 	return nil
 }
 

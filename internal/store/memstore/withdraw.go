@@ -26,7 +26,9 @@ func (s *Store) Withdraw(ctx context.Context, w fleet.Withdrawal) (done fleet.Wi
 		if done.Release, err = ownRelease(r); err != nil || old.State == ota.ReleaseWithdrawn {
 			return err
 		}
+		before := slices.Collect(maps.Values(s.releases))
 		s.releases[w.Release] = r
+		s.markOpened(before)
 		s.tell(ota.Withdrawn(old, r))
 		for _, id := range slices.Sorted(maps.Keys(s.rollouts)) {
 			s.stop(s.rollouts[id], w, &done)
@@ -69,6 +71,18 @@ func (s *Store) stop(o ota.Rollout, w fleet.Withdrawal, done *fleet.Withdrawn) {
 		o.Idle = false
 		o.Revision++
 		s.rollouts[o.ID] = o
+	}
+}
+
+// markOpened has devices looked at whose paths a change of the releases opens, from how
+// they stood before.
+func (s *Store) markOpened(before []ota.Release) {
+	for _, at := range fleet.Opened(slices.Collect(maps.Values(s.rollouts)), before, slices.Collect(maps.Values(s.releases))) {
+		for id, d := range s.devices {
+			if d.Hardware == at.Hardware && fleet.ReportedDigest(s.shadows[shadowKey{id, ""}]) == at.Digest {
+				s.markAnyway(id)
+			}
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -97,8 +98,53 @@ func (t *tx) publish(files []fleet.Metadata, signed []ota.ReleaseID, now time.Ti
 			return err
 		}
 	}
+	if len(signed) == 0 {
+		return nil
+	}
+	before, err := t.releases()
+	if err != nil {
+		return err
+	}
 	for _, id := range signed {
 		if err := markSigned(t, id, now); err != nil {
+			return err
+		}
+	}
+	return t.markOpened(before)
+}
+
+func (t *tx) releases() (list []ota.Release, err error) {
+	err = t.rows(func(r row) error {
+		rel, err := scanRelease(r)
+		list = append(list, rel)
+		return err
+	}, selectRelease+` ORDER BY name, version`)
+	return list, err
+}
+
+// markAt gives one mark to all, which never comes again.
+const markAt = `INSERT INTO marks (device_id, mark, reported_at) SELECT d.id, CAST(? AS BIGINT), CAST(NULL AS BIGINT) FROM devices d
+	WHERE d.hardware = ? AND d.firmware_digest = ? ORDER BY d.id
+	ON CONFLICT (device_id) DO UPDATE SET mark = excluded.mark`
+
+// markOpened has devices looked at whose paths a change of the releases opens, from how
+// they stood before.
+func (t *tx) markOpened(before []ota.Release) error {
+	after, err := t.releases()
+	if err != nil {
+		return err
+	}
+	var rollouts []ota.Rollout
+	err = t.rows(func(row row) error {
+		o, err := scanRollout(row)
+		rollouts = append(rollouts, o)
+		return err
+	}, selectUnended)
+	if err != nil {
+		return err
+	}
+	for _, at := range fleet.Opened(rollouts, before, after) {
+		if _, err := t.exec(markAt, rand.Int64(), at.Hardware, at.Digest); err != nil {
 			return err
 		}
 	}

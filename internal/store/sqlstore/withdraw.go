@@ -58,6 +58,10 @@ func (t *tx) withdraw(w fleet.Withdrawal) (done fleet.Withdrawn, err error) {
 		return done, err
 	}
 	r := done.Release
+	before, err := t.releases()
+	if err != nil {
+		return done, err
+	}
 	if _, err := t.exec(updateWithdrawn, r.State, micros(r.WithdrawnAt), r.Reason, r.Name, r.Version); err != nil {
 		return done, err
 	}
@@ -75,6 +79,9 @@ func (t *tx) withdraw(w fleet.Withdrawal) (done fleet.Withdrawn, err error) {
 		if err := t.stop(o, w, &done); err != nil {
 			return done, fmt.Errorf("rollout %s: %w", o.ID, err)
 		}
+	}
+	if err := t.markOpened(before); err != nil {
+		return done, err
 	}
 	slices.SortFunc(done.Rerouted, func(a, b ota.Execution) int { return fleet.KeyOf(a).Compare(fleet.KeyOf(b)) })
 	return done, nil

@@ -196,6 +196,38 @@ var withdrawTests = []test{
 		s.withdraw("1", at(1))
 		s.equal("marked", len(s.marked(9)), 1)
 	}},
+	{"who stands where a path is opened is looked at", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		image := func(n string) string { return strings.Repeat(n, 64) }
+		needy := func(version, least, digest string) ota.ReleaseID {
+			r := release("app", version)
+			r.MinVersion, r.ImageDigest = least, digest
+			_, err := s.CreateRelease(ctx, r)
+			s.must(err)
+			return r.ID()
+		}
+		one, two, three := needy("1", "", image("1")), needy("2", "", image("2")), needy("3", "2", image("3"))
+		s.must(s.PublishMetadata(ctx, nil, []ota.ReleaseID{one, three}, at(0)))
+		r := newRollout("r", 0)
+		r.Release, r.Follows, r.Terms.Continuous, r.StartedAt, r.Selector = three, true, true, kept, ""
+		r.Stages = r.Stages[1:]
+		r.Stages[0].State = ota.StageOpen
+		s.must(s.CreateRollout(ctx, r))
+		for device, digest := range map[string]string{"a": image("1"), "b": image("9")} {
+			s.runs(device, digest, at(0))
+		}
+		for _, m := range s.marked(9) {
+			s.must(s.Settle(ctx, []fleet.Look{{DeviceID: m.ID, Mark: m.Mark}}, at(0)))
+		}
+		s.equal("nobody", len(s.marked(9)), 0)
+		s.must(s.PublishMetadata(ctx, nil, []ota.ReleaseID{two}, at(1)))
+		m := s.marked(9)
+		s.equal("marked", []any{len(m), m[0].ID}, []any{1, "a"})
+		s.must(s.Settle(ctx, []fleet.Look{{DeviceID: "a", Mark: m[0].Mark}}, at(1)))
+		again := needy("1.9", "", image("4"))
+		s.must(s.PublishMetadata(ctx, nil, []ota.ReleaseID{again}, at(2)))
+		s.equal("that leads nowhere new", len(s.marked(9)), 0)
+	}},
 	{"withdrawn by two at once, one counts", func(s *suite) {
 		s.enrolled("a")
 		s.open(s.rollout("r", 1), at(0), queued(0, 1, "a")...)
