@@ -56,6 +56,19 @@ func (b *brokers) connects() error {
 		if err != nil {
 			return err
 		}
+		// Each device keeps a TLS session of each broker and resumes it.
+		sessions := map[*brokerServer][]*tls.Config{}
+		for _, s := range b.both() {
+			for _, c := range configs {
+				kept := c.Clone()
+				kept.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+				sessions[s] = append(sessions[s], kept)
+			}
+		}
+		err = b.connectRate("mTLS "+kind+", resumed", 0, func(s *brokerServer, i int) dialer { return dialer{addr: s.tls, tls: sessions[s][i]} })
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
