@@ -41,6 +41,7 @@ func (f *commandFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	f.cmd = cmd
 	f.rolloutFlags.maxDefers, f.rolloutFlags.onPause = ota.DefaultConsent.MaxDefers, string(ota.PauseLetFinish)
+	fl.StringVar(&f.file, "file", "", "read the command and the plan from this YAML file ('-': standard input)")
 	fl.StringVar(&f.selector, "select", "", "the devices that match this selector")
 	fl.StringVar(&f.group, "group", "", "only the devices in this group")
 	fl.BoolVar(&f.all, "all", false, "every device")
@@ -77,11 +78,14 @@ each device's own configuration says which it takes and what they may be. No she
 reads them anywhere.
 
 On one device it is at once; with --select, --group or --all the options of a
-rollout bound it.`,
+rollout bound it. With --file command and plan come from a plan file (otactl rollout
+schema): only ID, --select, --group, --all, --seed, --yes, --dry-run and --wait stand
+beside it.`,
 		Example: `  otactl command run gw-1 reboot
   otactl command run gw-1 set-level --wait -- level=3
   otactl command run --select 'tags.site = "paris"' collect-logs --max-in-flight 10
-  otactl command run --all check-disk --stages 1%,100% --gate 90% --abort 'any>=5' --yes`,
+  otactl command run --all check-disk --stages 1%,100% --gate 90% --abort 'any>=5' --yes
+  otactl command run --file check-disk.yaml --group paris`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runCommand(cmd.Context(), &f, args, cmd.ArgsLenAtDash())
 		},
@@ -91,7 +95,7 @@ rollout bound it.`,
 }
 
 func (a *app) runCommand(ctx context.Context, f *commandFlags, args []string, dash int) error {
-	spec, device, err := f.order(args, dash)
+	spec, device, err := f.order(a, args, dash)
 	if err != nil {
 		return err
 	}
@@ -135,8 +139,48 @@ func (a *app) runCommand(ctx context.Context, f *commandFlags, args []string, da
 	return printOne(a, r, r.ID, a.showRollout(r))
 }
 
+// besideCommandFile are the flags that may be given with a plan file.
+var besideCommandFile = []string{"file", "select", "group", "all", "seed", "yes", "dry-run", "wait"}
+
+// orderFile is order for a plan file. Its selector says which devices, unless they are
+// given beside it; every device has to be.
+func (f *commandFlags) orderFile(a *app, args []string, dash int) (spec *otadv1.RolloutSpec, device string, err error) {
+	switch given := f.selector != "" || f.group != "" || f.all; {
+	case dash >= 0 || len(args) > 1:
+		return nil, "", usage("with --file there is only ID: write the command and its parameters into the plan")
+	case len(args) == 1 && given, f.all && (f.selector != "" || f.group != ""):
+		return nil, "", usage("ID, --select or --group, and --all: give one of them")
+	case len(args) == 1:
+		device = args[0]
+		if err := ota.ValidateDeviceID(device); err != nil {
+			return nil, "", err
+		}
+		f.selector = fmt.Sprintf("id = %q", device)
+	}
+	r, err := f.fromFile(a, besideCommandFile)
+	if err != nil {
+		return nil, "", err
+	}
+	if f.all {
+		r.Selector = ""
+	}
+	switch {
+	case r.Command == nil:
+		return nil, "", hint(usage("%s has no command", f.file), "write 'command: {name: NAME}', or start a plan of firmware by otactl rollout create --file")
+	case r.Selector == "" && f.group == "" && !f.all:
+		return nil, "", hint(usage("which devices?"), "write select into the plan, or give ID, --select, --group or --all")
+	}
+	if err := r.Ordered().Validate(); err != nil {
+		return nil, "", usage("%w", err)
+	}
+	return specMessage(r), device, nil
+}
+
 // order reads what is to run where, by the rules that the server uses too.
-func (f *commandFlags) order(args []string, dash int) (spec *otadv1.RolloutSpec, device string, err error) {
+func (f *commandFlags) order(a *app, args []string, dash int) (spec *otadv1.RolloutSpec, device string, err error) {
+	if f.file != "" {
+		return f.orderFile(a, args, dash)
+	}
 	words, rest := args, []string(nil)
 	if dash >= 0 {
 		words, rest = args[:dash], args[dash:]

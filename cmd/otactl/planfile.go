@@ -27,6 +27,7 @@ const maxPlanFile = 1 << 20
 // written as the flag takes it.
 type planFile struct {
 	Firmware    text        `yaml:"firmware"`
+	Command     planCommand `yaml:"command"`
 	Select      text        `yaml:"select"`
 	Stages      []planStage `yaml:"stages"`
 	Abort       []text      `yaml:"abort"`
@@ -48,6 +49,42 @@ type planFile struct {
 	Health      planHealth  `yaml:"health"`
 	Continuous  bool        `yaml:"continuous"`
 	Quarantined bool        `yaml:"quarantined"`
+}
+
+type planCommand struct {
+	Name       text            `yaml:"name"`
+	Parameters map[string]text `yaml:"parameters"`
+	Timeout    text            `yaml:"timeout"`
+	MaxOutput  int             `yaml:"maxOutput"`
+}
+
+// command is nil for a plan of firmware.
+func (p planCommand) command(rd *reader) *ota.Command {
+	if p.Name.line == 0 {
+		if len(p.Parameters) > 0 || p.Timeout.line > 0 || p.MaxOutput != 0 {
+			at := p.Timeout
+			for _, value := range p.Parameters {
+				if at.line == 0 || value.line < at.line {
+					at = value
+				}
+			}
+			rd.at(at, "command", errors.New("give its name"))
+		}
+		return nil
+	}
+	limit := rd.duration(p.Timeout, "command: timeout")
+	if limit%time.Second != 0 {
+		rd.at(p.Timeout, "command: timeout", fmt.Errorf("%s: want whole seconds", limit))
+	}
+	c := &ota.Command{Name: p.Name.value, TimeoutSeconds: int(limit / time.Second), MaxOutputBytes: p.MaxOutput}
+	for key, value := range p.Parameters {
+		if c.Parameters == nil {
+			c.Parameters = map[string]string{}
+		}
+		c.Parameters[key] = value.value
+	}
+	rd.at(p.Name, "command", c.ValidateOrder())
+	return c
 }
 
 type planStage struct {
@@ -167,7 +204,7 @@ func readable(err error) error {
 	s := strings.TrimPrefix(err.Error(), "yaml: ")
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "unmarshal errors:\n"), "  ")
 	s = strings.ReplaceAll(s, "not found in type main.", "is not known in ")
-	for _, name := range []string{"planFile", "planStage", "planFlight", "planTimers", "planRetry", "planConsent", "planHealth"} {
+	for _, name := range []string{"planFile", "planCommand", "planStage", "planFlight", "planTimers", "planRetry", "planConsent", "planHealth"} {
 		s = strings.ReplaceAll(s, name, "a "+strings.ToLower(strings.TrimPrefix(name, "plan")))
 	}
 	return errors.New(strings.ReplaceAll(s, "known in a file", "known in a plan"))
@@ -208,8 +245,15 @@ func (p planFile) rollout() (ota.Rollout, error) {
 		rd.at(p.Firmware, "firmware", err)
 		r.Release = id
 	}
+	gate := defaultGate
+	if r.Command = p.Command.command(&rd); r.Command != nil {
+		gate = 0 // as the flags have it
+		if p.Firmware.value != "" {
+			rd.at(p.Firmware, "firmware", errors.New("and a command: make two plans"))
+		}
+	}
 	for i, s := range p.Stages {
-		r.Stages = append(r.Stages, s.stage(&rd, i+1))
+		r.Stages = append(r.Stages, s.stage(&rd, i+1, gate))
 	}
 	for _, t := range p.Abort {
 		rule, err := ota.ParseAbortRule(t.value)
@@ -217,16 +261,19 @@ func (p planFile) rollout() (ota.Rollout, error) {
 		r.Abort = append(r.Abort, rule)
 	}
 	r.Terms = p.terms(&rd)
+	if r.Command != nil && p.Timers.Claim.line == 0 {
+		r.Terms.Timers.Claim = defaultClaim
+	}
 	return r, rd.err
 }
 
-func (s planStage) stage(rd *reader, number int) ota.Stage {
+func (s planStage) stage(rd *reader, number int, gate float64) ota.Stage {
 	what := fmt.Sprintf("stage %d", number)
 	at := s.Size
 	if at.line == 0 {
 		at = s.Select
 	}
-	stage := ota.Stage{State: ota.StagePending, Approval: s.Approval, Soak: rd.duration(s.Soak, what+": soak"), Gate: ota.Gate{Success: defaultGate}}
+	stage := ota.Stage{State: ota.StagePending, Approval: s.Approval, Soak: rd.duration(s.Soak, what+": soak"), Gate: ota.Gate{Success: gate}}
 	switch {
 	case (s.Size.value == "") == (s.Select.value == ""):
 		rd.at(at, what, errors.New("give either size or select"))
@@ -249,7 +296,8 @@ func (s planStage) stage(rd *reader, number int) ota.Stage {
 	return stage
 }
 
-// defaultGate is the share that must succeed in a stage that does not say.
+// defaultGate is the share that must succeed in a stage that does not say, but of a
+// command.
 const defaultGate = 0.95
 
 func (p planFile) terms(rd *reader) ota.Terms {

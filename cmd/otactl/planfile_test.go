@@ -81,6 +81,39 @@ func TestPlanFilesThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestPlanOfACommand(t *testing.T) {
+	got, err := parsePlan([]byte("command: {name: set-level, parameters: {level: 3, on: true}, timeout: 90s, maxOutput: 100}\nselect: tags.site = \"paris\"\nstages: [{size: 5, gate: 90%}, {size: 100%}]\nrate: 10/m\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ota.Rollout{
+		Command:  &ota.Command{Name: "set-level", Parameters: map[string]string{"level": "3", "on": "true"}, TimeoutSeconds: 90, MaxOutputBytes: 100},
+		Selector: `tags.site = "paris"`, Terms: ota.Terms{Timers: ota.Timers{Claim: defaultClaim}, Rate: ota.Rate{PerMinute: 10}},
+		Stages: []ota.Stage{
+			{Size: ota.Size{Count: 5}, Gate: ota.Gate{Success: 0.9}, State: ota.StagePending}, {Size: ota.Size{Percent: 100}, State: ota.StagePending},
+		},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if err := got.Validate(); err != nil {
+		t.Error(err)
+	}
+	for text, want := range map[string]string{
+		"stages: [{size: 1}]\ncommand: {name: a b}":                     "line 2: command: ",
+		"stages: [{size: 1}]\ncommand: {name: x, timeout: 1500ms}":      "line 2: command: timeout: 1.5s: want whole seconds",
+		"stages: [{size: 1}]\ncommand: {timeout: 10s}":                  "line 2: command: give its name",
+		"stages: [{size: 1}]\ncommand:\n  parameters: {a: b}":           "line 3: command: give its name",
+		"firmware: gw@1\nstages: [{size: 1}]\ncommand: {name: x}":       "line 1: firmware: and a command: make two plans",
+		"stages: [{size: 1}]\ncommand: {name: x, argv: [y]}":            "field argv is not known in a command",
+		"stages: [{size: 1}]\ncommand: {name: x, parameters: {a: [b]}}": "line 2: want one value",
+	} {
+		if _, err := parsePlan([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // The schema knows what the reader knows, and no more.
 func TestPlanSchema(t *testing.T) {
 	var schema map[string]any
@@ -126,6 +159,7 @@ func FuzzParsePlan(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte("stages: &a [*a]"))
+	f.Add([]byte("stages: [{size: 5}]\ncommand: {name: x, parameters: {a: 1}, timeout: 90s}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := parsePlan(b); err == nil && len(r.Stages) > len(b) {
 			t.Errorf("%d stages out of %d bytes", len(r.Stages), len(b))

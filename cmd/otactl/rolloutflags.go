@@ -83,11 +83,14 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 func (f *rolloutFlags) spec(a *app) (*otadv1.RolloutSpec, error) {
 	plan := f.plan
 	if f.file != "" {
-		plan = func() (ota.Rollout, error) { return f.fromFile(a) }
+		plan = func() (ota.Rollout, error) { return f.fromFile(a, besideFile) }
 	}
 	r, err := plan()
 	if err != nil {
 		return nil, err
+	}
+	if r.Command != nil {
+		return nil, hint(usage("%s is a plan of a command", f.file), "otactl command run --file %s", f.file)
 	}
 	if r.Release == (ota.ReleaseID{}) {
 		return nil, hint(usage("which firmware?"), "add --firmware NAME@VERSION; otactl firmware list shows the releases")
@@ -99,10 +102,10 @@ func (f *rolloutFlags) spec(a *app) (*otadv1.RolloutSpec, error) {
 }
 
 // fromFile is the plan in the file, with the few flags that may stand beside it.
-func (f *rolloutFlags) fromFile(a *app) (ota.Rollout, error) {
+func (f *rolloutFlags) fromFile(a *app, may []string) (ota.Rollout, error) {
 	var beside []string
 	f.cmd.LocalNonPersistentFlags().VisitAll(func(fl *pflag.Flag) {
-		if fl.Changed && !slices.Contains(besideFile, fl.Name) {
+		if fl.Changed && !slices.Contains(may, fl.Name) {
 			beside = append(beside, "--"+fl.Name)
 		}
 	})
