@@ -18,7 +18,7 @@ func (c *conn) receive() {
 		if err == nil && !ok {
 			c.flush()
 			c.throttle()
-			if err = c.extend(c.nc); err == nil {
+			if err = c.extend(c.nc); err == nil && !c.isClosing() {
 				err = c.frames.fill(c.nc)
 			}
 		}
@@ -28,15 +28,25 @@ func (c *conn) receive() {
 			err = c.handle(h, body)
 		}
 		if err == nil {
-			select {
-			case <-c.closing:
+			if c.isClosing() {
 				return
-			default:
-				continue
 			}
+			continue
 		}
 		c.fault(err)
 		return
+	}
+}
+
+// isClosing reports whether the connection is being ended. Whoever ends it wakes the
+// reader by a deadline after that: one that asks after it has set its own either sees
+// it or is woken.
+func (c *conn) isClosing() bool {
+	select {
+	case <-c.closing:
+		return true
+	default:
+		return false
 	}
 }
 

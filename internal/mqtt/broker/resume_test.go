@@ -66,7 +66,7 @@ func TestResumedTLSSession(t *testing.T) {
 			defer func() { _ = two.Close() }()
 			resumed(t, two, client, false).mustConnect("dev")
 
-			later.Store(int64(client.Certificates[0].Leaf.NotAfter.Sub(time.Now()) + time.Hour))
+			later.Store(int64(time.Until(client.Certificates[0].Leaf.NotAfter) + time.Hour))
 			nc, err := tls.Dial("tcp", one.Addr(), client)
 			if err != nil {
 				return // refused in the handshake
