@@ -57,6 +57,7 @@ func dialect() sqlstore.Dialect {
 		Revoke:    "SELECT pg_advisory_xact_lock" + revocation,
 		Start:     "SELECT pg_advisory_xact_lock_shared" + stopping,
 		Stop:      "SELECT pg_advisory_xact_lock" + stopping,
+		Confident: true,
 		Analyze:   "ANALYZE executions",
 		Fault:     fault,
 		Timeout:   statementTimeout,

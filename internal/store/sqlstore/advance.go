@@ -34,7 +34,9 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 	}
+	tries := 0
 	err = s.writer.doReading(ctx, reading{stops: a.Rollout.State != ota.RolloutRunning}, func(t *tx) error {
+		tries++
 		old, err := scanRollout(t.row(selectRollout+` WHERE id = ?`+t.forUpdate("rollouts"), a.Rollout.ID))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
@@ -64,7 +66,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 		if a.Open != nil {
-			if err := t.open(r, *a.Open, a.Now); err != nil {
+			if err := t.open(r, *a.Open, a.Now, tries > 1 || !s.config.Dialect.Confident); err != nil {
 				return err
 			}
 		}

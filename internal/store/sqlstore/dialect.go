@@ -54,6 +54,10 @@ type Dialect struct {
 	// Start is a statement before which a transaction starts no executions, and Stop
 	// one before which it stops no rollout; as Reach and Revoke.
 	Start, Stop string
+	// Confident says that a stage opens as if none of its executions existed, as none
+	// does, and again with a look at each when one did: looking costs as much as an
+	// index, and what exists is a FaultConflict.
+	Confident bool
 	// Analyze is a statement to run when a table of executions has grown by many
 	// rows: it has the database look at what it knows of the table, by which it
 	// chooses how to read. Empty: it never looks.

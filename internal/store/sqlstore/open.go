@@ -15,20 +15,24 @@ const (
 
 	// insertTurns makes first attempts for a part of a line in one statement: the
 	// rows never leave the database. Keys in ascending order go into an index
-	// fastest.
+	// fastest; what all rows share is added when they are sorted.
 	insertTurns = `INSERT INTO executions
 	(rollout_id, device_id, attempt, latest, stage, status, class, version, queued_at, updated_at, details, expires_at, expires_as, lane, from_digest, via)
-	SELECT CAST(? AS TEXT), c.device_id, 1, 1, CAST(? AS BIGINT), CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
-	CAST(? AS BIGINT), CAST(? AS TEXT), c.lane, d.firmware_digest, `
-	viaNone = `''
+	SELECT CAST(? AS TEXT), q.device_id, 1, 1, CAST(? AS BIGINT), CAST(? AS TEXT), '', 1, CAST(? AS BIGINT), CAST(? AS BIGINT), '{}',
+	CAST(? AS BIGINT), CAST(? AS TEXT), q.lane, q.digest, q.via FROM (SELECT c.device_id, c.lane, d.firmware_digest AS digest, `
+	viaNone = `'' AS via
 	FROM candidates c JOIN devices d ON d.id = c.device_id`
 	// viaWays keeps devices that stand where a way begins.
 	viaWays = `v.via
 	FROM candidates c JOIN devices d ON d.id = c.device_id JOIN {rows} ON v.hardware = d.hardware AND v.digest = d.firmware_digest`
+	// whereTurns says of standing what PostgreSQL can estimate, or it would look for
+	// each device by itself.
 	whereTurns = `
 	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?
-	AND COALESCE(c.standing, 1) = 1 AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
-	insertOrdered = ` ORDER BY c.device_id ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
+	AND (c.standing IS NULL OR c.standing = 1) AND d.revoked_at IS NULL AND (d.firmware_digest = '' OR d.firmware_digest <> ?)`
+	ordered = ` ORDER BY c.device_id) AS q WHERE 1 = 1`
+	// butThose leaves what exists as it is.
+	butThose = ` ON CONFLICT (rollout_id, device_id, attempt) DO NOTHING`
 
 	// notSuperseded leaves out the devices for which a rollout that supersedes this
 	// one has work, or had. It is asked only where there is such a rollout.
@@ -51,8 +55,8 @@ const (
 	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?) RETURNING stage`
 )
 
-// open gives candidates their turn.
-func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
+// open gives candidates their turn. Carefully is with butThose.
+func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time, carefully bool) error {
 	if o.Stage < 0 || o.Stage >= len(r.Stages) {
 		return fmt.Errorf("%w: stage index %d of rollout %s with %d stages", fleet.ErrInvalid, o.Stage, r.ID, len(r.Stages))
 	}
@@ -79,7 +83,11 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time) error {
 	if n > 0 {
 		statement, args = statement+notSuperseded, append(args, by...)
 	}
-	made, err := t.insertTurns(statement+insertOrdered, o.Ways, values, args)
+	statement += ordered
+	if carefully {
+		statement += butThose
+	}
+	made, err := t.insertTurns(statement, o.Ways, values, args)
 	if err != nil {
 		return err
 	}
