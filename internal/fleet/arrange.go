@@ -116,8 +116,8 @@ func (s *Service) quarantined(ctx context.Context, images map[string]bool) (map[
 		if image[r.Release] == "" && !passes[r.Release] {
 			continue
 		}
-		err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: r.ID}, func(e ota.Execution) bool {
-			if digest := image[e.Release]; e.Class == ota.ClassRolledBack && digest != "" {
+		err := s.Store.WentBack(ctx, r.ID, func(e ota.Execution) bool {
+			if digest := image[e.Release]; digest != "" {
 				if devices[digest] == nil {
 					devices[digest] = map[string]bool{}
 				}

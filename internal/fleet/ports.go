@@ -322,6 +322,10 @@ type ExecutionStore interface {
 	// has none. f must not call the store. It reads no more of them than that, so it is
 	// for a whole fleet.
 	Unfinished(ctx context.Context, rolloutID string, f func(deviceID string) bool) error
+	// WentBack calls f for each attempt of the rollout of ota.ClassRolledBack, ordered by
+	// device, attempt, until f returns false. f must not call the store. It reads none
+	// of those that went well.
+	WentBack(ctx context.Context, rolloutID string, f func(ota.Execution) bool) error
 	// StartNext is NextExecution followed by ota.Start, in one.
 	StartNext(ctx context.Context, deviceID string, s ota.Starting, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the

@@ -88,6 +88,13 @@ func (s *Store) Unfinished(ctx context.Context, rolloutID string, f func(deviceI
 	return err
 }
 
+// WentBack implements fleet.ExecutionStore.
+func (s *Store) WentBack(ctx context.Context, rolloutID string, f func(ota.Execution) bool) error {
+	return s.Executions(ctx, fleet.ExecutionFilter{RolloutID: rolloutID}, func(e ota.Execution) bool {
+		return e.Class != ota.ClassRolledBack || f(e)
+	})
+}
+
 // next is what the device shall work on.
 func (s *Store) next(deviceID string) (ota.Execution, error) {
 	if list := s.pending(deviceID); len(list) > 0 {

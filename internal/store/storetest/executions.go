@@ -66,6 +66,42 @@ var executionTests = []test{
 		s.equal("until it is enough", got, want[:2])
 		s.must(s.Unfinished(ctx, "nobody's", func(id string) bool { s.Errorf("%s", id); return true }))
 	}},
+	{"what went back in a rollout, in order", func(s *suite) {
+		devices := make([]string, 150) // more than a page or two
+		for i := range devices {
+			devices[i] = fmt.Sprintf("d%03d", i)
+		}
+		s.enrolled(devices...)
+		goesBack := func(rollout, device string) {
+			_, err := s.Report(ctx, ota.Report{RolloutID: rollout, DeviceID: device, Status: ota.Failed, Details: map[string]string{ota.DetailClass: string(ota.ClassRolledBack)}}, epoch)
+			s.must(err)
+		}
+		s.open(s.rollout("other", 1), epoch, queued(0, 1, "d001")...)
+		goesBack("other", "d001")
+		r := s.open(s.rollout("r", len(devices)), epoch, queued(0, 1, devices...)...)
+		var want []string
+		for i, id := range devices {
+			switch i % 50 {
+			case 1:
+				s.report("r", id, ota.Succeeded, epoch)
+			case 2:
+				s.report("r", id, ota.Failed, epoch)
+			case 3:
+			default:
+				goesBack("r", id)
+				want = append(want, id+" 1")
+			}
+		}
+		s.open(r, epoch, queued(0, 2, devices[70])...) // what went back stays so
+		var got []string
+		all := func(e ota.Execution) bool { got = append(got, fmt.Sprint(e.DeviceID, " ", e.Attempt)); return true }
+		s.must(s.WentBack(ctx, "r", all))
+		s.equal("went back", got, want)
+		got = nil
+		s.must(s.WentBack(ctx, "r", func(e ota.Execution) bool { return all(e) && len(got) < 2 }))
+		s.equal("until it is enough", got, want[:2])
+		s.must(s.WentBack(ctx, "nobody's", func(e ota.Execution) bool { s.Errorf("%+v", e); return true }))
+	}},
 	{"the oldest of one priority is next", func(s *suite) {
 		s.enrolled("d")
 		s.open(s.rollout("a", 1), epoch.Add(time.Second), queued(0, 1, "d")...)
