@@ -128,7 +128,7 @@ func killRollouts(t *testing.T, devices int, env []string) {
 		"--bad", "1%", "--silent", "0.1%", "--cut", "5m", "--power-cut", "5m")
 	var id string
 	rollouts := 0
-	began := time.Now()
+	began, kills := time.Now(), 0
 	for round := 1; round <= killRounds || time.Since(began) < soakTime; round++ {
 		if id == "" {
 			id = s.rollout(versions[rollouts%2], "--stages", "2%,20%,100%", "--gate", "50%", "--abort", "any>60% min 20",
@@ -138,6 +138,7 @@ func killRollouts(t *testing.T, devices int, env []string) {
 		timer := time.NewTimer(time.Duration(random.IntN(2500)) * time.Millisecond)
 		<-timer.C // any moment will do: it is what is drawn here
 		s.server.kill()
+		kills++
 		s.startServer()
 		if r := s.show(id); final(r.State) {
 			id = ""
@@ -152,7 +153,7 @@ func killRollouts(t *testing.T, devices int, env []string) {
 		s.awaitFinal(id)
 	}
 	sum := f.end()
-	t.Logf("%d rollouts, %v acknowledged, none lost; %d power cuts, %d devices gone; run %v", rollouts, sum.Acknowledged, sum.PowerCuts, sum.Silent, sum.Runs)
+	t.Logf("%d kills, %d rollouts, %v acknowledged, none lost; %d power cuts, %d devices gone; run %v", kills, rollouts, sum.Acknowledged, sum.PowerCuts, sum.Silent, sum.Runs)
 	s.check()
 }
 
