@@ -132,8 +132,7 @@ func wanted(batch []*operation) []shadowKey {
 			keys = append(keys, *o.reads.shadow)
 		}
 	}
-	slices.SortFunc(keys, shadowKey.compare)
-	return slices.Compact(keys)
+	return sortedOnce(keys, shadowKey.compare)
 }
 
 func (k shadowKey) compare(other shadowKey) int {
