@@ -215,7 +215,7 @@ func (s *Service) followers(ctx context.Context, rollouts []ota.Rollout, release
 func (w watched) follow(m Marked, l *Look, now time.Time) {
 	for _, f := range w.followers {
 		if f.StartedAt.IsZero() { // it is being arranged
-			l.Moves = append(l.Moves, Moved{RolloutID: f.ID, Move: ota.MoveJoin})
+			l.Moves = append(l.Moves, Moved{RolloutID: f.ID, Move: ota.MoveLater})
 			continue
 		}
 		b := w.belonging(f, m, *l)

@@ -36,13 +36,13 @@ type LookStore interface {
 	// Moves are made under the lock of their rollout, in order. MoveJoin gives the
 	// device a turn at the end of the line, unless it has one that is still to come or
 	// has an execution; then it only has not Left any more. MoveLeave has it Left, if
-	// it stands in the line. A rollout that has not begun remembers the device instead,
-	// and the step that begins it marks it. One that no longer Follows makes no move.
+	// it stands in the line. A rollout that no longer Follows makes no move.
 	// Of a device that is to leave and that was given an attempt since it was read, see
 	// Look.Overtaken, nothing is written and the mark stays.
-	// MoveAwait has the rollout remember the device too, and the step by which it
-	// begins, or ceases to follow, marks it. If it follows no longer already, the
-	// device keeps its mark and nothing that was decided of it is written.
+	// MoveLater and MoveAwait have the rollout remember the device, and the step by
+	// which it begins, or ceases to follow, marks it. If that step is committed already,
+	// see Moved.Late, the device keeps its mark and nothing that was decided of it is
+	// written.
 	// ota.Joined says how a rollout becomes; by a move or a change of its executions
 	// one that Follows gets a new Revision, and is not Idle any more.
 	Settle(ctx context.Context, looks []Look, now time.Time) error
@@ -88,6 +88,18 @@ type Moved struct {
 	RolloutID string
 	Move      ota.Move
 	Lane      string // of who joins: its value of what InFlight.Per names
+}
+
+// Late reports whether the move waits for what has come to pass meanwhile. The rollout
+// is given as it stands. It is one of the rules of Settle.
+func (m Moved) Late(r ota.Rollout) bool {
+	switch m.Move {
+	case ota.MoveAwait:
+		return !r.Follows
+	case ota.MoveLater:
+		return !r.Follows || !r.StartedAt.IsZero()
+	}
+	return false
 }
 
 // Changed is an execution as it was read and as it becomes.

@@ -118,12 +118,15 @@ type Move string
 // MoveStay leaves it. MoveJoin gives it a place at the end, unless it has one that
 // is still to come or has had an execution. MoveLeave keeps it from getting its
 // turn. MoveAwait moves nobody: the device is to be looked at again when that rollout
-// ceases to follow, since an older one leaves it alone until then.
+// ceases to follow, since an older one leaves it alone until then. MoveLater moves
+// nobody either: the rollout is being arranged, and the device is to be looked at again
+// when it has begun.
 const (
 	MoveStay  Move = ""
 	MoveJoin  Move = "join"
 	MoveLeave Move = "leave"
 	MoveAwait Move = "await"
+	MoveLater Move = "later"
 )
 
 // MoveOf says what a continuous rollout makes of a device that was looked at, and

@@ -81,9 +81,9 @@ func (s *Store) letGo(r ota.Rollout, device string) {
 	}
 }
 
-// late reports whether a look has a device await a rollout that has ceased to follow.
+// late reports whether a look has a device wait for what has come to pass.
 func (s *Store) late(l fleet.Look) bool {
-	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool { return m.Move == ota.MoveAwait && !s.rollouts[m.RolloutID].Follows })
+	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool { return m.Late(s.rollouts[m.RolloutID]) })
 }
 
 // places are where a device stands in the lines of rollouts that follow.

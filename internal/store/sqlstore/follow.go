@@ -123,9 +123,15 @@ func (t *tx) lockFollowed(looks []fleet.Look) (followed, error) {
 	return f, nil
 }
 
-// late reports whether a look has a device await a rollout that has ceased to follow.
+// late reports whether a look has a device wait for what has come to pass.
 func (f followed) late(l fleet.Look) bool {
-	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool { return m.Move == ota.MoveAwait && f[m.RolloutID] == nil })
+	return slices.ContainsFunc(l.Moves, func(m fleet.Moved) bool {
+		var r ota.Rollout // one that does not follow
+		if held := f[m.RolloutID]; held != nil {
+			r = held.Rollout
+		}
+		return m.Late(r)
+	})
 }
 
 // overtaken reports whether a look by which a device leaves a rollout that follows

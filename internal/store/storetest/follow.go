@@ -242,13 +242,16 @@ var followTests = []test{
 		r := following("r", `tags.site = "north"`)
 		s.must(s.createRollout(r))
 		s.tag("a", "site", "north")
-		s.tag("b", "site", "north")
-		s.moves("r", ota.MoveJoin)
+		s.moves("r", ota.MoveLater)
 		s.equal("looked at", s.marks(), []string(nil))
 		got := s.rolled("r")
 		s.equal("nothing moved", []any{got.Revision, got.Stages[0].Target}, []any{int64(1), 0})
+		s.tag("b", "site", "north")
+		late := fleet.Look{DeviceID: "b", Mark: s.marked(1)[0].Mark, Moves: []fleet.Moved{{RolloutID: "r", Move: ota.MoveLater}}}
 		s.must(begun(s, got, at(1), "b"))
-		s.equal("marked", s.marks(), []string{"a", "b"})
+		s.must(s.Settle(ctx, []fleet.Look{late}, at(2)))
+		s.equal("marked, and still", s.marks(), []string{"a", "b"})
+		s.equal("the look came too late", s.line(s.rolled("r")), []string{"b"})
 		s.moves("r", ota.MoveJoin)
 		got = s.rolled("r")
 		s.equal("line", []any{s.line(got), got.Population}, []any{[]string{"b", "a"}, 2})
@@ -423,7 +426,7 @@ func (w *walk) follow(t *rapid.T) {
 func moving(t *rapid.T) func(string) []fleet.Moved {
 	moves := map[string]ota.Move{}
 	for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
-		moves[id] = rapid.SampledFrom([]ota.Move{ota.MoveStay, ota.MoveJoin, ota.MoveJoin, ota.MoveLeave, ota.MoveAwait}).Draw(t, "move of "+id)
+		moves[id] = rapid.SampledFrom([]ota.Move{ota.MoveStay, ota.MoveJoin, ota.MoveJoin, ota.MoveLeave, ota.MoveAwait, ota.MoveLater}).Draw(t, "move of "+id)
 	}
 	return func(id string) []fleet.Moved {
 		if moves[id] == ota.MoveStay {
