@@ -14,8 +14,8 @@ build: ## static binaries in bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 test: test-tools ## every test, with the race detector and real servers
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
-	$(GO) test -timeout 15m ./internal/sim
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./... && raced=0 || raced=$$?; \
+	$(GO) test -timeout 15m ./internal/sim && exit $$raced
 
 check: tools ## formatting, vet, staticcheck, generated code, import rules, known vulnerabilities
 	@scripts/check.sh
