@@ -1,3 +1,5 @@
+// Package health judges a trial on the device by the contract of its release. It is
+// not a monitor: it is silent afterwards.
 package health
 
 import (
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/agent"
+	"github.com/otad/otad/pkg/health"
 )
 
 // Bounds of a single check.
@@ -35,14 +38,14 @@ func (d definite) Unwrap() error { return d.err }
 
 // Deadline implements agent.Health.
 func (Checker) Deadline(contract []byte) (time.Duration, error) {
-	c, err := Parse(contract)
+	c, err := health.Parse(contract)
 	return c.Deadline, err
 }
 
 // Check implements agent.Health. It asks again and again until every check has
 // held for the contract's hold, one can never hold, or ctx ends.
 func (Checker) Check(ctx context.Context, contract []byte, t agent.Trial) error {
-	c, err := Parse(contract)
+	c, err := health.Parse(contract)
 	if err != nil {
 		return err
 	}
@@ -92,7 +95,7 @@ func timedOut(err error) bool {
 // round runs all checks once, and those whose answer can not change only until
 // they have passed.
 type round struct {
-	checks []Check
+	checks []health.Check
 	trial  agent.Trial
 	passed []bool
 }
@@ -110,7 +113,7 @@ func (r *round) run(ctx context.Context) error {
 	return nil
 }
 
-func (r *round) one(ctx context.Context, c Check) error {
+func (r *round) one(ctx context.Context, c health.Check) error {
 	switch {
 	case c.Running:
 		if !r.trial.Alive() {
@@ -135,7 +138,7 @@ func runCommand(ctx context.Context, argv []string, image string) error {
 	defer stop()
 	args := make([]string, len(argv))
 	for i, a := range argv {
-		args[i] = strings.ReplaceAll(a, ImageWord, image)
+		args[i] = strings.ReplaceAll(a, health.ImageWord, image)
 	}
 	out := &head{limit: maxOutput}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)

@@ -261,10 +261,21 @@ func (p planFile) rollout() (ota.Rollout, error) {
 		r.Abort = append(r.Abort, rule)
 	}
 	r.Terms = p.terms(&rd)
-	if r.Command != nil && p.Timers.Claim.line == 0 {
-		r.Terms.Timers.Claim = defaultClaim
+	switch {
+	case r.Command != nil:
+		setDefault(&r.Terms.Timers.Claim, p.Timers.Claim, defaultClaim)
+	default:
+		setDefault(&r.Terms.Timers.Reboot, p.Timers.Reboot, ota.DefaultTimers.Reboot)
+		setDefault(&r.Terms.Timers.Health, p.Timers.Health, ota.DefaultTimers.Health)
 	}
 	return r, rd.err
+}
+
+// setDefault gives a value that the file does not.
+func setDefault(to *time.Duration, written text, otherwise time.Duration) {
+	if written.line == 0 {
+		*to = otherwise
+	}
 }
 
 func (s planStage) stage(rd *reader, number int, gate float64) ota.Stage {

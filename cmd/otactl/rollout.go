@@ -43,8 +43,10 @@ func newRolloutCreateCmd(a *app) *cobra.Command {
 		Use: "create", Short: "Start a rollout", Args: takes(), Example: rolloutExample,
 		Long: `create starts a rollout. Each stage opens when the one before has met its gate
 for the soak time; a stage that can not meet it any more pauses the rollout, an
-abort rule that comes true ends it. Without --timeout and timers a stage waits for
-a device that started and fell silent until it is back, or revoked.
+abort rule that comes true ends it. A device that is not back from its reboot, or has
+not proved its health, within an hour each is silent, and counts as a failure
+(--reboot-timeout, --health-timeout). Before that a stage waits for it, for ever
+unless --timeout or a timer says how long.
 
 With --continuous it follows its selector: devices that come to match it join the
 last stage, which is 100%, and those that match no longer leave. It does not end by

@@ -297,9 +297,12 @@ var stageHeads = []string{"STAGE", "SIZE", "STATE", "DEVICES", "QUEUED", "IN PRO
 
 func (r rolloutView) stageRows() [][]string {
 	var rows [][]string
+	before := int32(0)
 	for i, s := range r.Stages {
+		devices := max(0, s.Target-before) // of this stage, as the counts are
+		before += devices
 		rows = append(rows, []string{
-			strconv.Itoa(i + 1), s.Size, s.State, number(s.Target), number(s.Counts.Queued), s.Counts.inProgress(),
+			strconv.Itoa(i + 1), s.Size, s.State, number(devices), number(s.Counts.Queued), s.Counts.inProgress(),
 			number(s.Counts.succeeded()), first(s.Counts.unsuccessful(), "0"), s.Gate, s.Soak,
 		})
 	}

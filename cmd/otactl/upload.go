@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/otad/otad/agent/health"
+	"github.com/otad/otad/pkg/health"
 	"github.com/otad/otad/pkg/image"
 	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"

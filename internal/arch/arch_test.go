@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"pkg/signing":    {},
 	"pkg/selector":   {},
 	"pkg/enroll":     {},
+	"pkg/health":     {},
 	"pkg/sequential": {},
 	"pkg/ota":        {"pkg/signing", "pkg/sequential"},
 
@@ -30,7 +31,7 @@ var allowed = map[string][]string{
 	"agent/boot":    {"agent", "pkg/ota"},
 	"agent/command": {"agent", "pkg/ota"},
 	"agent/disk":    {},
-	"agent/health":  {"agent", "pkg/ota"},
+	"agent/health":  {"agent", "pkg/health", "pkg/ota"},
 	"agent/http":    {"agent", "pkg/enroll", "pkg/ota", "pkg/signing"},
 	"agent/mqtt":    {"agent", "pkg/ota", "pkg/shadow"},
 	"agent/device":  {"agent", "pkg/enroll", "pkg/ota", "pkg/signing"},

@@ -72,9 +72,15 @@ func (s *Service) bring(ctx context.Context, deviceID string, id ota.ReleaseID) 
 	if brings(newestOf(rollouts, id.Name), id) {
 		return nil
 	}
+	timers := ota.DefaultTimers
+	_, trial, err := s.longestTrial(ctx, release)
+	if err != nil {
+		return err
+	}
+	timers.Health = max(timers.Health, 2*trial)
 	_, err = s.CreateRollout(ctx, ota.Rollout{
 		Release: id, Selector: DesiredSelector(id), Abort: []ota.AbortRule{DesiredAbort},
-		Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}}, Terms: ota.Terms{Continuous: true},
+		Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}}, Terms: ota.Terms{Continuous: true, Timers: timers},
 	})
 	return err
 }

@@ -98,6 +98,7 @@ type world struct {
 	targets signing.TargetsKey
 	name    string       // of the firmware that release makes
 	need    string       // what that needs, see needing
+	health  string       // the contract of releases that are made
 	install sync.Mutex   // held while an installer works, and by who looks at what it did
 	seq     atomic.Int64 // of the last event
 }
@@ -169,6 +170,9 @@ func (w *world) drafted(version string, raw []byte, security int64) (ota.Release
 	}
 	if id, err := ota.ParseReleaseID(w.need); err == nil {
 		m.MinVersion, m.Requires = "", []ota.ReleaseID{id}
+	}
+	if w.health != "" {
+		m.Health = json.RawMessage(w.health)
 	}
 	r, err := w.s.CreateRelease(w.ctx, m, index)
 	return r, index, err

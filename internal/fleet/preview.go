@@ -65,7 +65,7 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	if err != nil {
 		return RolloutPreview{}, err
 	}
-	if err := s.groupsExist(ctx, r); err != nil {
+	if err := s.possible(ctx, r); err != nil {
 		return RolloutPreview{}, err
 	}
 	j, err := s.judgeOf(ctx, r)

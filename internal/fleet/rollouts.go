@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/otad/otad/pkg/health"
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
 )
@@ -59,6 +60,56 @@ func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
 	return ota.Submit(r)
 }
 
+// possible reports what a plan asks for and can not have, as things are.
+func (s *Service) possible(ctx context.Context, r ota.Rollout) error {
+	if err := s.groupsExist(ctx, r); err != nil {
+		return err
+	}
+	if r.Kind() == ota.KindCommand {
+		return nil
+	}
+	release, err := s.signed(ctx, r.Release)
+	if err != nil {
+		return err
+	}
+	id, trial, err := s.longestTrial(ctx, release)
+	if timer := r.Terms.Timers.Health; err == nil && timer > 0 && trial >= timer {
+		err = fmt.Errorf("%w: health timer of %s: %s gives a device %s to prove its health, and it would count as silent before; give more, such as %s, or 0 for no timer",
+			ErrInvalid, timer, id, trial, 2*trial)
+	}
+	return err
+}
+
+// longestTrial returns the longest time that a device has to prove its health, of the
+// release and of those that it may have to pass through.
+func (s *Service) longestTrial(ctx context.Context, release ota.Release) (of ota.ReleaseID, longest time.Duration, err error) {
+	w, err := s.waysTo(ctx, release)
+	if err != nil {
+		return of, 0, err
+	}
+	installed := []ota.ReleaseID{release.ID()}
+	for _, way := range w.all() {
+		for _, id := range way.Via {
+			if !slices.Contains(installed, id) {
+				installed = append(installed, id)
+			}
+		}
+	}
+	for _, id := range installed {
+		if release, err = s.Store.Release(ctx, id); err != nil {
+			return of, 0, err
+		}
+		c, err := health.Parse(release.Health)
+		if err != nil {
+			return of, 0, fmt.Errorf("%w: no device takes %s: %w; upload a new version", ErrInvalid, id, err)
+		}
+		if c.Deadline > longest {
+			of, longest = id, c.Deadline
+		}
+	}
+	return of, longest, nil
+}
+
 // ErrUnsigned: the release is not signed, or withdrawn, so no device would install it.
 var ErrUnsigned = errors.New("release is not offered")
 
@@ -69,7 +120,7 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 	if err != nil {
 		return RolloutView{}, err
 	}
-	if err := s.groupsExist(ctx, r); err != nil {
+	if err := s.possible(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
 	j, err := s.judgeOf(ctx, r)
@@ -183,7 +234,7 @@ func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) 
 		}
 		plan, err := s.prepare(plan)
 		if err == nil {
-			err = s.groupsExist(ctx, plan)
+			err = s.possible(ctx, plan)
 		}
 		if err != nil {
 			return r, err

@@ -116,7 +116,7 @@ type Manifest struct {
 	ImageSize       int64           `json:"imageSize"`   // bytes of the raw image
 	ObjectSize      int64           `json:"objectSize"`  // bytes of the chunked, compressed object
 	Run             []string        `json:"run,omitempty"`
-	Health          json.RawMessage `json:"health,omitempty"` // the agent's health contract, see agent/health
+	Health          json.RawMessage `json:"health,omitempty"` // the agent's health contract, see pkg/health
 }
 
 // ID returns the release the manifest describes.

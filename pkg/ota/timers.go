@@ -15,6 +15,11 @@ type Timers struct {
 	Health  time.Duration `json:"health,omitempty"`  // steps trial and committing; over it the device is silent
 }
 
+// DefaultTimers are those of a plan of firmware that says nothing else: a device that
+// restarted into a release and is not heard of is a failure, not a wait without end.
+// Before that it is as it was, and may be off for months.
+var DefaultTimers = Timers{Reboot: time.Hour, Health: time.Hour}
+
 // Step is where an execution is inside IN_PROGRESS, in the agent's words. Other
 // devices may have none.
 type Step string

@@ -1,5 +1,5 @@
 // Package health is how a release says, in its signed manifest, what "it works"
-// means, and how a device finds out.
+// means. Package agent/health is how a device finds out.
 //
 // The contract is a JSON object; everything but checks has a default:
 //
@@ -14,8 +14,6 @@
 // All checks must hold together for hold before deadline is over. In arguments
 // {image} stands for the path of the slot's image. Only the device judges: no
 // check needs the update server.
-//
-// It is not a monitor: it judges a trial, and is silent afterwards.
 package health
 
 import (
