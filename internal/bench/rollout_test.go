@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -155,13 +154,13 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 	plan := ota.Rollout{Release: release.ID(), Seed: "bench", Abort: []ota.AbortRule{{Class: ota.ClassFailed, Share: 1, Count: 1}},
 		Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, Gate: ota.Gate{Success: 1}, State: ota.StagePending, Approval: true}}}
 	took("s/plan", func() {
-		b.ReportMetric(peak(func() {
+		b.ReportMetric(mebibytes(storetest.Peak(func() {
 			p, err := service.PlanRollout(ctx, plan)
 			must(b, err)
 			if p.Population != devices {
 				b.Fatalf("population %d", p.Population)
 			}
-		}), "MiB/plan")
+		})), "MiB/plan")
 	})
 	var id string
 	took("s/create", func() {
@@ -217,7 +216,9 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 			must(b, err)
 			until(func(v fleet.RolloutView) bool { return v.State != ota.RolloutRunning })
 		})
-		until(func(v fleet.RolloutView) bool { return v.State == ota.RolloutAborted })
+		b.ReportMetric(mebibytes(storetest.Peak(func() {
+			until(func(v fleet.RolloutView) bool { return v.State == ota.RolloutAborted })
+		})), "MiB/ended")
 	})
 	naive := plan
 	naive.ID, naive.State = "naive", ota.RolloutRunning
@@ -234,35 +235,7 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 	})
 }
 
-// peak is how much more memory than before the process had in use while f ran, in
-// MiB, by looks at short intervals.
-func peak(f func()) float64 {
-	runtime.GC()
-	inUse := func() uint64 {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapInuse
-	}
-	before, most := inUse(), uint64(0)
-	ended := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			most = max(most, inUse())
-			select {
-			case <-tick.C:
-			case <-ended:
-				return
-			}
-		}
-	})
-	f()
-	close(ended)
-	looking.Wait()
-	return float64(most-min(before, most)) / (1 << 20)
-}
+func mebibytes(n uint64) float64 { return float64(n) / (1 << 20) }
 
 // ids are devices that have an execution.
 func ids(b *testing.B, store fleet.Store) []string {

@@ -106,6 +106,9 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			}
 		}
 		if !d.Changed && !d.Arrange && !d.Revert {
+			if r.State.Terminal() { // another replica was faster
+				s.tellCancelled(r)
+			}
 			s.tellHeld(ctx, r, p.Total())
 			if d.Wake.IsZero() || !again.IsZero() && again.Before(d.Wake) {
 				return again, nil
@@ -146,6 +149,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 			s.Look() // at who changed meanwhile
 		}
 		if step.Rollout.State.Terminal() {
+			s.tellCancelled(step.Rollout)
 			s.held.forget(id)
 			s.looked.forget(id)
 		}
@@ -179,14 +183,36 @@ const CancelBatch = 2000
 // cancel cancels some executions of a rollout that can be, and says whether there
 // may be more.
 func (s *Service) cancel(ctx context.Context, r ota.Rollout, now time.Time) (more bool, err error) {
-	cancelled, err := s.Store.Cancel(ctx, r, now, CancelBatch)
-	if err != nil || len(cancelled) == 0 {
+	done, err := s.Store.Cancel(ctx, r, now, CancelBatch)
+	if err != nil {
 		return false, err
 	}
-	s.Log.Info("executions cancelled", "rollout", r.ID, "executions", len(cancelled))
+	if done.Total() == 0 {
+		s.tellCancelled(r)
+		return false, nil
+	}
+	if done.Queued > 0 && s.cancelled.of(r.ID).IsZero() {
+		s.cancelled.set(r.ID, now.Truncate(time.Microsecond)) // as stores keep it
+	}
+	s.Log.Info("executions cancelled", "rollout", r.ID, "executions", done.Total())
 	s.signals.raise("rollout/" + r.ID)
-	s.notifier.add(telling{what: tellGone, rollout: r, list: cancelled})
+	if len(done.Begun) > 0 {
+		s.notifier.add(telling{what: tellGone, rollout: r, list: done.Begun})
+	}
 	return true, nil
+}
+
+// tellCancelled has those told whose executions waited and were cancelled, once there
+// are no more. It is no haste: what they ask for they do not get.
+func (s *Service) tellCancelled(r ota.Rollout) {
+	since := s.cancelled.of(r.ID)
+	if since.IsZero() {
+		return
+	}
+	s.cancelled.forget(r.ID)
+	s.notifier.add(telling{what: tellGone, rollout: r, whole: func(e ota.Execution) bool {
+		return e.Status == ota.Canceled && e.StartedAt.IsZero() && !e.FinishedAt.Before(since)
+	}})
 }
 
 func (s *Service) logStep(before ota.Rollout, step Advance) {

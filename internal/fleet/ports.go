@@ -255,10 +255,9 @@ type RolloutStore interface {
 	// ErrInvalid: the line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error
 	// Cancel does what ota.Cancel does, with the rollout's Reason, to at most limit of
-	// its executions, those at work first; if it is FINISHING to those QUEUED only. It returns them: RolloutID, DeviceID,
-	// Stage, Status, QueuedAt, StartedAt and FinishedAt are set. None: there is
-	// nothing to cancel.
-	Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) ([]ota.Execution, error)
+	// its executions, those at work first; if it is FINISHING to those QUEUED only.
+	// None: there is nothing to cancel.
+	Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (Cancelled, error)
 	// PutCandidates stores a part of a line, whose first has the given turn. Of
 	// ota.Candidate, only DeviceID and Lane are kept.
 	PutCandidates(ctx context.Context, rolloutID, line string, turn int, list []ota.Candidate) error

@@ -107,6 +107,7 @@ type Service struct {
 
 	held      memory[ExecutionKey] // how far tellHeld came
 	looked    memory[time.Time]    // when this replica looked at the pairs
+	cancelled memory[time.Time]    // since when it cancels what waits, see tellCancelled
 	beginning sync.Map             // ids of rollouts that are being created here
 }
 

@@ -202,6 +202,15 @@ type Advance struct {
 	Now    time.Time
 }
 
+// Cancelled is what one step of cancelling did.
+type Cancelled struct {
+	Begun  []ota.Execution // those that were at work: RolloutID, DeviceID, Stage, Status, QueuedAt, StartedAt and FinishedAt are set
+	Queued int             // how many waited
+}
+
+// Total is how many were cancelled.
+func (c Cancelled) Total() int { return len(c.Begun) + c.Queued }
+
 // Opening gives the candidates with the turns From <= turn < To a first attempt in
 // a stage. One loses its turn that is revoked or gone, or has Left, that reports to run the
 // image with this Digest (empty: none), or one that is not in Only (nil: all are),

@@ -96,9 +96,9 @@ func (f faulty) PutCandidates(ctx context.Context, id, line string, turn int, li
 	return f.through(ctx, "PutCandidates", id, func() error { return f.Store.PutCandidates(ctx, id, line, turn, list) })
 }
 
-func (f faulty) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (list []ota.Execution, err error) {
-	err = f.write(ctx, change{method: "Cancel", now: now}, r.ID, func() error { list, err = f.Store.Cancel(ctx, r, now, limit); return err })
-	return list, err
+func (f faulty) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (done fleet.Cancelled, err error) {
+	err = f.write(ctx, change{method: "Cancel", now: now}, r.ID, func() error { done, err = f.Store.Cancel(ctx, r, now, limit); return err })
+	return done, err
 }
 
 func (f faulty) Moving(ctx context.Context) (ids []string, err error) {

@@ -76,26 +76,31 @@ func (s *Store) Moving(ctx context.Context) (ids []string, err error) {
 }
 
 // Cancel implements fleet.RolloutStore.
-func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (cancelled []ota.Execution, err error) {
+func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (done fleet.Cancelled, err error) {
 	err = s.locked(ctx, func() error {
 		for _, status := range []ota.Status{ota.InProgress, ota.Queued} {
 			for _, device := range slices.Sorted(maps.Keys(s.executions[r.ID])) {
 				attempts := s.executions[r.ID][device]
 				was := attempts[len(attempts)-1]
 				e, ok := ota.Cancel(was, r.Reason, stored(now))
-				if ok && was.Status == status && len(cancelled) < limit && (r.State != ota.RolloutFinishing || status == ota.Queued) {
-					s.set(e)
-					s.letGo(r, device)
-					s.tell(ota.MovedTogether(status, e, 1, now))
-					cancelled = append(cancelled, ota.Execution{
-						RolloutID: r.ID, DeviceID: device, Stage: e.Stage, Status: e.Status, QueuedAt: e.QueuedAt, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt,
-					})
+				if !ok || was.Status != status || done.Total() == limit || r.State == ota.RolloutFinishing && status == ota.InProgress {
+					continue
 				}
+				s.set(e)
+				s.letGo(r, device)
+				s.tell(ota.MovedTogether(status, e, 1, now))
+				if status == ota.Queued {
+					done.Queued++
+					continue
+				}
+				done.Begun = append(done.Begun, ota.Execution{
+					RolloutID: r.ID, DeviceID: device, Stage: e.Stage, Status: e.Status, QueuedAt: e.QueuedAt, StartedAt: e.StartedAt, FinishedAt: e.FinishedAt,
+				})
 			}
 		}
 		return nil
 	})
-	return cancelled, err
+	return done, err
 }
 
 // Progress implements fleet.RolloutStore.

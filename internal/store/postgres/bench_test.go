@@ -40,6 +40,18 @@ func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, onBench(b))
 
 func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, onBench(b)) }
 
+// BenchmarkCancel cancels executions that wait.
+func BenchmarkCancel(b *testing.B) {
+	b.Run("100k", func(b *testing.B) { benchCancel(b, 100_000) })
+	b.Run("300k", func(b *testing.B) { benchCancel(b, 300_000) })
+	b.Run("1M", func(b *testing.B) { benchCancel(b, 1_000_000) })
+}
+
+func benchCancel(b *testing.B, n int) {
+	url := durable.Database(b)
+	storetest.BenchCancel(b, storetest.Bench{Store: open(b, url), Exec: func(statement string) error { return run(url, statement) }, Database: durable.CPU}, n)
+}
+
 // naiveConnections is how many the naive form has; more of them are slower.
 const naiveConnections = 16
 

@@ -48,6 +48,7 @@ func dialect() sqlstore.Dialect {
 		Writers:    writers,
 		Rebind:     rebind,
 		Rows:       rows,
+		Found:      found,
 		JSON:       jsonText{},
 		Indexes:    indexes, Concurrently: "CONCURRENTLY",
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
@@ -104,6 +105,11 @@ func lockBroker(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
 	}
 	return nil, errors.Join(err, conn.Close())
 }
+
+// found names rows by where they lie, which saves finding each once more by its key.
+// One that another transaction has just changed lies elsewhere then: it is left out,
+// though the query found it.
+func found(query string) string { return "ctid = ANY (ARRAY(SELECT ctid" + query + "))" }
 
 // rebind numbers the placeholders. No statement has a ? in a literal.
 func rebind(query string) string {

@@ -137,6 +137,27 @@ func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, onBench(b))
 
 func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, onBench(b)) }
 
+// BenchmarkCancel cancels executions that wait.
+func BenchmarkCancel(b *testing.B) {
+	b.Run("100k", func(b *testing.B) { benchCancel(b, 100_000) })
+	b.Run("300k", func(b *testing.B) { benchCancel(b, 300_000) })
+	b.Run("1M", func(b *testing.B) { benchCancel(b, 1_000_000) })
+}
+
+func benchCancel(b *testing.B, n int) {
+	path := filepath.Join(b.TempDir(), "otad.db")
+	s := open(b, path)
+	storetest.BenchCancel(b, storetest.Bench{Store: s, Exec: func(statement string) error {
+		db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)")
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		_, err = db.Exec(statement)
+		return err
+	}}, n)
+}
+
 // BenchmarkShadowUpdateGroups is BenchmarkShadowUpdate beside dynamic groups: idle
 // ones ask for nothing that an update changes, steady ones for what every one
 // does without a change of their members, busy ones have a third of their members

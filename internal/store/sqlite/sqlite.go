@@ -138,12 +138,17 @@ func dialect() sqlstore.Dialect {
 		Rebind:    func(query string) string { return query },
 		Rows:      rows,
 		Chunks:    rowChunks,
+		Found:     found,
 		JSON:      jsonText{},
 		Indexes:   indexes,
 		ForUpdate: func(string) string { return "" },
 		Fault:     fault,
 		Integrity: integrity,
 	}
+}
+
+func found(query string) string {
+	return "(rollout_id, device_id, attempt) IN (SELECT rollout_id, device_id, attempt" + query + ")"
 }
 
 // rows is a table of placeholders. SQLite calls the columns of VALUES column1

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 )
 
@@ -18,61 +19,107 @@ const (
 	(SELECT p.rollout_id, p.device_id, p.attempt FROM executions p
 	JOIN executions q ON q.rollout_id = p.rollout_id AND q.device_id = p.device_id AND q.attempt = p.attempt
 	WHERE p.rollout_id = ? AND p.status = 'IN_PROGRESS' AND p.latest = 1 AND q.step IN ('waiting', 'fetching', 'staged') LIMIT ?)` + returnCancelled
-	cancelQueued = updateCancelled + `status = 'QUEUED' AND (rollout_id, device_id, attempt) IN
-	(SELECT rollout_id, device_id, attempt FROM executions WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1 LIMIT ?)` + returnCancelled
+	// selectQueued says by its order that it wants executions_progress: as the batches
+	// go on, the table is full of what has been cancelled.
+	selectQueued = ` FROM executions WHERE rollout_id = ? AND status = 'QUEUED' AND latest = 1 ORDER BY stage, class, finished_at LIMIT ?`
 )
 
 // Cancel implements fleet.RolloutStore.
-func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (cancelled []ota.Execution, err error) {
+func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit int) (done fleet.Cancelled, err error) {
 	e, _ := ota.Cancel(ota.Execution{RolloutID: r.ID, Status: ota.Queued}, r.Reason, stored(now))
 	details, err := mapText(e.Details)
 	if err != nil {
-		return nil, err
+		return fleet.Cancelled{}, err
 	}
 	err = s.writer.do(ctx, func(t *tx) error {
-		cancelled = nil
-		for _, of := range []struct {
-			status    ota.Status
-			statement string
-		}{{ota.InProgress, cancelBegun}, {ota.Queued, cancelQueued}} {
-			left := limit - len(cancelled)
-			if left == 0 {
-				break
-			}
-			if r.State == ota.RolloutFinishing && of.status == ota.InProgress {
-				continue
-			}
-			some, err := t.cancel(of.statement, e, details, left)
-			if err != nil {
+		done = fleet.Cancelled{}
+		follows, err := t.followsOlder(r)
+		if err != nil {
+			return err
+		}
+		c := cancelling{t: t, as: e, details: details, follows: follows}
+		if r.State != ota.RolloutFinishing {
+			if done.Begun, err = c.begun(limit); err != nil {
 				return err
 			}
-			for _, c := range some {
-				if err := t.counted(ota.Execution{RolloutID: r.ID, Stage: c.Stage, Status: of.status}, -1); err != nil {
-					return err
-				}
-				if err := t.counted(c, 1); err != nil {
-					return err
-				}
-				c.Class, c.Details = e.Class, e.Details
-				t.tell(ota.MovedTogether(of.status, c, 1, now))
-			}
-			cancelled = append(cancelled, some...)
 		}
-		return t.letGo(r, cancelled)
+		if left := limit - len(done.Begun); left > 0 {
+			done.Queued, err = c.queued(left)
+		}
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cancel executions of rollout %s: %w", r.ID, err)
+		return fleet.Cancelled{}, fmt.Errorf("cancel executions of rollout %s: %w", r.ID, err)
 	}
-	return cancelled, nil
+	return done, nil
 }
 
-// cancel has those that a statement finds end as e.
-func (t *tx) cancel(statement string, e ota.Execution, details string, limit int) (list []ota.Execution, err error) {
-	err = t.returning(func(r row) error {
-		c := ota.Execution{RolloutID: e.RolloutID, Status: e.Status, FinishedAt: e.FinishedAt}
-		err := r.Scan(&c.DeviceID, &c.Stage, timeInto{&c.QueuedAt}, timeInto{&c.StartedAt})
-		list = append(list, c)
-		return err
-	}, statement, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), e.RolloutID, limit)
+// cancelling has executions of a rollout end as one does. follows: a rollout that
+// follows may have passed their devices by, and they are looked at again.
+type cancelling struct {
+	t       *tx
+	as      ota.Execution
+	details string
+	follows bool
+}
+
+// begun cancels those at work, and returns them: there are not many.
+func (c cancelling) begun(limit int) (list []ota.Execution, err error) {
+	stages := map[int]int{}
+	err = c.run(cancelBegun, limit, func(r row) (string, error) {
+		e := ota.Execution{RolloutID: c.as.RolloutID, Status: c.as.Status, FinishedAt: c.as.FinishedAt}
+		err := r.Scan(&e.DeviceID, &e.Stage, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt})
+		list = append(list, e)
+		stages[e.Stage]++
+		return e.DeviceID, err
+	})
+	if err == nil {
+		err = c.moved(ota.InProgress, stages)
+	}
 	return list, err
+}
+
+// queued cancels those that wait, and returns how many: of a million, nobody keeps a
+// list.
+func (c cancelling) queued(limit int) (n int, err error) {
+	stages := map[int]int{}
+	statement := updateCancelled + `status = 'QUEUED' AND ` + c.t.w.dialect.Found(selectQueued) + ` RETURNING device_id, stage`
+	err = c.run(statement, limit, func(r row) (device string, err error) {
+		var stage int
+		err = r.Scan(&device, &stage)
+		stages[stage]++
+		n++
+		return device, err
+	})
+	if err == nil {
+		err = c.moved(ota.Queued, stages)
+	}
+	return n, err
+}
+
+// run calls f for each that a statement cancels; f says whose it was.
+func (c cancelling) run(statement string, limit int, f func(row) (device string, err error)) error {
+	e := c.as
+	return c.t.returning(func(r row) error {
+		device, err := f(r)
+		if c.follows {
+			c.t.markAnyway(device)
+		}
+		return err
+	}, statement, e.Status, e.Class, c.details, micros(e.UpdatedAt), micros(e.FinishedAt), e.RolloutID, limit)
+}
+
+// moved counts what was cancelled, by stage, and tells of it.
+func (c cancelling) moved(from ota.Status, stages map[int]int) error {
+	for stage, n := range stages {
+		c.as.Stage = stage
+		if err := c.t.counted(ota.Execution{RolloutID: c.as.RolloutID, Stage: stage, Status: from}, int64(-n)); err != nil {
+			return err
+		}
+		if err := c.t.counted(c.as, int64(n)); err != nil {
+			return err
+		}
+		c.t.tell(ota.MovedTogether(from, c.as, n, c.as.FinishedAt))
+	}
+	return nil
 }

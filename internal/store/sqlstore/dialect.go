@@ -31,7 +31,10 @@ type Dialect struct {
 	// with 1; nil: any number, as one array for each column.
 	Rows   func(columns []Column, n int) string
 	Chunks []int
-	JSON   JSON
+	// Found is so for rows of a table that a query finds, which begins with its FROM.
+	// The table is executions, and the query reads it.
+	Found func(query string) string
+	JSON  JSON
 	// Indexes returns the indexes whose names begin with prefix, and whether each
 	// is whole; one whose making was cut short is not.
 	Indexes func(ctx context.Context, db *sql.DB, prefix string) (map[string]bool, error)

@@ -58,17 +58,12 @@ func (t *tx) following(old, r ota.Rollout) error {
 	return err
 }
 
-// letGo has devices looked at again that lost what r had for them: a rollout that
-// follows and that r supersedes may have passed them by.
-func (t *tx) letGo(r ota.Rollout, cancelled []ota.Execution) error {
+// followsOlder reports whether there is a rollout that follows and that r supersedes:
+// it may have passed by devices that lose what r had for them.
+func (t *tx) followsOlder(r ota.Rollout) (bool, error) {
 	var n int
-	if err := t.row(countOlder, superseders(r)...).Scan(&n); err != nil || n == 0 {
-		return err
-	}
-	for _, e := range cancelled {
-		t.markAnyway(e.DeviceID)
-	}
-	return nil
+	err := t.row(countOlder, superseders(r)...).Scan(&n)
+	return n > 0, err
 }
 
 // refollow announces that a rollout begins or ceases to follow its selector.

@@ -20,7 +20,7 @@ func HotQueries() map[string]string {
 		"held back and due":       selectHeld,
 		"newest attempt":          selectNewest,
 		"progress":                selectProgress,
-		"cancel":                  cancelQueued,
+		"cancel":                  "SELECT rollout_id, device_id, attempt" + selectQueued,
 		"cancel at work":          cancelBegun,
 		"due again":               countDue,
 		"next retry":              nextRetry,

@@ -156,11 +156,11 @@ func (f *fleetUnderLoad) measure(b *testing.B, unit string, do func(i int) error
 	b.ReportMetric(float64(took.at(0.99).Microseconds())/1000, "p99-ms")
 }
 
-func (f *fleetUnderLoad) database() time.Duration {
-	if f.Database == nil {
+func (on Bench) database() time.Duration {
+	if on.Database == nil {
 		return 0
 	}
-	return f.Database()
+	return on.Database()
 }
 
 // latencies are how long each took.

@@ -313,9 +313,9 @@ func (w *walk) cancel(t *rapid.T) {
 		return
 	}
 	w.same("cancel", func(s fleet.Store) (any, error) {
-		list, err := s.Cancel(ctx, r, now, 99)
-		slices.SortFunc(list, func(a, b ota.Execution) int { return strings.Compare(a.DeviceID, b.DeviceID) })
-		return list, err
+		done, err := s.Cancel(ctx, r, now, 99)
+		slices.SortFunc(done.Begun, func(a, b ota.Execution) int { return strings.Compare(a.DeviceID, b.DeviceID) })
+		return done, err
 	})
 }
 

@@ -431,14 +431,40 @@ var termTests = []test{
 // cancel returns whose executions were cancelled, in order.
 func (s *suite) cancel(r ota.Rollout, now time.Time, limit int) (devices []string) {
 	s.Helper()
-	list, err := s.Cancel(ctx, r, now, limit)
+	before := s.cancelled(r)
+	done, err := s.Cancel(ctx, r, now, limit)
 	s.must(err)
-	for _, e := range list {
+	after := s.cancelled(r)
+	for _, e := range done.Begun {
 		s.equal("status", e.Status, ota.Canceled)
-		devices = append(devices, e.DeviceID)
+		s.equal("had begun", e.StartedAt.IsZero(), false)
+		s.equal(e.DeviceID+" is among them", after[e.DeviceID].StartedAt, e.StartedAt)
 	}
+	begun := 0
+	for device, e := range after {
+		if _, ok := before[device]; ok {
+			continue
+		}
+		if devices = append(devices, device); !e.StartedAt.IsZero() {
+			begun++
+		}
+	}
+	s.equal("begun and waiting", []int{len(done.Begun), done.Queued}, []int{begun, len(devices) - begun})
 	slices.Sort(devices)
 	return devices
+}
+
+// cancelled are the executions of a rollout that are, by device.
+func (s *suite) cancelled(r ota.Rollout) map[string]ota.Execution {
+	s.Helper()
+	found := map[string]ota.Execution{}
+	s.must(s.Executions(ctx, fleet.ExecutionFilter{RolloutID: r.ID, Latest: true}, func(e ota.Execution) bool {
+		if e.Status == ota.Canceled {
+			found[e.DeviceID] = e
+		}
+		return true
+	}))
+	return found
 }
 
 func (s *suite) parsed(expr string) selector.Selector {
