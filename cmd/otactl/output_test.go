@@ -40,6 +40,11 @@ func TestOutputShapes(t *testing.T) {
 	failures := []executionView{newExecutionView(&otadv1.Execution{
 		DeviceId: "gw-9", Stage: 2, Attempt: 1, Status: "FAILED", Class: "rolled_back", Reason: "health: no answer", FinishedAt: ago(5 * time.Minute),
 	})}
+	atWork := []executionView{newExecutionView(&otadv1.Execution{
+		DeviceId: "gw-7", Stage: 2, Attempt: 1, Status: "IN_PROGRESS", Step: "rebooting", StepAt: ago(25 * time.Minute), ExpiresAt: ago(-35 * time.Minute),
+	}), newExecutionView(&otadv1.Execution{
+		DeviceId: "gw-8", Stage: 2, Attempt: 2, Status: "IN_PROGRESS", Step: "waiting", Reason: "window opens at 02:00", StepAt: ago(3 * time.Minute),
+	})}
 	plan := newPlanView(&otadv1.RolloutSpec{Firmware: "gateway@1.1.0"}, &otadv1.PlanRolloutResponse{
 		Population: 5, Bytes: 5 << 20, Seed: "s",
 		Stages: []*otadv1.PlannedStage{
@@ -68,12 +73,12 @@ func TestOutputShapes(t *testing.T) {
 		{"rollout_list.txt", formatTable, func(a *app) error { return printList(a, a.rolloutTable(), []rolloutView{rollout}) }},
 		{"rollout_show.txt", formatTable, func(a *app) error {
 			r := rollout
-			r.Failures = failures
+			r.Failures, r.AtWork = failures, atWork
 			return printOne(a, r, r.ID, a.showRollout(r))
 		}},
 		{"rollout_show.json", formatJSON, func(a *app) error {
 			r := rollout
-			r.Failures = failures
+			r.Failures, r.AtWork = failures, atWork
 			return printOne(a, r, r.ID, nil)
 		}},
 		{"rollout_plan.txt", formatTable, func(a *app) error { return a.printPlan(plan) }},

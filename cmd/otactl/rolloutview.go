@@ -41,6 +41,7 @@ type rolloutView struct {
 	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
 	EndedAt    *time.Time      `json:"endedAt,omitempty"`
 	Failures   []executionView `json:"failures,omitempty"` // the last ones, of one that is shown or watched
+	AtWork     []executionView `json:"atWork,omitempty"`   // those at their step longest, where few are in progress
 }
 
 // revertView is a rollout that brings devices of another back.
@@ -138,6 +139,9 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 	}
 	for _, e := range r.GetFailures() {
 		v.Failures = append(v.Failures, newExecutionView(e))
+	}
+	for _, e := range r.GetAtWork() {
+		v.AtWork = append(v.AtWork, newExecutionView(e))
 	}
 	for _, rule := range r.GetAbort() {
 		v.Abort = append(v.Abort, ota.AbortRule{
@@ -267,12 +271,24 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 				return err
 			}
 		}
-		if len(r.Failures) == 0 {
-			return nil
-		}
-		fmt.Fprintln(w)
-		return writeTable(w, failureHeads, a.failureRows(r.Failures))
+		return a.writeDevices(w, r, len(r.AtWork), len(r.Failures))
 	}
+}
+
+// writeDevices writes whom the rollout waits for and who failed last, at most so many.
+func (a *app) writeDevices(w io.Writer, r rolloutView, atWork, failures int) error {
+	if n := min(atWork, len(r.AtWork)); n > 0 {
+		fmt.Fprintln(w)
+		if err := writeTable(w, atWorkHeads, a.atWorkRows(r.AtWork[:n])); err != nil {
+			return err
+		}
+	}
+	n := min(failures, len(r.Failures))
+	if n == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	return writeTable(w, failureHeads, a.failureRows(r.Failures[:n]))
 }
 
 func (r rolloutView) revertedBy() string {
@@ -281,6 +297,18 @@ func (r rolloutView) revertedBy() string {
 		list = append(list, back.ID+" "+back.State)
 	}
 	return strings.Join(list, ", ")
+}
+
+var atWorkHeads = []string{"AT WORK", "STAGE", "ATTEMPT", "STEP", "SINCE", "UNTIL", "REASON"}
+
+func (a *app) atWorkRows(list []executionView) [][]string {
+	var rows [][]string
+	for _, e := range list {
+		rows = append(rows, []string{
+			e.Device, number(e.Stage), number(e.Attempt), e.Step, a.ago(e.StepAt), a.ago(e.ExpiresAt), e.Reason,
+		})
+	}
+	return rows
 }
 
 var failureHeads = []string{"DEVICE", "STAGE", "ATTEMPT", "CLASS", "REASON", "FINISHED"}
@@ -297,16 +325,24 @@ var stageHeads = []string{"STAGE", "SIZE", "STATE", "DEVICES", "QUEUED", "IN PRO
 
 func (r rolloutView) stageRows() [][]string {
 	var rows [][]string
-	before := int32(0)
+	sizes := r.sizes()
 	for i, s := range r.Stages {
-		devices := max(0, s.Target-before) // of this stage, as the counts are
-		before += devices
 		rows = append(rows, []string{
-			strconv.Itoa(i + 1), s.Size, s.State, number(devices), number(s.Counts.Queued), s.Counts.inProgress(),
+			strconv.Itoa(i + 1), s.Size, s.State, number(sizes[i]), number(s.Counts.Queued), s.Counts.inProgress(),
 			number(s.Counts.succeeded()), first(s.Counts.unsuccessful(), "0"), s.Gate, s.Soak,
 		})
 	}
 	return rows
+}
+
+// sizes are the devices of each stage, as its counts are.
+func (r rolloutView) sizes() []int32 {
+	sizes, before := make([]int32, len(r.Stages)), int32(0)
+	for i, s := range r.Stages {
+		sizes[i] = max(0, s.Target-before)
+		before += sizes[i]
+	}
+	return sizes
 }
 
 func (a *app) failureRows(failures []executionView) [][]string {
@@ -345,6 +381,7 @@ type executionView struct {
 	StartedAt  *time.Time        `json:"startedAt,omitempty"`
 	UpdatedAt  *time.Time        `json:"updatedAt,omitempty"`
 	FinishedAt *time.Time        `json:"finishedAt,omitempty"`
+	StepAt     *time.Time        `json:"stepAt,omitempty"`     // when it came to its step
 	ExpiresAt  *time.Time        `json:"expiresAt,omitempty"`  // when it will be TIMED_OUT
 	FromDigest string            `json:"fromDigest,omitempty"` // of the image that the device said it ran before
 }
@@ -354,7 +391,7 @@ func newExecutionView(e *otadv1.Execution) executionView {
 		Device: e.GetDeviceId(), Firmware: e.GetFirmware(), Leg: e.GetLeg(), Via: e.GetVia(), Stage: e.GetStage(), Attempt: e.GetAttempt(), Status: e.GetStatus(), Class: e.GetClass(),
 		Step: e.GetStep(), Reason: e.GetReason(), Details: orEmpty(e.GetDetails()),
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
-		ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
+		StepAt: when(e.GetStepAt()), ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
 	}
 }
 

@@ -73,11 +73,8 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	if line := w.pace.text(r, a.now()); line != "" {
 		fmt.Fprintf(&body, "%s\n", line)
 	}
-	if n := min(len(r.Failures), drawnFailures); n > 0 {
-		body.WriteByte('\n')
-		if err := writeTable(&body, failureHeads, a.failureRows(r.Failures[:n])); err != nil {
-			return err
-		}
+	if err := a.writeDevices(&body, r, drawnAtWork, drawnFailures); err != nil {
+		return err
 	}
 	w.lines = bytes.Count(body.Bytes(), []byte{'\n'})
 	b.Write(body.Bytes())
@@ -85,8 +82,8 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	return err
 }
 
-// drawnFailures is how many of the last failures are drawn.
-const drawnFailures = 5
+// How many of those at work, and of the last failures, are drawn.
+const drawnAtWork, drawnFailures = 3, 5
 
 // pace is how fast devices were done lately.
 type pace struct{ seen []seen }
@@ -125,10 +122,9 @@ func (p *pace) text(r rolloutView, now time.Time) string {
 
 func drawnRows(r rolloutView) [][]string {
 	var rows [][]string
-	reached := int32(0)
+	sizes := r.sizes()
 	for i, s := range r.Stages {
-		size := max(s.Target-reached, 0)
-		reached = max(reached, s.Target)
+		size := sizes[i]
 		done := s.Counts.succeeded() + s.Counts.bad()
 		rows = append(rows, []string{
 			fmt.Sprint(i + 1), s.Size, s.State, fmt.Sprintf("%d/%d", done, size), gauge(done, size),

@@ -75,7 +75,7 @@ func (h rolloutHandler) GetRollout(ctx context.Context, r *connect.Request[otadv
 	return connect.NewResponse(&otadv1.GetRolloutResponse{Rollout: m}), nil
 }
 
-// whole is a rollout with its last failures.
+// whole is a rollout with its last failures, and whom it waits for.
 func (h rolloutHandler) whole(ctx context.Context, id string) (fleet.RolloutView, *otadv1.Rollout, error) {
 	v, err := h.fleet.Rollout(ctx, id)
 	if err != nil {
@@ -85,9 +85,16 @@ func (h rolloutHandler) whole(ctx context.Context, id string) (fleet.RolloutView
 	if err != nil {
 		return v, nil, err
 	}
+	atWork, err := h.fleet.AtWork(ctx, v)
+	if err != nil {
+		return v, nil, err
+	}
 	m := encodeRollout(v)
 	for _, e := range failures {
 		m.Failures = append(m.Failures, encodeExecution(e))
+	}
+	for _, e := range atWork {
+		m.AtWork = append(m.AtWork, encodeExecution(e))
 	}
 	return v, m, nil
 }
@@ -349,7 +356,7 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
 		RetryAt: timestamp(e.RetryAt), Lane: e.Lane, FromDigest: e.From, DriftedAt: timestamp(e.DriftedAt), Runs: e.Runs,
-		Via: encodeReleases(e.Via), Leg: int32(e.Leg),
+		Via: encodeReleases(e.Via), Leg: int32(e.Leg), StepAt: timestamp(e.StepAt),
 	}
 }
 

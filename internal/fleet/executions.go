@@ -74,6 +74,24 @@ func (s *Service) Failures(ctx context.Context, rolloutID string) ([]ota.Executi
 	return s.Store.Failures(ctx, rolloutID, MaxFailures)
 }
 
+// Limits of who is shown at work.
+const (
+	// MaxAtWork is how many attempts in progress a rollout is shown with.
+	MaxAtWork = 5
+	// FewAtWork is up to how many in progress it is: they are sorted for it, and while
+	// there are more, nobody waits for single ones.
+	FewAtWork = 1000
+)
+
+// AtWork returns the attempts in progress of a rollout that are at their step longest,
+// the oldest first, at most MaxAtWork; none while more than FewAtWork are in progress.
+func (s *Service) AtWork(ctx context.Context, v RolloutView) ([]ota.Execution, error) {
+	if n := v.Progress.Total().InProgress; n == 0 || n > FewAtWork {
+		return nil, nil
+	}
+	return s.Store.AtWork(ctx, v.ID, MaxAtWork)
+}
+
 // ExecutionPage returns up to limit executions and whether there are more.
 func (s *Service) ExecutionPage(ctx context.Context, filter ExecutionFilter, limit int) (page []ota.Execution, more bool, err error) {
 	if filter.RolloutID != "" {

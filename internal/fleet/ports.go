@@ -348,4 +348,7 @@ type ExecutionStore interface {
 	// Failures returns the limit attempts of a rollout that ended unsuccessfully
 	// last, the newest first.
 	Failures(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error)
+	// AtWork returns the limit attempts of a rollout that are IN_PROGRESS and at their
+	// step longest, by StepAt and device.
+	AtWork(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error)
 }

@@ -289,6 +289,23 @@ func (s *Store) Failures(ctx context.Context, rolloutID string, limit int) ([]ot
 	return list[:min(len(list), limit)], err
 }
 
+// AtWork implements fleet.ExecutionStore.
+func (s *Store) AtWork(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error) {
+	var list []ota.Execution
+	err := s.locked(ctx, func() error {
+		for _, attempts := range s.executions[rolloutID] {
+			if e := attempts[len(attempts)-1]; e.Status == ota.InProgress {
+				list = append(list, ownExecution(e.Under(s.rollouts[rolloutID])))
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(list, func(a, b ota.Execution) int {
+		return cmp.Or(a.StepAt.Compare(b.StepAt), cmp.Compare(a.DeviceID, b.DeviceID))
+	})
+	return list[:min(len(list), limit)], err
+}
+
 // Passed implements fleet.ExecutionStore.
 func (s *Store) Passed(ctx context.Context, rolloutID string) ([]ota.ReleaseID, error) {
 	seen := map[ota.ReleaseID]bool{}

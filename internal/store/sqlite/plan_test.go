@@ -25,7 +25,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	sorted := map[string]bool{"next execution": true, "pending executions": true, "revoked certificates": true, "rollouts that move": true} // few
+	sorted := map[string]bool{"next execution": true, "pending executions": true, "revoked certificates": true, "rollouts that move": true, "at work": true} // few
 	for _, c := range []struct{ name, want string }{
 		{"next execution", "executions_active (device_id=?"},
 		{"pending executions", "executions_active (device_id=?"},
@@ -39,6 +39,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"candidates", "PRIMARY KEY (rollout_id=? AND line=? AND turn>?)"},
 		{"place", "candidates_standing (rollout_id=? AND line=? AND device_id=?)"},
 		{"busy devices", "COVERING INDEX executions_active (device_id>?)"},
+		{"at work", "executions_progress (rollout_id=? AND status=?)"},
 		{"cancel at work", "executions_progress (rollout_id=? AND status=?)"},
 		{"remove of the revoked", "COVERING INDEX devices_revoked (revoked_at>?)"},
 		{"newest attempt", "(rollout_id=? AND device_id=?"},

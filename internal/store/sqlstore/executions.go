@@ -174,6 +174,26 @@ func selectFiltered(f fleet.ExecutionFilter) (query string, args []any) {
 		ORDER BY e.rollout_id, e.device_id, e.attempt LIMIT ?`, args
 }
 
+// selectAtWork is read where few are, and finds these first: SQLite would go through
+// all of the rollout.
+const selectAtWork = selectExecution + ` WHERE e.rollout_id = ? AND e.latest = 1 AND e.device_id IN
+	(SELECT o.device_id FROM executions o WHERE o.rollout_id = ? AND o.status = 'IN_PROGRESS' AND o.latest = 1)
+	ORDER BY e.step_at, e.device_id LIMIT ?`
+
+// AtWork implements fleet.ExecutionStore.
+func (s *Store) AtWork(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error) {
+	var list []ota.Execution
+	err := s.rows(ctx, func(r row) error {
+		e, err := scanExecution(r)
+		list = append(list, e)
+		return err
+	}, selectAtWork, rolloutID, rolloutID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read who is at work: %w", err)
+	}
+	return list, nil
+}
+
 const selectFailures = selectExecution + ` WHERE e.rollout_id = ? AND e.class NOT IN ('', 'succeeded', 'underway')
 	ORDER BY e.finished_at DESC, e.device_id, e.attempt LIMIT ?`
 

@@ -21,6 +21,7 @@ func HotQueries() map[string]string {
 		"newest attempt":          selectNewest,
 		"progress":                selectProgress,
 		"cancel":                  "SELECT rollout_id, device_id, attempt" + selectQueued,
+		"at work":                 selectAtWork,
 		"cancel at work":          cancelBegun,
 		"due again":               countDue,
 		"next retry":              nextRetry,

@@ -287,6 +287,27 @@ var executionTests = []test{
 		s.equal("replaced", e, s.execution("r", "d"))
 		s.equal("replaced", e.Details, map[string]string{"step": "b"})
 	}},
+	{"that are at their step longest come first", func(s *suite) {
+		s.enrolled("a", "b", "c", "d", "e")
+		s.open(s.rollout("r", 5), epoch, queued(0, 1, "a", "b", "c", "d", "e")...)
+		for i, id := range []string{"d", "c", "b", "a"} {
+			s.report("r", id, ota.InProgress, at(i/2))
+		}
+		_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "d", Status: ota.InProgress, Details: step(ota.StepRebooting)}, at(5))
+		s.must(err)
+		s.report("r", "c", ota.InProgress, at(6)) // a sign of life, at the same step
+		s.report("r", "b", ota.Succeeded, at(7))
+		list, err := s.AtWork(ctx, "r", 9)
+		s.must(err)
+		s.equal("all", names(list), []string{"r c 1", "r a 1", "r d 1"})
+		s.equal("whole", list[2], s.execution("r", "d"))
+		list, err = s.AtWork(ctx, "r", 1)
+		s.must(err)
+		s.equal("the first", names(list), []string{"r c 1"})
+		list, err = s.AtWork(ctx, "nobody", 9)
+		s.must(err)
+		s.equal("none", len(list), 0)
+	}},
 	{"that failed last come first", func(s *suite) {
 		s.enrolled("a", "b", "c", "d", "e")
 		r := s.open(s.rollout("r", 5), epoch, queued(0, 1, "a", "b", "c", "d", "e")...)

@@ -1051,8 +1051,11 @@ type Rollout struct {
 	Health  *HealthSeen `protobuf:"bytes,82,opt,name=health,proto3" json:"health,omitempty"` // not set: nothing is compared
 	// Attempts that ended unsuccessfully last, the newest first, at most 10. Only
 	// where one rollout is asked for.
-	Failures      []*Execution `protobuf:"bytes,90,rep,name=failures,proto3" json:"failures,omitempty"`
-	Idle          bool         `protobuf:"varint,91,opt,name=idle,proto3" json:"idle,omitempty"` // continuous, with nothing to do until a device joins
+	Failures []*Execution `protobuf:"bytes,90,rep,name=failures,proto3" json:"failures,omitempty"`
+	Idle     bool         `protobuf:"varint,91,opt,name=idle,proto3" json:"idle,omitempty"` // continuous, with nothing to do until a device joins
+	// Attempts in progress that are at their step longest, the oldest first, at most 5.
+	// Only where one rollout is asked for, and while at most 1000 are in progress.
+	AtWork        []*Execution `protobuf:"bytes,92,rep,name=at_work,json=atWork,proto3" json:"at_work,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1248,6 +1251,13 @@ func (x *Rollout) GetIdle() bool {
 	return false
 }
 
+func (x *Rollout) GetAtWork() []*Execution {
+	if x != nil {
+		return x.AtWork
+	}
+	return nil
+}
+
 // Revert is how a rollout stands that brings devices of another back.
 type Revert struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1331,8 +1341,9 @@ type Execution struct {
 	Runs      string                 `protobuf:"bytes,66,opt,name=runs,proto3" json:"runs,omitempty"`
 	// Releases that the device passes through before that of the rollout, with this
 	// execution (the first of them) and those that follow it; empty: this is the last.
-	Via           []string `protobuf:"bytes,105,rep,name=via,proto3" json:"via,omitempty"`
-	Leg           int32    `protobuf:"varint,106,opt,name=leg,proto3" json:"leg,omitempty"` // the how manieth release of the device's path it installs, from 1
+	Via           []string               `protobuf:"bytes,105,rep,name=via,proto3" json:"via,omitempty"`
+	Leg           int32                  `protobuf:"varint,106,opt,name=leg,proto3" json:"leg,omitempty"`                    // the how manieth release of the device's path it installs, from 1
+	StepAt        *timestamppb.Timestamp `protobuf:"bytes,107,opt,name=step_at,json=stepAt,proto3" json:"step_at,omitempty"` // when it came to its step; not set: it has not begun
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1533,6 +1544,13 @@ func (x *Execution) GetLeg() int32 {
 		return x.Leg
 	}
 	return 0
+}
+
+func (x *Execution) GetStepAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StepAt
+	}
+	return nil
 }
 
 type PlanRolloutRequest struct {
@@ -3283,7 +3301,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xe7\x06\n" +
+	"approvedAt\"\x94\a\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3313,11 +3331,12 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\areverts\x18Q \x03(\v2\x0f.otad.v1.RevertR\areverts\x12+\n" +
 	"\x06health\x18R \x01(\v2\x13.otad.v1.HealthSeenR\x06health\x12.\n" +
 	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\x12\x12\n" +
-	"\x04idle\x18[ \x01(\bR\x04idle\"=\n" +
+	"\x04idle\x18[ \x01(\bR\x04idle\x12+\n" +
+	"\aat_work\x18\\ \x03(\v2\x12.otad.v1.ExecutionR\x06atWork\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\"\x9e\a\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"\xd3\a\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -3350,7 +3369,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"drifted_at\x18A \x01(\v2\x1a.google.protobuf.TimestampR\tdriftedAt\x12\x12\n" +
 	"\x04runs\x18B \x01(\tR\x04runs\x12\x10\n" +
 	"\x03via\x18i \x03(\tR\x03via\x12\x10\n" +
-	"\x03leg\x18j \x01(\x05R\x03leg\x1a:\n" +
+	"\x03leg\x18j \x01(\x05R\x03leg\x123\n" +
+	"\astep_at\x18k \x01(\v2\x1a.google.protobuf.TimestampR\x06stepAt\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -3591,69 +3611,71 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	13, // 37: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
 	53, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
 	14, // 39: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
-	47, // 40: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	50, // 41: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	50, // 42: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	50, // 43: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	50, // 44: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	50, // 45: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 46: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	50, // 47: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
-	0,  // 48: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	19, // 49: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	20, // 50: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	18, // 51: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	49, // 52: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	17, // 53: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
-	7,  // 54: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	48, // 55: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 56: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 57: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 58: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 59: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 60: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 63: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 64: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 65: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 66: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 67: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 68: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 69: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 70: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	21, // 71: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	31, // 72: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	33, // 73: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	35, // 74: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	22, // 75: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	24, // 76: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	26, // 77: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	37, // 78: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	39, // 79: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	41, // 80: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	54, // 81: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
-	28, // 82: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	44, // 83: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 84: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	30, // 85: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	32, // 86: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	34, // 87: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	36, // 88: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	23, // 89: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	25, // 90: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	27, // 91: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	38, // 92: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	40, // 93: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	42, // 94: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	43, // 95: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
-	29, // 96: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	45, // 97: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	84, // [84:98] is the sub-list for method output_type
-	70, // [70:84] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	14, // 40: otad.v1.Rollout.at_work:type_name -> otad.v1.Execution
+	47, // 41: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	50, // 42: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	50, // 43: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	50, // 44: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	50, // 45: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	50, // 46: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 47: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	50, // 48: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
+	50, // 49: otad.v1.Execution.step_at:type_name -> google.protobuf.Timestamp
+	0,  // 50: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	19, // 51: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	20, // 52: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	18, // 53: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	49, // 54: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	17, // 55: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
+	7,  // 56: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	48, // 57: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 58: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 59: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 60: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 61: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 64: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 65: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 66: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 67: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 68: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 69: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 70: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 71: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 72: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	21, // 73: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	31, // 74: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	33, // 75: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	35, // 76: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	22, // 77: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	24, // 78: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	26, // 79: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	37, // 80: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	39, // 81: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	41, // 82: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	54, // 83: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
+	28, // 84: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	44, // 85: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 86: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	30, // 87: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	32, // 88: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	34, // 89: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	36, // 90: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	23, // 91: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	25, // 92: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	27, // 93: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	38, // 94: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	40, // 95: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	42, // 96: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	43, // 97: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
+	29, // 98: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	45, // 99: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	86, // [86:100] is the sub-list for method output_type
+	72, // [72:86] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
