@@ -16,8 +16,8 @@ type Result struct {
 	now      int64
 }
 
-// Apply merges u into doc. It changes neither; the result shares the subtrees
-// that u does not touch. A deleted document is created anew with the next
+// Apply merges u into doc. It changes neither; the result shares subtrees with
+// both. A deleted document is created anew with the next
 // version. Every error is an *Error:
 //
 //   - 409 when u.Version is not the version of doc, but 400 for any version

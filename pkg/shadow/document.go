@@ -53,9 +53,12 @@ func (d Document) Delta() map[string]any { return Delta(d.Desired, d.Reported) }
 // their bytes, there is no white space and numbers keep their text, so equal
 // documents have equal bytes and unmarshalling and marshalling again changes
 // nothing. It fails on values of types that Document does not list.
-func (d Document) MarshalJSON() ([]byte, error) {
-	e := newEncoder(storedGuess)
-	e.buf = append(e.buf, '{')
+func (d Document) MarshalJSON() ([]byte, error) { return d.Append(make([]byte, 0, storedGuess)) }
+
+// Append appends what MarshalJSON returns to b, for who has many to store.
+func (d Document) Append(b []byte) ([]byte, error) {
+	var keys [keysGuess]string
+	e := encoder{buf: append(b, '{'), keys: keys[:0]}
 	e.section("desired", d.Desired)
 	e.section("reported", d.Reported)
 	e.stored("desiredMeta", d.DesiredMeta)

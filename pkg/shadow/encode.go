@@ -14,7 +14,12 @@ type encoder struct {
 	foreign any      // a value that is not JSON, written as null
 }
 
-func newEncoder(size int) *encoder { return &encoder{buf: make([]byte, 0, size)} }
+// keysGuess is a first guess of how many keys there are on a path of a document.
+const keysGuess = 32
+
+func newEncoder(size int) *encoder {
+	return &encoder{buf: make([]byte, 0, size), keys: make([]string, 0, keysGuess)}
+}
 
 // member writes the name of a member, and a comma unless it is the first.
 func (e *encoder) member(name string) {

@@ -8,11 +8,11 @@ import (
 // Merge returns base with patch merged in: objects recurse, null removes a
 // key, every other value replaces what was there. Objects that end up empty
 // are left out, whether by removal or because the patch has {} for a key that
-// held no object. The result shares untouched subtrees with base and is nil
+// held no object. The result shares subtrees with base and with patch, and is nil
 // when nothing is left.
 func Merge(base, patch map[string]any) map[string]any {
 	var m merger
-	out, _ := m.object(base, Stamp(0), patch)
+	out, _, _ := m.object(base, Stamp(0), patch)
 	return out
 }
 
@@ -40,31 +40,67 @@ func (m *merger) section(base map[string]any, meta any, p Patch) (state map[stri
 		m.changed = m.changed || len(base) > 0
 		return nil, nil
 	}
-	return m.object(base, meta, p.Object)
+	state, stamps, _ = m.object(base, meta, p.Object)
+	return state, stamps
 }
 
-// object copies base and merges patch into the copy, and says what the metadata
-// is then.
-func (m *merger) object(base map[string]any, meta any, patch map[string]any) (state map[string]any, stamps any) {
+// object merges patch into base and says what the metadata is then. A patch that says
+// all there is, as most devices report, is the result itself (plain); else it is a copy
+// of base with what differs.
+func (m *merger) object(base map[string]any, meta any, patch map[string]any) (state map[string]any, stamps any, plain bool) {
 	if len(patch) == 0 {
-		return base, meta
+		return base, meta, false
 	}
-	state = clone(base, len(patch))
-	written := 0             // keys of patch that are in state
-	var older map[string]any // of those, the ones that were not wholly written now
+	var odd []merged // what does not become what patch says, or not wholly now
 	for k, p := range patch {
-		v, vm := m.value(base, meta, k, p)
-		if v == nil {
-			delete(state, k)
+		if v, vm, plain := m.value(base, meta, k, p); !plain {
+			odd = append(odd, merged{k, v, vm})
+		}
+	}
+	if odd == nil && covers(patch, base) {
+		return patch, m.now(), true
+	}
+	state, stamps = m.copied(base, meta, patch, odd)
+	return state, stamps, false
+}
+
+// merged is the value of a key and its metadata; nil: it went away.
+type merged struct {
+	key         string
+	value, meta any
+}
+
+// covers reports whether base has no key that patch has not.
+func covers(patch, base map[string]any) bool {
+	if len(base) > len(patch) {
+		return false
+	}
+	for k := range base {
+		if _, ok := patch[k]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// copied is a copy of base with patch in it, and then with what is odd.
+func (m *merger) copied(base map[string]any, meta any, patch map[string]any, odd []merged) (state map[string]any, stamps any) {
+	state = clone(base, len(patch))
+	maps.Copy(state, patch)
+	written := len(patch)    // keys of patch that are in state
+	var older map[string]any // of those, the ones that were not wholly written now
+	for _, o := range odd {
+		if o.value == nil {
+			delete(state, o.key)
+			written--
 			continue
 		}
-		state[k] = v
-		written++
-		if vm != m.now() {
+		state[o.key] = o.value
+		if o.meta != m.now() {
 			if older == nil {
 				older = map[string]any{}
 			}
-			older[k] = vm
+			older[o.key] = o.meta
 		}
 	}
 	switch {
@@ -102,24 +138,25 @@ func metaBelow(meta any, k string) any {
 	return meta
 }
 
-// value merges p into the value of k, and returns nil when k goes away.
-func (m *merger) value(base map[string]any, meta any, k string, p any) (v, vm any) {
+// value merges p into the value of k, and returns nil when k goes away. plain: it is
+// p itself, all written now.
+func (m *merger) value(base map[string]any, meta any, k string, p any) (v, vm any, plain bool) {
 	old, had := base[k]
 	switch p := p.(type) {
 	case nil:
 		m.changed = m.changed || had
-		return nil, nil
+		return nil, nil, false
 	case map[string]any:
 		oldMap, wasMap := old.(map[string]any)
-		o, om := m.object(oldMap, metaBelow(meta, k), p)
+		o, om, plain := m.object(oldMap, metaBelow(meta, k), p)
 		m.changed = m.changed || had && !wasMap
 		if len(o) == 0 {
-			return nil, nil
+			return nil, nil, false
 		}
-		return o, om
+		return o, om, plain
 	}
 	m.changed = m.changed || !had || !equal(old, p)
-	return p, m.now()
+	return p, m.now(), true
 }
 
 func clone(m map[string]any, n int) map[string]any {

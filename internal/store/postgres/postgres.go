@@ -58,7 +58,7 @@ func Open(ctx context.Context, c Config) (*sqlstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	writer, reader := stdlib.OpenDB(*config), stdlib.OpenDB(*config)
+	writer, reader := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(sendArrays)), stdlib.OpenDB(*config, stdlib.OptionAfterConnect(sendArrays))
 	writer.SetMaxOpenConns(writers + others)
 	n := max(minReaders, 2*runtime.GOMAXPROCS(0))
 	reader.SetMaxOpenConns(n + 1) // one may hold the lock of the embedded broker

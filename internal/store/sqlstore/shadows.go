@@ -68,11 +68,10 @@ func (s *Store) UpdateShadow(ctx context.Context, deviceID, name string, u shado
 		}
 		// Encoded here, not at the end: a document that can not be stored is
 		// this operation's fault alone.
-		text, err := result.Document.MarshalJSON()
-		if err != nil {
+		if t.w.text, err = result.Document.Append(t.w.text[:0]); err != nil {
 			return fmt.Errorf("shadow %q of device %s: %w", name, deviceID, err)
 		}
-		t.change(c, cachedShadow{doc: result.Document, text: string(text)})
+		t.change(c, cachedShadow{doc: result.Document, text: string(t.w.text)})
 		if name == "" && fleet.SaysFirmware(u) {
 			t.mark(deviceID, stored(now))
 		}

@@ -45,6 +45,7 @@ type writer struct {
 	groups  *groupSet            // the dynamic groups of the last batch that asked
 	over    map[overKey]string   // statements with their rows written out
 	last    int                  // operations in the batch before
+	text    []byte               // room to write a document
 	name    string               // see Commit
 }
 
