@@ -153,7 +153,7 @@ func (s *Service) nextTargets(ctx context.Context, next []byte, withdrawing ota.
 		}
 	}
 	if p.signed, err = matchReleases(targets, releases); err != nil {
-		return p, err
+		return p, s.orStale(ctx, next, err)
 	}
 	if p.version, err = signing.Version(next); err != nil {
 		return p, err
@@ -161,6 +161,19 @@ func (s *Service) nextTargets(ctx context.Context, next []byte, withdrawing ota.
 	files, err := s.onlineFiles(ctx, next, now)
 	p.files = append([]Metadata{{RoleTargets, p.version, next}}, files...)
 	return p, err
+}
+
+// orStale is what is wrong with targets, unless others were published since those that
+// they follow were read: then nothing is known of them.
+func (s *Service) orStale(ctx context.Context, next []byte, wrong error) error {
+	info, err := s.Trust(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.checkSuccession(info.Targets, next); err != nil {
+		return err
+	}
+	return wrong
 }
 
 // checkSuccession tells a lost race (ErrStale) from a wrong file.
