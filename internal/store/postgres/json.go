@@ -68,7 +68,7 @@ func (jsonText) Opaque(column string) sqlstore.Condition {
 	if column == "s.document" {
 		return sqlstore.Condition{SQL: "(s.opaque = 1 AND s.deleted_at IS NULL)"}
 	}
-	return sqlstore.Condition{SQL: "(strpos(" + column + ", " + nul + ") > 0)"}
+	return sqlstore.Condition{SQL: "(d.opaque = 1)"}
 }
 
 // Holds implements sqlstore.JSON.

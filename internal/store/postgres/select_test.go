@@ -70,6 +70,9 @@ func TestSelectorsUseTheIndex(t *testing.T) {
 			if strings.Contains(plan, "otad_field_") != want {
 				t.Errorf("%s of %s: want an index: %v\n%s", what, expr, want, plan)
 			}
+			if want && strings.Contains(plan, "Seq Scan on shadows") {
+				t.Errorf("%s of %s reads all shadows\n%s", what, expr, plan)
+			}
 		}
 	}
 }
