@@ -125,7 +125,7 @@ func (r *repo) publish() {
 func (r *repo) release(version string, raw []byte, edit func(*ota.Manifest)) ota.Manifest {
 	r.tb.Helper()
 	var object bytes.Buffer
-	ix, err := image.Encode(context.Background(), &object, bytes.NewReader(raw), image.EncodeOptions{})
+	ix, err := image.Encode(context.Background(), &object, bytes.NewReader(raw), image.EncodeOptions{Level: 1})
 	must(r.tb, err)
 	index, err := ix.MarshalBinary()
 	must(r.tb, err)

@@ -108,7 +108,7 @@ func (w *world) signer() signer { return signer{app: w.app, keys: w.keys, key: w
 func newTestContent(t *testing.T, version, raw string) content {
 	t.Helper()
 	var object bytes.Buffer
-	ix, err := image.Encode(t.Context(), &object, strings.NewReader(raw), image.EncodeOptions{})
+	ix, err := image.Encode(t.Context(), &object, strings.NewReader(raw), image.EncodeOptions{Level: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

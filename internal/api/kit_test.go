@@ -251,7 +251,7 @@ func (m made) manifestJSON(p *plane) []byte {
 func (p *plane) make(version, raw string) made {
 	p.Helper()
 	var object bytes.Buffer
-	ix, err := image.Encode(p.Context(), &object, strings.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw)))})
+	ix, err := image.Encode(p.Context(), &object, strings.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw))), Level: 1})
 	p.ok(err)
 	index, err := ix.MarshalBinary()
 	p.ok(err)

@@ -159,7 +159,7 @@ func (p *plane) release(raw []byte) (r ota.Release, object, index []byte) {
 func (p *plane) releaseAs(name, version string, raw []byte) (r ota.Release, object, index []byte) {
 	p.Helper()
 	var b bytes.Buffer
-	ix, err := image.Encode(p.Context(), &b, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw)))})
+	ix, err := image.Encode(p.Context(), &b, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw))), Level: 1})
 	p.ok(err)
 	index, err = ix.MarshalBinary()
 	p.ok(err)

@@ -156,7 +156,7 @@ func (w *world) draft(version string, raw []byte) (ota.Release, []byte, error) {
 func (w *world) drafted(version string, raw []byte, security int64) (ota.Release, []byte, error) {
 	w.t.Helper()
 	var object bytes.Buffer
-	ix, err := image.Encode(w.ctx, &object, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw)))})
+	ix, err := image.Encode(w.ctx, &object, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw))), Level: 1})
 	w.ok(err)
 	index, err := ix.MarshalBinary()
 	w.ok(err)
@@ -532,7 +532,7 @@ func TestUploadsAreNotBelieved(t *testing.T) {
 	}
 	// A damaged object makes no release.
 	var object bytes.Buffer
-	ix, err := image.Encode(w.ctx, &object, bytes.NewReader([]byte("third")), image.EncodeOptions{Params: image.DefaultParams(5)})
+	ix, err := image.Encode(w.ctx, &object, bytes.NewReader([]byte("third")), image.EncodeOptions{Params: image.DefaultParams(5), Level: 1})
 	w.ok(err)
 	third, err := ix.MarshalBinary()
 	w.ok(err)

@@ -25,7 +25,7 @@ type made struct {
 func (w *world) make(version string, raw []byte) made {
 	w.t.Helper()
 	var object bytes.Buffer
-	ix, err := image.Encode(w.ctx, &object, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw)))})
+	ix, err := image.Encode(w.ctx, &object, bytes.NewReader(raw), image.EncodeOptions{Params: image.DefaultParams(int64(len(raw))), Level: 1})
 	w.ok(err)
 	index, err := ix.MarshalBinary()
 	w.ok(err)
