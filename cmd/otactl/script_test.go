@@ -40,7 +40,9 @@ func TestScripts(t *testing.T) {
 // its own.
 func TestServerScripts(t *testing.T) {
 	otad := filepath.Join(t.TempDir(), "otad")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", otad, "../otad").CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", otad, "../otad")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make check compiles, which is used again
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build otad: %v\n%s", err, out)
 	}
 	testscript.Run(t, testscript.Params{
