@@ -117,26 +117,30 @@ func (s *Service) arrangeReturn(ctx context.Context, r ota.Rollout, now time.Tim
 	if err != nil {
 		return r, err
 	}
-	var changed []ota.Candidate
+	var home ota.Homeward
 	_, err = s.changes(ctx, of, "", func(e ota.Execution) {
 		if e.From == to.ImageDigest {
-			changed = append(changed, ota.Candidate{DeviceID: e.DeviceID, Lane: e.Lane})
+			home.Add(e.DeviceID, e.Lane)
 		}
 	})
 	if err != nil {
 		return r, err
 	}
-	stages, list := ota.ArrangeReturn(r.Stages, changed, s.line(ctx, of, &err))
+	q := queue{s: s, rollout: r.ID, name: newID("")}
+	var unread error // of the line
+	stages, err := home.Arrange(r.Stages, s.line(ctx, of, &unread), func(c ota.Candidate) error {
+		if unread != nil {
+			return unread
+		}
+		return q.put(ctx, c)
+	})
+	if unread != nil {
+		err = unread
+	}
 	if err != nil {
 		return r, err
 	}
-	q := queue{s: s, rollout: r.ID, name: newID("")}
-	for _, c := range list {
-		if err := q.put(ctx, c); err != nil {
-			return r, err
-		}
-	}
-	return ota.Begin(r, stages, len(list), q.name, now), q.flush(ctx)
+	return ota.Begin(r, stages, home.Len(), q.name, now), q.flush(ctx)
 }
 
 // line goes along the devices of a rollout in the order of their turns.

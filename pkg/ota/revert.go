@@ -142,32 +142,3 @@ func (r Rollout) revert(back Return) Rollout {
 
 // revertDigits of the digest of an image name a revert.
 const revertDigits = 12
-
-// ArrangeReturn returns the candidates of a revert, in the order in which they
-// get their turn, with the revert's stages: who came last in the line of the
-// rollout goes back first. Those that never stood in it come before.
-func ArrangeReturn(stages []Stage, changed []Candidate, line func(yield func(deviceID string) bool)) ([]Stage, []Candidate) {
-	at := make(map[string]int, len(changed))
-	for i, c := range changed {
-		at[c.DeviceID] = i
-	}
-	arranged := make([]Candidate, 0, len(changed))
-	for id := range line {
-		if i, ok := at[id]; ok {
-			arranged = append(arranged, changed[i])
-			delete(at, id)
-		}
-	}
-	var rest []Candidate
-	for _, i := range at {
-		rest = append(rest, changed[i])
-	}
-	slices.SortFunc(rest, func(a, b Candidate) int { return cmp.Compare(a.DeviceID, b.DeviceID) })
-	arranged = append(arranged, rest...)
-	slices.Reverse(arranged)
-	stages = slices.Clone(stages)
-	for i := range stages {
-		stages[i].Target = len(arranged)
-	}
-	return stages, arranged
-}

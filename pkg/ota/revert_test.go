@@ -2,14 +2,11 @@ package ota
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 // TestWhatChangedADevice walks the ways in which an execution may end.
@@ -123,47 +120,4 @@ func TestARevertIsCalledOff(t *testing.T) {
 	if _, err := Abort(r, "x", "burn", t0); !errors.Is(err, ErrInvalid) {
 		t.Errorf("an unknown policy: %v", err)
 	}
-}
-
-// TestArrangeReturnProperty: everybody who changed goes back, once, and in
-// reverse order.
-func TestArrangeReturnProperty(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(0, 30).Draw(t, "devices")
-		var line []string
-		var changed []Candidate
-		for i := range n {
-			id := fmt.Sprintf("d%02d", i)
-			in := rapid.IntRange(0, 3).Draw(t, "which")
-			if in != 0 {
-				line = append(line, id)
-			}
-			if in != 1 {
-				changed = append(changed, Candidate{DeviceID: id, Lane: id})
-			}
-		}
-		stages, got := ArrangeReturn([]Stage{{Size: Size{Percent: 100}}}, changed, slices.Values(rapid.Permutation(line).Draw(t, "line")))
-		if len(got) != len(changed) || stages[0].Target != len(changed) {
-			t.Fatalf("%d of %d, target %d", len(got), len(changed), stages[0].Target)
-		}
-		seen := map[string]bool{}
-		for _, c := range got {
-			if seen[c.DeviceID] || c.Lane != c.DeviceID {
-				t.Fatalf("%+v", c)
-			}
-			seen[c.DeviceID] = true
-		}
-		_, inOrder := ArrangeReturn(nil, changed, slices.Values(line))
-		last := "z"
-		for _, c := range inOrder {
-			if slices.Contains(line, c.DeviceID) {
-				if c.DeviceID >= last {
-					t.Fatalf("%s goes back after %s", c.DeviceID, last)
-				}
-				last = c.DeviceID
-			} else if last != "z" {
-				t.Fatalf("%s never stood in line and goes back after %s", c.DeviceID, last)
-			}
-		}
-	})
 }
