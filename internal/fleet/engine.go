@@ -272,11 +272,6 @@ func (s *Service) turn(ctx context.Context, r ota.Rollout, o *Opening) error {
 	return err
 }
 
-func queued(r ota.Rollout, e ota.Execution) ota.Execution {
-	e.RolloutID, e.Status = r.ID, ota.Queued
-	return e
-}
-
 // signed returns a release that may be rolled out.
 func (s *Service) signed(ctx context.Context, id ota.ReleaseID) (ota.Release, error) {
 	release, err := s.Store.Release(ctx, id)

@@ -70,9 +70,8 @@ func (w *ways) passed() map[string]bool {
 }
 
 // following returns the attempts that follow those that are due. A device that has
-// drifted, or whose path leads over a release that is not signed any more, goes another
-// way from what it runs. One for which there is none is given the release at once: the
-// device refuses it and says why.
+// drifted, whose path leads over a release that is not signed any more, or that had none
+// goes another way from what it runs. One for which there is none is offered nothing, see ota.Strand.
 func (s *Service) following(ctx context.Context, r ota.Rollout, due []ota.Execution) ([]ota.Execution, error) {
 	d := detours{service: s, rollout: r}
 	var list []ota.Execution
@@ -81,7 +80,8 @@ func (s *Service) following(ctx context.Context, r ota.Rollout, due []ota.Execut
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, queued(r, next))
+		next.RolloutID = r.ID
+		list = append(list, next)
 	}
 	return list, nil
 }
@@ -97,16 +97,19 @@ type detours struct {
 }
 
 func (d *detours) follow(ctx context.Context, e ota.Execution) (ota.Execution, error) {
-	drifted := e.Class == ota.ClassDrifted
-	if d.rollout.RevertOf != "" || !drifted && len(e.Via) == 0 {
-		return ota.Follow(e, ota.Path{}), nil
+	off := e.Class == ota.ClassDrifted || e.Stranded() // it stands where its path did not lead
+	if d.rollout.RevertOf != "" || !off && len(e.Via) == 0 {
+		return queued(ota.Follow(e, ota.Path{})), nil
 	}
 	if err := d.read(ctx); err != nil {
 		return e, err
 	}
-	blocked := !drifted && ota.Blocked(e, func(id ota.ReleaseID) bool { return d.signed[id] })
-	if !blocked && (!drifted || d.ways == nil) {
-		return ota.Follow(e, ota.Path{}), nil
+	over, blocked := ota.ReleaseID{}, false
+	if !off {
+		over, blocked = ota.Blocked(e, func(id ota.ReleaseID) bool { return d.signed[id] })
+	}
+	if !blocked && (!off || d.ways == nil) {
+		return queued(ota.Follow(e, ota.Path{})), nil
 	}
 	device, err := d.service.Store.Device(ctx, e.DeviceID)
 	if err != nil {
@@ -117,10 +120,18 @@ func (d *detours) follow(ctx context.Context, e ota.Execution) (ota.Execution, e
 		return e, err
 	}
 	path := d.ways.from(device.Hardware, digest)
-	if blocked {
-		return ota.Detour(e, path), nil
+	switch {
+	case path.Stay != "":
+		return ota.Strand(e, path.Stay, over), nil
+	case e.Class == ota.ClassDrifted:
+		return queued(ota.Follow(e, path)), nil
 	}
-	return ota.Follow(e, path), nil
+	return queued(ota.Detour(e, path)), nil
+}
+
+func queued(e ota.Execution) ota.Execution {
+	e.Status = ota.Queued
+	return e
 }
 
 func (d *detours) read(ctx context.Context) error {

@@ -190,7 +190,9 @@ type Metadata struct {
 type Advance struct {
 	Rollout ota.Rollout // as it shall stand; Revision is the one that was read
 	// Insert are new executions, Attempt and Stage set, Status QUEUED. One whose
-	// (rollout, device, attempt) exists is left as it is.
+	// (rollout, device, attempt) exists is left as it is. One after the first may be
+	// REJECTED, with the reason in its Details: then it is queued and ended in one, by
+	// ota.Refuse, and its device is marked if the rollout Follows.
 	Insert []ota.Execution
 	// Open gives devices of the rollout's line their turn. Nil: none.
 	Open *Opening
@@ -278,7 +280,7 @@ func Brings(r ota.Rollout, insert []ota.Execution, open *Opening, withdrawn []ot
 		next := ota.Execution{Via: via}.Under(r).Release
 		return slices.Contains(withdrawn, next)
 	}
-	brings := slices.ContainsFunc(insert, func(e ota.Execution) bool { return is(e.Via) })
+	brings := slices.ContainsFunc(insert, func(e ota.Execution) bool { return e.Status == ota.Queued && is(e.Via) })
 	if open != nil {
 		brings = brings || open.Ways == nil && is(nil) || slices.ContainsFunc(open.Ways, func(w ota.Way) bool { return is(w.Via) })
 	}
@@ -296,8 +298,8 @@ func ValidInsert(r ota.Rollout, e ota.Execution) error {
 		return fmt.Errorf("%w: execution of rollout %s in a step of %s", ErrInvalid, e.RolloutID, r.ID)
 	case e.Release != (ota.ReleaseID{}) && e.Release != r.Release:
 		return fmt.Errorf("%w: execution of release %s in a rollout of %s", ErrInvalid, e.Release, r.Release)
-	case e.Status != ota.Queued:
-		return fmt.Errorf("%w: new execution on device %s is %s, not QUEUED", ErrInvalid, e.DeviceID, e.Status)
+	case e.Status != ota.Queued && (e.Status != ota.Rejected || e.Attempt < 2 || e.Reason() == ""):
+		return fmt.Errorf("%w: new execution on device %s is %s, not QUEUED, nor REJECTED after another for a reason", ErrInvalid, e.DeviceID, e.Status)
 	case e.Stage < 0 || e.Stage >= len(r.Stages):
 		return fmt.Errorf("%w: stage index %d of rollout %s with %d stages", ErrInvalid, e.Stage, r.ID, len(r.Stages))
 	case len(e.Via) >= ota.MaxPath:

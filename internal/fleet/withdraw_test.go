@@ -142,7 +142,7 @@ func (w *world) index(r ota.Release) []byte {
 }
 
 // TestWithdrawnOnTheWay: devices that were to pass through a release go another way
-// once it is withdrawn, and who has no other is refused by itself.
+// once it is withdrawn.
 func TestWithdrawnOnTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -185,8 +185,8 @@ func TestWithdrawnOnTheWay(t *testing.T) {
 	})
 }
 
-// TestWithdrawnLeavesNoWay: who was on the way over what is withdrawn, and has no other,
-// is asked for the release itself, which it refuses.
+// TestWithdrawnLeavesNoWay: who was to go over what is withdrawn, and has not begun, loses
+// its turn.
 func TestWithdrawnLeavesNoWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -213,6 +213,109 @@ func TestWithdrawnLeavesNoWay(t *testing.T) {
 		_, err = w.s.PlanRollout(w.ctx, plan)
 		if !errors.Is(err, fleet.ErrNoDevices) || !strings.Contains(err.Error(), "no signed release leads there from gw@1.0") {
 			t.Error(err)
+		}
+	})
+}
+
+// TestNothingIsOfferedWithoutAWay: a device on its way over what is withdrawn, that has
+// no other, is offered nothing, whatever it would install. Its attempt says what is
+// missing and what to do; and in a continuous rollout it goes on when a way is signed.
+func TestNothingIsOfferedWithoutAWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one, two := w.needing("1.0", ""), w.needing("2.0", "")
+		three, four := w.needing("3.0", "2.0"), w.needing("4.0", "3.0")
+		w.made("a", "north")
+		w.made("b", "north")
+		w.runs("a", one.ImageDigest)
+		w.runs("b", two.ImageDigest)
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		v := w.continuous(four, ota.Terms{Retry: ota.Retry{Attempts: 2}}, "100%")
+		w.rests()
+		w.installs("b", three) // and waits for the next leg
+		withdraw := func(r ota.Release) {
+			_, err := w.s.WithdrawRelease(w.ctx, r.ID(), "hangs", "", w.without(r.ID()))
+			w.ok(err)
+			w.rests()
+		}
+		nothing := func(device string, attempt int, words ...string) {
+			t.Helper()
+			e := w.attempt(v.ID, device)
+			if e.Status != ota.Rejected || e.Class != ota.ClassRejected || e.Attempt != attempt || !e.RetryAt.IsZero() {
+				t.Fatalf("%s has %+v", device, e)
+			}
+			if next, err := w.s.NextExecution(w.ctx, device); err == nil && next.RolloutID == v.ID {
+				t.Errorf("%s is offered %+v", device, next)
+			}
+			why, err := w.s.Why(w.ctx, device)
+			w.ok(err)
+			list, err := w.s.Failures(w.ctx, v.ID)
+			w.ok(err)
+			said := ""
+			for _, b := range why {
+				said += b.Why + "\n"
+			}
+			for _, word := range append(words, ota.StrandedReason) {
+				if !strings.Contains(said, word) || !slices.ContainsFunc(list, func(e ota.Execution) bool { return e.DeviceID == device && strings.Contains(e.Reason(), word) }) {
+					t.Errorf("%q is not said of %s: %s, nor in %+v", word, device, said, list)
+				}
+			}
+		}
+		withdraw(two)
+		nothing("a", 2, "gw@4.0 needs gw 3.0 or newer", "no signed release leads there from gw@1.0: sign one that gw@1.0 can take", "gw@2.0, over which it was to go, is withdrawn")
+		if e := w.attempt(v.ID, "b"); e.Status != ota.Queued || e.Release != four.ID() {
+			t.Errorf("b, which is past it, has %+v", e)
+		}
+		newer := w.needing("2.1", "")
+		w.rests()
+		if e := w.attempt(v.ID, "a"); e.Status != ota.Queued || e.Release != newer.ID() || e.Attempt != 3 || e.Legs() != 3 {
+			t.Fatalf("a way is opened, and a has %+v", e)
+		}
+		w.installs("a", newer)
+		w.rests()
+		if e := w.attempt(v.ID, "a"); e.Release != three.ID() || e.Leg != 2 {
+			t.Errorf("a goes on with %+v", e)
+		}
+		withdraw(three)
+		nothing("a", 5, "gw@3.0, over which it was to go, is withdrawn", "from gw@2.1")
+		if faults, err := w.store.Check(w.ctx); err != nil || len(faults) > 0 {
+			t.Errorf("%v, %v", faults, err)
+		}
+	})
+}
+
+// TestDriftToWhereNoWayBegins: a device that fell back to an image from which no way
+// leads on is offered nothing.
+func TestDriftToWhereNoWayBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		two := w.needing("2.0", "")
+		three := w.needing("3.0", "2.0")
+		ids := w.enroll(1, "rpi4")
+		w.runs(ids[0], two.ImageDigest)
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		stages := w.stages("100%")
+		stages[0].Soak = time.Hour
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: three.ID(), Stages: stages, Terms: ota.Terms{Retry: ota.Retry{Attempts: 3}}})
+		w.ok(err)
+		w.rests()
+		w.installs(ids[0], three)
+		w.rests()
+		w.runs(ids[0], strings.Repeat("f", 64))
+		w.rests()
+		e := w.attempt(v.ID, ids[0])
+		if e.Status != ota.Rejected || e.Attempt != 2 || !strings.HasPrefix(e.Reason(), ota.StrandedReason) || !strings.Contains(e.Reason(), "upload it as one") {
+			t.Errorf("%+v", e)
+		}
+		if v = w.view(v.ID); v.State != ota.RolloutPaused { // a failure stays one
+			t.Fatalf("%s: %+v", v.State, v.Progress.Total())
+		}
+		w.runs(ids[0], two.ImageDigest) // the operator repaired it
+		_, err = w.s.ResumeRollout(w.ctx, v.ID, ota.ResumeRepeat)
+		w.ok(err)
+		w.rests()
+		if e := w.attempt(v.ID, ids[0]); e.Status != ota.Queued || e.Attempt != 3 || e.Release != three.ID() {
+			t.Errorf("repeated: %+v", e)
 		}
 	})
 }

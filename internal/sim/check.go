@@ -287,10 +287,10 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 		k.say("%s was made while the rollout went from %s to %s", name, old.State, r.State)
 	}
 	d, err := k.sim.store.Device(context.Background(), e.DeviceID)
-	if err != nil || d.Revoked() != (e.Status == ota.Removed) || !d.Revoked() && e.Status != ota.Queued {
+	if err != nil || d.Revoked() != (e.Status == ota.Removed) || !d.Revoked() && e.Status != ota.Queued && e.Status != ota.Rejected {
 		k.say("%s was made %s, the device is revoked: %t", name, e.Status, d.Revoked())
 	}
-	if k.withdrawn[e.Release] {
+	if k.withdrawn[e.Release] && e.Status == ota.Queued {
 		k.say("%s was made though %s is withdrawn", name, e.Release)
 	}
 	if e.Stage >= len(r.Stages) || r.Stages[e.Stage].OpenedAt.IsZero() {

@@ -92,16 +92,7 @@ func (k *checker) followed(r ota.Rollout) {
 
 // excused reports whether there is a reason to give a device nothing.
 func (k *checker) excused(r ota.Rollout, device string) bool {
-	runs := ""
-	err := k.sim.store.Survey(context.Background(), fleet.DeviceQuery{}, nil, func(d fleet.Surveyed) bool {
-		if d.ID == device {
-			runs = d.Digest
-		}
-		return true
-	})
-	if err != nil {
-		k.say("survey: %v", err)
-	}
+	runs := k.reported(device)
 	if runs == digestOf(r.Release) || k.cut(r, device, runs) {
 		return true
 	}
@@ -124,9 +115,38 @@ func (k *checker) excused(r ota.Rollout, device string) bool {
 	return false
 }
 
+// reported is what a device says it runs.
+func (k *checker) reported(device string) (runs string) {
+	err := k.sim.store.Survey(context.Background(), fleet.DeviceQuery{}, nil, func(d fleet.Surveyed) bool {
+		if d.ID == device {
+			runs = d.Digest
+		}
+		return true
+	})
+	if err != nil {
+		k.say("survey: %v", err)
+	}
+	return runs
+}
+
 // cut reports whether no path leads a device from what it runs to the release, or one
 // over an image that was rolled back on it.
 func (k *checker) cut(r ota.Rollout, device, runs string) bool {
+	path := k.pathOf(r, device, runs)
+	back := func(e ota.Execution) bool {
+		return e.Class == ota.ClassRolledBack && slices.Contains(path.Via, e.Release)
+	}
+	for at, attempts := range k.executions {
+		if at.device == device && !r.Terms.Quarantined && slices.ContainsFunc(attempts, back) {
+			return true
+		}
+	}
+	return path.Stay != ""
+}
+
+// pathOf is the path of a device that runs an image to the release of a rollout, over
+// what is signed now.
+func (k *checker) pathOf(r ota.Rollout, device, runs string) ota.Path {
 	ctx := context.Background()
 	d, err := k.sim.store.Device(ctx, device)
 	if err != nil {
@@ -142,16 +162,7 @@ func (k *checker) cut(r ota.Rollout, device, runs string) bool {
 	}
 	paths, err := ota.NewPaths(target, all)
 	if err != nil {
-		return true
+		return ota.Path{Stay: err.Error()}
 	}
-	path := paths.From(ota.Position{Hardware: d.Hardware, Digest: runs})
-	back := func(e ota.Execution) bool {
-		return e.Class == ota.ClassRolledBack && slices.Contains(path.Via, e.Release)
-	}
-	for at, attempts := range k.executions {
-		if at.device == device && !r.Terms.Quarantined && slices.ContainsFunc(attempts, back) {
-			return true
-		}
-	}
-	return path.Stay != ""
+	return paths.From(ota.Position{Hardware: d.Hardware, Digest: runs})
 }

@@ -268,8 +268,10 @@ func (s *Sim) schedule(poll time.Duration) {
 	for range s.rng.IntN(8) {
 		s.after(at(), s.operator)
 	}
-	if s.one(4) {
-		s.after(at(), s.withdraw)
+	if s.one(3) {
+		for range s.rng.IntN(3) + 1 {
+			s.after(at(), s.withdraw)
+		}
 	}
 	for i := range s.rng.IntN(6) {
 		s.after(at(), func() { s.newcomer(i) })
@@ -314,13 +316,26 @@ func (s *Sim) create() {
 	})
 }
 
-// withdraw takes a release out of use, but the one of the last rollout.
+// withdraw takes a release out of use, be it one that devices are about to pass through.
 func (s *Sim) withdraw() {
-	id, policy := pick(s, s.releases[1:]...).id, pick(s, "", ota.AbortKeep, ota.AbortRevert)
+	id, policy := pick(s, s.releases...).id, pick(s, "", ota.AbortKeep, ota.AbortRevert)
+	if on := s.onTheWay(); len(on) > 0 && !s.one(3) {
+		id = pick(s, on...)
+	}
 	s.operate("withdraw "+id.String(), func(ctx context.Context, f *fleet.Service) error {
 		_, err := f.WithdrawRelease(ctx, id, "it is bad", policy, nil)
 		return err
 	})
+}
+
+// onTheWay are the releases that have to run before those of rollouts that go on.
+func (s *Sim) onTheWay() (ids []ota.ReleaseID) {
+	for _, r := range s.rollouts() {
+		if needs := s.release(digestOf(r.Release)).needs; needs != (ota.ReleaseID{}) && !r.State.Terminal() {
+			ids = append(ids, needs)
+		}
+	}
+	return ids
 }
 
 // operate is an act of an operator. What is refused is no fault.
@@ -452,16 +467,18 @@ func (s *Sim) becalm(poll time.Duration) {
 // listen has one more rollout made when all is calm. Devices are connected and ask
 // for nothing: it ends only if they are told.
 func (s *Sim) listen() {
-	f := s.releases[0]
-	r := ota.Rollout{Release: f.id, Seed: "listen", Terms: ota.Terms{Quarantined: true}, Stages: []ota.Stage{
+	r := ota.Rollout{Release: s.releases[0].id, Seed: "listen", Terms: ota.Terms{Quarantined: true}, Stages: []ota.Stage{
 		{Size: ota.Size{Count: 1}, State: ota.StagePending}, {Size: ota.Size{Percent: 100}, State: ota.StagePending},
 	}}
+	if s.check.withdrawn[r.Release] {
+		s.commanded(&r)
+	}
 	s.log("operator: create the last one")
 	s.request("op create the last one", func(ctx context.Context, f *fleet.Service) (ota.Execution, error) {
 		_, err := f.CreateRollout(ctx, r)
 		return ota.Execution{}, err
 	}, func(_ ota.Execution, err error) {
-		if err != nil && !errors.Is(err, fleet.ErrNoDevices) {
+		if err != nil && !errors.Is(err, fleet.ErrNoDevices) && !errors.Is(err, fleet.ErrUnsigned) {
 			s.check.say("the last rollout: %v", err)
 		}
 		s.listened, s.moved = true, true

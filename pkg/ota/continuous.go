@@ -143,7 +143,8 @@ const (
 //	yes    yes       left                   CANCELED when it left                join, next attempt
 //	yes    yes       left                   its retry was taken away             join, next attempt
 //	yes    yes       left                   other                                join
-//	yes    yes       in line                any                                  stay
+//	yes    yes       in line                REJECTED: no way led on              next attempt
+//	yes    yes       in line                other                                stay
 //
 // Attempts go on from where they were: leaving and coming back gives no fresh ones,
 // and MaxAttempts bounds a device that keeps doing it.
@@ -155,7 +156,11 @@ func MoveOf(r Rollout, b Belonging, now time.Time) (Move, *Execution) {
 		return MoveStay, nil
 	case b.Newest == nil && (!b.InLine || b.Left || b.Turn < r.Cursor):
 		return MoveJoin, nil
-	case b.Newest == nil || !b.Left:
+	case b.Newest == nil:
+		return MoveStay, nil
+	case !b.Left && b.Newest.Stranded(): // it is eligible: a way was opened
+		return MoveStay, r.again(*b.Newest, now)
+	case !b.Left:
 		return MoveStay, nil
 	}
 	return MoveJoin, r.again(*b.Newest, now)
@@ -182,7 +187,7 @@ func (b Belonging) leave(now time.Time) (Move, *Execution) {
 }
 
 // again gives a device that has come back the attempt that it lost by leaving, or by
-// being deleted.
+// being deleted; and one to which a way was opened that which it could not be offered.
 func (r Rollout) again(e Execution, now time.Time) *Execution {
 	if !e.Status.Terminal() || !e.RetryAt.IsZero() {
 		return nil
@@ -190,7 +195,7 @@ func (r Rollout) again(e Execution, now time.Time) *Execution {
 	left := e.Status == Canceled && e.Details[DetailReason] == LeftReason
 	deleted := e.Status == Removed && e.Details[DetailReason] == DeletedReason
 	switch {
-	case (left || deleted) && e.Attempt < MaxAttempts:
+	case (left || deleted || e.Stranded()) && e.Attempt < MaxAttempts:
 		e.RetryAt = now
 	case e.Class == ClassUnderway:
 		e.RetryAt = now

@@ -109,6 +109,7 @@ func TestMoveOfWalksItsTable(t *testing.T) {
 	again := func(e *Execution) { e.RetryAt = t0.Add(2 * time.Hour) }
 	left := func(e *Execution) { e.Details = map[string]string{DetailReason: LeftReason} }
 	deleted := func(e *Execution) { e.Details = map[string]string{DetailReason: DeletedReason} }
+	strand := func(e *Execution) { e.Details = map[string]string{DetailReason: StrandedReason + "why"} }
 	last := func(e *Execution) { e.Attempt = MaxAttempts }
 	third := func(e *Execution) { e.Attempt = 3 }
 	both := Belonging{Meant: true, Eligible: true}
@@ -154,6 +155,12 @@ func TestMoveOfWalksItsTable(t *testing.T) {
 		"back, at work still":                {b: with(place(both, 3, true), in(InProgress, "")), move: MoveJoin, same: true},
 		"back, but runs it":                  {b: with(place(Belonging{Meant: true}, 3, true), in(Canceled, "", left)), same: true},
 		"never left, failed":                 {b: with(place(both, 3, false), in(Failed, ClassFailed)), same: true},
+		"no way led on, and one does":        {b: with(place(both, 3, false), in(Rejected, ClassRejected, strand)), retry: now},
+		"back, and a way leads on":           {b: with(place(both, 3, true), in(Rejected, ClassRejected, strand)), move: MoveJoin, retry: now},
+		"no way led on, waits to try again":  {b: with(place(both, 3, false), in(Rejected, ClassRejected, strand, again)), same: true},
+		"no way led on once too often":       {b: with(place(both, 3, false), in(Rejected, ClassRejected, strand, last)), same: true},
+		"no way led on, it is superseded":    {b: with(over(place(both, 3, false)), in(Rejected, ClassRejected, strand)), same: true},
+		"it refused by itself":               {b: with(place(both, 3, false), in(Rejected, ClassRejected)), same: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			move, e := MoveOf(r, c.b, now)

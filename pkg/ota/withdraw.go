@@ -67,7 +67,8 @@ func Abandon(r Rollout, release Release, policy AbortPolicy, now time.Time) (Rol
 
 // Reroute returns an execution that leads over a release which was withdrawn, on the
 // way to that of a rollout which goes on: as far as it can be given up it is CANCELED,
-// and its device gets another attempt at once, on another path.
+// and its device gets another attempt at once, on another path, or is told by Strand that
+// there is none.
 func Reroute(e Execution, release Release, now time.Time) (Execution, bool) {
 	if e.Release != release.ID() || len(e.Via) == 0 {
 		return e, false
@@ -80,9 +81,13 @@ func Reroute(e Execution, release Release, now time.Time) (Execution, bool) {
 }
 
 // Blocked reports whether the attempt that follows e would lead over a release that is
-// not signed any more.
-func Blocked(e Execution, signed func(ReleaseID) bool) bool {
-	return slices.ContainsFunc(Follow(e, Path{}).Via, func(id ReleaseID) bool { return !signed(id) })
+// not signed any more, and over which.
+func Blocked(e Execution, signed func(ReleaseID) bool) (over ReleaseID, blocked bool) {
+	via := Follow(e, Path{}).Via
+	if i := slices.IndexFunc(via, func(id ReleaseID) bool { return !signed(id) }); i >= 0 {
+		return via[i], true
+	}
+	return ReleaseID{}, false
 }
 
 // GoesOn reports whether executions of a rollout may still begin, now or when it is

@@ -218,6 +218,12 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			s.supersede(next, *a.Open, stored(a.Now))
 		}
 		s.following(old, next)
+		for _, e := range a.Insert {
+			attempts := executions[e.DeviceID]
+			if last := len(attempts) - 1; next.Follows && e.Status == ota.Rejected && last >= 0 && attempts[last].Status == ota.Rejected && attempts[last].Attempt == e.Attempt {
+				s.markAnyway(e.DeviceID) // a way may have been opened since the step was decided
+			}
+		}
 		return nil
 	})
 }
@@ -328,6 +334,16 @@ func (s *Store) insert(executions map[string][]ota.Execution, r ota.Rollout, ins
 		if d.Revoked() { // since the step was decided
 			made, _ = ota.Remove(made, fleet.RevokedReason, now)
 			s.tell(ota.MovedTogether(ota.Queued, made, 1, now))
+		}
+		if e.Status == ota.Rejected && made.Status == ota.Queued {
+			refused, err := ota.Refuse(made, e.Reason(), now)
+			if err != nil {
+				return err
+			}
+			if told, moved := ota.Moved(made, refused); moved {
+				s.tell(told)
+			}
+			made = refused
 		}
 		executions[e.DeviceID] = append(attempts, ownExecution(made))
 	}

@@ -140,6 +140,7 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 			return err
 		}
 	}
+	var refused []ota.Execution
 	for len(insert) > 0 { // those of one attempt and stage together
 		n := slices.IndexFunc(insert, func(e ota.Execution) bool { return e.Attempt != insert[0].Attempt || e.Stage != insert[0].Stage })
 		if n < 0 {
@@ -158,13 +159,39 @@ func insertExecutions(t *tx, r ota.Rollout, insert []ota.Execution, a fleet.Adva
 			if err := insertChunk(t, r, chunk, a); err != nil {
 				return err
 			}
+			refused = append(refused, slices.DeleteFunc(slices.Clone(chunk), func(e ota.Execution) bool { return e.Status != ota.Rejected })...)
 		}
 		insert = insert[n:]
 	}
 	if len(a.Insert) == 0 {
 		return nil
 	}
-	return t.removeRevoked(r, a.Now)
+	if err := t.removeRevoked(r, a.Now); err != nil {
+		return err
+	}
+	for _, e := range refused {
+		if err := t.strand(r, e, stored(a.Now)); err != nil {
+			return fmt.Errorf("refuse attempt %d on device %s: %w", e.Attempt, e.DeviceID, err)
+		}
+	}
+	return nil
+}
+
+// strand ends what was just queued for a device and is not offered to it, unless the
+// device is revoked.
+func (t *tx) strand(r ota.Rollout, e ota.Execution, now time.Time) error {
+	made, err := scanExecution(t.row(selectNewest, r.ID, e.DeviceID))
+	if err != nil || made.Status != ota.Queued {
+		return err
+	}
+	refused, err := ota.Refuse(made, e.Reason(), now)
+	if err != nil {
+		return err
+	}
+	if r.Follows {
+		t.markAnyway(e.DeviceID) // a way may have been opened since the step was decided
+	}
+	return t.putExecution(made, refused)
 }
 
 // updateRevoked finds them from the few devices that are revoked.
@@ -270,14 +297,14 @@ const (
 // brings to a device is not undone by another attempt of an older one.
 func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) (wanted []ota.Execution, err error) {
 	devices, attempt := texts("device", list(chunk, func(e ota.Execution) string { return e.DeviceID })), chunk[0].Attempt-1
-	finished := make(map[string]bool, len(chunk))
+	finished, made := make(map[string]bool, len(chunk)), map[string]bool{}
 	var newest []ota.Execution
 	err = t.lookWith(func(row row) error {
 		e := ota.Execution{RolloutID: r.ID}
 		var latest bool
 		err := row.Scan(&e.DeviceID, &latest, &e.Stage, &e.Status, &e.Class, timeInto{&e.FinishedAt}, timeInto{&e.RetryAt}, timeInto{&e.DriftedAt})
 		finished[e.DeviceID] = e.Status.Terminal()
-		if latest {
+		if made[e.DeviceID] = !latest; latest {
 			newest = append(newest, e)
 		}
 		return err
@@ -313,7 +340,7 @@ func (t *tx) replace(r ota.Rollout, chunk []ota.Execution) (wanted []ota.Executi
 			}
 		}
 	}
-	wanted = slices.DeleteFunc(slices.Clone(chunk), func(e ota.Execution) bool { return over[e.DeviceID] })
+	wanted = slices.DeleteFunc(slices.Clone(chunk), func(e ota.Execution) bool { return over[e.DeviceID] || made[e.DeviceID] })
 	for statement, ids := range map[string][]string{
 		updatePrevious: list(wanted, func(e ota.Execution) string { return e.DeviceID }),
 		updateGivenUp:  slices.Sorted(maps.Keys(over)),

@@ -396,6 +396,7 @@ func (w *walk) follow(t *rapid.T) {
 	if err != nil {
 		r = following("f", `tags.k = "x" OR groups:"north"`)
 		r.CreatedAt = now
+		r.Release.Version = versions.Draw(t, "version")
 		r.Terms.Retry.Attempts = 3
 		w.same("follow", func(s fleet.Store) (any, error) { return nil, s.CreateRollout(ctx, r) })
 		return
@@ -403,6 +404,7 @@ func (w *walk) follow(t *rapid.T) {
 	list := rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices")
 	n := rapid.IntRange(0, 3).Draw(t, "turns")
 	stop := rapid.IntRange(0, 9).Draw(t, "stop") == 0
+	by := ways(t)
 	w.same("follow", func(s fleet.Store) (any, error) {
 		r, err := s.Rollout(ctx, "f")
 		switch {
@@ -413,7 +415,7 @@ func (w *walk) follow(t *rapid.T) {
 		}
 		step := fleet.Advance{Rollout: r, Now: now}
 		step.Rollout.Cursor = min(r.Cursor+n, r.Stages[0].Target)
-		step.Open = &fleet.Opening{From: r.Cursor, To: step.Rollout.Cursor, Digest: strings.Repeat("ab", 32)}
+		step.Open = &fleet.Opening{From: r.Cursor, To: step.Rollout.Cursor, Digest: strings.Repeat("ab", 32), Ways: by}
 		step.Rollout.Idle = step.Rollout.Cursor == r.Stages[0].Target
 		if stop {
 			step.Rollout.State, step.Rollout.Follows = ota.RolloutFinishing, false

@@ -28,12 +28,13 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 		w.same("token", func(s fleet.Store) (any, error) {
 			return nil, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 5, CreatedAt: epoch})
 		})
+		w.begin(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "forget": w.forget, "seen": w.seen,
 			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
 			"update": w.update, "update again": w.update, "delete": w.delete,
 			"release": w.release, "publish": w.publish, "withdraw": w.withdraw, "rollout": w.rollout,
-			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "cancel": w.cancel,
+			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "go on": w.goOn, "go on again": w.goOn, "go on once more": w.goOn, "cancel": w.cancel,
 			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 			"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
 			"runs": w.runs, "settle": w.settle, "settle again": w.settle, "follow": w.follow, "follow again": w.follow,
@@ -49,6 +50,42 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 	})
 }
 
+// begin has most walks begin where rollouts have come to devices, some of which are on
+// their way.
+func (w *walk) begin(t *rapid.T) {
+	if rapid.IntRange(0, 2).Draw(t, "from nothing") == 0 {
+		return
+	}
+	for _, id := range []string{"a", "b", "c", "d"} {
+		w.same("create", func(s fleet.Store) (any, error) {
+			return nil, s.CreateDevice(ctx, fleet.Device{ID: id, Hardware: "h", Tags: map[string]string{"k": "x"}, CreatedAt: epoch})
+		})
+	}
+	for _, v := range []string{"1", "2", "3"} {
+		w.releaseOf(t, v)
+	}
+	r := newRollout("r", 6)
+	r.Release.Version, r.Terms.Retry.Attempts = versions.Draw(t, "version"), 3
+	w.same("rollout", func(s fleet.Store) (any, error) { return nil, s.CreateRollout(ctx, r) })
+	for range 3 {
+		w.follow(t)
+	}
+	a := fleet.Advance{Rollout: r, Now: w.time(t)}
+	for _, e := range queued(0, 1, "a", "b", "c", "d") {
+		e.Via = via(t)
+		a.Insert = append(a.Insert, e)
+	}
+	w.same("advance", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
+	for _, id := range []string{"r", "r", "r", "f"} {
+		report := ota.Report{
+			RolloutID: id, DeviceID: rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "device"),
+			Status: rapid.SampledFrom([]ota.Status{ota.Succeeded, ota.Failed, ota.Rejected}).Draw(t, "status"),
+		}
+		now := w.time(t)
+		w.same("report", func(s fleet.Store) (any, error) { return s.Report(ctx, report, now) })
+	}
+}
+
 // walk is one random walk.
 type walk struct {
 	*rapid.T
@@ -59,7 +96,7 @@ type walk struct {
 var (
 	devices      = rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"})
 	rollouts     = rapid.SampledFrom([]string{"q", "r", "s"})
-	versions     = rapid.SampledFrom([]string{"1", "2"})
+	versions     = rapid.SampledFrom([]string{"1", "2", "3"})
 	statuses     = rapid.SampledFrom(ota.Statuses)
 	stepTimeouts = rapid.SampledFrom([]time.Duration{0, 0, 0, time.Minute, time.Hour, ota.NoStepTimeout, time.Second})
 	digests      = rapid.SampledFrom([]string{"", strings.Repeat("ab", 32), strings.Repeat("cd", 32)})
@@ -223,9 +260,16 @@ func (w *walk) ungroup(t *rapid.T) {
 	}
 }
 
-func (w *walk) release(t *rapid.T) {
-	r := release("app", versions.Draw(t, "version"))
+func (w *walk) release(t *rapid.T) { w.releaseOf(t, versions.Draw(t, "version")) }
+
+func (w *walk) releaseOf(t *rapid.T, version string) {
+	r := release("app", version)
 	r.ImageSize, r.CreatedAt = rapid.Int64Range(1, 2).Draw(t, "size"), w.time(t)
+	r.HardwareIDs = []string{"h"}
+	if r.Version != "1" {
+		r.ImageDigest = digests.Filter(func(s string) bool { return s != "" }).Draw(t, "image")
+		r.MinVersion = rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "needs")
+	}
 	w.same("release", func(s fleet.Store) (any, error) { return s.CreateRelease(ctx, r) })
 }
 
@@ -239,13 +283,13 @@ func (w *walk) publish(t *rapid.T) {
 	w.same("publish", func(s fleet.Store) (any, error) { return nil, s.PublishMetadata(ctx, files, signed, now) })
 }
 
-// withdraw is rare: nothing comes after it.
+// withdraw is not frequent: of the release nothing comes after it.
 func (w *walk) withdraw(t *rapid.T) {
 	wd := fleet.Withdrawal{
 		Release: app(versions.Draw(t, "version")), Reason: rapid.SampledFrom([]string{"", "why"}).Draw(t, "reason"),
 		Policy: rapid.SampledFrom([]ota.AbortPolicy{"", ota.AbortKeep, ota.AbortRevert}).Draw(t, "policy"), Now: w.time(t),
 	}
-	if rapid.IntRange(0, 5).Draw(t, "really") > 0 {
+	if rapid.IntRange(0, 3).Draw(t, "really") > 0 {
 		return
 	}
 	w.same("withdraw", func(s fleet.Store) (any, error) { return s.Withdraw(ctx, wd) })
@@ -287,6 +331,7 @@ func (w *walk) advance(t *rapid.T) {
 		if rapid.Bool().Draw(t, "only some") {
 			a.Open.Only = rapid.SliceOfN(digests, 0, 2).Draw(t, "only on")
 		}
+		a.Open.Ways = ways(t)
 	}
 	if rapid.IntRange(0, 5).Draw(t, "repeat") == 0 {
 		a.Repeat = &stage
@@ -298,9 +343,7 @@ func (w *walk) advance(t *rapid.T) {
 	}
 	for _, d := range rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices") {
 		a.Insert = append(a.Insert, queued(stage, 1, d)...)
-		if rapid.IntRange(0, 2).Draw(t, "leg") == 0 {
-			a.Insert[len(a.Insert)-1].Via = []ota.ReleaseID{app(versions.Draw(t, "via"))}
-		}
+		a.Insert[len(a.Insert)-1].Via = via(t)
 	}
 	w.same("advance", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
 }

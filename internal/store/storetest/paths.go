@@ -1,7 +1,12 @@
 package storetest
 
 import (
+	"maps"
+	"slices"
 	"strings"
+	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -110,6 +115,76 @@ var pathTests = []test{
 		e := s.execution("r", "a")
 		s.equal("there", []any{e.Status, e.Class, e.Release, e.Via, e.Legs()}, []any{ota.Succeeded, ota.ClassSucceeded, app("1"), []ota.ReleaseID(nil), 1})
 	}},
+	{"what is not offered ends as it is made", func(s *suite) {
+		s.enrolled("a", "b", "c", "d")
+		r := newRollout("r", 4)
+		r.Terms.Retry = ota.Retry{Attempts: 3, On: []ota.Class{ota.ClassRejected}, Backoff: time.Hour}
+		r.Terms.Timers.Claim = time.Hour
+		s.must(s.createRollout(r))
+		_, err := s.CreateRelease(ctx, release("app", "2"))
+		s.must(err)
+		via := []ota.ReleaseID{app("2")}
+		for _, id := range []string{"a", "b", "c", "d"} {
+			r = s.open(r, at(0), ota.Execution{DeviceID: id, Attempt: 1, Status: ota.Queued, Via: via})
+		}
+		s.withdraw("2", at(1))
+		r, err = s.Rollout(ctx, "r")
+		s.must(err)
+		s.must(s.RevokeDevice(ctx, "c", at(2)))
+		s.must(s.DeleteDevice(ctx, fleet.Deletion{DeviceID: "d", Force: true}, at(2)))
+		var insert []ota.Execution
+		for _, id := range []string{"a", "c", "d"} {
+			insert = append(insert, ota.Strand(s.execution("r", id), "sign one", via[0]))
+		}
+		next := ota.Detour(s.execution("r", "b"), ota.Path{})
+		next.Status = ota.Queued
+		insert = append(insert, next)
+		r = s.open(r, at(3), insert...)
+
+		e := s.execution("r", "a")
+		s.equal("refused", []any{e.Status, e.Class, e.Attempt, e.Version, e.Release, e.Expires.IsZero()}, []any{ota.Rejected, ota.ClassRejected, 2, int64(2), app("1"), true})
+		s.equal("for this reason", e.Reason(), "no way leads on: sign one (app@2, over which it was to go, is withdrawn)")
+		s.equal("at once", []time.Time{e.QueuedAt, e.StartedAt, e.FinishedAt, e.RetryAt}, []time.Time{keptAt(3), keptAt(3), keptAt(3), keptAt(3).Add(2 * time.Hour)})
+		s.equal("the other", []any{s.execution("r", "b").Status, s.execution("r", "b").Attempt}, []any{ota.Queued, 2})
+		s.equal("revoked", s.execution("r", "c").Status, ota.Removed)
+		s.equal("deleted", []any{s.execution("r", "d").RetryAt.IsZero(), s.execution("r", "d").Attempt}, []any{true, 1})
+		failures, err := s.Failures(ctx, "r", 9)
+		s.must(err)
+		s.equal("failures", names(failures), []string{"r a 2"})
+		_, err = s.NextExecution(ctx, "a")
+		s.wantErr(err, fleet.ErrNotFound)
+		p, err := s.Progress(ctx, r, at(4))
+		s.must(err)
+		s.equal("counts", []any{p.Stages[0].Of(ota.ClassRejected), p.Stages[0].Queued, p.Stages[0].Retrying, p.Total().Total()}, []any{1, 1, 1, 4})
+		events, err := s.Feed(ctx, fleet.FeedFilter{RolloutID: "r", DeviceID: "a"}, 0, 99)
+		s.must(err)
+		told := events[len(events)-1]
+		s.equal("told", []any{told.From, told.To, told.Class, told.Attempt, told.Count}, []any{"QUEUED", "REJECTED", ota.ClassRejected, 2, 1})
+		s.equal("no continuous rollout", len(s.marked(9)), 0)
+
+		again := ota.Strand(s.execution("r", "b"), "x", ota.ReleaseID{})
+		again.Attempt = 2
+		r = s.open(r, at(5), again)
+		s.equal("what exists is left as it is", s.execution("r", "b").Status, ota.Queued)
+		for _, change := range []func(*ota.Execution){
+			func(e *ota.Execution) { e.Attempt = 1 },
+			func(e *ota.Execution) { e.Details = nil },
+			func(e *ota.Execution) { e.Status = ota.Canceled },
+		} {
+			e := ota.Strand(s.execution("r", "a"), "sign one", via[0])
+			change(&e)
+			s.wantErr(s.Advance(ctx, fleet.Advance{Rollout: r, Insert: []ota.Execution{e}, Now: at(6)}), fleet.ErrInvalid)
+		}
+	}},
+	{"who is not offered what a continuous rollout brings is looked at", func(s *suite) {
+		s.enrolled("a")
+		s.turns(s.follows("r", "", "a"), 1, at(0))
+		s.report("r", "a", ota.Failed, at(1))
+		r := s.rolled("r")
+		s.equal("nobody is marked", len(s.marked(9)), 0)
+		s.open(r, at(2), ota.Strand(s.execution("r", "a"), "sign one", ota.ReleaseID{}))
+		s.equal("marked", len(s.marked(9)), 1)
+	}},
 	{"a path is not longer than it may be", func(s *suite) {
 		s.enrolled("a")
 		r := s.rollout("r", 1)
@@ -129,4 +204,64 @@ func follow(e ota.Execution) ota.Execution {
 	e = ota.Follow(e, ota.Path{})
 	e.Status = ota.Queued
 	return e
+}
+
+// via draws what a device passes through.
+func via(t *rapid.T) []ota.ReleaseID {
+	var ids []ota.ReleaseID
+	for range rapid.SampledFrom([]int{0, 0, 1, 2, 3}).Draw(t, "legs") {
+		ids = append(ids, app(versions.Draw(t, "via")))
+	}
+	return ids
+}
+
+// ways draws those of an opening.
+func ways(t *rapid.T) []ota.Way {
+	if rapid.Bool().Draw(t, "all at once") {
+		return nil
+	}
+	list := []ota.Way{}
+	for _, digest := range rapid.SliceOfNDistinct(digests, 0, 3, rapid.ID).Draw(t, "ways from") {
+		list = append(list, ota.Way{Position: ota.Position{Hardware: "h", Digest: digest}, Via: via(t)})
+	}
+	return list
+}
+
+// goOn asks for the attempts that follow newest ones that have ended: of the next leg, on
+// another way, or one that is not offered since there is none.
+func (w *walk) goOn(t *rapid.T) {
+	ended := map[string][]ota.Execution{}
+	err := w.stores[0].Executions(ctx, fleet.ExecutionFilter{Latest: true}, func(e ota.Execution) bool {
+		if e.Status.Terminal() {
+			ended[e.RolloutID] = append(ended[e.RolloutID], e)
+		}
+		return true
+	})
+	if err != nil || len(ended) == 0 {
+		t.Skip()
+	}
+	id := rapid.SampledFrom(slices.Sorted(maps.Keys(ended))).Draw(t, "rollout")
+	r, err := w.stores[0].Rollout(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := fleet.Advance{Rollout: r, Now: w.time(t)}
+	for _, e := range ended[id] {
+		path := ota.Path{Via: via(t)}
+		switch rapid.IntRange(0, 4).Draw(t, "how") {
+		case 0:
+			continue
+		case 1:
+			e = ota.Detour(e, path)
+		case 2:
+			e = ota.Strand(e, "why", ota.ReleaseID{})
+		default:
+			e = ota.Follow(e, path)
+		}
+		if e.Status == "" {
+			e.Status = ota.Queued
+		}
+		a.Insert = append(a.Insert, e)
+	}
+	w.same("go on", func(s fleet.Store) (any, error) { return nil, s.Advance(ctx, a) })
 }
