@@ -18,7 +18,8 @@ type agent struct {
 	sim     *Sim
 	id      string
 	off     bool
-	revoked bool
+	revoked bool  // or deleted, until it is enrolled again
+	born    int   // raised by each enrollment: what was on its way before is lost with its connection
 	calm    bool  // it has connected after the faults were over
 	life    int   // raised by each loss of power: what it had in mind is gone
 	events  int64 // that it told of
@@ -124,7 +125,7 @@ func (a *agent) hear(next *ota.Execution) {
 // message has a message go over a network, which loses, doubles and delays.
 func (a *agent) message(arrives func()) {
 	s := a.sim
-	copies := 1
+	copies, born := 1, a.born
 	if !s.calm {
 		switch n := s.rng.IntN(100); {
 		case n < 6:
@@ -138,7 +139,11 @@ func (a *agent) message(arrives func()) {
 		if !s.calm && s.rng.IntN(12) == 0 {
 			d = s.upTo(20 * time.Minute)
 		}
-		s.after(d, arrives)
+		s.after(d, func() {
+			if born == a.born {
+				arrives()
+			}
+		})
 	}
 }
 
@@ -432,9 +437,11 @@ func (p publisher) NotifyJobs(ctx context.Context, _ string, _ []ota.Execution) 
 
 func (p publisher) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
 
-func (p publisher) Disconnect(id, _ string) {
+func (p publisher) Disconnect(id, reason string) {
 	a := p.sim.agent[id]
-	p.sim.after(0, func() { a.revoked = true })
+	if reason != fleet.EvictedDeleted { // of that the store tells every server
+		p.sim.after(0, func() { a.revoked = true })
+	}
 }
 
 // crash has the application of a device end by itself, which it tells once.

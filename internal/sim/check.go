@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,8 +127,11 @@ func (k *checker) changed(c change) {
 	if c.method == "Report" {
 		k.accepted(c)
 	}
-	if c.method == "Withdraw" {
+	switch c.method {
+	case "Withdraw":
 		k.noteWithdrawn()
+	case "DeleteDevice":
+		defer k.removed(c)
 	}
 	err = k.sim.store.Executions(ctx, k.touched(c), func(e ota.Execution) bool {
 		k.execution(c, was[e.RolloutID], e)
@@ -141,6 +145,24 @@ func (k *checker) changed(c change) {
 			k.rollout(c, old, r)
 		} else if old.State != r.State {
 			k.say("rollout %s went from %s to %s within revision %d", id, old.State, r.State, r.Revision)
+		}
+	}
+}
+
+// removed: of a device that was deleted nothing is left to do, and what it had to do is
+// REMOVED.
+func (k *checker) removed(c change) {
+	if _, err := k.sim.store.Device(context.Background(), c.device); !errors.Is(err, fleet.ErrNotFound) {
+		k.say("device %s was deleted, and is there: %v", c.device, err)
+	}
+	for at, attempts := range k.executions {
+		last := attempts[len(attempts)-1]
+		switch {
+		case at.device != c.device:
+		case !last.Status.Terminal() || !last.RetryAt.IsZero():
+			k.say("device %s was deleted, and rollout %s is %s on it, to be tried again at %s", c.device, at.rollout, last.Status, last.RetryAt)
+		case last.FinishedAt.Equal(c.now) && last.Status == ota.Removed && last.Reason() != ota.DeletedReason:
+			k.say("device %s was deleted, and what rollout %s had for it is REMOVED since %s", c.device, at.rollout, last.Reason())
 		}
 	}
 }
@@ -208,7 +230,7 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 		}
 	}
 	r := k.rollouts[e.RolloutID]
-	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel Withdraw", ota.Removed: "RevokeDevice"}[e.Status]
+	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel Withdraw", ota.Removed: "RevokeDevice DeleteDevice"}[e.Status]
 	if by == "" {
 		by = "Report"
 	}

@@ -44,10 +44,11 @@ func (k *checker) stays(name string, r ota.Rollout, e ota.Execution) {
 	}
 }
 
-// leavings counts the attempts that were cancelled because their device had left.
+// leavings counts the attempts that were cancelled because their device had left, or was
+// deleted.
 func leavings(attempts []ota.Execution) (n int) {
 	for _, e := range attempts {
-		if e.Status == ota.Canceled && e.Reason() == ota.LeftReason {
+		if e.Status == ota.Canceled && e.Reason() == ota.LeftReason || e.Status == ota.Removed && e.Reason() == ota.DeletedReason {
 			n++
 		}
 	}

@@ -265,6 +265,12 @@ func (s *Sim) schedule(poll time.Duration) {
 			})
 		}
 	}
+	if s.one(2) {
+		for range s.rng.IntN(4) {
+			a := pick(s, s.agents...)
+			s.after(at(), func() { s.forget(a) })
+		}
+	}
 	for range s.rng.IntN(8) {
 		s.after(at(), s.operator)
 	}
@@ -492,22 +498,7 @@ func (s *Sim) newcomer(i int) {
 		a.running = digestOf(pick(s, s.releases...).id)
 	}
 	s.agents, s.agent[a.id] = append(s.agents, a), a
-	d := fleet.Device{ID: a.id, Hardware: pick(s, "rpi4", "rpi5"), Tags: map[string]string{"site": pick(s, "a", "b", "c")}}
-	s.log("%s comes", a.id)
-	var enroll func()
-	enroll = func() {
-		s.request(a.id+" is made", func(ctx context.Context, f *fleet.Service) (ota.Execution, error) {
-			_, err := f.CreateDevice(ctx, d)
-			return ota.Execution{}, err
-		}, func(_ ota.Execution, err error) {
-			if err != nil && !errors.Is(err, fleet.ErrConflict) {
-				s.after(time.Minute, enroll)
-				return
-			}
-			a.wake()
-		})
-	}
-	enroll()
+	s.enroll(a)
 }
 
 // change changes the tag of a device, or whether it is in the group.

@@ -24,6 +24,7 @@ type change struct {
 	method  string
 	advance *fleet.Advance
 	report  *ota.Report
+	device  string // that was deleted
 	now     time.Time
 }
 
@@ -171,6 +172,17 @@ func (f faulty) Release(ctx context.Context, id ota.ReleaseID) (r ota.Release, e
 
 func (f faulty) RevokeDevice(ctx context.Context, id string, now time.Time) error {
 	return f.write(ctx, change{method: "RevokeDevice", now: now}, id, func() error { return f.Store.RevokeDevice(ctx, id, now) })
+}
+
+func (f faulty) DeleteDevice(ctx context.Context, d fleet.Deletion, now time.Time) error {
+	return f.write(ctx, change{method: "DeleteDevice", device: d.DeviceID, now: now}, d.DeviceID, func() error {
+		err := f.Store.DeleteDevice(ctx, d, now)
+		if err == nil { // every server learns it, whatever becomes of this one
+			a := f.sim.agent[d.DeviceID]
+			f.sim.after(0, a.forgotten)
+		}
+		return err
+	})
 }
 
 func (f faulty) Withdraw(ctx context.Context, w fleet.Withdrawal) (done fleet.Withdrawn, err error) {
