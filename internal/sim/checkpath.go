@@ -102,10 +102,11 @@ func (k *checker) noteWithdrawn() {
 }
 
 // detours counts the attempts that were cancelled since they led over what was
-// withdrawn: they do not count against the retries.
+// withdrawn, or that were not offered since no way led on: they do not count against
+// the retries.
 func detours(attempts []ota.Execution) (n int) {
 	for _, e := range attempts {
-		if e.Status == ota.Canceled && strings.Contains(e.Reason(), "is withdrawn") {
+		if e.Stranded() || e.Status == ota.Canceled && strings.Contains(e.Reason(), "is withdrawn") {
 			n++
 		}
 	}
