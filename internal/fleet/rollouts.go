@@ -87,24 +87,26 @@ func (s *Service) longestTrial(ctx context.Context, release ota.Release) (of ota
 	if err != nil {
 		return of, 0, err
 	}
-	installed := []ota.ReleaseID{release.ID()}
+	installed := []ota.Release{release}
 	for _, way := range w.all() {
 		for _, id := range way.Via {
-			if !slices.Contains(installed, id) {
-				installed = append(installed, id)
+			if slices.ContainsFunc(installed, func(r ota.Release) bool { return r.ID() == id }) {
+				continue
 			}
+			r, err := s.Store.Release(ctx, id)
+			if err != nil {
+				return of, 0, err
+			}
+			installed = append(installed, r)
 		}
 	}
-	for _, id := range installed {
-		if release, err = s.Store.Release(ctx, id); err != nil {
-			return of, 0, err
-		}
-		c, err := health.Parse(release.Health)
+	for _, r := range installed {
+		c, err := health.Parse(r.Health)
 		if err != nil {
-			return of, 0, fmt.Errorf("%w: no device takes %s: %w; upload a new version", ErrInvalid, id, err)
+			return of, 0, fmt.Errorf("%w: no device takes %s: %w; upload a new version", ErrInvalid, r.ID(), err)
 		}
 		if c.Deadline > longest {
-			of, longest = id, c.Deadline
+			of, longest = r.ID(), c.Deadline
 		}
 	}
 	return of, longest, nil
