@@ -70,7 +70,7 @@ func (t *tx) counted(e ota.Execution, n int64) error {
 		if err != nil {
 			return err
 		}
-		if e.SettledAt().After(armedAt) {
+		if stored(e.SettledAt()).After(armedAt) { // as the rows are, see countRows
 			by.armed = n
 		}
 	}

@@ -180,6 +180,16 @@ var rolloutTests = []test{
 		_, err = s.Progress(ctx, r, epoch)
 		s.wantErr(err, fleet.ErrNotFound)
 	}},
+	{"what ends in the microsecond in which a rollout was armed ended before", func(s *suite) {
+		s.enrolled("a")
+		s.must(s.RevokeDevice(ctx, "a", epoch))
+		r := s.open(s.rollout("r", 1), epoch, queued(0, 1, "a")...) // armed at kept
+		p, err := s.Progress(ctx, r, epoch)
+		s.must(err)
+		s.equal("removed, and not armed", p, ota.Progress{
+			Stages: []ota.Counts{{Finished: map[ota.Class]int{ota.ClassNone: 1}}, {Finished: map[ota.Class]int{}}}, Armed: ota.Counts{Finished: map[ota.Class]int{}},
+		})
+	}},
 	{"a step makes other rollouts with itself, or nothing", func(s *suite) {
 		r := s.rollout("r", 1)
 		var made []ota.Rollout
