@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 )
 
@@ -249,9 +250,10 @@ func (t *tx) newestExecution(key executionKey, begins bool) (*cachedExecution, e
 	if c, ok := t.executions.newest[key]; ok {
 		return c, nil
 	}
-	// Whoever starts an execution holds the device first, here as in nextExecution.
+	// Whoever starts an execution holds the device first, here as in nextExecution. What
+	// one that was deleted had has ended, and says so.
 	if begins {
-		if err := t.lockDevice(key.device); err != nil {
+		if err := t.lockDevice(key.device); err != nil && !errors.Is(err, fleet.ErrNotFound) {
 			return nil, err
 		}
 	}

@@ -19,6 +19,17 @@ func (s *suite) forgets(id string, now time.Time) {
 }
 
 var forgetTests = []test{
+	{"what a deleted device still says of its execution is answered with how that ended", func(s *suite) {
+		s.enrolled("a")
+		s.open(s.rollout("r", 1), epoch, queued(0, 1, "a")...)
+		s.forgets("a", at(1))
+		removed := s.execution("r", "a")
+		for _, status := range []ota.Status{ota.InProgress, ota.Succeeded} {
+			e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "a", Status: status}, at(2))
+			s.wantErr(err, ota.ErrTerminal)
+			s.equal(string(status), e, removed)
+		}
+	}},
 	{"a deleted device leaves nothing behind, and can come anew", func(s *suite) {
 		s.enrolled("d", "e")
 		s.group("dynamic", `hardware = "board-a"`)
