@@ -51,7 +51,7 @@ func (s *Store) stop(o ota.Rollout, w fleet.Withdrawal, done *fleet.Withdrawn) {
 		done.Rollouts = append(done.Rollouts, fleet.Abandoned{Before: ownRollout(o), After: ownRollout(next)})
 		return
 	}
-	if !ota.GoesOn(o) {
+	if o.Kind() == ota.KindCommand || !ota.GoesOn(o) { // a command passes through nothing
 		return
 	}
 	n := len(done.Rerouted)
