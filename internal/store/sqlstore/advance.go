@@ -115,13 +115,15 @@ const updateRepeat = `UPDATE executions SET retry_at = ? WHERE rollout_id = ? AN
 	AND EXISTS (SELECT 1 FROM devices d WHERE d.id = executions.device_id)`
 
 // inOrder returns the executions by attempt, stage and device: what goes in together
-// stands together, and keys in ascending order go into an index fastest.
+// stands together, and keys in ascending order go into an index fastest. Of one that is
+// there twice the first counts.
 func inOrder(list []ota.Execution) []ota.Execution {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b ota.Execution) int {
+	compare := func(a, b ota.Execution) int {
 		return cmp.Or(a.Attempt-b.Attempt, a.Stage-b.Stage, strings.Compare(a.DeviceID, b.DeviceID))
-	})
-	return list
+	}
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, compare)
+	return slices.CompactFunc(list, func(a, b ota.Execution) bool { return compare(a, b) == 0 })
 }
 
 func writeRollout(t *tx, r ota.Rollout, p planText) error {

@@ -190,6 +190,16 @@ var rolloutTests = []test{
 			Stages: []ota.Counts{{Finished: map[ota.Class]int{ota.ClassNone: 1}}, {Finished: map[ota.Class]int{}}}, Armed: ota.Counts{Finished: map[ota.Class]int{}},
 		})
 	}},
+	{"an attempt that a step has twice is made and counted once", func(s *suite) {
+		s.enrolled("a")
+		r := s.open(s.rollout("r", 1), epoch, queued(0, 1, "a", "a")...)
+		s.report("r", "a", ota.Failed, at(1))
+		r = s.open(r, at(2), queued(0, 2, "a", "a")...)
+		p, err := s.Progress(ctx, r, at(2))
+		s.must(err)
+		s.equal("progress", p.Total(), ota.Counts{Queued: 1, Finished: map[ota.Class]int{}})
+		s.equal("attempts", names(s.executions(fleet.ExecutionFilter{})), []string{"r a 1", "r a 2"})
+	}},
 	{"a step makes other rollouts with itself, or nothing", func(s *suite) {
 		r := s.rollout("r", 1)
 		var made []ota.Rollout
