@@ -261,10 +261,9 @@ func (p planFile) rollout() (ota.Rollout, error) {
 		r.Abort = append(r.Abort, rule)
 	}
 	r.Terms = p.terms(&rd)
-	switch {
-	case r.Command != nil:
+	if r.Command != nil {
 		setDefault(&r.Terms.Timers.Claim, p.Timers.Claim, defaultClaim)
-	default:
+	} else {
 		setDefault(&r.Terms.Timers.Reboot, p.Timers.Reboot, ota.DefaultTimers.Reboot)
 		setDefault(&r.Terms.Timers.Health, p.Timers.Health, ota.DefaultTimers.Health)
 	}

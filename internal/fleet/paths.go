@@ -70,8 +70,9 @@ func (w *ways) passed() map[string]bool {
 }
 
 // following returns the attempts that follow those that are due. A device that has
-// drifted, whose path leads over a release that is not signed any more, or that had none
-// goes another way from what it runs. One for which there is none is offered nothing, see ota.Strand.
+// drifted, whose path leads over a release that is not signed any more, or that had no
+// way, goes another way from what it runs. One for which there is none is offered
+// nothing, see ota.Strand.
 func (s *Service) following(ctx context.Context, r ota.Rollout, due []ota.Execution) ([]ota.Execution, error) {
 	d := detours{service: s, rollout: r}
 	var list []ota.Execution
