@@ -182,16 +182,7 @@ const selectAtWork = selectExecution + ` WHERE e.rollout_id = ? AND e.latest = 1
 
 // AtWork implements fleet.ExecutionStore.
 func (s *Store) AtWork(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error) {
-	var list []ota.Execution
-	err := s.rows(ctx, func(r row) error {
-		e, err := scanExecution(r)
-		list = append(list, e)
-		return err
-	}, selectAtWork, rolloutID, rolloutID, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read who is at work: %w", err)
-	}
-	return list, nil
+	return s.listed(ctx, selectAtWork, rolloutID, rolloutID, limit)
 }
 
 const selectFailures = selectExecution + ` WHERE e.rollout_id = ? AND e.class NOT IN ('', 'succeeded', 'underway')
@@ -199,14 +190,18 @@ const selectFailures = selectExecution + ` WHERE e.rollout_id = ? AND e.class NO
 
 // Failures implements fleet.ExecutionStore.
 func (s *Store) Failures(ctx context.Context, rolloutID string, limit int) ([]ota.Execution, error) {
-	var list []ota.Execution
-	err := s.rows(ctx, func(r row) error {
+	return s.listed(ctx, selectFailures, rolloutID, limit)
+}
+
+// listed returns the few executions that a query finds.
+func (s *Store) listed(ctx context.Context, query string, args ...any) (list []ota.Execution, err error) {
+	err = s.rows(ctx, func(r row) error {
 		e, err := scanExecution(r)
 		list = append(list, e)
 		return err
-	}, selectFailures, rolloutID, limit)
+	}, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("read failures: %w", err)
+		return nil, fmt.Errorf("read executions: %w", err)
 	}
 	return list, nil
 }
