@@ -64,6 +64,10 @@ func (t *tx) fillNext(g fleet.Group, p plan) (whole bool, err error) {
 	if err := t.fill(g.Name, p.within(filled.String, last)); err != nil {
 		return false, err
 	}
+	if t.filled == nil {
+		t.filled = map[string]bool{}
+	}
+	t.filled[g.Name] = true
 	var to any
 	if last.Valid {
 		to = last.String

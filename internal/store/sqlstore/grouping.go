@@ -112,7 +112,12 @@ func (t *tx) regroup(set *groupSet, s *subject, joined, gone []membership) (_, _
 		if g.rollout {
 			continue
 		}
-		joined, gone = moved(membership{g.name, s.id}, !s.created && g.sel.Match(before), g.sel.Match(after), joined, gone)
+		is := g.sel.Match(after)
+		was := !s.created && g.sel.Match(before)
+		if t.filled[g.name] {
+			was = !is // it was filled with what the batch had made of the device by then
+		}
+		joined, gone = moved(membership{g.name, s.id}, was, is, joined, gone)
 	}
 	t.markFollowed(set, s, touched, was, d, len(joined)+len(gone) != had)
 	return joined, gone, nil

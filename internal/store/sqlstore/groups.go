@@ -29,12 +29,7 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 		filled, members = "", nil
 	}
 	return s.writer.do(ctx, func(t *tx) error {
-		if g.Dynamic {
-			if err := t.regroups(); err != nil {
-				return err
-			}
-		}
-		if err := t.unasked(g.Name); err != nil {
+		if err := t.mayChange(g); err != nil {
 			return err
 		}
 		if err := t.roomForGroup(g); err != nil {
@@ -102,12 +97,7 @@ func (s *Store) DeleteGroup(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if g.Dynamic {
-			if err := t.regroups(); err != nil {
-				return err
-			}
-		}
-		if err := t.unasked(name); err != nil {
+		if err := t.mayChange(g); err != nil {
 			return err
 		}
 		n, err := t.exec(`DELETE FROM device_groups WHERE name = ?`, name)
@@ -226,12 +216,20 @@ func (t *tx) flushMembers() error {
 	return nil
 }
 
-// unasked fails if a continuous rollout asks for the group. Who changes the dynamic
-// groups too does that first.
-func (t *tx) unasked(group string) error {
-	by, err := t.askedBy(group)
+// mayChange announces that the group comes or goes. It fails if a continuous rollout
+// asks for it.
+func (t *tx) mayChange(g fleet.Group) error {
+	if g.Dynamic {
+		if err := t.regroups(); err != nil {
+			return err
+		}
+	}
+	by, err := t.askedBy(g.Name)
 	if err == nil && by != "" {
-		err = fleet.FollowedGroup(group, by)
+		err = fleet.FollowedGroup(g.Name, by)
+	}
+	if g.Dynamic {
+		t.groups = nil // it is read without the change
 	}
 	return err
 }

@@ -34,9 +34,11 @@ type tx struct {
 	// remembered are the changes of static groups.
 	remembered []memberChange
 	// groups are the dynamic groups as the transaction sees them, once they were
-	// asked for; regrouped says that it changed them itself.
+	// asked for; regrouped says that it changed them itself, filled are those that it
+	// held devices against.
 	groups    *groupSet
 	regrouped bool
+	filled    map[string]bool
 	// counts is what the batch did to the counts of executions, written once at its
 	// end, counting what the running operation does to them. armed is read once.
 	counts, counting countChanges
