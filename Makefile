@@ -38,9 +38,8 @@ soak: build test-tools ## long runs of kills, simulations, probes, connections a
 generate: tools ## Go code from proto/
 	PATH=$(TOOLS):$$PATH buf generate
 
-tools: ## developer tools, pinned by tools/go.mod
-	@mkdir -p $(TOOLS)
-	@cd tools && GOFLAGS=-modcacherw $(GO) build -o $(TOOLS)/ tool
+tools: ## developer tools, pinned by tools/go.mod and tools/package-lock.json
+	@scripts/tools.sh
 
 test-tools: ## real servers that the tests start: mosquitto and PostgreSQL (Debian), versitygw (Go)
 	@scripts/test-tools.sh

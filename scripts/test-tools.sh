@@ -25,15 +25,7 @@ if ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/p
     echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
   fi
 fi
-if [ ${#need[@]} -gt 0 ]; then
-  if [ "$(id -u)" != 0 ]; then
-    echo "missing Debian packages: run 'apt-get install ${need[*]}' as root" >&2
-    exit 1
-  fi
-  echo "installing Debian packages: ${need[*]}"
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
-fi
+[ ${#need[@]} = 0 ] || scripts/debian.sh "${need[@]}"
 
 gateway=v1.8.0
 if [ ! -x .cache/tools/versitygw ]; then
