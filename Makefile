@@ -32,7 +32,7 @@ bench: build test-tools ## the table of docs/benchmarks.md
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh
 
-soak: build test-tools ## long runs of kills, simulations, probes, connections and fuzzing, SOAKTIME (10m) each
+soak: build test-tools ## long runs of kills, simulations, random walks, probes, connections and fuzzing, SOAKTIME (10m) each
 	@scripts/soak.sh
 
 generate: tools ## Go code from proto/

@@ -2,9 +2,9 @@
 # Long runs of what the tests do briefly; ends at the first loss with status 1.
 #
 #   SOAKTIME   how long each part lasts (default 10m), as Go writes durations
-#   SOAKPARTS  which: kills simulation probes connections fuzz (default all)
-#   SOAKSEED   repeats the moments of the kills, or the simulations from a seed on,
-#              that an earlier run printed
+#   SOAKPARTS  which: kills simulation walks probes connections fuzz (default all)
+#   SOAKSEED   repeats the moments of the kills, or the simulations or walks from a
+#              seed on, that an earlier run printed
 #   FUZZTIME   of each fuzz target (default: as many as fit into SOAKTIME)
 #
 # kills: otad is killed under MQTT traffic of devices, and then under rollouts over
@@ -16,7 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export SOAKTIME=${SOAKTIME:-10m}
-parts=${SOAKPARTS:-kills simulation probes connections fuzz}
+parts=${SOAKPARTS:-kills simulation walks probes connections fuzz}
 logs=$PWD/.cache/soak
 mkdir -p "$logs" .cache/tools
 
@@ -58,6 +58,21 @@ simulation() {
   grep -E 'seeds [0-9]+ to' "$log" | sed 's/^ *sim_test.go:[0-9]*:/soak: simulation:/'
 }
 
+walks() {
+  local log=$logs/walks.log seed=${SOAKSEED:-$(date +%s)} end=$((SECONDS + long)) round=0 of name checks
+  echo "soak: random walks for $SOAKTIME, SOAKSEED=$seed"
+  while [ $round = 0 ] || [ $SECONDS -lt $end ]; do
+    for of in './internal/store/sqlite ^TestStore$/^model$ 300' './internal/store/postgres ^TestStore$/^model$ 100' './pkg/ota ^TestPlanProperty$ 3000'; do
+      read -r of name checks <<<"$of"
+      go test -count=1 -timeout 60m -v -run "$name" "$of" -rapid.nofailfile -rapid.seed=$((seed + round)) -rapid.checks="$checks" >"$log" 2>&1 ||
+        { grep -o -m1 'To reproduce.*' "$log" | sed "s|\$|, of $of|" >&2 || true
+          lost "walks, of $of" "$log" "SOAKPARTS=walks SOAKSEED=$((seed + round)) make soak"; }
+    done
+    round=$((round + 1))
+    echo "soak: walks: round $round well"
+  done
+}
+
 probes() {
   local log=$logs/probes.log end=$((SECONDS + long)) round=0
   echo "soak: probes for $SOAKTIME"
@@ -88,6 +103,6 @@ fuzz() {
 }
 
 for part in $parts; do
-  case $part in kills | simulation | probes | connections | fuzz) "$part" ;; *) echo "SOAKPARTS: $part: want kills, simulation, probes, connections or fuzz" >&2; exit 2 ;; esac
+  case $part in kills | simulation | walks | probes | connections | fuzz) "$part" ;; *) echo "SOAKPARTS: $part: want kills, simulation, walks, probes, connections or fuzz" >&2; exit 2 ;; esac
 done
 echo "soak: nothing lost"

@@ -11,12 +11,13 @@ import (
 // inbox is where callers leave operations for the writers.
 type inbox struct {
 	queue   chan *operation
+	batches chan []*operation // see Store.Together
 	closing chan struct{}
 	stopped chan struct{} // closed when the last writer has ended
 }
 
 func newInbox() *inbox {
-	return &inbox{queue: make(chan *operation, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{})}
+	return &inbox{queue: make(chan *operation, maxBatch), batches: make(chan []*operation), closing: make(chan struct{}), stopped: make(chan struct{})}
 }
 
 // operation is one caller's wish. run may be called again after a batch was

@@ -56,6 +56,9 @@ func (w *writer) loop() {
 		case o := <-w.queue:
 			w.commit(w.collect(o))
 			continue
+		case batch := <-w.batches:
+			w.commit(batch)
+			continue
 		case <-w.closing:
 		}
 		select {

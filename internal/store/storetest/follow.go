@@ -405,13 +405,14 @@ func (w *walk) follow(t *rapid.T) {
 	n := rapid.IntRange(0, 3).Draw(t, "turns")
 	stop := rapid.IntRange(0, 9).Draw(t, "stop") == 0
 	by := ways(t)
-	w.same("follow", func(s fleet.Store) (any, error) {
+	w.do("follow", func(s fleet.Store) func() (any, error) {
 		r, err := s.Rollout(ctx, "f")
-		switch {
-		case err != nil:
-			return nil, err
-		case r.StartedAt.IsZero():
-			return nil, begun(s, r, now, list...)
+		if err == nil && r.StartedAt.IsZero() {
+			err = begun(s, r, now, list...)
+			return func() (any, error) { return nil, err }
+		}
+		if err != nil {
+			return func() (any, error) { return nil, err }
 		}
 		step := fleet.Advance{Rollout: r, Now: now}
 		step.Rollout.Cursor = min(r.Cursor+n, r.Stages[0].Target)
@@ -420,7 +421,7 @@ func (w *walk) follow(t *rapid.T) {
 		if stop {
 			step.Rollout.State, step.Rollout.Follows = ota.RolloutFinishing, false
 		}
-		return nil, s.Advance(ctx, step)
+		return func() (any, error) { return nil, s.Advance(ctx, step) }
 	})
 }
 

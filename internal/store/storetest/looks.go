@@ -180,21 +180,27 @@ func (w *walk) runs(t *rapid.T) {
 // settle looks at some marked devices.
 func (w *walk) settle(t *rapid.T) {
 	n, now := rapid.IntRange(1, 3).Draw(t, "limit"), w.time(t)
-	moves := moving(t)
-	w.same("settle", func(s fleet.Store) (any, error) {
+	moves, filling := moving(t), w.gathering
+	w.do("settle", func(s fleet.Store) func() (any, error) {
 		list, err := s.Marked(ctx, n)
-		if err != nil {
-			return nil, err
-		}
 		var looks []fleet.Look
 		said := ""
 		for _, m := range list {
 			l := looked(m, "new", now)
-			l.Moves = moves(m.ID)
+			if l.Moves = moves(m.ID); len(l.Moves) > 0 { // moves are not seen, whether they were made is
+				l.Events = append(l.Events, fleet.Event{Kind: "moved", Data: `{}`})
+			}
 			looks = append(looks, l)
-			m.Mark = 0
+			if m.Mark = 0; filling {
+				m.Groups = nil // one may be without its members yet
+			}
 			said += fmt.Sprintf("%s %s %+v %v %v\n", m.ID, m.ReportedAt, m.Executions, m.Groups, m.Places)
 		}
-		return said, s.Settle(ctx, looks, now)
+		return func() (any, error) {
+			if err != nil {
+				return nil, err
+			}
+			return said, s.Settle(ctx, looks, now)
+		}
 	})
 }

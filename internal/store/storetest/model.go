@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,7 +20,8 @@ import (
 )
 
 // testModel does random things to the store and to memstore and wants equal
-// answers, equal contents and no broken invariant.
+// answers, equal contents and no broken invariant. In some walks things are done
+// together, see batch.
 func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s, m := open(t), memstore.New()
@@ -29,18 +31,13 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			return nil, s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", SecretHash: secret(1), Uses: 5, CreatedAt: epoch})
 		})
 		w.begin(rt)
-		rt.Repeat(map[string]func(*rapid.T){
-			"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "forget": w.forget, "seen": w.seen,
-			"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
-			"update": w.update, "update again": w.update, "delete": w.delete,
-			"release": w.release, "publish": w.publish, "withdraw": w.withdraw, "rollout": w.rollout,
-			"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "go on": w.goOn, "go on again": w.goOn, "go on once more": w.goOn, "cancel": w.cancel,
-			"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
-			"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
-			"runs": w.runs, "settle": w.settle, "settle again": w.settle, "follow": w.follow, "follow again": w.follow,
-		})
-		if d := cmp.Diff(snapshot(m), snapshot(s), cmpopts.EquateEmpty()); d != "" {
-			rt.Fatalf("contents (-memstore +store):\n%s", d)
+		actions := w.actions()
+		if _, ok := s.(gatherer); ok && rapid.IntRange(0, 7).Draw(rt, "together") == 7 {
+			actions = map[string]func(*rapid.T){"batch": w.batch}
+		}
+		rt.Repeat(actions)
+		if d := w.difference(); d != "" {
+			rt.Fatal(d)
 		}
 		for _, s := range w.stores {
 			if broken, err := s.Check(ctx); err != nil || len(broken) > 0 {
@@ -48,6 +45,20 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 			}
 		}
 	})
+}
+
+// actions are what a walk does, each as often as it is named.
+func (w *walk) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "forget": w.forget, "seen": w.seen,
+		"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
+		"update": w.update, "update again": w.update, "delete": w.delete,
+		"release": w.release, "publish": w.publish, "withdraw": w.withdraw, "rollout": w.rollout,
+		"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "go on": w.goOn, "go on again": w.goOn, "go on once more": w.goOn, "cancel": w.cancel,
+		"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
+		"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
+		"runs": w.runs, "settle": w.settle, "settle again": w.settle, "follow": w.follow, "follow again": w.follow,
+	}
 }
 
 // begin has most walks begin where rollouts have come to devices, some of which are on
@@ -86,11 +97,14 @@ func (w *walk) begin(t *rapid.T) {
 	}
 }
 
-// walk is one random walk.
+// walk is one random walk of memstore and of the store.
 type walk struct {
 	*rapid.T
-	stores [2]fleet.Store
-	now    time.Time
+	stores    [2]fleet.Store
+	now       time.Time
+	past      []deed // all that was done, in an order that memstore did it in
+	gathering bool   // what is to be done is left in gathered
+	gathered  []call
 }
 
 var (
@@ -105,14 +119,45 @@ var (
 
 // same does one thing to both stores and compares what they say.
 func (w *walk) same(what string, f func(fleet.Store) (any, error)) {
-	var answers [2]string
-	for i, s := range w.stores {
-		v, err := f(s)
-		answers[i] = answer(v, err)
+	w.do(what, func(s fleet.Store) func() (any, error) {
+		return func() (any, error) { return f(s) }
+	})
+}
+
+// do is same for a thing that is prepared before anything else that is done together
+// with it.
+func (w *walk) do(what string, prepare func(fleet.Store) func() (any, error)) {
+	w.gathered = append(w.gathered, call{what, prepare})
+	if w.gathering {
+		return
 	}
-	if answers[0] != answers[1] {
-		w.Fatalf("%s:\nmemstore: %s\nstore:    %s", what, answers[0], answers[1])
+	calls := w.gathered
+	w.gathered = nil
+	first, second := run(w.stores[0], calls, nil), run(w.stores[1], calls, nil)
+	if first[0] != second[0] {
+		w.Fatalf("%s:\nmemstore: %s\nstore:    %s", what, first[0], second[0])
 	}
+	w.past = append(w.past, deed{calls, nil})
+}
+
+// alone has f do things now, though others are being gathered.
+func (w *walk) alone(f func()) {
+	was, left := w.gathering, w.gathered
+	w.gathering, w.gathered = false, nil
+	f()
+	w.gathering, w.gathered = was, left
+}
+
+// difference says in what contents the stores differ; empty: in nothing.
+func (w *walk) difference() string {
+	m, s := snapshot(w.stores[0]), snapshot(w.stores[1])
+	if reflect.DeepEqual(m, s) { // much faster
+		return ""
+	}
+	if d := cmp.Diff(m, s, cmpopts.EquateEmpty()); d != "" {
+		return fmt.Sprintf("contents (-memstore +store):\n%s", d)
+	}
+	return ""
 }
 
 // answer is a result as text; of an error only what it is.
@@ -235,7 +280,14 @@ func (w *walk) group(t *rapid.T) {
 	} else {
 		members = rapid.SliceOfN(devices, 0, 3).Draw(t, "members")
 	}
-	w.same("group", func(s fleet.Store) (any, error) { return nil, makeGroup(s, g, members) })
+	if !g.Dynamic || rapid.Bool().Draw(t, "at once") {
+		w.same("group", func(s fleet.Store) (any, error) { return nil, makeGroup(s, g, members) })
+		return
+	}
+	w.alone(func() {
+		w.same("group", func(s fleet.Store) (any, error) { return nil, s.CreateGroup(ctx, g, nil) })
+	})
+	w.same("fill", func(s fleet.Store) (any, error) { return nil, fleet.FillGroup(ctx, s, g.Name) })
 }
 
 func (w *walk) tag(t *rapid.T) {
@@ -383,7 +435,9 @@ func (w *walk) retry(t *rapid.T) {
 func (w *walk) start(t *rapid.T) {
 	id, now := devices.Draw(t, "device"), w.time(t)
 	start := ota.Starting{Details: map[string]string{ota.DetailStep: "fetching"}, StepTimeout: stepTimeouts.Draw(t, "step")}
-	w.same("next", func(s fleet.Store) (any, error) { return s.NextExecution(ctx, id) })
+	if !w.gathering {
+		w.same("next", func(s fleet.Store) (any, error) { return s.NextExecution(ctx, id) })
+	}
 	w.same("start", func(s fleet.Store) (any, error) {
 		return s.StartNext(ctx, id, start, now)
 	})

@@ -238,7 +238,7 @@ func (w *walk) goOn(t *rapid.T) {
 		return true
 	})
 	if err != nil || len(ended) == 0 {
-		t.Skip()
+		return
 	}
 	id := rapid.SampledFrom(slices.Sorted(maps.Keys(ended))).Draw(t, "rollout")
 	r, err := w.stores[0].Rollout(ctx, id)

@@ -63,6 +63,13 @@ func snapshot(s fleet.Store) map[string]any {
 		p, err := s.Progress(ctx, r, epoch)
 		note("progress of "+r.ID, p, err)
 	}
+	marked, err := s.Marked(ctx, 99)
+	for i := range marked {
+		marked[i].Mark = 0 // random
+	}
+	for _, m := range marked {
+		note("mark of "+m.ID, fmt.Sprintf("%s %+v", m.ReportedAt, m.Places), err)
+	}
 	uploads, err := s.Uploads(ctx, fleet.UploadFilter{}, 99)
 	note("uploads", uploads, err)
 	happened, err := s.Feed(ctx, fleet.FeedFilter{}, 0, 9999)
