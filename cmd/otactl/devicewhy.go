@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,15 +17,21 @@ type becauseView struct {
 	Command  string     `json:"command,omitempty"` // where the rollout is of one
 	State    string     `json:"state"`             // of the rollout
 	Status   string     `json:"status,omitempty"`  // of its execution on the device
+	Cause    string     `json:"cause"`             // why, in a word
 	Why      string     `json:"why"`
+	Since    *time.Time `json:"since,omitempty"`
 	Until    *time.Time `json:"until,omitempty"` // when that ends by itself
+	Remedy   string     `json:"remedy"`
 }
 
 func newDeviceWhyCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "why ID", Short: "Say what holds a device now, and until when", Args: takes("ID"),
-		Long: `why shows every rollout that has not ended, what it means for the device, and
-what it waits for.`,
+		Use: "why ID", Short: "Say why a device does not update, and what to do", Args: takes("ID"),
+		Long: `why shows every rollout that has not ended, what it means for the device, what
+it waits for, since when and until when, and what to do about it. Of those that
+have ended it shows which the device has drifted from, and the last one that
+left it without a firmware that no other brings it.`,
+		Example: "  otactl device why gw-1\n  otactl device why gw-1 -o json | jq -r '.[] | .cause + \": \" + .remedy'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -35,25 +43,50 @@ what it waits for.`,
 			}
 			views := []becauseView{}
 			for _, b := range resp.GetBecause() {
-				views = append(views, becauseView{b.GetRolloutId(), b.GetFirmware(), b.GetCommand(), b.GetState(), b.GetStatus(), b.GetWhy(), when(b.GetUntil())})
+				views = append(views, becauseView{
+					b.GetRolloutId(), b.GetFirmware(), b.GetCommand(), b.GetState(), b.GetStatus(), b.GetCause(),
+					b.GetWhy(), when(b.GetSince()), when(b.GetUntil()), b.GetRemedy(),
+				})
 			}
 			if len(views) == 0 {
-				a.note("no rollout is under way")
+				a.note("nothing holds it, and nothing is to come; 'otactl device history %s' shows what was, 'otactl rollout create' brings it a release", args[0])
 			}
-			return printList(a, a.becauseTable(), views)
+			if f := a.flags.output; f == formatTable || f == formatWide {
+				return a.printBecause(a.stdout, views)
+			}
+			return printList(a, view[becauseView]{name: func(b becauseView) string { return b.Rollout }}, views)
 		},
 	}
 }
 
-func (a *app) becauseTable() view[becauseView] {
-	return view[becauseView]{
-		name: func(b becauseView) string { return b.Rollout },
-		columns: []column[becauseView]{
-			{head: "ROLLOUT", cell: func(b becauseView) string { return b.Rollout }},
-			{head: "BRINGS", cell: func(b becauseView) string { return first(b.Firmware, b.Command) }},
-			{head: "STATUS", cell: func(b becauseView) string { return first(b.Status, "-") }},
-			{head: "WHY", cell: func(b becauseView) string { return b.Why }},
-			{head: "UNTIL", cell: func(b becauseView) string { return first(rfc3339(b.Until), "-") }},
-		},
+// printBecause writes a paragraph for each: sentences do not fit into columns.
+func (a *app) printBecause(w io.Writer, views []becauseView) error {
+	for i, b := range views {
+		if i > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		err := writeFields(w, []field{
+			{"Rollout", fmt.Sprintf("%s, %s", b.Rollout, b.State)},
+			{"Brings", first(b.Firmware, b.Command)},
+			{"Status", b.Status},
+			{"Why", b.Why},
+			{"Since", a.moment(b.Since)},
+			{"Until", a.moment(b.Until)},
+			{"Do", b.Remedy},
+		})
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// moment is a time, and how far away that is.
+func (a *app) moment(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s)", rfc3339(t), a.ago(t))
 }

@@ -61,7 +61,7 @@ func (h deviceHandler) ExplainDevice(ctx context.Context, r *connect.Request[ota
 	}
 	out := &otadv1.ExplainDeviceResponse{}
 	for _, b := range list {
-		m := &otadv1.Because{RolloutId: b.Rollout.ID, Firmware: b.Rollout.Release.String(), State: string(b.Rollout.State), Why: b.Why, Until: timestamp(b.Until)}
+		m := &otadv1.Because{RolloutId: b.Rollout.ID, Firmware: b.Rollout.Release.String(), State: string(b.Rollout.State), Cause: string(b.Cause), Why: b.Why, Since: timestamp(b.Since), Until: timestamp(b.Until), Remedy: b.Remedy}
 		if c := b.Rollout.Command; c != nil {
 			m.Command = c.Name
 		}

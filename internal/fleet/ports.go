@@ -264,6 +264,9 @@ type RolloutStore interface {
 	// Candidates returns those of a line from the given turn on, in order, at most
 	// limit.
 	Candidates(ctx context.Context, rolloutID, line string, turn, limit int) ([]ota.Candidate, error)
+	// Turn returns the last turn that a device has in a line; ok is false when it has
+	// none. It may walk the line.
+	Turn(ctx context.Context, rolloutID, line, deviceID string) (turn int, ok bool, err error)
 	// DropCandidates forgets up to limit candidates of lines of the rollout that
 	// are not this one, and says whether there may be more.
 	DropCandidates(ctx context.Context, rolloutID, keep string, limit int) (more bool, err error)

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,211 +11,129 @@ import (
 	"github.com/otad/otad/pkg/ota"
 )
 
-// Because says what one rollout means for a device, and what holds it up.
+// Because says what one rollout means for a device, what holds it up, and what to do
+// about it.
 type Because struct {
 	Rollout   ota.Rollout
 	Execution *ota.Execution // the newest attempt; nil: it has none
-	Why       string         // for people
-	Until     time.Time      // when that ends by itself; zero: not by time
+	Cause     Cause
+	Why       string    // for people
+	Since     time.Time // when that began; zero: it is not known
+	Until     time.Time // when that ends by itself; zero: not by time
+	Remedy    string    // a command, or what else to do; or that it goes on by itself
+	Other     string    // the rollout that is the cause; empty: none other
 }
 
-// Why explains what holds a device now: what every rollout that has not ended
-// means for it, and which of those that have ended it has drifted from.
+// Why explains what holds a device now: what every rollout that has not ended means
+// for it; of those that have, which it has drifted from, and which was the last to
+// leave it without a firmware that no other one brings it.
 func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
-	record, err := s.Device(ctx, deviceID)
-	if err != nil {
-		return nil, err
-	}
-	rollouts, err := s.Store.Rollouts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pending, err := s.Store.Pending(ctx, deviceID, MaxNotified)
-	if err != nil {
-		return nil, err
-	}
-	drifted, err := s.drifted(ctx, deviceID)
+	w, err := s.inquire(ctx, deviceID)
 	if err != nil {
 		return nil, err
 	}
 	var list []Because
-	for _, r := range rollouts {
-		if r.State.Terminal() && !drifted[r.ID] {
-			continue
+	settled := map[string]bool{} // firmwares, and the commands, of which enough is said
+	for _, ended := range []bool{false, true} {
+		for _, r := range w.list {
+			if r.State.Terminal() != ended || ended && !w.asksAfter(r, settled) {
+				continue
+			}
+			b, err := w.explain(ctx, r)
+			if err != nil {
+				return nil, err
+			}
+			if r.Kind() == ota.KindInstall && b.Cause.concerns() {
+				settled[r.Release.Name] = true
+			}
+			if !ended || b.Cause.concerns() && b.Cause != CauseSucceeded {
+				list = append(list, b)
+			}
 		}
-		b := Because{Rollout: r}
-		e, err := s.Store.Execution(ctx, r.ID, deviceID)
-		switch {
-		case err == nil:
-			b.Execution = &e
-			b.Why, b.Until = holding(r, e, pending, record)
-			b.Why = onLeg(e) + b.Why
-		case errors.Is(err, ErrNotFound):
-			b.Why, err = s.unreached(ctx, r, record.DeviceView)
-			b.Until = startOf(r)
-		}
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, b)
 	}
 	return list, nil
 }
 
-// drifted returns the rollouts that updated the device, which runs another image
-// since.
-func (s *Service) drifted(ctx context.Context, deviceID string) (map[string]bool, error) {
-	rollouts := map[string]bool{}
-	err := s.Store.Executions(ctx, ExecutionFilter{DeviceID: deviceID, Latest: true}, func(e ota.Execution) bool {
-		rollouts[e.RolloutID] = e.Class == ota.ClassDrifted
+// inquiry is a device, with all that rollouts have made of it.
+type inquiry struct {
+	s        *Service
+	now      time.Time
+	device   DeviceRecord
+	list     []ota.Rollout // newest first
+	rollouts map[string]ota.Rollout
+	attempts []ota.Execution          // on the device
+	newest   map[string]ota.Execution // by rollout
+	pending  []ota.Execution
+}
+
+func (s *Service) inquire(ctx context.Context, deviceID string) (w inquiry, err error) {
+	w = inquiry{s: s, now: s.Now(), rollouts: map[string]ota.Rollout{}, newest: map[string]ota.Execution{}}
+	if w.device, err = s.Device(ctx, deviceID); err != nil {
+		return w, err
+	}
+	if w.list, err = s.Store.Rollouts(ctx); err != nil {
+		return w, err
+	}
+	for _, r := range w.list {
+		w.rollouts[r.ID] = r
+	}
+	// Of each rollout at most one is not finished.
+	if w.pending, err = s.Store.Pending(ctx, deviceID, len(w.list)+1); err != nil {
+		return w, err
+	}
+	err = s.Store.Executions(ctx, ExecutionFilter{DeviceID: deviceID}, func(e ota.Execution) bool {
+		w.attempts = append(w.attempts, e)
+		w.newest[e.RolloutID] = e // they come by attempt
 		return true
 	})
-	return rollouts, err
+	return w, err
 }
 
-func startOf(r ota.Rollout) time.Time {
-	if r.State == ota.RolloutScheduled {
-		return r.Terms.Start
+// asksAfter reports whether a rollout that has ended is looked at: the device has
+// drifted from it, or nothing newer is known to bring it the firmware.
+func (w inquiry) asksAfter(r ota.Rollout, settled map[string]bool) bool {
+	e, given := w.newest[r.ID]
+	if given && e.Class == ota.ClassDrifted {
+		return true
 	}
-	return time.Time{}
-}
-
-// holding says what an execution waits for.
-func holding(r ota.Rollout, e ota.Execution, pending []ota.Execution, d DeviceRecord) (string, time.Time) {
-	switch {
-	case e.Status == ota.InProgress && e.Hold:
-		return fmt.Sprintf("at step %s; the rollout is paused, and it waits before it activates", stepText(e)), e.Expires
-	case e.Status == ota.InProgress:
-		return fmt.Sprintf("at step %s since %s", stepText(e), e.StepAt.Format(time.RFC3339)), e.Expires
-	case e.Class == ota.ClassUnderway && r.State == ota.RolloutRunning && !e.RetryAt.IsZero():
-		return "it is there, and the next leg follows", time.Time{}
-	case e.Status.Terminal() && !e.RetryAt.IsZero():
-		return fmt.Sprintf("attempt %d ended %s: it is tried again", e.Attempt, ended(e)), e.RetryAt
-	case e.Status.Terminal():
-		return fmt.Sprintf("attempt %d ended %s", e.Attempt, ended(e)), time.Time{}
-	case r.State != ota.RolloutRunning:
-		return fmt.Sprintf("the rollout is %s: %s", r.State, r.Reason), time.Time{}
-	case !slices.ContainsFunc(pending, func(p ota.Execution) bool { return p.RolloutID == r.ID }):
-		return "the rollout has as many devices in flight as it may", time.Time{}
-	case pending[0].RolloutID != r.ID:
-		return fmt.Sprintf("rollout %s comes first on the device", pending[0].RolloutID), time.Time{}
-	case e.Step() == ota.StepWaiting:
-		return "the device has not begun: " + e.Reason(), e.Expires
-	case d.Reachability == Offline:
-		return "the device is offline: " + d.Connection.Reason, e.Expires
+	if r.Kind() != ota.KindInstall || r.RevertOf != "" || settled[r.Release.Name] {
+		return false
 	}
-	return "the device was told, and has not begun", e.Expires
-}
-
-// onLeg says where on its path a device is; empty where that has one release.
-func onLeg(e ota.Execution) string {
-	if e.Legs() == 1 || e.Command != nil {
-		return ""
-	}
-	return fmt.Sprintf("leg %d of %d, %s: ", e.Leg, e.Legs(), e.Release)
-}
-
-func stepText(e ota.Execution) string {
-	if e.Step() == "" {
-		return "(not said)"
-	}
-	if why := e.Reason(); why != "" {
-		return fmt.Sprintf("%s (%s)", e.Step(), why)
-	}
-	return string(e.Step())
-}
-
-func ended(e ota.Execution) string {
-	text := string(e.Class)
-	if e.Class == ota.ClassNone {
-		text = string(e.Status)
-	}
-	if why := e.Reason(); why != "" {
-		text += ": " + why
-	}
-	return text
-}
-
-// unreached says why a device has no execution of a rollout.
-func (s *Service) unreached(ctx context.Context, r ota.Rollout, v DeviceView) (string, error) {
-	if v.Revoked() {
-		return "the device is revoked", nil
-	}
-	if r.RevertOf != "" {
-		return s.notReturned(ctx, r, v)
-	}
-	meant, err := s.means(ctx, r.Selector, v.ID)
-	if err != nil {
-		return "", err
-	}
-	j, err := s.judgeOf(ctx, r)
-	if err != nil {
-		return "", err
-	}
-	d := Survey(v, nil)
-	switch why := j.exclude(d); {
-	case !meant:
-		if r.Terms.Continuous {
-			return "the rollout's selector does not match it; it joins when it does", nil
-		}
-		return "the rollout's selector does not match it", nil
-	case why == ExcludedHardware:
-		return "the release is for other hardware", nil
-	case why == ExcludedCurrent:
-		return "it runs this image already", nil
-	case why == ExcludedQuarantined:
-		return "it tried this image, or one on the way to it, before and went back", nil
-	case why == ExcludedVersion:
-		return j.detail(why, d), nil
-	case !r.State.Begun():
-		return fmt.Sprintf("the rollout is %s", r.State), nil
-	case r.StartedAt.IsZero():
-		return fmt.Sprintf("the rollout is %s: %s", r.State, r.Reason), nil
-	case r.Terms.Continuous && r.State == ota.RolloutRunning && r.Cursor == r.Population:
-		return "it is about to join: devices that change are looked at within seconds", nil
-	case v.CreatedAt.After(r.StartedAt) && !r.Terms.Continuous:
-		return "it enrolled after the rollout had begun", nil
-	}
-	health, err := s.heldByHealth(ctx, r)
-	return itsTurn(r) + health, err
-}
-
-// heldByHealth says which signal a rollout waits for; empty: none.
-func (s *Service) heldByHealth(ctx context.Context, r ota.Rollout) (string, error) {
-	if !r.Terms.Health.Set() || r.State != ota.RolloutRunning {
-		return "", nil
-	}
-	p, err := s.Store.Progress(ctx, r, s.Now())
-	for _, v := range ota.Verdicts(r.Terms.Health, p.Health) {
-		if v.Judgement == ota.HealthHold {
-			return "; its health is not settled: " + v.String(), err
-		}
-	}
-	return "", err
-}
-
-func itsTurn(r ota.Rollout) string {
-	stage := min(r.Current(), len(r.Stages)-1)
-	return fmt.Sprintf("waits for its turn: stage %d of %d is %s, %d of %d devices had theirs", stage+1, len(r.Stages), r.Stages[stage].State, r.Cursor, r.Population)
-}
-
-// notReturned says why a device has no execution of a revert.
-func (s *Service) notReturned(ctx context.Context, r ota.Rollout, v DeviceView) (string, error) {
-	of, err := s.Store.Rollout(ctx, r.RevertOf)
-	if err != nil {
-		return "", err
-	}
-	to, err := s.Store.Release(ctx, r.Release)
-	if err != nil {
-		return "", err
-	}
-	before := fmt.Sprintf("it reverts rollout %s, which has not changed the device", of.ID)
-	_, err = s.changes(ctx, of, v.ID, func(e ota.Execution) {
-		if before = itsTurn(r); e.From != to.ImageDigest {
-			before = fmt.Sprintf("it brings devices of rollout %s back to %s, which this one did not run before", of.ID, to.ID())
-		}
+	// Of those that have nothing for it only the last: each costs a look at the device.
+	last := slices.IndexFunc(w.list, func(o ota.Rollout) bool {
+		return o.State.Terminal() && o.Kind() == ota.KindInstall && o.RevertOf == "" && o.Release.Name == r.Release.Name
 	})
-	return before, err
+	return given || w.list[last].ID == r.ID
+}
+
+// explain says what a rollout means for the device.
+func (w inquiry) explain(ctx context.Context, r ota.Rollout) (b Because, err error) {
+	if e, ok := w.newest[r.ID]; ok {
+		b = w.given(r, e)
+		b.Execution = &e
+		b.Why = onLeg(e) + b.Why
+	} else if b, err = w.notGiven(ctx, r); err != nil {
+		return b, err
+	}
+	b.Rollout = r
+	b.Remedy = b.Cause.remedy(w, b)
+	return b, nil
+}
+
+// passedBy is the rollout that supersedes r and has work for the device, or had; nil:
+// there is none.
+func (w inquiry) passedBy(r ota.Rollout) *ota.Rollout {
+	var by *ota.Rollout
+	for _, e := range w.attempts {
+		o := w.rollouts[e.RolloutID]
+		if e.Status == ota.Canceled || e.Status == ota.Removed || !o.Supersedes(r) {
+			continue
+		}
+		if by == nil || cmp.Or(o.CreatedAt.Compare(by.CreatedAt), cmp.Compare(o.ID, by.ID)) > 0 {
+			by = &o
+		}
+	}
+	return by
 }
 
 // means reports whether a selector means the device.
@@ -229,4 +148,83 @@ func (s *Service) means(ctx context.Context, expr, deviceID string) (bool, error
 	}
 	n, err := s.Store.CountDevices(ctx, DeviceQuery{Selector: sel})
 	return n > 0, err
+}
+
+// judgement says which of the words for exclusion fits the device, with what there is
+// to say beside it; ErrUnsigned: the release may not be rolled out.
+func (w inquiry) judgement(ctx context.Context, r ota.Rollout) (why, detail string, err error) {
+	meant, err := w.s.means(ctx, r.Selector, w.device.ID)
+	if err != nil {
+		return "", "", err
+	}
+	if !meant {
+		return ExcludedSelector, "", nil
+	}
+	j, err := w.s.judgeOf(ctx, r)
+	if err != nil {
+		return "", "", err
+	}
+	d := Survey(w.device.DeviceView, nil)
+	why = j.exclude(d)
+	return why, j.detail(why, d), nil
+}
+
+// notGiven says why the device has no execution of a rollout.
+func (w inquiry) notGiven(ctx context.Context, r ota.Rollout) (Because, error) {
+	if w.device.Revoked() {
+		return Because{Cause: CauseRevoked, Why: "the device is revoked", Since: w.device.RevokedAt}, nil
+	}
+	if r.RevertOf != "" {
+		return w.notReturned(ctx, r)
+	}
+	why, detail, err := w.judgement(ctx, r)
+	switch {
+	case errors.Is(err, ErrUnsigned):
+		release, err := w.s.Store.Release(ctx, r.Release)
+		return Because{Cause: CauseWithdrawn, Why: release.WithdrawnText(), Since: release.WithdrawnAt}, err
+	case err != nil:
+		return Because{}, err
+	case why != "":
+		return excludedBecause(r, why, detail), nil
+	}
+	return w.line(ctx, r)
+}
+
+// excludedBecause says that the device is not eligible.
+func excludedBecause(r ota.Rollout, why, detail string) Because {
+	switch {
+	case why == ExcludedSelector && r.Terms.Continuous:
+		return Because{Cause: CauseJoinsWhenSelected, Why: "the rollout's selector does not match it; it joins when it does"}
+	case why == ExcludedSelector:
+		return Because{Cause: CauseNotSelected, Why: "the rollout's selector does not match it"}
+	case why == ExcludedHardware:
+		return Because{Cause: CauseHardware, Why: "the release is for other hardware"}
+	case why == ExcludedCurrent:
+		return Because{Cause: CauseCurrent, Why: "it runs this image already"}
+	case why == ExcludedQuarantined:
+		return Because{Cause: CauseQuarantined, Why: "it tried this image, or one on the way to it, before and went back"}
+	}
+	return Because{Cause: CauseNeedsVersion, Why: detail}
+}
+
+// overtaken says that a newer rollout has the device.
+func (w inquiry) overtaken(r, by ota.Rollout) Because {
+	e := w.newest[by.ID]
+	b := Because{Cause: CausePassedBy, Why: "rollout " + by.ID + " of " + by.Release.String() + ", which is newer, has it: " + w.standsThere(by), Since: e.QueuedAt, Other: by.ID}
+	if by.State.Terminal() && e.Class != ota.ClassSucceeded {
+		b.Cause = CausePassedByFailed
+	}
+	return b
+}
+
+// standsThere is how the device stands to another rollout, in a few words.
+func (w inquiry) standsThere(o ota.Rollout) string {
+	text := "that is " + string(o.State)
+	if e, ok := w.newest[o.ID]; ok {
+		text = "there it is " + string(e.Status)
+		if e.Status.Terminal() {
+			text = "there it ended " + ended(e)
+		}
+	}
+	return text
 }

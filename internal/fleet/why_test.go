@@ -52,6 +52,9 @@ func TestWhy(t *testing.T) {
 		_, err = w.s.Enroll(w.ctx, fleet.Enrollment{DeviceID: late, Secret: secret, CSR: csr(w.t, late)})
 		w.ok(err)
 		say(late, "it enrolled after the rollout had begun")
+		say(first, "never heard of")
+		w.s.Seen(first, time.Now())
+		w.s.Seen(second, time.Now())
 		if b := say(first, "has not begun"); b.Until.IsZero() {
 			t.Error("a claim without an end")
 		}

@@ -410,6 +410,16 @@ func (s *Store) Candidates(ctx context.Context, rolloutID, name string, turn, li
 	return list, err
 }
 
+// Turn implements fleet.RolloutStore.
+func (s *Store) Turn(ctx context.Context, rolloutID, name, deviceID string) (turn int, ok bool, err error) {
+	err = s.locked(ctx, func() error {
+		turn, ok = s.turn(ota.Rollout{ID: rolloutID, Line: name}, deviceID)
+		turn = max(turn, 0)
+		return nil
+	})
+	return turn, ok, err
+}
+
 func (s *Store) superseded(r ota.Rollout, device string) bool {
 	for id, devices := range s.executions {
 		for _, e := range devices[device] {

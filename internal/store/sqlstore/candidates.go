@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"slices"
 
@@ -48,6 +49,22 @@ func (s *Store) Candidates(ctx context.Context, rolloutID, line string, turn, li
 		return nil, fmt.Errorf("read candidates of rollout %s: %w", rolloutID, err)
 	}
 	return found, nil
+}
+
+const selectTurn = `SELECT MAX(turn) FROM candidates WHERE rollout_id = ? AND line = ? AND device_id = ?`
+
+// Turn implements fleet.RolloutStore.
+func (s *Store) Turn(ctx context.Context, rolloutID, line, deviceID string) (turn int, ok bool, err error) {
+	err = s.rows(ctx, func(row row) error {
+		var last sql.NullInt64
+		err := row.Scan(&last)
+		turn, ok = int(last.Int64), last.Valid
+		return err
+	}, selectTurn, rolloutID, line, deviceID)
+	if err != nil {
+		return 0, false, fmt.Errorf("read the turn of device %s in rollout %s: %w", deviceID, rolloutID, err)
+	}
+	return turn, ok, nil
 }
 
 const (

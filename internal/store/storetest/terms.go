@@ -94,6 +94,12 @@ var termTests = []test{
 		s.equal("all", line(0, 10), all)
 		s.equal("some", line(1, 1), all[1:2])
 		s.equal("after the last", line(3, 10), []ota.Candidate(nil))
+		turn := func(device string) any {
+			n, ok, err := s.Turn(ctx, "r", "l", device)
+			s.must(err)
+			return []any{n, ok}
+		}
+		s.equal("turns", []any{turn("c"), turn("b"), turn("d")}, []any{[]any{0, true}, []any{2, true}, []any{0, false}})
 		more, err := s.DropCandidates(ctx, "r", "l", 1)
 		s.must(err)
 		if more {

@@ -2270,6 +2270,9 @@ type Because struct {
 	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
 	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`      // when that ends by itself; not set: not by time
 	Command       string                 `protobuf:"bytes,70,opt,name=command,proto3" json:"command,omitempty"` // its name, where the rollout is of one
+	Cause         string                 `protobuf:"bytes,145,opt,name=cause,proto3" json:"cause,omitempty"`    // a word for why
+	Since         *timestamppb.Timestamp `protobuf:"bytes,146,opt,name=since,proto3" json:"since,omitempty"`    // when that began; not set: it is not known
+	Remedy        string                 `protobuf:"bytes,147,opt,name=remedy,proto3" json:"remedy,omitempty"`  // a command, or what else to do; or that it goes on by itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2349,6 +2352,27 @@ func (x *Because) GetUntil() *timestamppb.Timestamp {
 func (x *Because) GetCommand() string {
 	if x != nil {
 		return x.Command
+	}
+	return ""
+}
+
+func (x *Because) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Because) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Because) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
 	}
 	return ""
 }
@@ -2528,7 +2552,7 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x14ExplainDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"C\n" +
 	"\x15ExplainDeviceResponse\x12*\n" +
-	"\abecause\x18\x01 \x03(\v2\x10.otad.v1.BecauseR\abecause\"\xd0\x01\n" +
+	"\abecause\x18\x01 \x03(\v2\x10.otad.v1.BecauseR\abecause\"\xb3\x02\n" +
 	"\aBecause\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1a\n" +
@@ -2537,7 +2561,10 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x120\n" +
 	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
-	"\acommand\x18F \x01(\tR\acommand2\xf1\f\n" +
+	"\acommand\x18F \x01(\tR\acommand\x12\x15\n" +
+	"\x05cause\x18\x91\x01 \x01(\tR\x05cause\x121\n" +
+	"\x05since\x18\x92\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x17\n" +
+	"\x06remedy\x18\x93\x01 \x01(\tR\x06remedy2\xf1\f\n" +
 	"\rDeviceService\x12H\n" +
 	"\vListDevices\x12\x1b.otad.v1.ListDevicesRequest\x1a\x1c.otad.v1.ListDevicesResponse\x12K\n" +
 	"\fCountDevices\x12\x1c.otad.v1.CountDevicesRequest\x1a\x1d.otad.v1.CountDevicesResponse\x12B\n" +
@@ -2658,49 +2685,50 @@ var file_otad_v1_device_proto_depIdxs = []int32{
 	29, // 29: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
 	41, // 30: otad.v1.ExplainDeviceResponse.because:type_name -> otad.v1.Because
 	47, // 31: otad.v1.Because.until:type_name -> google.protobuf.Timestamp
-	1,  // 32: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 33: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
-	5,  // 34: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	39, // 35: otad.v1.DeviceService.ExplainDevice:input_type -> otad.v1.ExplainDeviceRequest
-	7,  // 36: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	48, // 37: otad.v1.DeviceService.DeleteDevice:input_type -> otad.v1.DeleteDeviceRequest
-	9,  // 38: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
-	11, // 39: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
-	14, // 40: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
-	16, // 41: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
-	18, // 42: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
-	20, // 43: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
-	23, // 44: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
-	25, // 45: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
-	27, // 46: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
-	33, // 47: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
-	30, // 48: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	35, // 49: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	37, // 50: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 51: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 52: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 53: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	40, // 54: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
-	8,  // 55: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	49, // 56: otad.v1.DeviceService.DeleteDevice:output_type -> otad.v1.DeleteDeviceResponse
-	10, // 57: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
-	12, // 58: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
-	15, // 59: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
-	17, // 60: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
-	19, // 61: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
-	21, // 62: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
-	24, // 63: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
-	26, // 64: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
-	28, // 65: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
-	34, // 66: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
-	31, // 67: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	36, // 68: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	38, // 69: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	51, // [51:70] is the sub-list for method output_type
-	32, // [32:51] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	47, // 32: otad.v1.Because.since:type_name -> google.protobuf.Timestamp
+	1,  // 33: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
+	3,  // 34: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 35: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	39, // 36: otad.v1.DeviceService.ExplainDevice:input_type -> otad.v1.ExplainDeviceRequest
+	7,  // 37: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	48, // 38: otad.v1.DeviceService.DeleteDevice:input_type -> otad.v1.DeleteDeviceRequest
+	9,  // 39: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
+	11, // 40: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	14, // 41: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	16, // 42: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	18, // 43: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	20, // 44: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	23, // 45: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	25, // 46: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	27, // 47: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	33, // 48: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
+	30, // 49: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	35, // 50: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	37, // 51: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 52: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 53: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 54: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	40, // 55: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
+	8,  // 56: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	49, // 57: otad.v1.DeviceService.DeleteDevice:output_type -> otad.v1.DeleteDeviceResponse
+	10, // 58: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
+	12, // 59: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	15, // 60: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	17, // 61: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	19, // 62: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	21, // 63: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	24, // 64: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	26, // 65: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	28, // 66: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	34, // 67: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
+	31, // 68: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	36, // 69: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	38, // 70: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	52, // [52:71] is the sub-list for method output_type
+	33, // [33:52] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_device_proto_init() }
