@@ -30,9 +30,10 @@ func TestMain(m *testing.M) {
 // TestScripts runs the sessions that need no server.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Files: scripts(t, false),
-		Setup: isolate,
-		Cmds:  commandsOfScripts,
+		Files:       scripts(t, false),
+		Setup:       isolate,
+		Cmds:        commandsOfScripts,
+		WorkdirRoot: t.TempDir(), // its own stays behind when only some sessions are asked for
 	})
 }
 
@@ -53,7 +54,8 @@ func TestServerScripts(t *testing.T) {
 			}
 			return startServer(env, otad)
 		},
-		Cmds: commandsOfScripts,
+		Cmds:        commandsOfScripts,
+		WorkdirRoot: t.TempDir(),
 	})
 }
 
