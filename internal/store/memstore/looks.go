@@ -18,10 +18,12 @@ type mark struct {
 
 // mark has a device looked at again, which said at that moment what it runs, unless
 // nothing could change on it: a word counts only against what was there before it. One
-// that is marked anyway remembers the word too.
-func (s *Store) mark(device string, at time.Time, anyway bool) {
-	if anyway {
-		s.marks[device] = mark{s.marks[device].number, stored(at)}
+// that is marked remembers the word too.
+func (s *Store) mark(device string, at time.Time) {
+	if _, marked := s.marks[device]; marked {
+		s.lastMark++
+		s.marks[device] = mark{s.lastMark, stored(at)}
+		return
 	}
 	for _, devices := range s.executions {
 		attempts := devices[device]

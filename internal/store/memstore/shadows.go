@@ -35,10 +35,9 @@ func (s *Store) UpdateShadow(ctx context.Context, deviceID, name string, u shado
 		if result, err = shadow.Apply(s.shadows[key], u, stored(now)); err != nil {
 			return err
 		}
-		last := s.lastMark
 		_ = s.changing(deviceID, func() error { s.shadows[key] = result.Document; return nil })
 		if name == "" && fleet.SaysFirmware(u) {
-			s.mark(deviceID, now, s.marks[deviceID].number > last)
+			s.mark(deviceID, now)
 		}
 		return nil
 	})

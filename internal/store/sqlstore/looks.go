@@ -21,17 +21,19 @@ func (t *tx) mark(deviceID string, at time.Time) {
 		t.marked = map[string]anyMark{}
 	}
 	m := t.marked[deviceID]
-	if m.reported.Before(at) {
-		m.reported = at
+	if !at.IsZero() {
+		m.reported = at // the last word counts, whatever the clock of its otad
 	}
 	t.marked[deviceID] = m
 }
 
 // insertMarks passes by devices on which nothing could change: a word counts only
 // against what was there before it. Those that a continuous rollout looks at are
-// marked anyway.
+// marked anyway, and one that is marked remembers its last word: marks of one batch
+// are written together, and those of two must come to the same.
 const insertMarks = `INSERT INTO marks (device_id, mark, reported_at) SELECT v.device, v.mark, v.at FROM {rows}
 	WHERE v.anyway = 1 AND EXISTS (SELECT 1 FROM devices d WHERE d.id = v.device) OR EXISTS (SELECT 1 FROM executions e WHERE e.device_id = v.device AND e.latest = 1 AND e.status IN ('QUEUED', 'SUCCEEDED'))
+	OR EXISTS (SELECT 1 FROM marks k WHERE k.device_id = v.device)
 	ON CONFLICT (device_id) DO UPDATE SET mark = excluded.mark, reported_at = COALESCE(excluded.reported_at, marks.reported_at)`
 
 // flushMarks writes the marks of the batch in order, so that two otad that lock

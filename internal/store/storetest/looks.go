@@ -60,6 +60,27 @@ func looked(m fleet.Marked, digest string, now time.Time) fleet.Look {
 }
 
 var lookTests = []test{
+	{"marks of one transaction are those of one after the other", func(s *suite) {
+		s.follows("f", `tags.k = "x"`)
+		do := func(id string) []func() {
+			return []func(){
+				func() {
+					s.must(s.CreateDevice(ctx, fleet.Device{ID: id, Tags: map[string]string{"k": "x"}, CreatedAt: epoch}))
+				},
+				func() { s.runs(id, "old", at(9)) },
+				func() { s.runs(id, "new", at(5)) }, // by the clock of another otad
+			}
+		}
+		s.inOneBatch(do("a")...)
+		for _, f := range do("b") {
+			f()
+		}
+		list := s.marked(9)
+		s.equal("marked", len(list), 2)
+		for _, m := range list {
+			s.equal("last word of "+m.ID, m.ReportedAt, keptAt(5))
+		}
+	}},
 	{"a device that says what it runs is marked until it was looked at", func(s *suite) {
 		s.enrolled("a", "b", "c")
 		s.runs("a", "d", epoch)
