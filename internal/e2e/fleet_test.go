@@ -198,16 +198,18 @@ func withinSizes(t *testing.T, r rolloutJSON) {
 }
 
 // TestRolloutOutlivesAReplica lets two otad on one PostgreSQL work the same
-// rollout, behind a mosquitto, and kills one: it goes on.
+// rollout, behind a mosquitto, and kills one in the middle of the delivery to a
+// webhook: both go on, and the webhook is told of everything.
 func TestRolloutOutlivesAReplica(t *testing.T) {
 	t.Parallel()
 	const devices = 200
 	var pg testserver.Postgres
 	t.Cleanup(pg.Stop)
-	database := "OTAD_DATABASE=" + pg.Database(t)
+	url := pg.Database(t)
+	database := "OTAD_DATABASE=" + url
 	broker := freeAddr(t)
 	flags := func(id string) []string {
-		return []string{"--mqtt-broker", "mqtts://localhost:" + port(broker), "--mqtt-client-id", id, "--enroll-limit", "100000"}
+		return []string{"--mqtt-broker", "mqtts://localhost:" + port(broker), "--mqtt-client-id", id, "--enroll-limit", "100000", "--webhook-allow", "127.0.0.1"}
 	}
 	a := prepareSite(t, []string{database}, flags("otad-a")...)
 	a.flags = append(a.flags, "--crl-file", a.path("crl.pem"))
@@ -216,6 +218,8 @@ func TestRolloutOutlivesAReplica(t *testing.T) {
 	a.must("key", "init")
 	a.image("1.0")
 	f := a.simulate(devices, "--reconnect", "500ms", "--trial", "200ms")
+	o := newOwners(t, url)
+	first := o.only()
 	b := prepareSite(t, []string{database}, flags("otad-b")...)
 	for _, dir := range []string{"ca", "keys"} { // replicas share them
 		if err := os.CopyFS(b.path("server", dir), os.DirFS(a.path("server", dir))); err != nil {
@@ -224,7 +228,8 @@ func TestRolloutOutlivesAReplica(t *testing.T) {
 	}
 	b.startServer()
 
-	id := a.rollout("1.0", "--stages", "10%,100%", "--rate", "1200/m")
+	hook := newHooked(b)
+	id := b.rollout("1.0", "--stages", "10%,100%", "--rate", "240/m") // long enough to be killed in
 	succeeded := func() (n int) {
 		for _, stage := range a.show(id).Stages {
 			n += stage.Counts.Finished["succeeded"]
@@ -232,7 +237,11 @@ func TestRolloutOutlivesAReplica(t *testing.T) {
 		return n
 	}
 	until(t, "some devices to be done", func() bool { return succeeded() >= devices/5 })
+	second, over := o.held(hook, b, first)
+	told := hook.last()
 	b.server.kill()
+	until(t, "the message to be given up", closed(over))
+	hook.outlives()
 	killed, before := time.Now(), succeeded()
 	until(t, "the rollout to go on", func() bool { return succeeded() > before })
 	t.Logf("the next device was done %s after the kill", time.Since(killed).Round(time.Millisecond))
@@ -244,5 +253,8 @@ func TestRolloutOutlivesAReplica(t *testing.T) {
 	if want := map[string]int{"app@1.0": devices}; fmt.Sprint(sum.Runs) != fmt.Sprint(want) {
 		t.Errorf("run %v, want %v", sum.Runs, want)
 	}
+	until(t, "the claim of the otad that was killed to end", func() bool { return o.of(hook.id) != second })
+	until(t, "the webhook to go on", func() bool { return hook.last() > told })
+	a.heard(hook)
 	a.check()
 }
