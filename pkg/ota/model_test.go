@@ -35,6 +35,7 @@ type model struct {
 	meant      map[string]bool
 	marked     map[string]bool // changed since the rollout looked
 	left       map[string]bool
+	stuck      map[string]bool // no way leads on from where it stands
 	revoked    map[string]bool
 	executions map[string][]Execution // attempts by device
 	made       []time.Time
@@ -44,7 +45,7 @@ type model struct {
 }
 
 func newModel(t *rapid.T) *model {
-	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, via: map[string][]ReleaseID{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}}
+	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, via: map[string][]ReleaseID{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}, stuck: map[string]bool{}}
 	for i := range rapid.IntRange(0, 40).Draw(t, "devices") {
 		id := fmt.Sprintf("d%d", i)
 		m.meant[id] = rapid.IntRange(0, 3).Draw(t, "meant") > 0
@@ -259,7 +260,7 @@ func (m *model) take(t *rapid.T, k Taking) {
 		e := m.newest(id)
 		e.RetryAt = time.Time{}
 		if !m.left[id] {
-			m.add(Follow(*e, Path{}))
+			m.follow(t, *e)
 		}
 		k.Retries--
 	}
@@ -272,6 +273,68 @@ func (m *model) take(t *rapid.T, k Taking) {
 		}
 		if !m.revoked[c.DeviceID] && !m.left[c.DeviceID] {
 			m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage, Attempt: 1, Via: m.via[c.DeviceID]})
+		}
+	}
+}
+
+// follow makes the attempt after one, or refuses it where no way leads on.
+func (m *model) follow(t *rapid.T, e Execution) {
+	id := e.DeviceID
+	switch {
+	case m.stuck[id]:
+		next := Strand(e, "nothing leads on", ReleaseID{})
+		reason := next.Reason()
+		next.Status, next.Details = "", nil
+		m.add(next)
+		refused, err := Refuse(*m.newest(id), reason, m.now)
+		if err != nil {
+			t.Fatalf("refuse attempt %d on %s: %v", next.Attempt, id, err)
+		}
+		*m.newest(id) = refused
+		m.marked[id] = m.marked[id] || m.r.Follows // a way may have been opened since
+	case e.Stranded():
+		m.add(Detour(e, Path{Via: m.via[id][min(e.Leg-1, len(m.via[id])):]}))
+	default:
+		m.add(Follow(e, Path{}))
+	}
+}
+
+// block closes the way of a device on which there is something, or opens it.
+func (m *model) block(t *rapid.T) {
+	if len(m.executions) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(slices.Sorted(maps.Keys(m.executions))).Draw(t, "blocked")
+	if m.stuck[id] = !m.stuck[id]; !m.stuck[id] && m.r.Follows {
+		m.marked[id] = true
+	}
+}
+
+// checkStranded: an attempt that was refused was never offered nor at work, and ended, it
+// counts as rejected, and the next one waits as after any other rejection.
+func (m *model) checkStranded(t *rapid.T) {
+	refused := make([]int, len(m.r.Stages))
+	for id, attempts := range m.executions {
+		for i, e := range attempts {
+			if !e.Stranded() {
+				continue
+			}
+			if e.Class != ClassRejected || e.Version != 2 || !e.StartedAt.Equal(e.FinishedAt) || !e.Expires.IsZero() || len(e.Via) > 0 {
+				t.Fatalf("%s was refused and is %+v", id, e)
+			}
+			if i+1 == len(attempts) {
+				refused[e.Stage]++
+				continue
+			}
+			waited := attempts[i+1].QueuedAt.Sub(e.FinishedAt)
+			if m.repeats == 0 && !m.r.Terms.Continuous && (m.r.Terms.Retry.Attempts <= e.Attempt || waited < m.r.Terms.Retry.Backoff) {
+				t.Fatalf("%s was refused attempt %d and given another after %s, with %+v", id, e.Attempt, waited, m.r.Terms.Retry)
+			}
+		}
+	}
+	for i, c := range m.progress().Stages {
+		if c.Finished[ClassRejected] < refused[i] || c.Sample() < refused[i] {
+			t.Fatalf("stage %d counts %+v, with %d that were refused", i+1, c, refused[i])
 		}
 	}
 }
@@ -297,11 +360,13 @@ func (m *model) due() []string {
 
 func (m *model) step(t *rapid.T) {
 	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90_000).Draw(t, "milliseconds")) * time.Millisecond)
-	switch rapid.IntRange(0, 17).Draw(t, "what") {
+	switch rapid.IntRange(0, 19).Draw(t, "what") {
 	case 14, 15:
 		m.change(t)
 	case 16, 17:
 		m.look(t)
+	case 18, 19:
+		m.block(t)
 	case 0, 1, 2, 3, 4:
 		m.plan(t)
 	case 5, 6, 7, 8, 9:
@@ -424,6 +489,7 @@ func (m *model) check(t *rapid.T) {
 		t.Fatalf("ROLLED_BACK beside %+v", m.reverts)
 	}
 	m.checkRate(t)
+	m.checkStranded(t)
 }
 
 // checkRate holds Rate's promise for every span of time.
@@ -516,7 +582,7 @@ func (m *model) look(t *rapid.T) {
 		if !m.r.Follows || m.r.StartedAt.IsZero() || m.revoked[id] {
 			continue // it is arranged later, as it stands then
 		}
-		b := Belonging{Meant: m.meant[id], Eligible: true, Left: m.left[id], Newest: m.newest(id)}
+		b := Belonging{Meant: m.meant[id], Eligible: !m.stuck[id], Left: m.left[id], Newest: m.newest(id)}
 		for turn, c := range m.candidates {
 			if c.DeviceID == id {
 				b.InLine, b.Turn = true, turn
@@ -550,14 +616,14 @@ func (m *model) checkFollowed(t *rapid.T) {
 	for _, c := range m.devices {
 		id, e := c.DeviceID, m.newest(c.DeviceID)
 		switch {
-		case m.revoked[id]:
+		case m.revoked[id], m.meant[id] && m.stuck[id]:
 		case !m.meant[id]:
 			if e != nil && (!e.Status.Terminal() || !e.RetryAt.IsZero()) {
 				t.Fatalf("%s has left, and its execution is %+v", id, *e)
 			}
 		case e == nil:
 			t.Fatalf("%s matches, and was given nothing: line %+v, cursor %d", id, m.candidates, m.r.Cursor)
-		case e.Status == Canceled && e.Reason() == LeftReason && e.Attempt < MaxAttempts:
+		case (e.Status == Canceled && e.Reason() == LeftReason || e.Stranded()) && e.Attempt < MaxAttempts:
 			t.Fatalf("%s is back, and was given nothing more: %+v", id, *e)
 		}
 	}
