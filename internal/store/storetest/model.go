@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -38,6 +39,10 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 		rt.Repeat(actions)
 		if d := w.difference(); d != "" {
 			rt.Fatal(d)
+		}
+		first, _ := standing(w.stores[0])
+		if second, _ := standing(s); !maps.Equal(first, second) {
+			rt.Fatalf("marks:\nmemstore: %s\nstore:    %s", first, second)
 		}
 		for _, s := range w.stores {
 			if broken, err := s.Check(ctx); err != nil || len(broken) > 0 {
@@ -133,11 +138,11 @@ func (w *walk) do(what string, prepare func(fleet.Store) func() (any, error)) {
 	}
 	calls := w.gathered
 	w.gathered = nil
-	first, second := run(w.stores[0], calls, nil), run(w.stores[1], calls, nil)
+	first, second := runAs(w.stores[0], calls, nil), runAs(w.stores[1], calls, nil)
 	if first[0] != second[0] {
 		w.Fatalf("%s:\nmemstore: %s\nstore:    %s", what, first[0], second[0])
 	}
-	w.past = append(w.past, deed{calls, nil})
+	w.past = append(w.past, deed{calls: calls})
 }
 
 // alone has f do things now, though others are being gathered.
@@ -280,8 +285,12 @@ func (w *walk) group(t *rapid.T) {
 	} else {
 		members = rapid.SliceOfN(devices, 0, 3).Draw(t, "members")
 	}
-	if !g.Dynamic || rapid.Bool().Draw(t, "at once") {
+	switch at := rapid.Bool().Draw(t, "at once"); {
+	case !w.gathering:
 		w.same("group", func(s fleet.Store) (any, error) { return nil, makeGroup(s, g, members) })
+		return
+	case !g.Dynamic || at: // what it is filled with comes later, see run
+		w.same("group", func(s fleet.Store) (any, error) { return nil, s.CreateGroup(ctx, g, members) })
 		return
 	}
 	w.alone(func() {

@@ -63,13 +63,6 @@ func snapshot(s fleet.Store) map[string]any {
 		p, err := s.Progress(ctx, r, epoch)
 		note("progress of "+r.ID, p, err)
 	}
-	marked, err := s.Marked(ctx, 99)
-	for i := range marked {
-		marked[i].Mark = 0 // random
-	}
-	for _, m := range marked {
-		note("mark of "+m.ID, fmt.Sprintf("%s %+v", m.ReportedAt, m.Places), err)
-	}
 	uploads, err := s.Uploads(ctx, fleet.UploadFilter{}, 99)
 	note("uploads", uploads, err)
 	happened, err := s.Feed(ctx, fleet.FeedFilter{}, 0, 9999)
@@ -85,6 +78,17 @@ func snapshot(s fleet.Store) map[string]any {
 		note(fmt.Sprintf("executions %+v", f), executions, err)
 	}
 	return out
+}
+
+// standing are the marks of a store, by device, without their numbers.
+func standing(s fleet.Store) (map[string]string, []fleet.Look) {
+	list, err := s.Marked(ctx, 99)
+	marks, looks := map[string]string{"": answer("", err)}, make([]fleet.Look, len(list))
+	for i, m := range list {
+		marks[m.ID] = fmt.Sprintf("%s %+v", m.ReportedAt, m.Places)
+		looks[i] = fleet.Look{DeviceID: m.ID, Mark: m.Mark}
+	}
+	return marks, looks
 }
 
 func documentText(d shadow.Document) string {
