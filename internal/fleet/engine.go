@@ -194,6 +194,7 @@ func (s *Service) cancel(ctx context.Context, r ota.Rollout, now time.Time) (mor
 	if done.Queued > 0 && s.cancelled.of(r.ID).IsZero() {
 		s.cancelled.set(r.ID, now.Truncate(time.Microsecond)) // as stores keep it
 	}
+	s.Look() // at whom an older rollout has again
 	s.Log.Info("executions cancelled", "rollout", r.ID, "executions", done.Total())
 	s.signals.raise("rollout/" + r.ID)
 	if len(done.Begun) > 0 {

@@ -21,8 +21,8 @@ const MaxLooked = 200
 // MustLook holds for the selector of a rollout that Follows. PublishMetadata and Withdraw
 // mark who stands where Opened says. Who changes the members
 // of a static group that such a selector names marks all that are named.
-// Cancel marks whom it takes an execution from, if there is a rollout that Follows
-// and that theirs Supersedes: it may have passed them by.
+// Cancel marks whom it takes an execution from, if there is a rollout that Follows, is
+// RUNNING or PAUSED and that theirs Supersedes: it may have passed them by, or made way.
 type LookStore interface {
 	// Marked returns up to limit marked devices, in order of their ids, as they
 	// stand: in a moment after their marks.
@@ -228,7 +228,34 @@ func (w watched) look(m Marked, now time.Time) Look {
 		l.Events = append(l.Events, driftEvent(e, m.Firmware()))
 	}
 	w.follow(m, &l, now)
+	w.letGo(m, list, &l, now)
 	return l
+}
+
+// letGo adds to a look the attempts that are made again since a newer rollout, for which
+// they made way, has let the device go. What was decided of it before comes first.
+func (w watched) letGo(m Marked, list []ota.Standing, l *Look, now time.Time) {
+	for i, s := range list {
+		for _, c := range l.Changed {
+			if c.From.RolloutID == s.RolloutID && c.From.Attempt == s.Attempt {
+				list[i].Execution = c.To
+			}
+		}
+	}
+	list = slices.DeleteFunc(list, func(s ota.Standing) bool { return s.Superseded() != "" && !w.stillIn(m, s.Rollout) })
+	for _, e := range ota.LetGo(list, ReportedDigest(m.Shadow), now) {
+		l.change(m, e)
+	}
+}
+
+// stillIn reports whether a rollout means the device as before: one that is continuous
+// may not, or leave it to a newer one.
+func (w watched) stillIn(m Marked, r ota.Rollout) bool {
+	if !r.Terms.Continuous {
+		return true
+	}
+	i := slices.IndexFunc(w.followers, func(f follower) bool { return f.ID == r.ID })
+	return i >= 0 && w.followers[i].sel.Match(Facts(m.DeviceView)) && w.newer(w.followers[i], m) == ""
 }
 
 // driftEvent says in the history of a device what its word did to an execution.

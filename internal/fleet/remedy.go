@@ -96,7 +96,7 @@ var remedies = map[Cause]string{
 	CauseStranded:   "do what the reason says; then a continuous rollout goes on by itself, and for another: {again}",
 	CauseDrifted:    "to bring it back: {again}; with --continuous it is brought back whenever it drifts",
 	CauseCanceled:   "to install it all the same: {again}",
-	CauseSuperseded: "nothing to do: the newer rollout {other} updates the device",
+	CauseSuperseded: "nothing to do: the newer rollout {other} updates the device; if that is aborted before it has begun there, this one takes it again",
 	CauseLetGo:      "to install it all the same: {again}",
 
 	CauseTurn:          "nothing to do: its turn comes within seconds",

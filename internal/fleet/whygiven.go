@@ -153,11 +153,10 @@ func (w inquiry) again(r ota.Rollout, e ota.Execution) Because {
 // taken says why an attempt was CANCELED or REMOVED.
 func (w inquiry) taken(r ota.Rollout, e ota.Execution) Because {
 	b := Because{Cause: CauseCanceled, Since: e.FinishedAt, Why: fmt.Sprintf("attempt %d ended %s", e.Attempt, ended(e))}
-	by, superseded := strings.CutPrefix(e.Reason(), ota.SupersededReason)
-	switch {
+	switch by := e.Superseded(); {
 	case w.device.Revoked():
 		b.Cause = CauseRevoked
-	case superseded:
+	case by != "":
 		return w.superseded(r, b, by)
 	case e.Reason() == ota.LeftReason:
 		b.Cause = CauseJoinsWhenSelected

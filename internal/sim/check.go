@@ -326,7 +326,7 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 				k.say("%s was made though rollout %s, which supersedes it, is %s there", name, at.rollout, o.Status)
 			}
 		}
-		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts) + detours(attempts); e.Attempt-e.Leg+1 > most {
+		if most := max(1, r.Terms.Retry.Attempts) + k.repeats[r.ID] + leavings(attempts) + detours(attempts) + madeWay(attempts); e.Attempt-e.Leg+1 > most {
 			k.say("%s, leg %d: at most %d", name, e.Leg, most)
 		}
 	}
@@ -373,6 +373,7 @@ func (k *checker) whole() {
 	k.feed()
 	for id, r := range k.rollouts {
 		k.followed(r)
+		k.letGo(r)
 		p, err := k.sim.store.Progress(ctx, r, k.sim.now())
 		if err != nil {
 			k.say("progress: %v", err)

@@ -55,6 +55,16 @@ func leavings(attempts []ota.Execution) (n int) {
 	return n
 }
 
+// madeWay counts the attempts that made way for a newer rollout.
+func madeWay(attempts []ota.Execution) (n int) {
+	for _, e := range attempts {
+		if e.Superseded() != "" {
+			n++
+		}
+	}
+	return n
+}
+
 // followed: of a continuous rollout that rests, every device that it means has had
 // its execution, or there is a reason why not; who has left has nothing to do.
 func (k *checker) followed(r ota.Rollout) {
@@ -89,6 +99,36 @@ func (k *checker) followed(r ota.Rollout) {
 			k.say("rollout %s means device %s, and has given it %d attempts, the last %s %s", r.ID, a.id, len(attempts), last.Status, last.Reason())
 		}
 	}
+}
+
+// letGo: of a rollout that goes on, no device made way for one that has let it go since,
+// and is forgotten.
+func (k *checker) letGo(r ota.Rollout) {
+	if r.State != ota.RolloutRunning && r.State != ota.RolloutPaused || r.Reverting {
+		return
+	}
+	for at, attempts := range k.executions {
+		last := attempts[len(attempts)-1]
+		if at.rollout != r.ID || last.Superseded() == "" || !last.RetryAt.IsZero() || last.Attempt == ota.MaxAttempts {
+			continue
+		}
+		d, err := k.sim.store.Device(context.Background(), at.device)
+		if err != nil || d.Revoked() || r.Terms.Continuous && !k.means(r, at.device) || k.excused(r, at.device) || k.toCome(r, at.device) {
+			continue
+		}
+		k.say("device %s made way in rollout %s for %s, and nobody has it", at.device, r.ID, last.Superseded())
+	}
+}
+
+// toCome reports whether a rollout that supersedes r will try the device again.
+func (k *checker) toCome(r ota.Rollout, device string) bool {
+	for at, attempts := range k.executions {
+		o := k.rollouts[at.rollout]
+		if at.device == device && o.Supersedes(r) && !attempts[len(attempts)-1].RetryAt.IsZero() && !o.State.Terminal() && !o.State.Ending() {
+			return true
+		}
+	}
+	return false
 }
 
 // excused reports whether there is a reason to give a device nothing.

@@ -288,6 +288,9 @@ func (s *Sim) schedule(poll time.Duration) {
 	if s.one(3) {
 		s.after(at(), func() { s.jumped.Add(int64(s.upTo(2 * time.Hour))); s.log("the clocks jump to %s", s.now()) })
 	}
+	for range s.rng.IntN(3) {
+		s.after(at()/2, s.think)
+	}
 	for i := range s.servers {
 		for life := range s.rng.IntN(3) {
 			s.after(at(), func() { s.servers[i].kill(); s.log("%s is killed", s.servers[i].name) })
@@ -320,6 +323,39 @@ func (s *Sim) create() {
 		_, err := f.CreateRollout(ctx, r)
 		return err
 	})
+}
+
+// think has the operator roll out another release of a firmware that is under way, and
+// think better of it: what made way is the older rollout's again.
+func (s *Sim) think() {
+	for _, r := range s.rollouts() {
+		if r.Kind() != ota.KindInstall || r.State != ota.RolloutRunning || r.RevertOf != "" {
+			continue
+		}
+		newer := ota.Rollout{
+			Release: pick(s, s.releases...).id, Priority: 2, Seed: fmt.Sprint("think ", s.rng.IntN(1000)),
+			Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}}, Terms: ota.Terms{Continuous: s.one(3)},
+		}
+		newer.Release.Name = r.Release.Name
+		s.operate("create "+newer.Release.String()+" instead of "+r.ID, func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.CreateRollout(ctx, newer)
+			return err
+		})
+		s.after(s.upTo(2*time.Minute), func() { s.thinkBetter(newer.Seed) })
+		return
+	}
+}
+
+func (s *Sim) thinkBetter(seed string) {
+	for _, r := range s.rollouts() {
+		if r.Seed != seed {
+			continue
+		}
+		s.operate("abort "+r.ID+" again", func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.AbortRollout(ctx, r.ID, "thought better", ota.AbortKeep)
+			return err
+		})
+	}
 }
 
 // withdraw takes a release out of use, be it one that devices are about to pass through.

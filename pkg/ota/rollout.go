@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -176,7 +177,12 @@ type Rollout struct {
 // reaches: the same firmware, created earlier, of no higher priority.
 func (r Rollout) Supersedes(o Rollout) bool {
 	return r.ID != o.ID && r.Kind() == KindInstall && r.Release.Name == o.Release.Name && o.Priority <= r.Priority &&
-		(o.CreatedAt.Before(r.CreatedAt) || o.CreatedAt.Equal(r.CreatedAt) && o.ID < r.ID)
+		o.compareAge(r) < 0
+}
+
+// compareAge orders rollouts by when they were created.
+func (r Rollout) compareAge(o Rollout) int {
+	return cmp.Or(r.CreatedAt.Compare(o.CreatedAt), cmp.Compare(r.ID, o.ID))
 }
 
 // Limits of a rollout.

@@ -70,11 +70,11 @@ func (s *Store) following(old, r ota.Rollout) {
 	}
 }
 
-// letGo has a device looked at again that lost what r had for it: a rollout that
-// follows and that r supersedes may have passed it by.
+// letGo has a device looked at again that lost what r had for it: a rollout that goes on
+// and that r supersedes may have passed it by, or made way.
 func (s *Store) letGo(r ota.Rollout, device string) {
 	for _, o := range s.rollouts {
-		if o.Follows && r.Supersedes(o) {
+		if (o.Follows || o.State == ota.RolloutRunning || o.State == ota.RolloutPaused) && r.Supersedes(o) {
 			s.markAnyway(device)
 			return
 		}

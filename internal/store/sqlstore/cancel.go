@@ -33,11 +33,11 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 	}
 	err = s.writer.do(ctx, func(t *tx) error {
 		done = fleet.Cancelled{}
-		follows, err := t.followsOlder(r)
+		older, err := t.waitsOlder(r)
 		if err != nil {
 			return err
 		}
-		c := cancelling{t: t, as: e, details: details, follows: follows}
+		c := cancelling{t: t, as: e, details: details, older: older}
 		if r.State != ota.RolloutFinishing {
 			if done.Begun, err = c.begun(limit); err != nil {
 				return err
@@ -54,13 +54,13 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 	return done, nil
 }
 
-// cancelling has executions of a rollout end as one does. follows: a rollout that
-// follows may have passed their devices by, and they are looked at again.
+// cancelling has executions of a rollout end as one does. older: an older rollout may
+// have passed their devices by, or made way, and they are looked at again.
 type cancelling struct {
 	t       *tx
 	as      ota.Execution
 	details string
-	follows bool
+	older   bool
 }
 
 // begun cancels those at work, and returns them: there are not many.
@@ -102,7 +102,7 @@ func (c cancelling) run(statement string, limit int, f func(row) (device string,
 	e := c.as
 	return c.t.returning(func(r row) error {
 		device, err := f(r)
-		if c.follows {
+		if c.older {
 			c.t.markAnyway(device)
 		}
 		return err

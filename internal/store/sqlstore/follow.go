@@ -17,7 +17,7 @@ const (
 	deleteRelooks = `DELETE FROM relooks WHERE rollout_id = ?`
 	insertRelook  = `INSERT INTO relooks (rollout_id, device_id) VALUES (?, ?) ON CONFLICT DO NOTHING`
 
-	countOlder = `SELECT COUNT(*) FROM rollouts o WHERE o.follows = 1 AND ` + superseded
+	countOlder = `SELECT COUNT(*) FROM rollouts o WHERE (o.follows = 1 OR o.state IN ('RUNNING', 'PAUSED')) AND ` + superseded
 
 	// A lock on what is followed only: others are none of this transaction's business.
 	selectFollowed = selectRollout + ` WHERE id = ? AND follows = 1`
@@ -58,9 +58,9 @@ func (t *tx) following(old, r ota.Rollout) error {
 	return err
 }
 
-// followsOlder reports whether there is a rollout that follows and that r supersedes:
-// it may have passed by devices that lose what r had for them.
-func (t *tx) followsOlder(r ota.Rollout) (bool, error) {
+// waitsOlder reports whether there is a rollout that goes on and that r supersedes: it
+// may have passed by devices that lose what r had for them, or made way on them.
+func (t *tx) waitsOlder(r ota.Rollout) (bool, error) {
 	var n int
 	err := t.row(countOlder, superseders(r)...).Scan(&n)
 	return n > 0, err

@@ -431,6 +431,40 @@ var termTests = []test{
 		s.equal("timer", a.Expires.IsZero(), true)
 		s.equal("b works on it", s.execution("old", "b").Status, ota.InProgress)
 		s.equal("c was not reached", s.execution("old", "c").Status, ota.Queued)
+
+		// It lets them go: who made way is looked at, and gets another attempt.
+		s.settled()
+		r = s.rolled("new")
+		r.State, r.Reason = ota.RolloutAborting, "bad"
+		s.open(r, at(2))
+		s.equal("cancelled", s.cancel(r, at(2), 10), []string{"a", "b"})
+		s.equal("marked", s.marks(), []string{"a", "b"})
+		to := s.execution("old", "a")
+		to.RetryAt = keptAt(3)
+		looks := []fleet.Look{}
+		for _, m := range s.marked(10) {
+			l := fleet.Look{DeviceID: m.ID, Mark: m.Mark}
+			if m.ID == "a" {
+				l.Changed = []fleet.Changed{{From: a, To: to}}
+			}
+			looks = append(looks, l)
+		}
+		s.must(s.Settle(ctx, looks, at(3)))
+		old := s.rolled("old")
+		p, err := s.Progress(ctx, old, at(3))
+		s.must(err)
+		s.equal("due", []any{p.Due, p.Stages[0].Retrying, s.marks()}, []any{1, 1, []string(nil)})
+		again := ota.Follow(s.execution("old", "a"), ota.Path{})
+		again.Status = ota.Queued
+		s.open(old, at(4), again)
+		made := s.execution("old", "a")
+		s.equal("again", []any{made.Status, made.Attempt, made.Stage}, []any{ota.Queued, 2, a.Stage})
+		old = s.rolled("old")
+		old.State = ota.RolloutAborting // nobody older goes on
+		s.open(old, at(5))
+		old = s.rolled("old")
+		s.equal("the others", len(s.cancel(old, at(5), 10)) > 0, true)
+		s.equal("marked no more", s.marks(), []string(nil))
 	}},
 }
 
