@@ -40,6 +40,7 @@ func TestReplicasShareOneDatabase(t *testing.T) {
 	t.Run("metadata has one line of versions", r.publish)
 	t.Run("a group is kept up by all", r.group)
 	t.Run("a continuous rollout is joined and left in all", r.follow)
+	t.Run("devices are deleted under those who write of them", r.forget)
 	for _, s := range stores {
 		broken, err := s.Check(t.Context())
 		if err != nil || len(broken) > 0 {
@@ -62,6 +63,36 @@ func (r *race) all(f func(s *sqlstore.Store, worker int) error) []error {
 	}
 	wait.Wait()
 	return errs
+}
+
+// forget deletes devices and makes them again while all write what is theirs: each gets
+// what it asked for, or hears that there is no such device.
+func (r *race) forget(t *testing.T) {
+	ctx := t.Context()
+	errs := r.all(func(s *sqlstore.Store, i int) error {
+		for n := range 20 {
+			id := fmt.Sprint("gone-", n%2)
+			var err error
+			switch {
+			case i%4 == 0:
+				err = s.CreateDevice(ctx, fleet.Device{ID: id, Tags: map[string]string{"k": "1"}, CreatedAt: time.Now()})
+				if errors.Is(err, fleet.ErrConflict) {
+					err = s.DeleteDevice(ctx, fleet.Deletion{DeviceID: id, Force: true}, time.Now())
+				}
+			case i%4 == 1:
+				err = s.ChangeTags(ctx, id, map[string]string{"k": fmt.Sprint(n % 3)}, nil)
+			default:
+				_, err = s.UpdateShadow(ctx, id, []string{"", "named"}[n/2%2], shadow.NewUpdate(nil, map[string]any{"member": n}), time.Now())
+			}
+			if err != nil && !errors.Is(err, fleet.ErrNotFound) {
+				return fmt.Errorf("worker %d, %d: %w", i, n, err)
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
 }
 
 // group makes and deletes groups in every replica while all of them write

@@ -160,6 +160,8 @@ func (w *writer) attempt(batch []*operation) (errs []error, err error) {
 			return nil, err
 		case fault == FaultConflict, errors.Is(err, errRaced):
 			w.pause(n)
+		case errors.Is(err, errForeignKey) && len(batch) == 1: // another otad deleted it meanwhile
+			w.pause(n)
 		case fault == FaultLost && lost == 0:
 			lost++
 		default:
