@@ -9,9 +9,10 @@
 #
 # kills: otad is killed under MQTT traffic of devices, and then under rollouts over
 # a thousand simulated agents, on SQLite and PostgreSQL; what it acknowledged must
-# be there. simulation: rollouts in virtual time, seed
-# after seed. probes: the probes of the broker (T1 to
-# T13), again and again. connections: 10,000 plain and then 10,000 mTLS
+# be there. simulation: rollouts in virtual time, seed after seed. walks: random
+# walks of the stores and of what pkg/ proves by drawing, which make test draws the
+# same each time. probes: the probes of the broker (T1 to T13), again and again.
+# connections: 10,000 plain and then 10,000 mTLS
 # connections that rest and have to be heard. fuzz: every parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -62,9 +63,9 @@ walks() {
   local log=$logs/walks.log seed=${SOAKSEED:-$(date +%s)} end=$((SECONDS + long)) round=0 of name checks
   echo "soak: random walks for $SOAKTIME, SOAKSEED=$seed"
   while [ $round = 0 ] || [ $SECONDS -lt $end ]; do
-    for of in './internal/store/sqlite ^TestStore$/^model$ 300' './internal/store/postgres ^TestStore$/^model$ 100' './pkg/ota ^TestPlanProperty$ 3000'; do
+    for of in './internal/store/sqlite ^TestStore$/^model$ 300' './internal/store/postgres ^TestStore$/^model$ 100' './pkg/ota ^TestPlanProperty$ 3000' './pkg/... . 300'; do
       read -r of name checks <<<"$of"
-      go test -count=1 -timeout 60m -v -run "$name" "$of" -rapid.nofailfile -rapid.seed=$((seed + round)) -rapid.checks="$checks" >"$log" 2>&1 ||
+      RAPID_NOFAILFILE=true RAPID_SEED=$((seed + round)) RAPID_CHECKS=$checks go test -count=1 -timeout 60m -v -run "$name" "$of" >"$log" 2>&1 ||
         { grep -o -m1 'To reproduce.*' "$log" | sed "s|\$|, of $of|" >&2 || true
           lost "walks, of $of" "$log" "SOAKPARTS=walks SOAKSEED=$((seed + round)) make soak"; }
     done
