@@ -19,7 +19,7 @@ const (
 	// claimWait is how long a claim waits for a predecessor that just ended, and
 	// whose connection the database has not missed yet.
 	claimWait = 3 * time.Second
-	// claimEvery is how often the lock is looked after.
+	// claimEvery is how often the lock is looked after, and how long a look may take.
 	claimEvery = 5 * time.Second
 	claimPause = 100 * time.Millisecond
 )
@@ -121,7 +121,7 @@ func (c *Claim) held(ctx context.Context) bool {
 	if c.conn == nil {
 		return false
 	}
-	ping, cancel := context.WithTimeout(ctx, c.Every)
+	ping, cancel := context.WithTimeout(ctx, claimEvery)
 	defer cancel()
 	if c.conn.PingContext(ping) == nil || ctx.Err() != nil {
 		return true
@@ -133,7 +133,7 @@ func (c *Claim) held(ctx context.Context) bool {
 // regain tries once. That the database is away, or believes the lost connection
 // to be alive, is no error: without the name nobody writes.
 func (c *Claim) regain(ctx context.Context) error {
-	try, cancel := context.WithTimeout(ctx, c.Every)
+	try, cancel := context.WithTimeout(ctx, claimEvery)
 	defer cancel()
 	conn, err := c.store.config.Dialect.LockBroker(try, c.store.config.Reader)
 	if err == nil {
