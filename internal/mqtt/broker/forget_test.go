@@ -30,6 +30,9 @@ func TestForget(t *testing.T) {
 	pub := dialPlain(t, b)
 	pub.mustConnect("pub")
 	pub.mustPublish("a/x", 1, "waits")
+	if got := here.receive(); got.payload != "waits" {
+		t.Errorf("got %q before the end", got.payload)
+	}
 	before := m.keys("")
 	b.Forget("nobody", "deleted")
 	b.Forget("away", "deleted")
@@ -42,9 +45,6 @@ func TestForget(t *testing.T) {
 		if n := len(b.sessionsOf(id)); n != want {
 			t.Errorf("%s has %d sessions, want %d", id, n, want)
 		}
-	}
-	if got := here.receive(); got.payload != "waits" {
-		t.Errorf("got %q before the end", got.payload)
 	}
 	if body := here.expect(disconnect); body[0] != 0x98 {
 		t.Errorf("DISCONNECT % x", body)
