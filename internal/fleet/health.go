@@ -109,26 +109,16 @@ func (s *Service) lookAfter(ctx context.Context, r ota.Rollout, seen ota.Seen, n
 // match gives updated devices partners of the same strata, from the part of the
 // line that comes after the stage that is open.
 func (s *Service) match(ctx context.Context, r ota.Rollout) error {
+	// The partners first: the other way round, those whom another replica takes in
+	// between would be missing while its members seem to be unmatched, who would then
+	// be alone beside partners that are free.
+	free, err := s.freePartners(ctx, r)
+	if err != nil {
+		return err
+	}
 	members, err := s.Store.Unmatched(ctx, r, maxMatched)
 	if err != nil || len(members) == 0 {
 		return err
-	}
-	free := map[string][]string{}
-	if i := r.Current(); i < len(r.Stages) {
-		partners, err := s.Store.Partners(ctx, r, r.Stages[i].Target, maxPartners)
-		if err != nil {
-			return err
-		}
-		release, err := s.Store.Release(ctx, r.Release)
-		if err != nil {
-			return err
-		}
-		for _, p := range partners {
-			if p.Digest != release.ImageDigest {
-				stratum := stratumOf(r, p)
-				free[stratum] = append(free[stratum], p.ID)
-			}
-		}
 	}
 	pairs := make([]Pair, len(members))
 	for i, m := range members {
@@ -140,6 +130,30 @@ func (s *Service) match(ctx context.Context, r ota.Rollout) error {
 		}
 	}
 	return s.Store.PutPairs(ctx, r.ID, pairs)
+}
+
+// freePartners are the devices that can be partners now, by stratum.
+func (s *Service) freePartners(ctx context.Context, r ota.Rollout) (map[string][]string, error) {
+	i := r.Current()
+	if i >= len(r.Stages) {
+		return nil, nil
+	}
+	partners, err := s.Store.Partners(ctx, r, r.Stages[i].Target, maxPartners)
+	if err != nil {
+		return nil, err
+	}
+	release, err := s.Store.Release(ctx, r.Release)
+	if err != nil {
+		return nil, err
+	}
+	free := map[string][]string{}
+	for _, p := range partners {
+		if p.Digest != release.ImageDigest {
+			stratum := stratumOf(r, p)
+			free[stratum] = append(free[stratum], p.ID)
+		}
+	}
+	return free, nil
 }
 
 // judgePairs judges the pairs whose time is over.

@@ -1,6 +1,8 @@
 package fleet_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -100,4 +102,73 @@ func TestHealthGate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// ahead is the store of a replica beside another one, which matches half of the
+// devices as soon as this one has read the first half of what it needs for that.
+type ahead struct {
+	fleet.Store
+	other bool // has been there
+}
+
+func (a *ahead) overtake(ctx context.Context, r ota.Rollout) error {
+	members, err := a.Store.Unmatched(ctx, r, 100)
+	if err != nil || a.other || len(members) == 0 {
+		return err
+	}
+	a.other = true
+	partners, err := a.Store.Partners(ctx, r, r.Stages[0].Target, 100)
+	if err != nil {
+		return err
+	}
+	var pairs []fleet.Pair
+	for i, m := range members[:len(members)/2] {
+		pairs = append(pairs, fleet.Pair{
+			DeviceID: m.ID, Attempt: m.Attempt, PartnerID: partners[i].ID, From: m.FinishedAt, Until: m.FinishedAt.Add(r.Terms.Health.Watching()),
+		})
+	}
+	return a.Store.PutPairs(ctx, r.ID, pairs)
+}
+
+func (a *ahead) Unmatched(ctx context.Context, r ota.Rollout, limit int) ([]fleet.Member, error) {
+	list, err := a.Store.Unmatched(ctx, r, limit)
+	return list, errors.Join(err, a.overtake(ctx, r))
+}
+
+func (a *ahead) Partners(ctx context.Context, r ota.Rollout, turn, limit int) ([]fleet.Surveyed, error) {
+	list, err := a.Store.Partners(ctx, r, turn, limit)
+	return list, errors.Join(err, a.overtake(ctx, r))
+}
+
+// Nobody is alone because two replicas match at the same time.
+func TestReplicasMatchAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.release("1.0")
+		ids := w.enroll(16, "rpi4")
+		signal, err := ota.ParseSignal("crash +1%")
+		w.ok(err)
+		store := &ahead{Store: w.store}
+		w.s.Store = store
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{
+			Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("50%,100%"), Seed: "s",
+			Terms: ota.Terms{Health: ota.Health{Signals: []ota.Signal{signal}, Watch: 10 * time.Minute, Wait: time.Hour}},
+		})
+		w.ok(err)
+		stop := w.background(w.s.RunEngine)
+		synctest.Wait()
+		stop() // the first stage is there, and all of it is done before the next look
+		for _, id := range ids {
+			if e, err := w.s.StartNext(w.ctx, id, ota.Starting{}); err == nil {
+				<-time.After(time.Second)
+				_, err = w.s.Report(w.ctx, ota.Report{RolloutID: e.RolloutID, DeviceID: id, Status: ota.Succeeded})
+				w.ok(err)
+			}
+		}
+		v = w.run(v.ID, 1, ids, succeed)
+		verdict := ota.Verdicts(v.Terms.Health, v.Progress.Health)[0]
+		if v.State != ota.RolloutCompleted || !store.other || verdict.N() != 8 || v.Progress.Health.Alone != 8 {
+			t.Errorf("%s: %d pairs, %d alone, want 8 of the first stage and 8 of the last", v.State, verdict.N(), v.Progress.Health.Alone)
+		}
+	})
 }
