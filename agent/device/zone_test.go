@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSystemZones(t *testing.T) {
@@ -38,7 +39,7 @@ func TestConfiguredZone(t *testing.T) {
 		}
 	}
 	t.Setenv("TZ", "nonsense")
-	if loc, err := (Settings{}).zone(); err != nil || loc.String() != "Local" {
+	if loc, err := (Settings{}).zone(); err != nil || loc != time.Local {
 		t.Errorf("%s, %v", loc, err)
 	}
 }

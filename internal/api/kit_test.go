@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -30,6 +31,7 @@ import (
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/internal/identity"
 	"github.com/otad/otad/internal/store/memstore"
+	"github.com/otad/otad/internal/testserver"
 	"github.com/otad/otad/pkg/image"
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/shadow"
@@ -79,7 +81,8 @@ type plane struct {
 	token   string
 	http    *http.Client // shows the token
 	targets signing.TargetsKey
-	engine  func() // starts it
+	engine  func()                      // starts it
+	pipes   map[string]*testserver.Pipe // by address; nil: it listens on loopback
 }
 
 func (p *plane) ok(err error) {
@@ -91,7 +94,18 @@ func (p *plane) ok(err error) {
 
 func newPlane(t *testing.T) *plane {
 	t.Helper()
-	p := &plane{T: t, store: &flaky{Store: memstore.New()}}
+	return openPlane(t, nil)
+}
+
+// newBubblePlane is for a synctest bubble.
+func newBubblePlane(t *testing.T) *plane {
+	t.Helper()
+	return openPlane(t, map[string]*testserver.Pipe{})
+}
+
+func openPlane(t *testing.T, pipes map[string]*testserver.Pipe) *plane {
+	t.Helper()
+	p := &plane{T: t, store: &flaky{Store: memstore.New()}, pipes: pipes}
 	blobs, err := dir.New(t.TempDir())
 	p.ok(err)
 	p.ca, err = identity.Open(t.TempDir(), time.Now())
@@ -122,8 +136,7 @@ func newPlane(t *testing.T) *plane {
 }
 
 func (p *plane) serve(h http.Handler) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	p.ok(err)
+	l, address := p.listen()
 	s := &http.Server{Handler: h, TLSConfig: p.ca.Server([]string{"127.0.0.1"}, time.Now), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	done := make(chan error, 1)
 	go func() { done <- s.ServeTLS(l, "", "") }()
@@ -133,7 +146,30 @@ func (p *plane) serve(h http.Handler) string {
 			p.Error(err)
 		}
 	})
-	return "https://" + l.Addr().String()
+	return "https://" + address
+}
+
+func (p *plane) listen() (net.Listener, string) {
+	if p.pipes != nil {
+		address := fmt.Sprint("127.0.0.1:", len(p.pipes)+1)
+		p.pipes[address] = testserver.NewPipe()
+		return p.pipes[address], address
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p.ok(err)
+	return l, l.Addr().String()
+}
+
+// transport leads to what listens.
+func (p *plane) transport(http2 bool) *http.Transport {
+	t := &http.Transport{TLSClientConfig: p.tls(), ForceAttemptHTTP2: http2}
+	if p.pipes != nil {
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			return p.pipes[address].Dial(ctx, network, address)
+		}
+	}
+	p.Cleanup(t.CloseIdleConnections)
+	return t
 }
 
 func (p *plane) tls() *tls.Config {
@@ -155,16 +191,12 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (p *plane) client(token string) *http.Client {
-	t := &http.Transport{TLSClientConfig: p.tls(), ForceAttemptHTTP2: true}
-	p.Cleanup(t.CloseIdleConnections)
-	return &http.Client{Transport: bearer{t, token}}
+	return &http.Client{Transport: bearer{p.transport(true), token}}
 }
 
 // http1 is p.http without HTTP/2.
 func (p *plane) http1() *http.Client {
-	t := &http.Transport{TLSClientConfig: p.tls()}
-	p.Cleanup(t.CloseIdleConnections)
-	return &http.Client{Transport: bearer{t, p.token}}
+	return &http.Client{Transport: bearer{p.transport(false), p.token}}
 }
 
 func (p *plane) devices() otadv1connect.DeviceServiceClient {

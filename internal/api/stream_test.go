@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"connectrpc.com/connect"
@@ -151,29 +152,32 @@ func TestWatchesEndWithTheirClient(t *testing.T) {
 
 // TestAWatchOutlivesTheLimitOfBodies: that one is over when the body is.
 func TestAWatchOutlivesTheLimitOfBodies(t *testing.T) {
-	p := newPlane(t)
-	p.initTrust()
-	p.enroll("gw-1")
-	p.url = p.serve(api.NewWithStall(p.fleet, p.fleet.Log, 50*time.Millisecond))
-	update := func(i int) {
-		must(p, p.shadows().UpdateShadow, &otadv1.UpdateShadowRequest{DeviceId: "gw-1", Update: fmt.Appendf(nil, `{"state":{"desired":{"k":%d}}}`, i)})
-	}
-	update(0)
-	for _, client := range []*http.Client{p.http, p.http1()} {
-		p.http = client
-		ctx, cancel := context.WithCancel(t.Context())
-		stream, err := p.shadows().WatchShadow(ctx, connect.NewRequest(&otadv1.WatchShadowRequest{DeviceId: "gw-1"}))
-		p.ok(err)
-		for i := range 4 {
-			if !stream.Receive() {
-				t.Fatalf("update %d: %v", i, stream.Err())
-			}
-			<-time.After(60 * time.Millisecond) // real time: the limit is the connection's
-			update(i)
+	synctest.Test(t, func(t *testing.T) {
+		const limit = time.Minute
+		p := newBubblePlane(t)
+		p.initTrust()
+		p.enroll("gw-1")
+		p.url = p.serve(api.NewWithStall(p.fleet, p.fleet.Log, limit))
+		update := func(i int) {
+			must(p, p.shadows().UpdateShadow, &otadv1.UpdateShadowRequest{DeviceId: "gw-1", Update: fmt.Appendf(nil, `{"state":{"desired":{"k":%d}}}`, i)})
 		}
-		cancel()
-		_ = stream.Close() // says again that it was cancelled
-	}
+		update(0)
+		for _, client := range []*http.Client{p.http, p.http1()} {
+			p.http = client
+			ctx, cancel := context.WithCancel(t.Context())
+			stream, err := p.shadows().WatchShadow(ctx, connect.NewRequest(&otadv1.WatchShadowRequest{DeviceId: "gw-1"}))
+			p.ok(err)
+			for i := range 4 {
+				if !stream.Receive() {
+					t.Fatalf("update %d: %v", i, stream.Err())
+				}
+				<-time.After(limit + limit/5)
+				update(i)
+			}
+			cancel()
+			_ = stream.Close() // says again that it was cancelled
+		}
+	})
 }
 
 func (p *plane) put(digest string, body io.Reader) (int, string) {

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/otad/otad/internal/deviceapi"
+	"github.com/otad/otad/internal/testserver"
 )
 
 // short is what the limits are in these tests; long is what they are not
@@ -76,27 +79,41 @@ func TestADeviceThatTakesNothingEnds(t *testing.T) {
 // TestALongAnswerIsNotCut: the limits are for each piece, and a body's is over
 // when the body is.
 func TestALongAnswerIsNotCut(t *testing.T) {
-	p := newPlane(t)
-	url := p.serve(deviceapi.Timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	const limit, pieces = time.Minute, 5
+	h := deviceapi.Timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		for range 5 {
+		for range pieces {
 			select {
-			case <-time.After(short / 2):
+			case <-time.After(limit / 2):
 			case <-r.Context().Done():
 				return
 			}
 			_, _ = io.WriteString(w, "piece ")
 			_ = http.NewResponseController(w).Flush()
 		}
-	}), short, short))
-	for range 2 { // the second on the connection of the first
-		req, err := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader("body"))
-		p.ok(err)
-		res, err := p.client().Do(req)
-		p.ok(err)
-		b, err := io.ReadAll(res.Body)
-		if _ = res.Body.Close(); err != nil || string(b) != strings.Repeat("piece ", 5) {
-			t.Fatalf("%q, %v", b, err)
-		}
+	}), limit, limit)
+	for _, http2 := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			pipe := testserver.NewPipe()
+			s := &httptest.Server{Listener: pipe, Config: &http.Server{Handler: h}, EnableHTTP2: http2}
+			s.StartTLS()
+			defer s.Close()
+			client := s.Client()
+			client.Transport.(*http.Transport).DialContext = pipe.Dial
+			for range 2 { // the second on the connection of the first
+				began := time.Now()
+				res, err := client.Post(s.URL, "", strings.NewReader("body"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(res.Body)
+				if _ = res.Body.Close(); err != nil || string(b) != strings.Repeat("piece ", pieces) {
+					t.Fatalf("%s: %q, %v", res.Proto, b, err)
+				}
+				if took := time.Since(began); took < 2*limit || (res.ProtoMajor == 2) != http2 {
+					t.Errorf("%s: it took %s", res.Proto, took)
+				}
+			}
+		})
 	}
 }
