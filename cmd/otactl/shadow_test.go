@@ -76,7 +76,15 @@ func TestReplaceThenMergeIsTheWantedObject(t *testing.T) {
 	object := rapid.MapOfN(key, rapid.OneOf(leaf, rapid.Map(inner, func(m map[string]any) any { return maps.Clone(m) })), 0, 4)
 	rapid.Check(t, func(t *rapid.T) {
 		old, wanted := object.Draw(t, "old"), object.Draw(t, "wanted")
-		got := shadow.Merge(old, replace(old, wanted))
+		base, err := shadow.NewObject(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patch, err := shadow.NewObject(replace(old, wanted))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := shadow.Merge(base, patch).Plain()
 		if diff := cmp.Diff(wanted, got); diff != "" && len(wanted)+len(got) > 0 {
 			t.Fatalf("(-wanted +got)\n%s", diff)
 		}

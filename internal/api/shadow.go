@@ -55,11 +55,7 @@ func (h shadowHandler) QueryShadows(ctx context.Context, r *connect.Request[otad
 	}
 	out := &otadv1.QueryShadowsResponse{}
 	for _, d := range page {
-		values, err := paths.Values(d.DeviceView)
-		if err != nil {
-			return nil, err
-		}
-		out.Rows = append(out.Rows, &otadv1.ShadowRow{DeviceId: d.ID, Version: d.Shadow.Version, Values: values})
+		out.Rows = append(out.Rows, &otadv1.ShadowRow{DeviceId: d.ID, Version: d.Shadow.Version, Values: paths.Values(d.DeviceView)})
 	}
 	if more {
 		out.NextPageToken = encodePageToken(page[len(page)-1].ID)

@@ -37,13 +37,13 @@ func (s *Service) ChangeShadow(ctx context.Context, deviceID, name string, u sha
 
 // desiredFirmware is what an update desires, if it desires a firmware.
 func desiredFirmware(name string, u shadow.Update) (id ota.ReleaseID, desired bool, err error) {
-	value, ok := u.Desired.Object["firmware"]
-	if name != "" || !u.Desired.Set || !ok || value == nil {
+	value, ok := u.Desired.Object.Get("firmware")
+	if name != "" || !u.Desired.Set || !ok || value.IsNull() {
 		return id, false, nil
 	}
-	members, _ := value.(map[string]any)
-	id.Name, _ = members["name"].(string)
-	id.Version, _ = members["version"].(string)
+	members := value.Object()
+	text := func(k string) string { v, _ := members.Get(k); s, _ := v.Text(); return s }
+	id.Name, id.Version = text("name"), text("version")
 	if len(members) != 2 || id.Name == "" || id.Version == "" {
 		return id, false, fmt.Errorf(`%w: desired.firmware: want {"name": NAME, "version": VERSION} and nothing else, or null to desire none`, ErrInvalid)
 	}

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
+	"github.com/otad/otad/pkg/shadow"
 )
 
 // MustLook reports whether a continuous rollout with this selector has to look at a
@@ -41,10 +41,10 @@ func differ(f selector.Field, a, b DeviceView) bool {
 	return false
 }
 
-func changed(a, b map[string]any, path []string) bool {
-	x, hadX := at(a, path)
-	y, hadY := at(b, path)
-	return hadX != hadY || hadX && !reflect.DeepEqual(x, y)
+func changed(a, b shadow.Object, path []string) bool {
+	x, hadX := a.At(path...)
+	y, hadY := b.At(path...)
+	return hadX != hadY || !x.Equal(y)
 }
 
 // Opened returns where devices stand which continuous rollouts have to look at, since

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -209,9 +208,9 @@ func (v Vitals) of(s ota.Signal) (float64, bool) {
 }
 
 // number is the number at a path.
-func number(m map[string]any, path []string) (float64, bool) {
-	v, _ := at(m, path)
-	n, _ := v.(json.Number)
+func number(section shadow.Object, path []string) (float64, bool) {
+	v, _ := section.At(path...)
+	n, _ := v.Number()
 	f, err := n.Float64()
 	return f, err == nil
 }

@@ -114,8 +114,8 @@ func SameStanding(a, b ota.Execution) bool {
 // SaysFirmware reports whether an update of the classic shadow says which image
 // the device runs, be it the same as before. Whoever stores it marks the device.
 func SaysFirmware(u shadow.Update) bool {
-	m, _ := u.Reported.Object["firmware"].(map[string]any)
-	digest, _ := m["digest"].(string)
+	v, _ := u.Reported.Object.At("firmware", "digest")
+	digest, _ := v.Text()
 	return u.Reported.Set && digest != ""
 }
 

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/otad/otad/pkg/selector"
+	"github.com/otad/otad/pkg/shadow"
 )
 
 // DeviceQuery says which devices are meant. The zero value means all.
@@ -27,10 +28,19 @@ type facts struct{ v *DeviceView }
 func (f facts) Online() (online, known bool) {
 	return f.v.Connection.Connected, f.v.Connection.Known()
 }
-func (f facts) LastSeen() time.Time      { return f.v.LastSeen }
-func (f facts) Groups() []string         { return f.v.Groups }
-func (f facts) ID() string               { return f.v.ID }
-func (f facts) Hardware() string         { return f.v.Hardware }
-func (f facts) Tags() map[string]string  { return f.v.Tags }
-func (f facts) Desired() map[string]any  { return f.v.Shadow.Desired }
-func (f facts) Reported() map[string]any { return f.v.Shadow.Reported }
+func (f facts) LastSeen() time.Time     { return f.v.LastSeen }
+func (f facts) Groups() []string        { return f.v.Groups }
+func (f facts) ID() string              { return f.v.ID }
+func (f facts) Hardware() string        { return f.v.Hardware }
+func (f facts) Tags() map[string]string { return f.v.Tags }
+
+func (f facts) Desired(path []string) (any, bool)  { return plainAt(f.v.Shadow.Desired, path) }
+func (f facts) Reported(path []string) (any, bool) { return plainAt(f.v.Shadow.Reported, path) }
+
+func plainAt(section shadow.Object, path []string) (any, bool) {
+	v, ok := section.At(path...)
+	if !ok {
+		return nil, false
+	}
+	return v.Plain(), true
+}

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -33,34 +32,16 @@ func ParseShadowPaths(names []string) (ShadowPaths, error) {
 
 // Values returns what the shadow has at each path as JSON, nil where it has
 // nothing.
-func (p ShadowPaths) Values(v DeviceView) ([][]byte, error) {
+func (p ShadowPaths) Values(v DeviceView) [][]byte {
 	values := make([][]byte, len(p))
 	for i, f := range p {
 		section := v.Shadow.Reported
 		if f.Source == selector.Desired {
 			section = v.Shadow.Desired
 		}
-		found, ok := at(section, f.Path)
-		if !ok {
-			continue
-		}
-		var err error
-		if values[i], err = json.Marshal(found); err != nil {
-			return nil, fmt.Errorf("shadow of device %s: %w", v.ID, err)
+		if found, ok := section.At(f.Path...); ok {
+			values[i] = found.JSON()
 		}
 	}
-	return values, nil
-}
-
-// at follows a path through objects.
-func at(m map[string]any, path []string) (any, bool) {
-	var v any = m
-	for _, k := range path {
-		m, _ = v.(map[string]any)
-		var ok bool
-		if v, ok = m[k]; !ok {
-			return nil, false
-		}
-	}
-	return v, len(path) > 0 || len(m) > 0
+	return values
 }

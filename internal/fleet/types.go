@@ -96,8 +96,8 @@ type Firmware struct {
 
 // Firmware reads reported.firmware; every missing or foreign part is empty.
 func (v DeviceView) Firmware() Firmware {
-	m, _ := v.Shadow.Reported["firmware"].(map[string]any)
-	text := func(k string) string { s, _ := m[k].(string); return s }
+	firmware, _ := v.Shadow.Reported.Get("firmware")
+	text := func(k string) string { v, _ := firmware.Object().Get(k); s, _ := v.Text(); return s }
 	return Firmware{Name: text("name"), Version: text("version"), Digest: text("digest")}
 }
 

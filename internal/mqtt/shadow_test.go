@@ -66,7 +66,7 @@ func TestShadowRejections(t *testing.T) {
 	}
 	for _, name := range []string{"", "config"} {
 		d, err := f.store.Shadow(t.Context(), "gw-1", name)
-		if err != nil || d.Version != 2 || fmt.Sprint(d.Desired) != "map[a:2]" {
+		if err != nil || d.Version != 2 || d.Desired.String() != `{"a":2}` {
 			t.Errorf("after the rejections: %+v, %v", d, err)
 		}
 	}

@@ -24,9 +24,11 @@ func (c Comparison) match(f Facts) bool {
 	case Tags:
 		return c.matchTags(f.Tags())
 	case Reported:
-		return c.matchAt(f.Reported())
+		v, ok := f.Reported(c.Field.Path)
+		return ok && c.matchValue(v)
 	case Desired:
-		return c.matchAt(f.Desired())
+		v, ok := f.Desired(c.Field.Path)
+		return ok && c.matchValue(v)
 	}
 	return false
 }
@@ -41,20 +43,6 @@ func (c Comparison) matchTags(m map[string]string) bool {
 	}
 	_, ok := m[c.Value.Text]
 	return ok
-}
-
-// matchAt compares what is at the field's path below m.
-func (c Comparison) matchAt(m map[string]any) bool {
-	path := c.Field.Path
-	if len(path) == 0 {
-		return len(m) > 0 && c.matchObject(m)
-	}
-	last := len(path) - 1
-	for _, k := range path[:last] {
-		m, _ = m[k].(map[string]any)
-	}
-	v, ok := m[path[last]]
-	return ok && c.matchValue(v)
 }
 
 func (c Comparison) matchValue(v any) bool {

@@ -29,10 +29,11 @@ type Facts interface {
 	Online() (online, known bool)
 	// LastSeen is when the device was last heard of, to the microsecond; zero: never.
 	LastSeen() time.Time
-	// Desired and Reported are the sections of the classic shadow, nil when
-	// absent, with bool, json.Number, string, []any and map[string]any below.
-	Desired() map[string]any
-	Reported() map[string]any
+	// Desired and Reported are what is at a path of a section of the classic shadow:
+	// bool, json.Number, string, []any or map[string]any; false when there is nothing.
+	// An empty path stands for the section, if it has members.
+	Desired(path []string) (value any, found bool)
+	Reported(path []string) (value any, found bool)
 }
 
 // Selector is a parsed expression. The zero value selects every device. A

@@ -23,12 +23,25 @@ type facts struct {
 func (f facts) Online() (online, known bool) { return f.online, f.known }
 func (f facts) LastSeen() time.Time          { return f.seen }
 
-func (f facts) ID() string               { return f.id }
-func (f facts) Hardware() string         { return f.hardware }
-func (f facts) Groups() []string         { return f.groups }
-func (f facts) Tags() map[string]string  { return f.tags }
-func (f facts) Desired() map[string]any  { return f.desired }
-func (f facts) Reported() map[string]any { return f.reported }
+func (f facts) ID() string              { return f.id }
+func (f facts) Hardware() string        { return f.hardware }
+func (f facts) Groups() []string        { return f.groups }
+func (f facts) Tags() map[string]string { return f.tags }
+
+func (f facts) Desired(path []string) (any, bool)  { return at(f.desired, path) }
+func (f facts) Reported(path []string) (any, bool) { return at(f.reported, path) }
+
+func at(m map[string]any, path []string) (any, bool) {
+	var v any = m
+	for _, k := range path {
+		m, _ = v.(map[string]any)
+		var ok bool
+		if v, ok = m[k]; !ok {
+			return nil, false
+		}
+	}
+	return v, len(path) > 0 || len(m) > 0
+}
 
 func TestOfflineAndNeverHeard(t *testing.T) {
 	for expr, want := range map[string][2]bool{ // of one that is offline, and one never heard of
@@ -430,14 +443,15 @@ func TestMatchAsksOnlyForNamedFields(t *testing.T) {
 // onlyID panics when asked for anything but the id.
 type onlyID string
 
-func (f onlyID) ID() string             { return string(f) }
-func (onlyID) Hardware() string         { panic("hardware") }
-func (onlyID) Groups() []string         { panic("groups") }
-func (onlyID) Online() (bool, bool)     { panic("groups") }
-func (onlyID) LastSeen() time.Time      { panic("seen") }
-func (onlyID) Tags() map[string]string  { panic("tags") }
-func (onlyID) Desired() map[string]any  { panic("desired") }
-func (onlyID) Reported() map[string]any { panic("reported") }
+func (f onlyID) ID() string            { return string(f) }
+func (onlyID) Hardware() string        { panic("hardware") }
+func (onlyID) Groups() []string        { panic("groups") }
+func (onlyID) Online() (bool, bool)    { panic("groups") }
+func (onlyID) LastSeen() time.Time     { panic("seen") }
+func (onlyID) Tags() map[string]string { panic("tags") }
+
+func (onlyID) Desired([]string) (any, bool)  { panic("desired") }
+func (onlyID) Reported([]string) (any, bool) { panic("reported") }
 
 func TestDecimalOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -16,33 +16,29 @@ type Result struct {
 	now      int64
 }
 
-// Apply merges u into doc. It changes neither; the result shares subtrees with
+// Apply merges u into doc. It changes neither; the result shares values with
 // both. A deleted document is created anew with the next
 // version. Every error is an *Error:
 //
 //   - 409 when u.Version is not the version of doc, but 400 for any version
 //     other than 1 when doc never existed;
 //   - 413 when desired and reported together would exceed u.MaxBytes;
-//   - 400 or 415 for values that ParseUpdate rejects, in an update built by hand.
+//   - 400 or 415 for what NewUpdate could not read.
 func Apply(doc Document, u Update, now time.Time) (Result, error) {
+	if u.fault != nil {
+		return Result{}, u.fault
+	}
 	if len(u.ClientToken) > MaxClientTokenBytes {
 		return Result{}, invalid("Invalid clientToken")
 	}
 	if err := checkVersion(doc, u.Version); err != nil {
 		return Result{}, err
 	}
-	var err error
-	if u.Desired, err = u.Desired.check(); err != nil {
-		return Result{}, err
-	}
-	if u.Reported, err = u.Reported.check(); err != nil {
-		return Result{}, err
-	}
-	m := merger{stamp: Stamp(now.Unix())}
+	m := merger{now: now.Unix()}
 	next := Document{Version: doc.Version + 1, UpdatedAt: now.UTC().Truncate(time.Millisecond)}
-	next.Desired, next.DesiredMeta = m.section(doc.Desired, doc.DesiredMeta, u.Desired)
-	next.Reported, next.ReportedMeta = m.section(doc.Reported, doc.ReportedMeta, u.Reported)
-	if stateSize(next) > u.maxBytes() {
+	next.Desired, next.DesiredAt = m.section(doc.Desired, doc.DesiredAt, u.Desired)
+	next.Reported, next.ReportedAt = m.section(doc.Reported, doc.ReportedAt, u.Reported)
+	if next.size() > u.maxBytes() {
 		return Result{}, ErrTooLarge
 	}
 	return Result{Document: next, Changed: m.changed || !doc.Exists(), previous: doc, update: u, now: now.Unix()}, nil
@@ -67,16 +63,4 @@ func checkVersion(doc Document, v *int64) error {
 		return invalid("Invalid version")
 	}
 	return ErrVersionConflict
-}
-
-// stateSize returns the bytes of desired and reported in compact JSON.
-func stateSize(d Document) int {
-	n := 0
-	if len(d.Desired) > 0 {
-		n += sizeOf(d.Desired)
-	}
-	if len(d.Reported) > 0 {
-		n += sizeOf(d.Reported)
-	}
-	return n
 }

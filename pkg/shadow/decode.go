@@ -1,9 +1,10 @@
 package shadow
 
 import (
-	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -17,15 +18,49 @@ var (
 	errNesting = errors.New("JSON nested too deeply: flatten the document")
 )
 
-// parseJSON reads one JSON text (RFC 8259), which must be valid UTF-8, into
-// the types that Document lists, and nil for null. Of a repeated key the last
-// one counts.
-func parseJSON(s string) (any, error) {
+// parseJSON reads one JSON text (RFC 8259), which must be valid UTF-8. The values
+// hold on to it. Of a repeated key the last one counts.
+func parseJSON(s string) (Value, error) {
 	if !utf8.ValidString(s) {
-		return nil, errSyntax
+		return Value{}, errSyntax
 	}
-	p := parser{s: s}
-	return p.document()
+	return parseValid(s)
+}
+
+// parseValid is parseJSON of valid UTF-8.
+func parseValid(s string) (Value, error) {
+	p := parsers.Get().(*parser)
+	defer p.release()
+	p.s = s
+	v, err := p.value()
+	if err != nil {
+		return Value{}, err
+	}
+	if p.space(); p.i != len(p.s) {
+		return Value{}, errSyntax
+	}
+	return v, nil
+}
+
+const (
+	// roomAtOnce is for how many members room is made at once, at most.
+	roomAtOnce = 64
+	// maxKeptStack is how much of a parser's stack is kept for the next text.
+	maxKeptStack = 128
+)
+
+// parsers are used again for their stacks, which else take as much as a document.
+var parsers = sync.Pool{New: func() any { return new(parser) }}
+
+// release gives p back, and lets go of what it read.
+func (p *parser) release() {
+	open := p.open[:cap(p.open)]
+	if len(open) > maxKeptStack {
+		open = nil
+	}
+	clear(open)
+	*p = parser{open: open[:0]}
+	parsers.Put(p)
 }
 
 // parser is a recursive descent parser. It exists because the standard
@@ -34,18 +69,9 @@ type parser struct {
 	s     string
 	i     int
 	depth int
-}
-
-// document reads a whole text.
-func (p *parser) document() (any, error) {
-	v, err := p.value()
-	if err != nil {
-		return nil, err
-	}
-	if p.space(); p.i != len(p.s) {
-		return nil, errSyntax
-	}
-	return v, nil
+	open  []Member // a stack: what was read of the objects that are not closed yet
+	room  []Member // where the members of closed objects go
+	array []byte   // a stack: the text of the arrays that are not closed yet
 }
 
 func (p *parser) space() {
@@ -77,22 +103,22 @@ func (p *parser) take(c byte) bool {
 	return true
 }
 
-func (p *parser) value() (any, error) {
+func (p *parser) value() (Value, error) {
 	switch c := p.peek(); {
 	case c == '{':
-		return p.object()
+		return p.objectValue()
 	case c == '[':
-		return p.array()
+		return p.arrayValue()
 	case c == '"':
-		return p.str()
+		return p.textValue()
 	case c == 't':
-		return true, p.word("true")
+		return Value{kind: kindBool, text: "true"}, p.word("true")
 	case c == 'f':
-		return false, p.word("false")
+		return Value{kind: kindBool, text: "false"}, p.word("false")
 	case c == 'n':
-		return nil, p.word("null")
+		return Value{}, p.word("null")
 	}
-	return p.number()
+	return p.numberValue()
 }
 
 func (p *parser) word(w string) error {
@@ -111,75 +137,148 @@ func (p *parser) enter() error {
 	return nil
 }
 
-func (p *parser) object() (any, error) {
+func (p *parser) objectValue() (Value, error) {
 	if err := p.enter(); err != nil {
-		return nil, err
+		return Value{}, err
 	}
-	m := make(map[string]any)
+	start, sorted := len(p.open), true
 	for !p.take('}') {
-		if len(m) > 0 && !p.take(',') {
-			return nil, errSyntax
+		n := len(p.open)
+		if n > start && !p.take(',') {
+			return Value{}, errSyntax
 		}
-		k, v, err := p.pair()
+		m, err := p.member()
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
-		m[k] = v
+		sorted = sorted && (n == start || p.open[n-1].Key < m.Key)
+		p.open = append(p.open, m)
 	}
 	p.depth--
-	return m, nil
+	members := p.open[start:]
+	if !sorted {
+		members = lastOfEach(members)
+	}
+	p.open = p.open[:start]
+	return Value{kind: kindObject, members: p.keep(members)}, nil
 }
 
-func (p *parser) pair() (string, any, error) {
-	if p.peek() != '"' {
-		return "", nil, errSyntax
+// lastOfEach sorts members by key. Of a repeated key the last one stays.
+func lastOfEach(members []Member) []Member {
+	slices.SortStableFunc(members, func(a, b Member) int { return strings.Compare(a.Key, b.Key) })
+	n := 0
+	for i, m := range members {
+		if i+1 < len(members) && members[i+1].Key == m.Key {
+			continue
+		}
+		members[n] = m
+		n++
 	}
-	k, err := p.str()
+	return members[:n]
+}
+
+// keep moves the members of a closed object to where they stay.
+func (p *parser) keep(members []Member) Object {
+	if len(members) == 0 {
+		return Object{}
+	}
+	if len(p.room) < len(members) {
+		p.room = make([]Member, max(len(members), min(roomAtOnce, strings.Count(p.s, ":"))))
+	}
+	o := p.room[:len(members):len(members)]
+	copy(o, members)
+	p.room = p.room[len(members):]
+	return o
+}
+
+func (p *parser) member() (Member, error) {
+	if p.peek() != '"' {
+		return Member{}, errSyntax
+	}
+	key, _, err := p.str()
 	if err != nil {
-		return "", nil, err
+		return Member{}, err
 	}
 	if !p.take(':') {
-		return "", nil, errSyntax
+		return Member{}, errSyntax
 	}
 	v, err := p.value()
-	return k, v, err
+	return Member{key, v}, err
 }
 
-func (p *parser) array() (any, error) {
+// arrayValue reads an array. Its text is the one that was read where that is as short
+// as can be, with sorted keys.
+func (p *parser) arrayValue() (Value, error) {
+	from, start := p.i, len(p.array)
 	if err := p.enter(); err != nil {
-		return nil, err
+		return Value{}, err
 	}
-	a := []any{}
+	v := Value{kind: kindArray}
+	e := encoder{buf: append(p.array, '[')}
 	for !p.take(']') {
-		if len(a) > 0 && !p.take(',') {
-			return nil, errSyntax
+		if v.levels > 0 {
+			if !p.take(',') {
+				return Value{}, errSyntax
+			}
+			e.buf = append(e.buf, ',')
 		}
-		v, err := p.value()
+		p.array = e.buf
+		c, err := p.value()
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
-		a = append(a, v)
+		e.value(c)
+		v.contains(c)
 	}
 	p.depth--
-	return a, nil
+	e.buf = append(e.buf, ']')
+	if v.text = p.s[from:p.i]; string(e.buf[start:]) != v.text {
+		v.text = string(e.buf[start:])
+	}
+	p.array = e.buf[:start]
+	return v, nil
+}
+
+// contains notes an element of the array v.
+func (v *Value) contains(c Value) {
+	levels, nulls := c.inside()
+	v.levels, v.nulls = max(v.levels, levels+1), v.nulls || nulls
+}
+
+func (p *parser) textValue() (Value, error) {
+	start := p.i
+	content, escaped, err := p.str()
+	v := Value{kind: kindText, text: p.s[start:p.i]}
+	if escaped {
+		v.text = string(appendString(nil, content))
+	}
+	return v, err
+}
+
+// unquoted is the content of a string that was read before.
+func unquoted(s string) string {
+	p := parser{s: s}
+	content, _, _ := p.str()
+	return content
 }
 
 // str reads a string; p is at its opening quote.
-func (p *parser) str() (string, error) {
+func (p *parser) str() (content string, escaped bool, err error) {
 	p.i++
 	start := p.i
 	for ; p.i < len(p.s); p.i++ {
 		switch c := p.s[p.i]; {
 		case c == '"':
 			p.i++
-			return p.s[start : p.i-1], nil
+			return p.s[start : p.i-1], false, nil
 		case c == '\\':
-			return p.escaped(start)
+			content, err = p.escaped(start)
+			return content, true, err
 		case c < ' ':
-			return "", errSyntax
+			return "", false, errSyntax
 		}
 	}
-	return "", errSyntax
+	return "", false, errSyntax
 }
 
 // escaped reads the rest of a string that began at start and has an escape.
@@ -276,25 +375,25 @@ func (p *parser) hex4() (rune, bool) {
 	return r, true
 }
 
-// number reads a number and keeps its text.
-func (p *parser) number() (any, error) {
+// numberValue reads a number and keeps its text.
+func (p *parser) numberValue() (Value, error) {
 	start := p.i
 	p.skip('-')
 	if !p.skip('0') && !p.digits() {
-		return nil, errSyntax
+		return Value{}, errSyntax
 	}
 	if p.skip('.') && !p.digits() {
-		return nil, errSyntax
+		return Value{}, errSyntax
 	}
 	if p.skip('e') || p.skip('E') {
 		if !p.skip('+') {
 			p.skip('-')
 		}
 		if !p.digits() {
-			return nil, errSyntax
+			return Value{}, errSyntax
 		}
 	}
-	return json.Number(p.s[start:p.i]), nil
+	return Value{kind: kindNumber, text: p.s[start:p.i]}, nil
 }
 
 func (p *parser) skip(c byte) bool {

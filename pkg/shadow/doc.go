@@ -9,6 +9,6 @@
 // rejected, delta and documents topics.
 //
 // The package is pure: it stores nothing, publishes nothing and reads no clock.
-// Every function leaves its arguments unchanged, and values it returns may
-// share subtrees with them; treat all trees as immutable.
+// Every function leaves its arguments unchanged, and objects it returns may
+// share members with them; treat all of them as immutable.
 package shadow

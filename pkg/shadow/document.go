@@ -8,16 +8,13 @@ import (
 
 // Document is one shadow. The zero value is a shadow that never existed.
 type Document struct {
-	// Desired and Reported are JSON objects: their values are bool,
-	// json.Number, string, []any and map[string]any, never null and never an
-	// empty object outside an array. A nil map means the section is absent;
-	// a section without keys is absent too.
-	Desired, Reported map[string]any
-	// DesiredMeta and ReportedMeta say when the leaves of the sections were last
-	// written: nil for an absent section, a Stamp when all leaves of a value
-	// were written at once, and else a map[string]any of the same for its
-	// members. An array is always written as a whole.
-	DesiredMeta, ReportedMeta any
+	// Desired and Reported have no null and no empty object outside of arrays.
+	// Empty means that the section is absent.
+	Desired, Reported Object
+	// DesiredAt and ReportedAt say when the leaves of the sections were last
+	// written, in Unix seconds; 0: nothing says. Leaves that were written at another
+	// time know it themselves. An array is always written as a whole.
+	DesiredAt, ReportedAt int64
 	// Version is 0 when the shadow never existed, and rises by one with every
 	// accepted update. It survives deletion: the store keeps a document with
 	// only Version set, see Deleted.
@@ -27,11 +24,6 @@ type Document struct {
 	UpdatedAt time.Time
 }
 
-// Stamp is when a leaf was last written, in seconds since the Unix epoch. It
-// is a type of its own, so that user data {"timestamp":1} is never taken for
-// one.
-type Stamp int64
-
 // Exists reports whether d is a live shadow: one that was created and not
 // deleted since. Both of its sections may be absent.
 func (d Document) Exists() bool { return !d.UpdatedAt.IsZero() }
@@ -40,80 +32,61 @@ func (d Document) Exists() bool { return !d.UpdatedAt.IsZero() }
 func (d Document) Deleted() Document { return Document{Version: d.Version} }
 
 // Delta returns Delta(d.Desired, d.Reported).
-func (d Document) Delta() map[string]any { return Delta(d.Desired, d.Reported) }
+func (d Document) Delta() Object { return Delta(d.Desired, d.Reported) }
 
-// MarshalJSON returns the stored form of d:
+// size returns the bytes of desired and reported in compact JSON.
+func (d Document) size() int {
+	n := 0
+	if len(d.Desired) > 0 {
+		n += d.Desired.size()
+	}
+	if len(d.Reported) > 0 {
+		n += d.Reported.size()
+	}
+	return n
+}
+
+// Append appends the stored form of d to b:
 //
 //	{"desired":{..},"reported":{..},
 //	 "desiredMeta":{..},"reportedMeta":{..},"updatedAt":1700000000000,"version":7}
 //
 // Absent sections are left out, as is updatedAt (milliseconds since the Unix
-// epoch) when d does not exist. A Stamp is a bare number, which stands for all
-// leaves below it; most devices report everything at once. Keys are in order of
-// their bytes, there is no white space and numbers keep their text, so equal
-// documents have equal bytes and unmarshalling and marshalling again changes
-// nothing. It fails on values of types that Document does not list.
-func (d Document) MarshalJSON() ([]byte, error) { return d.Append(make([]byte, 0, storedGuess)) }
-
-// Append appends what MarshalJSON returns to b, for who has many to store.
-func (d Document) Append(b []byte) ([]byte, error) {
-	var keys [keysGuess]string
-	e := encoder{buf: append(b, '{'), keys: keys[:0]}
+// epoch) when d does not exist. The metadata say when each leaf was written, in
+// seconds since the Unix epoch; a number in the place of an object stands for all
+// leaves below it, for most devices report everything at once. Keys are in order of
+// their bytes, there is no white space, strings have as few escapes as JSON allows and
+// numbers keep their text, so equal documents have equal bytes and parsing and
+// appending again changes nothing.
+func (d Document) Append(b []byte) []byte {
+	e := encoder{buf: append(b, '{')}
 	e.section("desired", d.Desired)
 	e.section("reported", d.Reported)
-	e.stored("desiredMeta", d.DesiredMeta)
-	e.stored("reportedMeta", d.ReportedMeta)
+	e.times("desiredMeta", d.Desired.value(), d.DesiredAt)
+	e.times("reportedMeta", d.Reported.value(), d.ReportedAt)
 	if d.Exists() {
-		e.member("updatedAt")
-		e.buf = strconv.AppendInt(e.buf, d.UpdatedAt.UnixMilli(), 10)
+		e.int("updatedAt", d.UpdatedAt.UnixMilli())
 	}
-	e.member("version")
-	e.buf = strconv.AppendInt(e.buf, d.Version, 10)
-	e.buf = append(e.buf, '}')
-	if e.foreign != nil {
-		return nil, fmt.Errorf("encode shadow: value of type %T is not JSON: use the types shadow.Document lists", e.foreign)
-	}
-	return e.buf, nil
+	e.int("version", d.Version)
+	e.close()
+	return e.buf
 }
 
-// storedGuess is a first guess of the bytes of a stored document. Measuring it
-// first costs more than growing does.
-const storedGuess = 1536
-
-// stored writes a member of metadata, unless there is none.
-func (e *encoder) stored(name string, meta any) {
-	if meta != nil {
-		e.member(name)
-		e.value(meta)
-	}
-}
-
-// UnmarshalJSON is ParseDocument; it keeps no reference to b.
-func (d *Document) UnmarshalJSON(b []byte) (err error) {
-	*d, err = ParseDocument(string(b))
-	return err
-}
-
-// ParseDocument reads the stored form, which lives on in the strings of the
+// ParseDocument reads the stored form, which lives on in the values of the
 // document. Unknown members are passed over.
 func ParseDocument(stored string) (Document, error) {
 	v, err := parseJSON(stored)
 	if err != nil {
 		return Document{}, fmt.Errorf("decode shadow: %w", err)
 	}
-	top, ok := v.(map[string]any)
-	if !ok {
+	if v.kind != kindObject {
 		return Document{}, fmt.Errorf("decode shadow: not an object")
 	}
-	r := storedReader{top: top}
-	d := Document{
-		Desired:      r.state("desired"),
-		Reported:     r.state("reported"),
-		DesiredMeta:  r.meta("desiredMeta"),
-		ReportedMeta: r.meta("reportedMeta"),
-		Version:      r.int("version"),
-	}
-	if _, ok := top["updatedAt"]; ok {
+	r := storedReader{top: v.members}
+	d := Document{Version: r.int("version")}
+	d.Desired, d.DesiredAt = r.section("desired", "desiredMeta")
+	d.Reported, d.ReportedAt = r.section("reported", "reportedMeta")
+	if _, ok := r.top.Get("updatedAt"); ok {
 		d.UpdatedAt = time.UnixMilli(r.int("updatedAt")).UTC()
 	}
 	if r.err != nil {
@@ -125,7 +98,7 @@ func ParseDocument(stored string) (Document, error) {
 // storedReader picks the members of a stored document and keeps the first
 // fault.
 type storedReader struct {
-	top map[string]any
+	top Object
 	err error
 }
 
@@ -135,89 +108,49 @@ func (r *storedReader) fail(name, want string) {
 	}
 }
 
-func (r *storedReader) object(name string) map[string]any {
-	v, ok := r.top[name]
+// section reads a section with its metadata.
+func (r *storedReader) section(name, meta string) (Object, int64) {
+	v, ok := r.top.Get(name)
 	if !ok {
-		return nil
+		return nil, 0
 	}
-	m, ok := v.(map[string]any)
-	if !ok {
+	if v.kind != kindObject {
 		r.fail(name, "an object")
 	}
-	if len(m) == 0 {
-		return nil
-	}
-	return m
-}
-
-func (r *storedReader) state(name string) map[string]any {
-	m := r.object(name)
-	if hasNull(m) {
+	if _, nulls := v.inside(); nulls {
 		r.fail(name, "no null")
 	}
-	return m
-}
-
-func (r *storedReader) meta(name string) any {
-	v, ok := r.top[name]
+	if len(v.members) == 0 {
+		return nil, 0
+	}
+	times, ok := r.top.Get(meta)
 	if !ok {
-		return nil
+		return v.members, 0
 	}
-	if m, ok := v.(map[string]any); ok && len(m) == 0 {
-		return nil
+	at, whole := times.integer()
+	if !whole && r.err == nil && !v.setTimes(times) {
+		r.fail(meta, "whole seconds at every leaf")
 	}
-	return r.stamps(name, v)
-}
-
-// stamps turns the numbers of v into Stamps, in place, and what was written at
-// once into one of them. An array of stamps is read too; an empty one tells
-// nothing.
-func (r *storedReader) stamps(name string, v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for k, c := range v {
-			v[k] = r.stamps(name, c)
-		}
-		return folded(v)
-	case []any:
-		newest := Stamp(0)
-		for _, c := range v {
-			if s, ok := r.stamps(name, c).(Stamp); ok {
-				newest = max(newest, s)
-			}
-		}
-		return newest
-	}
-	n, ok := integer(v)
-	if !ok {
-		r.fail(name, "whole seconds at every leaf")
-	}
-	return Stamp(n)
-}
-
-// folded is the one Stamp that all members have, or the members.
-func folded(members map[string]any) any {
-	var all any
-	for _, v := range members {
-		if _, ok := v.(Stamp); !ok || all != nil && v != all {
-			return members
-		}
-		all = v
-	}
-	if all == nil {
-		return members
-	}
-	return all
+	return v.members, at
 }
 
 func (r *storedReader) int(name string) int64 {
-	v, ok := r.top[name]
+	v, ok := r.top.Get(name)
 	if !ok {
 		return 0
 	}
-	n, ok := integer(v)
+	n, ok := v.integer()
 	if !ok {
 		r.fail(name, "an integer")
 	}
 	return n
+}
+
+// integer returns the value of a number that is a plain integer.
+func (v Value) integer() (int64, bool) {
+	if v.kind != kindNumber {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(v.text, 10, 64)
+	return n, err == nil
 }

@@ -1,25 +1,12 @@
 package shadow
 
 import (
-	"encoding/json"
-	"slices"
 	"strconv"
 	"unicode/utf8"
 )
 
 // encoder writes compact JSON with keys in order of their bytes.
-type encoder struct {
-	buf     []byte
-	keys    []string // a stack: the keys of the objects being written
-	foreign any      // a value that is not JSON, written as null
-}
-
-// keysGuess is a first guess of how many keys there are on a path of a document.
-const keysGuess = 32
-
-func newEncoder(size int) *encoder {
-	return &encoder{buf: make([]byte, 0, size), keys: make([]string, 0, keysGuess)}
-}
+type encoder struct{ buf []byte }
 
 // member writes the name of a member, and a comma unless it is the first.
 func (e *encoder) member(name string) {
@@ -29,70 +16,43 @@ func (e *encoder) member(name string) {
 	e.buf = append(appendString(e.buf, name), ':')
 }
 
-// section writes the member unless m is empty.
-func (e *encoder) section(name string, m map[string]any) {
-	if len(m) > 0 {
-		e.member(name)
-		e.object(m)
-	}
+func (e *encoder) int(name string, n int64) {
+	e.member(name)
+	e.buf = strconv.AppendInt(e.buf, n, 10)
 }
 
-// sorted pushes the keys of m and returns where they start and end. pop takes
-// them off again. The caller indexes e.keys, which may move meanwhile.
-func (e *encoder) sorted(m map[string]any) (start, end int) {
-	start = len(e.keys)
-	for k := range m {
-		e.keys = append(e.keys, k)
-	}
-	end = len(e.keys)
-	slices.Sort(e.keys[start:end])
-	return start, end
-}
-
-func (e *encoder) pop(start int) { e.keys = e.keys[:start] }
-
-func (e *encoder) object(m map[string]any) {
+func (e *encoder) open(name string) {
+	e.member(name)
 	e.buf = append(e.buf, '{')
-	start, end := e.sorted(m)
-	for i := start; i < end; i++ {
-		k := e.keys[i]
-		e.member(k)
-		e.value(m[k])
-	}
-	e.pop(start)
-	e.buf = append(e.buf, '}')
 }
 
-func (e *encoder) array(a []any) {
-	e.buf = append(e.buf, '[')
-	for i, v := range a {
-		if i > 0 {
-			e.buf = append(e.buf, ',')
-		}
-		e.value(v)
+func (e *encoder) close() { e.buf = append(e.buf, '}') }
+
+// section writes the member unless o is empty.
+func (e *encoder) section(name string, o Object) {
+	if len(o) > 0 {
+		e.member(name)
+		e.object(o)
 	}
-	e.buf = append(e.buf, ']')
 }
 
-func (e *encoder) value(v any) {
-	switch v := v.(type) {
-	case nil:
+func (e *encoder) object(o Object) {
+	e.buf = append(e.buf, '{')
+	for i := range o {
+		e.member(o[i].Key)
+		e.value(o[i].Value)
+	}
+	e.close()
+}
+
+func (e *encoder) value(v Value) {
+	switch v.kind {
+	case kindNull:
 		e.buf = append(e.buf, "null"...)
-	case bool:
-		e.buf = strconv.AppendBool(e.buf, v)
-	case json.Number:
-		e.buf = append(e.buf, v...)
-	case string:
-		e.buf = appendString(e.buf, v)
-	case Stamp:
-		e.buf = strconv.AppendInt(e.buf, int64(v), 10)
-	case []any:
-		e.array(v)
-	case map[string]any:
-		e.object(v)
+	case kindObject:
+		e.object(v.members)
 	default:
-		e.foreign = v
-		e.buf = append(e.buf, "null"...)
+		e.buf = append(e.buf, v.text...)
 	}
 }
 
@@ -137,31 +97,23 @@ func appendEscape(b []byte, c byte) []byte {
 	return append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 }
 
-// sizeOf returns the bytes that encoder.value writes for v, without writing.
-func sizeOf(v any) int {
-	switch v := v.(type) {
-	case bool:
-		if !v {
-			return len("false")
-		}
-	case json.Number:
-		return len(v)
-	case string:
-		return sizeOfString(v)
-	case []any:
-		n := len("[]") + max(len(v)-1, 0)
-		for _, c := range v {
-			n += sizeOf(c)
-		}
-		return n
-	case map[string]any:
-		n := len("{}") + max(len(v)-1, 0)
-		for k, c := range v {
-			n += sizeOfString(k) + len(":") + sizeOf(c)
-		}
-		return n
+// size returns the bytes that encoder.object writes, without writing.
+func (o Object) size() int {
+	n := len("{}") + max(len(o)-1, 0)
+	for i := range o {
+		n += sizeOfString(o[i].Key) + len(":") + o[i].size()
 	}
-	return len("null") // as long as true
+	return n
+}
+
+func (v *Value) size() int {
+	switch v.kind {
+	case kindNull:
+		return len("null")
+	case kindObject:
+		return v.members.size()
+	}
+	return len(v.text)
 }
 
 func sizeOfString(s string) int {

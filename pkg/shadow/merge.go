@@ -1,169 +1,113 @@
 package shadow
 
-import (
-	"encoding/json"
-	"maps"
-)
-
 // Merge returns base with patch merged in: objects recurse, null removes a
 // key, every other value replaces what was there. Objects that end up empty
 // are left out, whether by removal or because the patch has {} for a key that
-// held no object. The result shares subtrees with base and with patch, and is nil
+// held no object. The result shares values with base and with patch, and is nil
 // when nothing is left.
-func Merge(base, patch map[string]any) map[string]any {
+func Merge(base, patch Object) Object {
 	var m merger
-	out, _, _ := m.object(base, Stamp(0), patch)
-	return out
+	return m.object(base, patch)
 }
 
-// merger merges sections and their metadata side by side.
+// merger merges sections.
 type merger struct {
-	stamp   Stamp
-	boxed   any // stamp, converted once
+	now     int64 // when what the patches say was written
 	changed bool
 }
 
-// now is the metadata of a value that was written just now.
-func (m *merger) now() any {
-	if m.boxed == nil {
-		m.boxed = m.stamp
-	}
-	return m.boxed
-}
-
-// section applies p to a section and its metadata.
-func (m *merger) section(base map[string]any, meta any, p Patch) (state map[string]any, stamps any) {
-	if !p.Set {
-		return base, meta
-	}
-	if p.Object == nil {
+// section applies p to a section that was written at, and says when the result was,
+// see Document. A patch that says all there is, as most devices report, is the result
+// itself.
+func (m *merger) section(base Object, at int64, p Patch) (Object, int64) {
+	switch {
+	case !p.Set:
+		return base, at
+	case p.Object == nil:
 		m.changed = m.changed || len(base) > 0
-		return nil, nil
+		return nil, 0
+	case len(p.Object) > 0 && replaces(p.Object, base):
+		m.changed = m.changed || !p.Object.Equal(base)
+		return p.Object, m.now
 	}
-	state, stamps, _ = m.object(base, meta, p.Object)
-	return state, stamps
+	merged := m.object(base, p.Object)
+	if len(merged) == 0 {
+		at = 0
+	}
+	return merged, at
 }
 
-// object merges patch into base and says what the metadata is then. A patch that says
-// all there is, as most devices report, is the result itself (plain); else it is a copy
-// of base with what differs.
-func (m *merger) object(base map[string]any, meta any, patch map[string]any) (state map[string]any, stamps any, plain bool) {
-	if len(patch) == 0 {
-		return base, meta, false
-	}
-	var odd []merged // what does not become what patch says, or not wholly now
-	for k, p := range patch {
-		if v, vm, plain := m.value(base, meta, k, p); !plain {
-			odd = append(odd, merged{k, v, vm})
+// replaces reports whether nothing of base is left when patch is merged into it, and
+// all of patch is then there.
+func replaces(patch, base Object) bool {
+	for i := range patch {
+		p := &patch[i]
+		if len(base) > 0 && base[0].Key < p.Key {
+			return false
 		}
-	}
-	if odd == nil && covers(patch, base) {
-		return patch, m.now(), true
-	}
-	state, stamps = m.copied(base, meta, patch, odd)
-	return state, stamps, false
-}
-
-// merged is the value of a key and its metadata; nil: it went away.
-type merged struct {
-	key         string
-	value, meta any
-}
-
-// covers reports whether base has no key that patch has not.
-func covers(patch, base map[string]any) bool {
-	if len(base) > len(patch) {
-		return false
-	}
-	for k := range base {
-		if _, ok := patch[k]; !ok {
+		var below Object
+		if len(base) > 0 && base[0].Key == p.Key {
+			below = base[0].members
+			base = base[1:]
+		}
+		switch {
+		case p.kind == kindNull:
+			return false
+		case p.kind == kindObject && (len(p.members) == 0 || !replaces(p.members, below)):
 			return false
 		}
 	}
-	return true
+	return len(base) == 0
 }
 
-// copied is a copy of base with patch in it, and then with what is odd.
-func (m *merger) copied(base map[string]any, meta any, patch map[string]any, odd []merged) (state map[string]any, stamps any) {
-	state = clone(base, len(patch))
-	maps.Copy(state, patch)
-	written := len(patch)    // keys of patch that are in state
-	var older map[string]any // of those, the ones that were not wholly written now
-	for _, o := range odd {
-		if o.value == nil {
-			delete(state, o.key)
-			written--
-			continue
-		}
-		state[o.key] = o.value
-		if o.meta != m.now() {
-			if older == nil {
-				older = map[string]any{}
-			}
-			older[o.key] = o.meta
-		}
+// object merges patch into base. Both are in order, so it goes through them once.
+func (m *merger) object(base, patch Object) Object {
+	if len(patch) == 0 {
+		return base
 	}
-	switch {
-	case len(state) == 0:
-		return nil, nil
-	case written == len(state) && older == nil:
-		return state, m.now()
+	out := make(Object, 0, max(len(base), len(patch)))
+	for len(patch) > 0 {
+		p := &patch[0]
+		for len(base) > 0 && base[0].Key < p.Key {
+			out = append(out, base[0])
+			base = base[1:]
+		}
+		var old *Value
+		if len(base) > 0 && base[0].Key == p.Key {
+			old = &base[0].Value
+			base = base[1:]
+		}
+		if v, ok := m.value(old, &p.Value); ok {
+			out = append(out, Member{p.Key, v})
+		}
+		patch = patch[1:]
 	}
-	return state, m.mixed(state, meta, patch, older)
+	if out = append(out, base...); len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
-// mixed is the metadata of an object of which patch wrote some keys, though
-// those in older not wholly.
-func (m *merger) mixed(state map[string]any, meta any, patch, older map[string]any) any {
-	stamps := make(map[string]any, len(state))
-	for k := range state {
-		vm, partly := older[k]
-		if _, touched := patch[k]; !touched {
-			vm = metaBelow(meta, k)
-		} else if !partly {
-			vm = m.now()
+// value merges p into what a key had, nil for nothing; false: the key goes away.
+func (m *merger) value(old, p *Value) (v Value, ok bool) {
+	switch p.kind {
+	case kindNull:
+		m.changed = m.changed || old != nil
+		return v, false
+	case kindObject:
+		v.kind = kindObject
+		if old == nil {
+			v.members = m.object(nil, p.members)
+		} else {
+			v.members = m.object(old.members, p.members)
+			m.changed = m.changed || old.kind != kindObject
 		}
-		if vm != nil {
-			stamps[k] = vm
-		}
+		return v, len(v.members) > 0
 	}
-	return folded(stamps)
-}
-
-// metaBelow is the metadata of the member k of a value with the given one.
-func metaBelow(meta any, k string) any {
-	if m, ok := meta.(map[string]any); ok {
-		return m[k]
-	}
-	return meta
-}
-
-// value merges p into the value of k, and returns nil when k goes away. plain: it is
-// p itself, all written now.
-func (m *merger) value(base map[string]any, meta any, k string, p any) (v, vm any, plain bool) {
-	old, had := base[k]
-	switch p := p.(type) {
-	case nil:
-		m.changed = m.changed || had
-		return nil, nil, false
-	case map[string]any:
-		oldMap, wasMap := old.(map[string]any)
-		o, om, plain := m.object(oldMap, metaBelow(meta, k), p)
-		m.changed = m.changed || had && !wasMap
-		if len(o) == 0 {
-			return nil, nil, false
-		}
-		return o, om, plain
-	}
-	m.changed = m.changed || !had || !equal(old, p)
-	return p, m.now(), true
-}
-
-func clone(m map[string]any, n int) map[string]any {
-	if m == nil {
-		return make(map[string]any, n)
-	}
-	return maps.Clone(m)
+	m.changed = m.changed || old == nil || !old.Equal(*p)
+	v = *p
+	v.written = m.now
+	return v, true
 }
 
 // Delta returns what reported lacks of desired: every key of desired that is
@@ -172,101 +116,49 @@ func clone(m map[string]any, n int) map[string]any {
 // value, empty objects count as absent, and keys that only reported has do not
 // appear. It is nil when nothing is lacking; else merging it into reported
 // leaves no delta.
-func Delta(desired, reported map[string]any) map[string]any {
-	var out map[string]any
-	for k, want := range desired {
-		d := lacking(want, reported[k])
-		if d == nil {
-			continue
+func Delta(desired, reported Object) Object {
+	var out Object
+	for i := range desired {
+		want := &desired[i]
+		for len(reported) > 0 && reported[0].Key < want.Key {
+			reported = reported[1:]
 		}
-		if out == nil {
-			out = make(map[string]any)
+		var have *Value
+		if len(reported) > 0 && reported[0].Key == want.Key {
+			have = &reported[0].Value
 		}
-		out[k] = d
+		if d, ok := lacking(&want.Value, have); ok {
+			out = append(out, Member{want.Key, d})
+		}
 	}
 	return out
 }
 
-// lacking returns the delta of one value, nil for none.
-func lacking(want, have any) any {
-	w, ok := want.(map[string]any)
-	if !ok {
-		if equal(want, have) {
-			return nil
-		}
-		return want
+// lacking returns the delta of one value, of which nil or another one is reported;
+// false: there is none.
+func lacking(want, have *Value) (d Value, ok bool) {
+	if want.kind != kindObject {
+		return *want, have == nil || !want.Equal(*have)
 	}
-	h, _ := have.(map[string]any)
-	if len(h) == 0 && !hasHollow(w) {
-		if len(w) == 0 {
-			return nil
-		}
-		return w
+	var reported Object
+	if have != nil {
+		reported = have.members
 	}
-	if d := Delta(w, h); d != nil {
-		return d
+	if len(reported) == 0 && !want.members.hollow() {
+		return *want, len(want.members) > 0
 	}
-	return nil
+	d = Value{kind: kindObject, members: Delta(want.members, reported)}
+	return d, len(d.members) > 0
 }
 
-// hasHollow reports whether an object below m, arrays aside, is empty, or a
+// hollow reports whether an object below o, arrays aside, is empty, or a
 // value null: what a delta must leave out.
-func hasHollow(m map[string]any) bool {
-	for _, v := range m {
-		if v == nil {
-			return true
-		}
-		if o, ok := v.(map[string]any); ok && (len(o) == 0 || hasHollow(o)) {
+func (o Object) hollow() bool {
+	for i := range o {
+		switch v := &o[i].Value; {
+		case v.kind == kindNull, v.kind == kindObject && (len(v.members) == 0 || v.members.hollow()):
 			return true
 		}
 	}
 	return false
-}
-
-// equal compares JSON values; 1 equals 1.0, and the order of keys is nothing.
-func equal(a, b any) bool {
-	switch a := a.(type) {
-	case nil:
-		return b == nil
-	case bool:
-		b, ok := b.(bool)
-		return ok && a == b
-	case string:
-		b, ok := b.(string)
-		return ok && a == b
-	case json.Number:
-		b, ok := b.(json.Number)
-		return ok && equalNumbers(string(a), string(b))
-	case []any:
-		b, ok := b.([]any)
-		return ok && equalArrays(a, b)
-	case map[string]any:
-		b, ok := b.(map[string]any)
-		return ok && equalObjects(a, b)
-	}
-	return false
-}
-
-func equalArrays(a, b []any) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !equal(a[i], b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func equalObjects(a, b map[string]any) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || !equal(v, w) {
-			return false
-		}
-	}
-	return true
 }

@@ -15,121 +15,122 @@ import (
 // values; Apply reports a value that has none.
 func NewUpdate(desired, reported map[string]any) Update {
 	var u Update
-	if desired != nil {
-		u.Desired = Patch{Set: true, Object: desired}.normalised()
-	}
-	if reported != nil {
-		u.Reported = Patch{Set: true, Object: reported}.normalised()
-	}
+	u.Desired = u.patch(desired)
+	u.Reported = u.patch(reported)
 	return u
 }
 
-// normalised returns p with checked and plain values when it can have them,
-// and else p itself, for check to report.
-func (p Patch) normalised() Patch {
-	if q, err := p.check(); err == nil {
-		return q
+func (u *Update) patch(m map[string]any) Patch {
+	if m == nil {
+		return Patch{}
 	}
-	return p
+	o, err := NewObject(m)
+	if err == nil {
+		err = check(o, 1)
+	}
+	if err != nil && u.fault == nil {
+		u.fault = err
+	}
+	return Patch{Set: true, Object: o}
 }
 
-// check returns p with plain JSON values that obey the rules of a request.
-func (p Patch) check() (Patch, error) {
-	if p.checked || !p.Set || p.Object == nil {
-		return p, nil
+// NewObject returns m as an Object, nil for nil. Go numbers, strings, slices and maps
+// with string keys become their JSON values. The error is an *Error.
+func NewObject(m map[string]any) (Object, error) {
+	if m == nil {
+		return nil, nil
 	}
-	v, err := plain(p.Object, 1)
-	if err != nil {
-		return Patch{}, err
-	}
-	m := v.(map[string]any)
-	if err := checkObject(m, 1); err != nil {
-		return Patch{}, err
-	}
-	return Patch{Set: true, Object: m, checked: true}, nil
+	v, err := valueOf(m, 1)
+	return v.members, err
 }
 
-// plain returns a copy of the Go value v in the types that Document lists.
-// level bounds the recursion, for a value may contain itself.
-func plain(v any, level int) (any, error) {
+// valueOf returns the Go value v as JSON. level bounds the recursion, for a value may
+// contain itself.
+func valueOf(v any, level int) (Value, error) {
 	if level > maxNesting {
-		return nil, tooDeep()
+		return Value{}, tooDeep()
 	}
 	switch v := v.(type) {
-	case nil, bool:
-		return v, nil
-	case string:
-		if !utf8.ValidString(v) {
-			return nil, ErrEncoding
-		}
-		return v, nil
+	case nil:
+		return Value{}, nil
 	case json.Number:
-		return plainNumber(string(v))
+		return numberOf(string(v))
 	}
 	rv := reflect.ValueOf(v)
 	switch rv.Kind() {
 	case reflect.Bool:
-		return rv.Bool(), nil
+		return Value{kind: kindBool, text: strconv.FormatBool(rv.Bool())}, nil
 	case reflect.String:
-		return plain(rv.String(), level)
+		return textOf(rv.String())
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return json.Number(strconv.FormatInt(rv.Int(), 10)), nil
+		return Value{kind: kindNumber, text: strconv.FormatInt(rv.Int(), 10)}, nil
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return json.Number(strconv.FormatUint(rv.Uint(), 10)), nil
+		return Value{kind: kindNumber, text: strconv.FormatUint(rv.Uint(), 10)}, nil
 	case reflect.Float32, reflect.Float64:
-		return plainFloat(rv.Float(), rv.Type().Bits())
+		return floatOf(rv.Float(), rv.Type().Bits())
 	case reflect.Slice, reflect.Array:
-		return plainArray(rv, level)
+		return arrayOf(rv, level)
 	case reflect.Map:
-		return plainObject(rv, level)
+		return objectOf(rv, level)
 	}
-	return nil, invalid(fmt.Sprintf("State contains a value of type %T, which JSON does not have", v))
+	return Value{}, invalid(fmt.Sprintf("State contains a value of type %T, which JSON does not have", v))
 }
 
-func plainNumber(s string) (any, error) {
-	p := parser{s: s}
-	if v, err := p.document(); err == nil {
-		if n, ok := v.(json.Number); ok {
-			return json.Number(strings.TrimSpace(string(n))), nil
-		}
+func textOf(s string) (Value, error) {
+	if !utf8.ValidString(s) {
+		return Value{}, ErrEncoding
 	}
-	return nil, invalid("State contains an invalid number")
+	return Value{kind: kindText, text: string(appendString(nil, s))}, nil
 }
 
-func plainFloat(f float64, bits int) (any, error) {
+func numberOf(s string) (Value, error) {
+	v, err := parseJSON(strings.TrimSpace(s))
+	if err != nil || v.kind != kindNumber {
+		return Value{}, invalid("State contains an invalid number")
+	}
+	return v, nil
+}
+
+func floatOf(f float64, bits int) (Value, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return nil, invalid("State contains a number that JSON does not have")
+		return Value{}, invalid("State contains a number that JSON does not have")
 	}
-	return json.Number(strconv.FormatFloat(f, 'g', -1, bits)), nil
+	return Value{kind: kindNumber, text: strconv.FormatFloat(f, 'g', -1, bits)}, nil
 }
 
-func plainArray(rv reflect.Value, level int) (any, error) {
-	out := make([]any, rv.Len())
-	for i := range out {
-		v, err := plain(rv.Index(i).Interface(), level+1)
+func arrayOf(rv reflect.Value, level int) (Value, error) {
+	v := Value{kind: kindArray}
+	e := encoder{buf: []byte{'['}}
+	for i := range rv.Len() {
+		c, err := valueOf(rv.Index(i).Interface(), level+1)
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
-		out[i] = v
+		if i > 0 {
+			e.buf = append(e.buf, ',')
+		}
+		e.value(c)
+		v.contains(c)
 	}
-	return out, nil
+	v.text = string(append(e.buf, ']'))
+	return v, nil
 }
 
-func plainObject(rv reflect.Value, level int) (any, error) {
+func objectOf(rv reflect.Value, level int) (Value, error) {
 	if rv.Type().Key().Kind() != reflect.String {
-		return nil, invalid("State contains a map whose keys are not strings")
+		return Value{}, invalid("State contains a map whose keys are not strings")
 	}
-	out := make(map[string]any, rv.Len())
+	members := make(Object, 0, rv.Len())
 	for it := rv.MapRange(); it.Next(); {
 		k := it.Key().String()
 		if !utf8.ValidString(k) {
-			return nil, ErrEncoding
+			return Value{}, ErrEncoding
 		}
-		v, err := plain(it.Value().Interface(), level+1)
+		v, err := valueOf(it.Value().Interface(), level+1)
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
-		out[k] = v
+		members = append(members, Member{k, v})
 	}
-	return out, nil
+	return Value{kind: kindObject, members: lastOfEach(members)}, nil
 }

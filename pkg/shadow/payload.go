@@ -1,18 +1,13 @@
 package shadow
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // payloadGuess is a first guess of the bytes of a payload besides its state.
 const payloadGuess = 192
 
 // payload starts the encoder of an answer.
 func payload(size int) *encoder {
-	e := newEncoder(payloadGuess + size)
-	e.buf = append(e.buf, '{')
-	return e
+	return &encoder{buf: append(make([]byte, 0, payloadGuess+size), '{')}
 }
 
 // finish writes the members that end every answer.
@@ -22,20 +17,9 @@ func (e *encoder) finish(token string, now int64) []byte {
 		e.member("clientToken")
 		e.buf = appendString(e.buf, token)
 	}
-	return append(e.buf, '}')
+	e.close()
+	return e.buf
 }
-
-func (e *encoder) int(name string, n int64) {
-	e.member(name)
-	e.buf = strconv.AppendInt(e.buf, n, 10)
-}
-
-func (e *encoder) open(name string) {
-	e.member(name)
-	e.buf = append(e.buf, '{')
-}
-
-func (e *encoder) close() { e.buf = append(e.buf, '}') }
 
 // Correlation is that of the update, nil for none.
 func (r Result) Correlation() []byte { return r.update.Correlation }
@@ -44,7 +28,7 @@ func (r Result) Correlation() []byte { return r.update.Correlation }
 // request, nulls included, and their timestamps.
 func (r Result) AcceptedPayload() []byte {
 	u := r.update
-	e := payload(3 * (sizeOf(u.Desired.Object) + sizeOf(u.Reported.Object)))
+	e := payload(3 * (u.Desired.Object.size() + u.Reported.Object.size()))
 	e.open("state")
 	e.patch("desired", u.Desired)
 	e.patch("reported", u.Reported)
@@ -62,7 +46,7 @@ func (e *encoder) patch(name string, p Patch) {
 	case !p.Set:
 	case p.Object == nil:
 		e.member(name)
-		e.buf = append(e.buf, "null"...)
+		e.value(Value{})
 	default:
 		e.member(name)
 		e.object(p.Object)
@@ -72,75 +56,15 @@ func (e *encoder) patch(name string, p Patch) {
 func (e *encoder) patchStamps(name string, p Patch, now int64) {
 	if p.Set && p.Object != nil {
 		e.member(name)
-		e.mirror(p.Object, Stamp(now))
+		e.stamps(p.Object, now)
 	}
 }
 
-// mirror writes v with the timestamp at in place of every leaf.
-func (e *encoder) mirror(v any, at Stamp) {
-	switch v := v.(type) {
-	case map[string]any:
-		e.buf = append(e.buf, '{')
-		start, end := e.sorted(v)
-		for i := start; i < end; i++ {
-			k := e.keys[i]
-			e.member(k)
-			e.mirror(v[k], at)
-		}
-		e.pop(start)
-		e.buf = append(e.buf, '}')
-	case []any:
-		e.buf = append(e.buf, '[')
-		for i, c := range v {
-			if i > 0 {
-				e.buf = append(e.buf, ',')
-			}
-			e.mirror(c, at)
-		}
-		e.buf = append(e.buf, ']')
-	default:
-		e.stamp(at)
-	}
-}
-
-func (e *encoder) stamp(s Stamp) {
-	e.buf = append(e.buf, `{"timestamp":`...)
-	e.buf = strconv.AppendInt(e.buf, int64(s), 10)
-	e.buf = append(e.buf, '}')
-}
-
-// meta writes the metadata of v as clients see it: of all that is in v, though
-// meta may know more.
-func (e *encoder) meta(v, meta any) {
-	switch meta := meta.(type) {
-	case Stamp:
-		e.mirror(v, meta)
-	case map[string]any:
-		state, _ := v.(map[string]any)
-		e.metaOf(state, meta)
-	default:
-		e.buf = append(e.buf, "{}"...)
-	}
-}
-
-func (e *encoder) metaOf(state, meta map[string]any) {
-	e.buf = append(e.buf, '{')
-	start, end := e.sorted(state)
-	for i := start; i < end; i++ {
-		k := e.keys[i]
-		if m, ok := meta[k]; ok {
-			e.member(k)
-			e.meta(state[k], m)
-		}
-	}
-	e.pop(start)
-	e.buf = append(e.buf, '}')
-}
-
-func (e *encoder) metaSection(name string, state map[string]any, meta any) {
-	if len(state) > 0 && meta != nil {
+// sectionStamps writes when the leaves of a section were written, unless nothing says.
+func (e *encoder) sectionStamps(name string, o Object, given int64) {
+	if at, _, mixed := o.value().time(given); at != 0 || mixed {
 		e.member(name)
-		e.meta(state, meta)
+		e.stamps(o, given)
 	}
 }
 
@@ -153,24 +77,24 @@ func (r Result) DeltaPayload() []byte {
 	if len(delta) == 0 {
 		return nil
 	}
-	e := payload(3 * sizeOf(delta))
+	e := payload(3 * delta.size())
 	e.int("version", r.Document.Version)
 	e.member("state")
 	e.object(delta)
 	e.member("metadata")
-	e.meta(delta, r.Document.DesiredMeta)
+	e.stamps(delta, r.Document.DesiredAt)
 	return e.finish(r.update.ClientToken, r.now)
 }
 
 // DocumentsPayload returns the payload for update/documents: the document
 // before and after, the former null when the update created the shadow.
 func (r Result) DocumentsPayload() []byte {
-	e := payload(3 * (stateSize(r.previous) + stateSize(r.Document)))
+	e := payload(3 * (r.previous.size() + r.Document.size()))
 	e.member("previous")
 	if r.previous.Exists() {
 		e.document(r.previous)
 	} else {
-		e.buf = append(e.buf, "null"...)
+		e.value(Value{})
 	}
 	e.member("current")
 	e.document(r.Document)
@@ -185,13 +109,13 @@ func (e *encoder) document(d Document) {
 	e.close()
 	e.metadata(d)
 	e.int("version", d.Version)
-	e.buf = append(e.buf, '}')
+	e.close()
 }
 
 func (e *encoder) metadata(d Document) {
 	e.open("metadata")
-	e.metaSection("desired", d.Desired, d.DesiredMeta)
-	e.metaSection("reported", d.Reported, d.ReportedMeta)
+	e.sectionStamps("desired", d.Desired, d.DesiredAt)
+	e.sectionStamps("reported", d.Reported, d.ReportedAt)
 	e.close()
 }
 
@@ -199,7 +123,7 @@ func (e *encoder) metadata(d Document) {
 // the REST answer: the sections that are not empty, the delta if there is one,
 // the metadata of the sections, and the version.
 func (d Document) GetAccepted(clientToken string, now time.Time) []byte {
-	e := payload(4 * stateSize(d))
+	e := payload(4 * d.size())
 	e.open("state")
 	e.section("desired", d.Desired)
 	e.section("reported", d.Reported)

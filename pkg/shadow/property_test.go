@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
+	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -44,31 +48,112 @@ func objects(depth int, nulls bool) *rapid.Generator[map[string]any] {
 	return rapid.MapOfN(keys, values(depth, nulls), 0, 4)
 }
 
-func patches() *rapid.Generator[Patch] {
-	return rapid.Custom(func(t *rapid.T) Patch {
-		switch rapid.IntRange(0, 9).Draw(t, "kind") {
-		case 0:
-			return Patch{}
-		case 1:
-			return Patch{Set: true}
-		}
-		return Patch{Set: true, Object: objects(3, true).Draw(t, "object")}
-	})
+func newObject(t *rapid.T, m map[string]any) Object {
+	o, err := NewObject(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func drawPatch(t *rapid.T) Patch {
+	switch rapid.IntRange(0, 9).Draw(t, "kind") {
+	case 0:
+		return Patch{}
+	case 1:
+		return Patch{Set: true}
+	}
+	return Patch{Set: true, Object: newObject(t, objects(3, true).Draw(t, "object"))}
 }
 
 func updates() *rapid.Generator[Update] {
 	return rapid.Custom(func(t *rapid.T) Update {
-		return Update{Desired: patches().Draw(t, "desired"), Reported: patches().Draw(t, "reported"), ClientToken: "t"}
+		return Update{Desired: drawPatch(t), Reported: drawPatch(t), ClientToken: "t"}
+	})
+}
+
+// The rules once more, over Go maps and as short as can be: the model of Merge and Delta.
+
+func modelMerge(base, patch map[string]any) map[string]any {
+	out := map[string]any{}
+	maps.Copy(out, base)
+	for k, p := range patch {
+		if m, ok := p.(map[string]any); ok {
+			old, isMap := base[k].(map[string]any)
+			if p = modelMerge(old, m); isMap && len(m) == 0 {
+				p = old
+			}
+			if len(p.(map[string]any)) == 0 {
+				p = nil
+			}
+		}
+		if out[k] = p; p == nil {
+			delete(out, k)
+		}
+	}
+	return out
+}
+
+func modelDelta(desired, reported map[string]any) map[string]any {
+	out := map[string]any{}
+	for k, want := range desired {
+		m, ok := want.(map[string]any)
+		have, _ := reported[k].(map[string]any)
+		if d := modelDelta(m, have); ok && len(d) > 0 {
+			out[k] = d
+		} else if !ok && !modelEqual(want, reported[k]) {
+			out[k] = want
+		}
+	}
+	return out
+}
+
+func modelEqual(a, b any) bool {
+	x, isNumber := a.(json.Number)
+	y, areNumbers := b.(json.Number)
+	if isNumber && areNumbers {
+		return equalNumbers(string(x), string(y))
+	}
+	list, isList := a.([]any)
+	other, areLists := b.([]any)
+	if isList && areLists {
+		return slices.EqualFunc(list, other, modelEqual)
+	}
+	m, isMap := a.(map[string]any)
+	n, areMaps := b.(map[string]any)
+	if isMap && areMaps {
+		return maps.EqualFunc(m, n, modelEqual)
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+func TestMergeAndDeltaAsInTheModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base, patch := objects(3, false).Draw(t, "base"), objects(3, true).Draw(t, "patch")
+		b, p := newObject(t, base), newObject(t, patch)
+		if diff := cmp.Diff(modelMerge(base, patch), Merge(b, p).Plain(), cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("merge of %s and %s (-model +got):\n%s", b, p, diff)
+		}
+		other := objects(3, false).Draw(t, "other")
+		if diff := cmp.Diff(modelDelta(base, other), Delta(b, newObject(t, other)).Plain(), cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("delta of %s (-model +got):\n%s", b, diff)
+		}
+		if diff := cmp.Diff(base, b.Plain(), cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("an object is not what it was made of (-want +got):\n%s", diff)
+		}
+		if got := b.Equal(newObject(t, other)); got != modelEqual(base, other) {
+			t.Fatalf("%s equal to %v: %v", b, other, got)
+		}
 	})
 }
 
 func TestDeltaClosesTheGap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		desired := objects(3, false).Draw(t, "desired")
-		reported := objects(3, false).Draw(t, "reported")
+		desired := newObject(t, objects(3, false).Draw(t, "desired"))
+		reported := newObject(t, objects(3, false).Draw(t, "reported"))
 		delta := Delta(desired, reported)
 		if rest := Delta(desired, Merge(reported, delta)); rest != nil {
-			t.Fatalf("delta %s leaves %s", text(delta), text(rest))
+			t.Fatalf("delta %s leaves %s", delta, rest)
 		}
 		if delta != nil && len(delta) == 0 {
 			t.Fatal("an empty delta must be nil")
@@ -83,28 +168,20 @@ func TestApplySequence(t *testing.T) {
 		var d Document
 		now := t0
 		for _, u := range rapid.SliceOfN(updates(), 1, 6).Draw(t, "updates") {
-			before, request := storedText(t, d), text(u.Desired.Object)+text(u.Reported.Object)
+			before, request := storedText(d), u.Desired.Object.String()+u.Reported.Object.String()
 			now = now.Add(1e9)
 			r, err := Apply(d, u, now)
 			if err != nil {
 				t.Fatalf("apply: %v", err)
 			}
-			if storedText(t, d) != before || text(u.Desired.Object)+text(u.Reported.Object) != request {
+			if storedText(d) != before || u.Desired.Object.String()+u.Reported.Object.String() != request {
 				t.Fatal("apply changed its arguments")
 			}
 			checkResult(t, d, u, r)
-			checkTimes(t, d, r.Document, u.Reported, Stamp(now.Unix()))
+			checkTimes(t, d, r.Document, u.Reported, now.Unix())
 			d = r.Document
 		}
 	})
-}
-
-func storedText(t *rapid.T, d Document) string {
-	b, err := d.MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
 
 func checkResult(t *rapid.T, before Document, u Update, r Result) {
@@ -112,24 +189,24 @@ func checkResult(t *rapid.T, before Document, u Update, r Result) {
 	if d.Version != before.Version+1 {
 		t.Fatalf("version %d after %d", d.Version, before.Version)
 	}
-	checkMirror(t, d.Desired, d.DesiredMeta)
-	checkMirror(t, d.Reported, d.ReportedMeta)
-	same := equalObjects(before.Desired, d.Desired) && equalObjects(before.Reported, d.Reported) && before.Exists()
+	checkOrder(t, d.Desired)
+	checkOrder(t, d.Reported)
+	same := before.Desired.Equal(d.Desired) && before.Reported.Equal(d.Reported) && before.Exists()
 	if r.Changed == same {
 		t.Fatalf("changed %v, but same values %v", r.Changed, same)
 	}
 	if again, err := Apply(d, u, t0); err != nil || again.Changed {
-		t.Fatalf("applying the same update again changes %s: %v", storedText(t, again.Document), err)
+		t.Fatalf("applying the same update again changes %s: %v", storedText(again.Document), err)
 	}
-	if want := stateSizeByText(d); stateSize(d) != want {
-		t.Fatalf("size %d, want %d", stateSize(d), want)
+	if want := sizeByText(d); d.size() != want {
+		t.Fatalf("size %d, want %d", d.size(), want)
 	}
-	var back Document
-	if err := back.UnmarshalJSON([]byte(storedText(t, d))); err != nil {
+	back, err := ParseDocument(storedText(d))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(d, back); diff != "" {
-		t.Fatalf("stored form:\n%s", diff)
+	if storedText(back) != storedText(d) || !back.Desired.Equal(d.Desired) || !back.Reported.Equal(d.Reported) || !maps.Equal(reportedTimes(back), reportedTimes(d)) {
+		t.Fatalf("%s is stored as %s", storedText(back), storedText(d))
 	}
 	for _, p := range [][]byte{r.AcceptedPayload(), r.DocumentsPayload(), d.GetAccepted("x", t0)} {
 		if !json.Valid(p) {
@@ -137,28 +214,34 @@ func checkResult(t *rapid.T, before Document, u Update, r Result) {
 		}
 	}
 	if r.DeltaPayload() == nil != (d.Delta() == nil) || r.DeltaPayload() != nil && !json.Valid(r.DeltaPayload()) {
-		t.Fatalf("delta payload %s of %s", r.DeltaPayload(), text(d.Delta()))
+		t.Fatalf("delta payload %s of %s", r.DeltaPayload(), d.Delta())
 	}
 }
 
 // leafTimes is when each leaf was written, by its path.
-func leafTimes(state map[string]any, meta any, path string, into map[string]Stamp) map[string]Stamp {
-	for k, v := range state {
-		at := path + "\x00" + k
-		if m, ok := v.(map[string]any); ok {
-			leafTimes(m, metaBelow(meta, k), at, into)
+func leafTimes(o Object, given int64, path string, into map[string]int64) map[string]int64 {
+	for _, m := range o {
+		at := path + "\x00" + m.Key
+		if m.kind == kindObject {
+			leafTimes(m.members, given, at, into)
 			continue
 		}
-		into[at], _ = metaBelow(meta, k).(Stamp)
+		into[at] = m.written
+		if m.written == 0 {
+			into[at] = given
+		}
 	}
 	return into
 }
 
+func reportedTimes(d Document) map[string]int64 {
+	return leafTimes(d.Reported, d.ReportedAt, "", map[string]int64{})
+}
+
 // checkTimes fails unless exactly the leaves that the patch wrote are new.
-func checkTimes(t *rapid.T, before, after Document, p Patch, now Stamp) {
-	got := leafTimes(after.Reported, after.ReportedMeta, "", map[string]Stamp{})
-	want := leafTimes(before.Reported, before.ReportedMeta, "", map[string]Stamp{})
-	for path := range leafTimes(p.Object, nil, "", map[string]Stamp{}) {
+func checkTimes(t *rapid.T, before, after Document, p Patch, now int64) {
+	got, want := reportedTimes(after), reportedTimes(before)
+	for path := range leafTimes(p.Object, 0, "", map[string]int64{}) {
 		want[path] = now
 	}
 	for path, at := range got {
@@ -168,40 +251,31 @@ func checkTimes(t *rapid.T, before, after Document, p Patch, now Stamp) {
 	}
 }
 
-func stateSizeByText(d Document) int {
+func sizeByText(d Document) int {
 	n := 0
-	for _, m := range []map[string]any{d.Desired, d.Reported} {
-		if m != nil {
-			n += len(text(m))
+	for _, o := range []Object{d.Desired, d.Reported} {
+		if o != nil {
+			n += len(o.String())
 		}
 	}
 	return n
 }
 
-// checkMirror fails unless meta tells of every leaf of state and of nothing
-// else, as shortly as it can, and state has neither nulls nor empty objects.
-func checkMirror(t *rapid.T, state map[string]any, meta any) {
-	if (state == nil) != (meta == nil) || state != nil && len(state) == 0 {
-		t.Fatalf("state %s, metadata %v", text(state), meta)
+// checkOrder fails unless keys are in order, each once, and there are neither nulls
+// nor empty objects.
+func checkOrder(t *rapid.T, o Object) {
+	if o != nil && len(o) == 0 {
+		t.Fatal("an empty object")
 	}
-	if m, ok := meta.(map[string]any); ok {
-		if _, short := folded(m).(map[string]any); !short || len(m) != len(state) {
-			t.Fatalf("state %s, metadata %v", text(state), meta)
+	for i, m := range o {
+		if i > 0 && o[i-1].Key >= m.Key {
+			t.Fatalf("%q comes before %q", o[i-1].Key, m.Key)
 		}
-	}
-	for k, v := range state {
-		switch v := v.(type) {
-		case nil:
-			t.Fatalf("null at %q", k)
-		case map[string]any:
-			if len(v) == 0 {
-				t.Fatalf("empty object at %q", k)
-			}
-			checkMirror(t, v, metaBelow(meta, k))
-		default:
-			if _, ok := metaBelow(meta, k).(Stamp); !ok {
-				t.Fatalf("metadata of %q: %T", k, metaBelow(meta, k))
-			}
+		switch {
+		case m.IsNull():
+			t.Fatalf("null at %q", m.Key)
+		case m.kind == kindObject:
+			checkOrder(t, append(Object{}, m.members...))
 		}
 	}
 }
@@ -254,8 +328,11 @@ func FuzzParseJSON(f *testing.F) {
 		if (err == nil) != (wantErr == nil) {
 			t.Fatalf("%q: got error %v, want %v", b, err, wantErr)
 		}
-		if diff := cmp.Diff(want, got); err == nil && diff != "" {
+		if diff := cmp.Diff(want, got.Plain()); err == nil && diff != "" {
 			t.Fatalf("%q (-want +got):\n%s", b, diff)
+		}
+		if again, err := parseJSON(string(got.JSON())); err == nil && !got.Equal(again) {
+			t.Fatalf("%q becomes %s", b, got.JSON())
 		}
 	})
 }
@@ -265,21 +342,23 @@ func FuzzDocument(f *testing.F) {
 	f.Add([]byte(`{"desired":{"a":[{"timestamp":1}],"b":{}},"desiredMeta":{"a":[{"timestamp":5}]},"updatedAt":1772366400123,"version":3}`))
 	f.Add([]byte(`{"reported":{"<":"\u2028"},"reportedMeta":{"x":1,"y":[[2]]},"updatedAt":-1,"version":-9}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var d Document
-		if d.UnmarshalJSON(b) != nil {
+		d, err := ParseDocument(string(b))
+		if err != nil {
 			return
 		}
-		once, err := d.MarshalJSON()
+		if once, twice := storedText(d), storedText(restored(t, d)); once != twice {
+			t.Fatalf("%s then %s", once, twice)
+		}
+		u := NewUpdate(map[string]any{"a": map[string]any{"b": 1}}, nil)
+		u.Reported = Patch{Set: true, Object: d.Desired}
+		r, err := Apply(d, u, t1)
 		if err != nil {
-			t.Fatal(err)
+			return
 		}
-		twice, err := restored(t, d).MarshalJSON()
-		if err != nil || !bytes.Equal(once, twice) {
-			t.Fatalf("%s then %s: %v", once, twice, err)
-		}
-		_ = d.GetAccepted("", t0)
-		if r, err := Apply(d, NewUpdate(map[string]any{"a": map[string]any{"b": 1}}, d.Desired), t1); err == nil {
-			_ = r.DocumentsPayload()
+		for _, p := range [][]byte{d.GetAccepted("", t0), r.AcceptedPayload(), r.DeltaPayload(), r.DocumentsPayload()} {
+			if p != nil && !json.Valid(p) {
+				t.Fatalf("not JSON: %s", p)
+			}
 		}
 	})
 }
@@ -307,15 +386,15 @@ func FuzzUpdate(f *testing.F) {
 				continue
 			}
 			if rest := Delta(r.Document.Desired, Merge(r.Document.Reported, r.Document.Delta())); rest != nil {
-				t.Fatalf("step %d: the delta leaves %s", i, text(rest))
+				t.Fatalf("step %d: the delta leaves %s", i, rest)
 			}
 			for _, p := range [][]byte{r.AcceptedPayload(), r.DocumentsPayload(), r.Document.GetAccepted(u.ClientToken, t1)} {
 				if !json.Valid(p) {
 					t.Fatalf("not JSON: %s", p)
 				}
 			}
-			if diff := cmp.Diff(r.Document, restored(t, r.Document)); diff != "" {
-				t.Fatalf("stored form:\n%s", diff)
+			if a, b := storedText(r.Document), storedText(restored(t, r.Document)); a != b {
+				t.Fatalf("%s is stored as %s", b, a)
 			}
 			d = r.Document
 		}

@@ -2,8 +2,6 @@ package shadow
 
 import (
 	"bytes"
-	"encoding/json"
-	"strconv"
 	"unicode/utf8"
 )
 
@@ -12,13 +10,10 @@ import (
 // it, where null removes a key.
 type Patch struct {
 	Set    bool
-	Object map[string]any // ignored unless Set
-
-	checked bool // Object obeys the rules of a request already
+	Object Object // ignored unless Set; here nil is not empty
 }
 
-// Update is one update request. Apply checks what ParseUpdate or NewUpdate has
-// not, so an Update may be built by hand too.
+// Update is one update request.
 type Update struct {
 	Desired, Reported Patch
 	// Version, when not nil, must equal the version of the stored document.
@@ -31,6 +26,8 @@ type Update struct {
 	// MaxBytes is how much desired and reported together may take afterwards, in
 	// compact JSON; 0: MaxStateBytes, and never more than StateBytesCeiling.
 	MaxBytes int
+
+	fault error // what NewUpdate could not read
 }
 
 // ParseUpdate reads the payload of an update request:
@@ -46,13 +43,13 @@ func ParseUpdate(payload []byte) (Update, error) {
 		return Update{}, err
 	}
 	var u Update
-	if u.Version, err = versionOf(top["version"]); err != nil {
+	if u.Version, err = versionOf(top); err != nil {
 		return Update{}, err
 	}
-	if u.ClientToken, err = tokenOf(top["clientToken"]); err != nil {
+	if u.ClientToken, err = tokenOf(top); err != nil {
 		return Update{}, err
 	}
-	state, ok := top["state"]
+	state, ok := top.Get("state")
 	if !ok {
 		return Update{}, invalid("Missing required node: state")
 	}
@@ -63,129 +60,79 @@ func ParseUpdate(payload []byte) (Update, error) {
 }
 
 // readState fills in the two patches from the state of a request.
-func (u *Update) readState(v any) (err error) {
-	if v == nil {
-		u.Desired, u.Reported = Patch{Set: true, checked: true}, Patch{Set: true, checked: true}
+func (u *Update) readState(v Value) (err error) {
+	switch v.kind {
+	case kindNull:
+		u.Desired, u.Reported = Patch{Set: true}, Patch{Set: true}
 		return nil
-	}
-	state, ok := v.(map[string]any)
-	if !ok {
+	case kindObject:
+	default:
 		return invalid("State node must be an object")
 	}
-	for k := range state {
-		if k != "desired" && k != "reported" && k != "delta" { // a client's delta is ignored
-			return invalid("State contains an invalid node")
+	for _, m := range v.members {
+		switch m.Key {
+		case "desired":
+			u.Desired, err = patchOf(m.Value, "Desired node must be an object")
+		case "reported":
+			u.Reported, err = patchOf(m.Value, "Reported node must be an object")
+		case "delta": // a client's delta is ignored
+		default:
+			err = invalid("State contains an invalid node")
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if u.Desired, err = patchOf(state, "desired", "Desired node must be an object"); err != nil {
-		return err
-	}
-	u.Reported, err = patchOf(state, "reported", "Reported node must be an object")
-	return err
+	return nil
 }
 
-func patchOf(state map[string]any, section, fault string) (Patch, error) {
-	v, ok := state[section]
-	if !ok {
-		return Patch{}, nil
-	}
-	m, ok := v.(map[string]any)
-	if !ok && v != nil {
+func patchOf(v Value, fault string) (Patch, error) {
+	if v.kind != kindObject && v.kind != kindNull {
 		return Patch{}, invalid(fault)
 	}
-	if err := checkObject(m, 1); err != nil {
-		return Patch{}, err
-	}
-	return Patch{Set: true, Object: m, checked: true}, nil
+	return Patch{Set: true, Object: v.members}, check(v.members, 1)
 }
 
-func versionOf(v any) (*int64, error) {
-	if v == nil {
+func versionOf(top Object) (*int64, error) {
+	v, _ := top.Get("version")
+	if v.IsNull() {
 		return nil, nil
 	}
-	n, ok := integer(v)
+	n, ok := v.integer()
 	if !ok || n < 1 {
 		return nil, invalid("Invalid version")
 	}
 	return &n, nil
 }
 
-func tokenOf(v any) (string, error) {
-	if v == nil {
+func tokenOf(top Object) (string, error) {
+	v, _ := top.Get("clientToken")
+	if v.IsNull() {
 		return "", nil
 	}
-	s, ok := v.(string)
+	s, ok := v.Text()
 	if !ok || len(s) > MaxClientTokenBytes {
 		return "", invalid("Invalid clientToken")
 	}
 	return s, nil
 }
 
-// integer returns the value of a json.Number that is a plain integer.
-func integer(v any) (int64, bool) {
-	n, ok := v.(json.Number)
-	if !ok {
-		return 0, false
-	}
-	i, err := strconv.ParseInt(string(n), 10, 64)
-	return i, err == nil
-}
-
-// checkObject checks the values of m, which are level levels below a section.
-func checkObject(m map[string]any, level int) error {
-	for _, v := range m {
-		if level > MaxDepth {
+// check holds what a request says of a section, or of an object that many levels below
+// it, against the rules.
+func check(o Object, level int) error {
+	for i := range o {
+		v := &o[i].Value
+		if level+int(v.levels) > MaxDepth {
 			return tooDeep()
 		}
-		if err := checkValue(v, level); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func checkValue(v any, level int) error {
-	switch v := v.(type) {
-	case map[string]any:
-		return checkObject(v, level+1)
-	case []any:
-		return checkArray(v, level+1)
-	}
-	return nil
-}
-
-func checkArray(a []any, level int) error {
-	for _, v := range a {
-		if level > MaxDepth {
-			return tooDeep()
-		}
-		if v == nil || hasNull(v) {
+		if v.nulls {
 			return invalid("State contains an invalid node")
 		}
-		if err := checkValue(v, level); err != nil {
+		if err := check(v.members, level+1); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// hasNull reports whether there is a null anywhere below v.
-func hasNull(v any) bool {
-	switch v := v.(type) {
-	case map[string]any:
-		for _, c := range v {
-			if c == nil || hasNull(c) {
-				return true
-			}
-		}
-	case []any:
-		for _, c := range v {
-			if c == nil || hasNull(c) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // ParseGet reads the payload of a get request, which is empty or an object with
@@ -199,30 +146,28 @@ func ParseGet(payload []byte) (clientToken string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return tokenOf(top["clientToken"])
+	return tokenOf(top)
 }
 
 // blank reports whether there is nothing but white space.
 func blank(payload []byte) bool { return len(bytes.TrimSpace(payload)) == 0 }
 
 // parseTop reads the object that a request is.
-func parseTop(payload []byte) (map[string]any, error) {
+func parseTop(payload []byte) (Object, error) {
 	if len(payload) > MaxUpdateBytes {
 		return nil, ErrTooLarge
 	}
 	if !utf8.Valid(payload) {
 		return nil, ErrEncoding
 	}
-	p := parser{s: string(payload)}
-	v, err := p.document()
+	v, err := parseValid(string(payload))
 	if err == errNesting {
 		return nil, tooDeep()
 	}
-	top, ok := v.(map[string]any)
-	if err != nil || !ok {
+	if err != nil || v.kind != kindObject {
 		return nil, invalid("Invalid JSON")
 	}
-	return top, nil
+	return v.members, nil
 }
 
 // ClientToken returns the clientToken of a request of any kind, and "" when
@@ -234,6 +179,6 @@ func ClientToken(payload []byte) string {
 	if err != nil {
 		return ""
 	}
-	token, _ := tokenOf(top["clientToken"])
+	token, _ := tokenOf(top)
 	return token
 }

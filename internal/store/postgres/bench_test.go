@@ -85,11 +85,7 @@ func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
 	if err != nil {
 		return err
 	}
-	stored, err := r.Document.MarshalJSON()
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(`UPDATE shadows SET version = $1, document = $2 WHERE device_id = $3 AND name = ''`, r.Document.Version, string(stored), id)
+	_, err = tx.Exec(`UPDATE shadows SET version = $1, document = $2 WHERE device_id = $3 AND name = ''`, r.Document.Version, string(r.Document.Append(nil)), id)
 	if err != nil {
 		return err
 	}

@@ -257,11 +257,7 @@ func naiveUpdate(db *sql.DB, id string, u shadow.Update) error {
 	if err != nil {
 		return err
 	}
-	b, err := r.Document.MarshalJSON()
-	if err != nil {
-		return err
-	}
-	if _, err := tx.Exec(`UPDATE shadows SET version = ?, document = ? WHERE device_id = ? AND name = ''`, r.Document.Version, string(b), id); err != nil {
+	if _, err := tx.Exec(`UPDATE shadows SET version = ?, document = ? WHERE device_id = ? AND name = ''`, r.Document.Version, string(r.Document.Append(nil)), id); err != nil {
 		return err
 	}
 	return tx.Commit()

@@ -114,7 +114,7 @@ func verifyKilled(t *testing.T, path string, round int, acknowledged map[string]
 			doc, err := s.Shadow(ctx, id, "")
 			must(t, err)
 			got = doc.Version
-			if n := doc.Reported["n"]; fmt.Sprint(n) != fmt.Sprint(doc.Version) {
+			if n, _ := doc.Reported.Get("n"); n.String() != fmt.Sprint(doc.Version) {
 				t.Errorf("round %d: %s is at version %d but holds write %v", round, key, doc.Version, n)
 			}
 		case "execution":

@@ -268,8 +268,8 @@ func (c *checker) shadows() error {
 		if err := r.Scan(&device, &name, &version, &text, &digest); err != nil {
 			return err
 		}
-		var doc shadow.Document
-		if err := doc.UnmarshalJSON([]byte(text)); err != nil {
+		doc, err := shadow.ParseDocument(text)
+		if err != nil {
 			c.say("shadow %q of device %s can not be read: %v", name, device, err)
 		} else if doc.Version != version || !doc.Exists() {
 			c.say("shadow %q of device %s has version %d beside a document of version %d", name, device, version, doc.Version)

@@ -127,18 +127,17 @@ func scanViewAnd(r row, v *fleet.DeviceView, more ...any) (err error) {
 // documentInto scans a stored shadow; NULL is none.
 type documentInto struct{ d *shadow.Document }
 
-func (s documentInto) Scan(v any) error {
+func (s documentInto) Scan(v any) (err error) {
 	switch v := v.(type) {
 	case nil:
-		return nil
 	case string:
-		var err error
 		*s.d, err = shadow.ParseDocument(v)
-		return err
 	case []byte:
-		return s.d.UnmarshalJSON(v)
+		*s.d, err = shadow.ParseDocument(string(v))
+	default:
+		err = fmt.Errorf("shadow of type %T", v)
 	}
-	return fmt.Errorf("shadow of type %T", v)
+	return err
 }
 
 const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?, step = '', expires_at = NULL, expires_as = ''

@@ -1,7 +1,6 @@
 package sqlstore
 
 import (
-	"reflect"
 	"slices"
 
 	"github.com/otad/otad/internal/fleet"
@@ -95,51 +94,33 @@ func (s *groupSet) touched(before, after shadow.Document) []int {
 	return slices.Compact(groups)
 }
 
-func (x sectionIndex) compare(before, after map[string]any, touch func(groups []int)) {
-	if sameMap(before, after) {
+func (x sectionIndex) compare(before, after shadow.Object, touch func(groups []int)) {
+	if before.Same(after) {
 		return
 	}
 	touch(x.whole)
 	for key, fields := range x.keys {
-		a, b := before[key], after[key]
-		if m, ok := a.(map[string]any); ok {
-			if n, ok := b.(map[string]any); ok && sameMap(m, n) {
-				continue
-			}
+		a, hadKey := before.Get(key)
+		b, hasKey := after.Get(key)
+		if hadKey == hasKey && a.Same(b) {
+			continue
 		}
 		for _, f := range fields {
-			if !sameValue(below(a, f.path), below(b, f.path)) {
+			was, had := below(a, hadKey, f.path)
+			is, has := below(b, hasKey, f.path)
+			if had != has || !was.Equal(is) {
 				touch(f.groups)
 			}
 		}
 	}
 }
 
-// sameMap reports whether both are the very same map. Updates share the parts
-// of a document that they leave alone.
-func sameMap(a, b map[string]any) bool {
-	return len(a) == len(b) && (len(a) == 0 || reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer())
-}
-
-func below(v any, path []string) any {
-	for _, k := range path {
-		m, _ := v.(map[string]any)
-		v = m[k]
+// below is what is at a path of a value that is there, or not.
+func below(v shadow.Value, ok bool, path []string) (shadow.Value, bool) {
+	if len(path) == 0 {
+		return v, ok
 	}
-	return v
-}
-
-func sameValue(a, b any) bool {
-	switch a := a.(type) {
-	case map[string]any, []any:
-		return reflect.DeepEqual(a, b)
-	default:
-		switch b.(type) {
-		case map[string]any, []any:
-			return false
-		}
-		return a == b
-	}
+	return v.Object().At(path...)
 }
 
 // facts shows a device to the selectors of groups.

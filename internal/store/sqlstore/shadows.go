@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -66,11 +65,7 @@ func (s *Store) UpdateShadow(ctx context.Context, deviceID, name string, u shado
 		if result, err = shadow.Apply(c.doc, u, stored(now)); err != nil {
 			return err
 		}
-		// Encoded here, not at the end: a document that can not be stored is
-		// this operation's fault alone.
-		if t.w.text, err = result.Document.Append(t.w.text[:0]); err != nil {
-			return fmt.Errorf("shadow %q of device %s: %w", name, deviceID, err)
-		}
+		t.w.text = result.Document.Append(t.w.text[:0])
 		t.change(c, cachedShadow{doc: result.Document, text: string(t.w.text)})
 		if name == "" && fleet.SaysFirmware(u) {
 			t.mark(deviceID, stored(now))

@@ -59,11 +59,7 @@ func Seed(n int) []string {
 	if err != nil {
 		panic(err)
 	}
-	text, err := r.Document.MarshalJSON()
-	if err != nil {
-		panic(err)
-	}
-	numbered := strings.Replace(string(text), `"value":`, `"value":' || CAST(1 + n.i % 9 AS TEXT) || '`, 1)
+	numbered := strings.Replace(documentText(r.Document), `"value":`, `"value":' || CAST(1 + n.i % 9 AS TEXT) || '`, 1)
 	with := fmt.Sprintf(numbers, n-1)
 	// In the random order of a fleet that came in over the years.
 	const shuffled = ` FROM n ORDER BY (CAST(n.i AS BIGINT) * 7919) % 10007, n.i`

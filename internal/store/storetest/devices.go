@@ -120,7 +120,7 @@ var deviceTests = []test{
 			views[v.ID] = v
 			return true
 		}))
-		s.equal("reported of a", views["a"].Shadow.Reported, map[string]any{"x": "a"})
+		s.equal("reported of a", views["a"].Shadow.Reported.Plain(), map[string]any{"x": "a"})
 		s.equal("last seen of a", views["a"].LastSeen, kept)
 		s.equal("deleted", views["b"].Shadow, shadow.Document{})
 		s.equal("none", views["c"].Shadow, shadow.Document{})

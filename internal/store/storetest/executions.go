@@ -445,7 +445,7 @@ var cancelledTests = []test{
 		s.must(err)
 		s.equal("version", doc.Version, int64(n))
 		for i, ok := range accepted {
-			_, stored := doc.Reported[fmt.Sprintf("k%d", i)]
+			_, stored := doc.Reported.Get(fmt.Sprintf("k%d", i))
 			s.equal(fmt.Sprintf("update %d stored", i), stored, ok)
 		}
 	}},

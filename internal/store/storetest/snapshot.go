@@ -91,10 +91,5 @@ func standing(s fleet.Store) (map[string]string, []fleet.Look) {
 	return marks, looks
 }
 
-func documentText(d shadow.Document) string {
-	b, err := d.MarshalJSON()
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
+// documentText is what is stored of a document.
+func documentText(d shadow.Document) string { return string(d.Append(nil)) }

@@ -89,7 +89,7 @@ func (s *suite) wantErr(err, want error) {
 
 func (s *suite) equal(what string, got, want any) {
 	s.Helper()
-	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(shadow.Result{})); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(shadow.Result{}), cmp.AllowUnexported(shadow.Value{})); d != "" {
 		s.Fatalf("%s (-want +got):\n%s", what, d)
 	}
 }

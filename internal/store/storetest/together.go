@@ -79,7 +79,7 @@ var togetherTests = []test{
 			mu.Unlock()
 		}
 		say := func(id string) {
-			if _, err := s.UpdateShadow(ctx, id, "", shadow.Update{Reported: shadow.Patch{Set: true, Object: map[string]any{"n": 1.0}}}, epoch); err != nil {
+			if _, err := s.UpdateShadow(ctx, id, "", shadow.NewUpdate(nil, map[string]any{"n": 1.0}), epoch); err != nil {
 				s.Error(err)
 			}
 		}
