@@ -8,8 +8,9 @@
 #   FUZZTIME   of each fuzz target (default: as many as fit into SOAKTIME)
 #
 # kills: otad is killed under MQTT traffic of devices, and then under rollouts over
-# a thousand simulated agents, on SQLite and PostgreSQL; what it acknowledged must
-# be there. simulation: rollouts in virtual time, seed after seed. walks: random
+# a thousand simulated agents, on SQLite and PostgreSQL, 500 times each at least,
+# which takes longer than SOAKTIME when that is short; what it acknowledged must be
+# there. simulation: rollouts in virtual time, seed after seed. walks: random
 # walks of the stores and of what pkg/ proves by drawing, which make test draws the
 # same each time. probes: the probes of the broker (T1 to T13), again and again.
 # connections: 10,000 plain and then 10,000 mTLS
@@ -45,7 +46,7 @@ kills() {
   local log=$logs/kills.log seed=${SOAKSEED:-$(date +%s%N)} what
   for what in TestDeviceTrafficOutlivesKills TestRolloutsOutliveKills; do
     echo "soak: kills ($what) for $SOAKTIME, SOAKSEED=$seed"
-    SOAKSEED=$seed CGO_ENABLED=1 go test -race -count=1 -timeout $((long + 1800))s -v -run "^$what\$" ./internal/e2e >"$log" 2>&1 ||
+    SOAKSEED=$seed CGO_ENABLED=1 go test -race -count=1 -timeout $((long + 7200))s -v -run "^$what\$" ./internal/e2e >"$log" 2>&1 ||
       lost kills "$log" "SOAKPARTS=kills SOAKSEED=$seed make soak"
     grep -E 'none lost' "$log" | sed 's/^ *[a-z]*_test.go:[0-9]*:/soak: kills:/'
   done

@@ -85,15 +85,16 @@ const (
 	killedDevices = 1000
 	// fewerDevices are those on the second database in a short run.
 	fewerDevices = 300
-	// killRounds on each of two databases are 50 kills.
-	killRounds = 25
+	// killRounds on each of two databases are 50 kills, soakKillRounds 1,000.
+	killRounds     = 25
+	soakKillRounds = 500
 )
 
 // TestRolloutsOutliveKills kills otad at random moments of rollouts over 1,000
 // agents that lose connections and power, on both databases: no report that was
 // acknowledged is lost, none is taken twice, no stage is ever over its size, and
-// the rollouts end. SOAKSEED repeats the moments of a run, SOAKTIME makes it long,
-// and has as many agents on PostgreSQL too.
+// the rollouts end. SOAKSEED repeats the moments of a run, SOAKTIME makes it long (at
+// least 1,000 kills, however long they take), and has as many agents on PostgreSQL too.
 func TestRolloutsOutliveKills(t *testing.T) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
@@ -127,9 +128,12 @@ func killRollouts(t *testing.T, devices int, env []string) {
 	f := s.simulate(devices, "--seed", strconv.FormatUint(seed, 10), "--reconnect", "2s", "--trial", "200ms",
 		"--bad", "1%", "--silent", "0.1%", "--cut", "5m", "--power-cut", "5m")
 	var id string
-	rollouts := 0
+	rollouts, rounds := 0, killRounds
+	if soakTime > 0 {
+		rounds = soakKillRounds
+	}
 	began, kills := time.Now(), 0
-	for round := 1; round <= killRounds || time.Since(began) < soakTime; round++ {
+	for round := 1; round <= rounds || time.Since(began) < soakTime; round++ {
 		if id == "" {
 			id = s.rollout(versions[rollouts%2], "--stages", "2%,20%,100%", "--gate", "50%", "--abort", "any>60% min 20",
 				"--reboot-timeout", "1m", "--attempts", "3", "--backoff", "1s", "--retry-on", "rolled_back,failed", "--quarantined")
