@@ -26,7 +26,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const deviceID = "gw-1"
+const (
+	deviceID = "gw-1"
+	// patience is how long anything may take that has to come.
+	patience = 30 * time.Second
+)
 
 // message is what the scripted server saw.
 type message struct {
@@ -39,6 +43,7 @@ type message struct {
 type script struct {
 	cm      *autopaho.ConnectionManager
 	seen    chan message
+	up      chan struct{} // each time it is connected and has subscribed
 	ctx     context.Context
 	replies sync.WaitGroup
 
@@ -80,7 +85,7 @@ func (s *script) publish(topic string, body any) {
 }
 
 func (s *script) send(topic string, payload []byte) {
-	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	_, _ = s.cm.Publish(ctx, &paho.Publish{Topic: topic, Payload: payload, QoS: 1})
 }
@@ -102,7 +107,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	cfg := Config{
 		URL: "mqtts://" + b.broker.DeviceAddr, DeviceID: deviceID, CAs: b.pki.Pool(),
 		Certificate:    func() *tls.Certificate { return &cert },
-		RequestTimeout: 10 * time.Second,
+		RequestTimeout: patience,
 		Backoff:        func(int) time.Duration { return 20 * time.Millisecond },
 	}
 	if change != nil {
@@ -119,28 +124,26 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 
 func newScript(t *testing.T, broker *testserver.Broker) *script {
 	t.Helper()
-	s := &script{seen: make(chan message, 1000), reply: func(message) (string, map[string]any) { return "", nil }}
+	s := &script{seen: make(chan message, 1000), up: make(chan struct{}, 100), reply: func(message) (string, map[string]any) { return "", nil }}
 	u, err := url.Parse("mqtts://" + broker.ServerAddr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.ctx = ctx
-	var once sync.Once
-	subscribed := make(chan struct{})
 	s.cm, err = autopaho.NewConnection(context.Background(), autopaho.ClientConfig{
 		ServerUrls: []*url.URL{u}, TlsCfg: broker.ServerTLS(), KeepAlive: 20,
 		ReconnectBackoff: func(int) time.Duration { return 10 * time.Millisecond },
 		OnConnectionUp: func(cm *autopaho.ConnectionManager, _ *paho.Connack) {
 			s.replies.Go(func() {
-				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+				ctx, cancel := context.WithTimeout(ctx, patience)
 				defer cancel()
 				_, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
 					{Topic: "$aws/things/+/jobs/+/get", QoS: 1}, {Topic: "$aws/things/+/jobs/+/update", QoS: 1},
 					{Topic: "$aws/things/+/shadow/update", QoS: 1}, {Topic: "ota/+/presence", QoS: 1},
 				}})
 				if err == nil {
-					once.Do(func() { close(subscribed) })
+					s.up <- struct{}{}
 				}
 			})
 		},
@@ -156,7 +159,7 @@ func newScript(t *testing.T, broker *testserver.Broker) *script {
 		defer cancel()
 		_ = s.cm.Disconnect(ctx)
 	})
-	await(t, subscribed, "the scripted server's subscription")
+	await(t, s.up, "the scripted server's subscription")
 	return s
 }
 
@@ -165,8 +168,8 @@ func await[T any](t *testing.T, c <-chan T, what string) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(20 * time.Second):
-		t.Fatalf("no %s within 20 s", what)
+	case <-time.After(patience):
+		t.Fatalf("no %s within %s", what, patience)
 		panic("unreachable")
 	}
 }
@@ -364,7 +367,7 @@ func TestLostReplyIsATimeoutAndARetry(t *testing.T) {
 
 // retried asks again while the answer is ErrUnreachable, as the agent does.
 func retried(t *testing.T, d *Transport) (agent.Job, bool, error) {
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		job, ok, err := d.Next(t.Context())
 		if !errors.Is(err, agent.ErrUnreachable) || time.Now().After(deadline) {
 			return job, ok, err
@@ -417,6 +420,7 @@ func TestBrokerRestart(t *testing.T) {
 		}
 		b.broker.Kill()
 		b.broker.Restart()
+		await(t, b.server.up, "the scripted server again") // this broker keeps no question for it
 	}
 	await(t, b.device.Wake(), "wake on the last connect")
 }

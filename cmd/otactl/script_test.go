@@ -23,6 +23,9 @@ import (
 	agenthttp "github.com/otad/otad/agent/http"
 )
 
+// patience is how long anything may take before a session gives up on it.
+const patience = time.Minute
+
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"otactl": main})
 }
@@ -106,7 +109,7 @@ func startServer(env *testscript.Env, otad string) error {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			_ = cmd.Process.Kill()
 			<-ended
 		}
@@ -124,7 +127,7 @@ func startServer(env *testscript.Env, otad string) error {
 
 // serverAddress waits for the file that otad writes once it listens.
 func serverAddress(data string, ended <-chan struct{}) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -245,7 +248,7 @@ func awaitText(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: await FILE TEXT")
 	}
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
