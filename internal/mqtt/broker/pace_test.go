@@ -81,6 +81,8 @@ func TestAFastClientIsSlowedDown(t *testing.T) {
 	if b.Stats().Slowed == 0 {
 		t.Error("nobody was slowed down")
 	}
+	fast.drop() // its last packet is answered before it waits for it
+	offline(t, b, 1)
 	slowed := b.Stats().Slowed
 	for i := range 10 {
 		calm.mustPublish("a", uint16(i+1), "")
