@@ -31,8 +31,14 @@ const (
 	DefaultStallTimeout      = 10 * time.Second
 )
 
-// maxQueued leaves packet identifiers free.
-const maxQueued = 50_000
+// packetIDs is how many packet identifiers there are (2.2.1). What waits for a
+// client and what is in flight to it have one each; together the two bounds leave
+// some free.
+const (
+	packetIDs   = 65_535
+	maxQueued   = 50_000
+	maxInflight = 15_000
+)
 
 // maxKeepAlive keeps 1.5 of it within a day.
 const maxKeepAlive = 12 * time.Hour
@@ -48,7 +54,7 @@ type Limits struct {
 	ClientIDBytes     int           // of a client id, at most 300
 	ReceiveMaximum    uint16        // QoS 1 and 2 publishes in flight from a client
 	TopicAliases      uint16        // that a client may define on a connection
-	Inflight          int           // QoS 1 and 2 publishes in flight to a client that allows as many
+	Inflight          int           // QoS 1 and 2 publishes in flight to a client that allows as many, at most 15,000
 	Queued            int           // messages that wait for a client, at most 50,000
 	QueuedBytes       int           // their size; one message always fits
 	SessionExpiry     time.Duration // a session without connection lives no longer
@@ -74,7 +80,7 @@ func (l Limits) withDefaults() Limits {
 		ClientIDBytes:     min(cmp.Or(l.ClientIDBytes, DefaultClientIDBytes), DefaultClientIDBytes),
 		ReceiveMaximum:    cmp.Or(l.ReceiveMaximum, DefaultReceiveMaximum),
 		TopicAliases:      cmp.Or(l.TopicAliases, DefaultTopicAliases),
-		Inflight:          cmp.Or(l.Inflight, DefaultInflight),
+		Inflight:          min(cmp.Or(l.Inflight, DefaultInflight), maxInflight),
 		Queued:            min(cmp.Or(l.Queued, DefaultQueued), maxQueued),
 		QueuedBytes:       cmp.Or(l.QueuedBytes, DefaultQueuedBytes),
 		SessionExpiry:     cmp.Or(l.SessionExpiry, DefaultSessionExpiry),

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -163,14 +165,54 @@ func TestSilentClientIsDropped(t *testing.T) {
 }
 
 func TestDefaultLimits(t *testing.T) {
-	got := Limits{KeepAlive: 100 * time.Hour, Queued: 70_000, TopicBytes: 1000, ClientIDBytes: 1000}.withDefaults()
-	if got.KeepAlive != 12*time.Hour || got.Queued != maxQueued || got.TopicBytes != DefaultTopicBytes || got.ClientIDBytes != DefaultClientIDBytes {
+	got := Limits{KeepAlive: 100 * time.Hour, Queued: 70_000, Inflight: 65_535, TopicBytes: 1000, ClientIDBytes: 1000}.withDefaults()
+	if got.KeepAlive != 12*time.Hour || got.Queued != maxQueued || got.Inflight != maxInflight || got.TopicBytes != DefaultTopicBytes || got.ClientIDBytes != DefaultClientIDBytes {
 		t.Errorf("not capped: %+v", got)
+	}
+	if free := packetIDs - got.Queued - got.Inflight; free < 100 {
+		t.Errorf("%d packet identifiers are left", free)
 	}
 	v := reflect.ValueOf(Limits{}.withDefaults())
 	for i := range v.NumField() {
 		if v.Field(i).IsZero() {
 			t.Errorf("%s has no default", v.Type().Field(i).Name)
 		}
+	}
+}
+
+// A client that acknowledges nothing does not use up the packet identifiers,
+// whatever the limits say.
+func TestPacketIDsAreNotUsedUp(t *testing.T) {
+	b := openPlain(t, nil, func(c *Config) { c.Limits.Inflight, c.Limits.Queued = 65_535, 50 })
+	w := dialPlain(t, b)
+	w.mustConnect("deaf")
+	w.subscribe("a")
+	go func() { _, _ = io.Copy(io.Discard, w.r) }()
+	err := waitFor(func() bool {
+		var err error
+		for err == nil {
+			err = b.Publish(t.Context(), mqtt.Message{Topic: "a", QoS: 1})
+		}
+		return errors.Is(err, ErrQueueFull) && b.Stats().Queued == maxInflight+50
+	})
+	if err != nil {
+		t.Errorf("%d messages are on their way: %v", b.Stats().Queued, err)
+	}
+}
+
+// Should they be used up all the same, by what was stored with other limits, the
+// next message is refused until one is free.
+func TestNoPacketIDIsFree(t *testing.T) {
+	s := &session{b: &Broker{lim: Limits{}.withDefaults(), journal: newJournal(nil, nil)}, ids: map[uint16]struct{}{}}
+	for id := 1; id <= packetIDs; id++ {
+		s.ids[uint16(id)] = struct{}{}
+	}
+	m := &message{topic: "a", qos: 1}
+	if v := s.enqueue(m, delivery{qos: 1}, true); v != refused {
+		t.Errorf("verdict %d", v)
+	}
+	delete(s.ids, 7)
+	if v := s.enqueue(m, delivery{qos: 1}, true); v != taken || s.queue[0].id != 7 {
+		t.Errorf("verdict %d, queue %+v", v, s.queue)
 	}
 }

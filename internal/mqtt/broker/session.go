@@ -63,7 +63,7 @@ type verdict int
 const (
 	taken   verdict = iota
 	full            // no room; waiting may help
-	refused         // no room and nobody connected who could make some
+	refused         // no room, and waiting makes none
 	dropped         // QoS 0, which may be lost
 )
 
@@ -135,6 +135,8 @@ func (s *session) judge(m *message, qos byte) verdict {
 	switch {
 	case s.ended, s.conn == nil && qos == 0:
 		return dropped
+	case qos > 0 && len(s.ids) >= packetIDs: // of a time with other limits; waiting for the queue is of no use
+		return refused
 	case !s.crowded(m):
 		return taken
 	case qos == 0:
@@ -189,18 +191,19 @@ func (s *session) push(o *outgoing) {
 	s.bytes += o.msg.size()
 }
 
-// newID returns a packet identifier that is not in use (2.2.1). The limits of
-// the queue keep most of them free.
+// newID returns a packet identifier that is not in use (2.2.1). There is one: judge
+// has seen to it.
 func (s *session) newID() uint16 {
 	if s.ids == nil {
 		s.ids = map[uint16]struct{}{}
 	}
-	for {
+	for range packetIDs + 1 {
 		s.lastID++
 		if _, used := s.ids[s.lastID]; !used && s.lastID != 0 {
-			return s.lastID
+			break
 		}
 	}
+	return s.lastID
 }
 
 // sendable reports whether next may find something.
