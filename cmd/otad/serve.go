@@ -281,8 +281,8 @@ func (s *server) openFleet() error {
 		Sender:         s.metrics.Webhooks(webhook.New(allowed, "otad/"+version)),
 	})
 	s.publisher.Document = s.fleet.JobDocument
-	s.metrics.Gauge("otad_devices_online", "Devices connected to this replica.", func() float64 { return float64(s.fleet.OnlineCount()) })
-	s.webhookMetrics()
+	observability.AddFigures(s.metrics, s.fleet.OnlineCount, deviceFigures)
+	observability.AddFigures(s.metrics, s.fleet.WebhookFigures, webhookFigures)
 	return nil
 }
 
@@ -367,47 +367,12 @@ func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
 		return nil, err
 	}
 	s.webSocket = b
-	s.brokerMetrics(b)
+	observability.AddFigures(s.metrics, b.Stats, brokerFigures)
 	s.addresses.MQTT = s.url("mqtts", b.Addr(), s.config.Hosts)
 	if s.config.MQTTPlain != "" {
 		s.addresses.Plain = "mqtt://" + b.PlainAddr()
 	}
 	return b, nil
-}
-
-func (s *server) webhookMetrics() {
-	for _, g := range []struct {
-		name, help string
-		value      func(fleet.WebhookFigures) int
-	}{
-		{"otad_webhooks_enabled", "Webhooks that are enabled.", func(f fleet.WebhookFigures) int { return f.Enabled }},
-		{"otad_webhooks_failing", "Webhooks that are enabled and whose last attempt failed.", func(f fleet.WebhookFigures) int { return f.Failing }},
-		{"otad_webhook_events_behind", "Events that wait for the webhook that is furthest behind.", func(f fleet.WebhookFigures) int { return int(f.Behind) }},
-		{"otad_webhook_dead_letters", "Messages that were given up and are kept.", func(f fleet.WebhookFigures) int { return f.Dead }},
-		{"otad_webhook_lost_events", "Events that webhooks neither delivered nor keep.", func(f fleet.WebhookFigures) int { return int(f.Lost) }},
-	} {
-		s.metrics.Gauge(g.name, g.help, func() float64 { return float64(g.value(s.fleet.WebhookFigures())) })
-	}
-}
-
-func (s *server) brokerMetrics(b *broker.Broker) {
-	for _, g := range []struct {
-		name, help string
-		value      func(broker.Stats) int
-	}{
-		{"otad_mqtt_connections", "MQTT clients connected.", func(s broker.Stats) int { return s.Connections }},
-		{"otad_mqtt_sessions", "MQTT sessions, with and without a connection.", func(s broker.Stats) int { return s.Sessions }},
-		{"otad_mqtt_subscriptions", "Topic filters of all sessions.", func(s broker.Stats) int { return s.Subscriptions }},
-		{"otad_mqtt_queued_messages", "Messages that wait for clients or are in flight.", func(s broker.Stats) int { return s.Queued }},
-		{"otad_mqtt_retained_messages", "Retained messages.", func(s broker.Stats) int { return s.Retained }},
-		{"otad_mqtt_received_packets", "Packets received since the start.", func(s broker.Stats) int { return int(s.Received) }},
-		{"otad_mqtt_sent_messages", "Messages sent since the start.", func(s broker.Stats) int { return int(s.Sent) }},
-		{"otad_mqtt_dropped_messages", "Messages of QoS 0 dropped for want of room since the start.", func(s broker.Stats) int { return int(s.Dropped) }},
-		{"otad_mqtt_slowed_clients", "Times that a client was ahead of its rates and had to wait, since the start.", func(s broker.Stats) int { return int(s.Slowed) }},
-		{"otad_mqtt_refused_connections", "Connections refused since the start.", func(s broker.Stats) int { return int(s.Refused) }},
-	} {
-		s.metrics.Gauge(g.name, g.help, func() float64 { return float64(g.value(b.Stats())) })
-	}
 }
 
 // openIdentity is who everybody is on the listener without credentials.

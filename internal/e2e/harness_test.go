@@ -211,6 +211,16 @@ func (s *site) operator() []string {
 	}
 }
 
+// metrics is what the server shows of itself.
+func (s *site) metrics() string {
+	s.t.Helper()
+	raw, err := os.ReadFile(s.path("server", "admin.token"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return output(s.t, "curl", "-sSf", "--cacert", s.path("server", "ca.pem"), "-H", "Authorization: Bearer "+strings.TrimSpace(string(raw)), s.at.API+"/metrics")
+}
+
 // ctl runs otactl and returns what it wrote and its exit status.
 func (s *site) ctl(args ...string) (stdout, stderr string, status int) {
 	s.t.Helper()

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The sketch that most ESP32 users start from: MQTT 3.1.1, clean session, user
@@ -18,6 +19,7 @@ func TestSketchWithAPassword(t *testing.T) {
 	as := func(id, password string) []string {
 		return []string{"-h", "localhost", "-p", port(s.ports[2]), "--cafile", s.path("server", "ca.pem"), "-V", "mqttv311", "-i", id, "-u", id, "-P", password}
 	}
+	jwtEnded := s.jwts(t, "esp-2", as)
 	one := as("esp-1", secret["esp-1"])
 	device := func() (d struct {
 		Reachability, OfflineReason string
@@ -37,8 +39,19 @@ func TestSketchWithAPassword(t *testing.T) {
 	live := start(t, "mosquitto_sub", s.path("esp-1.sub"), nil, append([]string{"stdbuf", "-oL", "mosquitto_sub", "-d", "-t", "sensors/esp-1/command",
 		"--will-topic", "sensors/esp-1/status", "--will-payload", "offline", "--will-retain"}, one...)...)
 	until(t, "the device to be online", func() bool { return device().Reachability == "online" })
+	for _, want := range []string{"otad_mqtt_connections 2\n", "otad_mqtt_subscriptions 2\n", "otad_mqtt_retained_messages 0\n", "otad_devices_online 2\n"} {
+		if text := s.metrics(); !strings.Contains(text, want) { // it, and the one with a JWT
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
 	live.kill()
 	until(t, "the device to be offline", func() bool { d := device(); return d.Reachability == "offline" && d.OfflineReason != "" })
+	if list := strings.Fields(s.must("device", "list", "-o", "wide", "--no-headers", "--select", `id = "esp-1"`)); !slices.Contains(list, "offline") {
+		t.Errorf("device list says %q", list)
+	}
+	if list := strings.Fields(s.must("device", "list", "--no-headers", "--select", "online = true")); !slices.Contains(list, "esp-2") || slices.Contains(list, "esp-1") {
+		t.Errorf("online are %q", list)
+	}
 	if out := output(t, append([]string{"mosquitto_sub", "-C", "1", "-W", "30", "-t", "sensors/esp-1/status"}, one...)...); strings.TrimSpace(out) != "offline" {
 		t.Errorf("the will came as %q", out)
 	}
@@ -67,7 +80,14 @@ func TestSketchWithAPassword(t *testing.T) {
 	until(t, "the old password to be refused", func() bool { return strings.Contains(live.text(), "CONNACK (5)") })
 	live.kill()
 	output(t, append([]string{"mosquitto_pub", "-q", "1", "-t", "sensors/esp-1/x", "-m", "x"}, changed...)...)
+	jwtEnded()
+	live = start(t, "mosquitto_sub", s.path("esp-1.sub3"), nil, append([]string{"stdbuf", "-oL", "mosquitto_sub", "-d", "-t", "sensors/esp-1/command"}, changed...)...)
+	until(t, "the device to be online", func() bool { return device().Reachability == "online" })
 	s.must("device", "revoke", "esp-1", "--yes")
+	revoked := time.Now()
+	until(t, "the session of a revoked device to end", func() bool { return strings.Contains(live.text(), "CONNACK (5)") })
+	t.Logf("out %v after it was revoked", time.Since(revoked).Round(10*time.Millisecond))
+	live.kill()
 	if out, err := try(t, append([]string{"mosquitto_pub", "-q", "1", "-t", "sensors/esp-1/x", "-m", "x"}, changed...)...); err == nil {
 		t.Errorf("a revoked device is let in: %q", out)
 	}

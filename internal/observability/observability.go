@@ -74,11 +74,6 @@ func NewMetrics(version string) *Metrics {
 	return m
 }
 
-// Gauge shows what f returns at each scrape.
-func (m *Metrics) Gauge(name, help string, f func() float64) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
-}
-
 // Handler serves the figures in Prometheus' text format.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})

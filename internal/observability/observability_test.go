@@ -49,11 +49,15 @@ func TestClientsDoNotMakeLabels(t *testing.T) {
 	for _, method := range []string{"GET", "BREW", "PROPFIND"} {
 		get(t, h, method, "/one-of-many/"+method)
 	}
-	m.Gauge("otad_answer", "Test.", func() float64 { return 42 })
+	reads := 0
+	observability.AddFigures(m, func() int { reads++; return 21 }, []observability.Figure[int]{
+		{Name: "otad_answer", Help: "Test.", Of: func(n int) float64 { return float64(2 * n) }},
+		{Name: "otad_asked_total", Help: "Test.", Total: true, Of: func(int) float64 { return float64(reads) }},
+	})
 	_, text := get(t, m.Handler(), "GET", "/metrics")
 	for _, want := range []string{
 		`otad_http_request_seconds_count{method="GET",plane="api",status="418"} 1`, `otad_http_request_seconds_count{method="other",plane="api",status="418"} 2`,
-		`otad_build_info{version="1.2.3"} 1`, "otad_answer 42",
+		`otad_build_info{version="1.2.3"} 1`, "otad_answer 42", "# TYPE otad_answer gauge", "otad_asked_total 1", "# TYPE otad_asked_total counter",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
