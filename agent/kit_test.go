@@ -499,7 +499,7 @@ func (d *device) live(ctx context.Context) error {
 // until runs the device until the attempt at the job has a verdict.
 func (d *device) until(job string, attempt int) agent.Report {
 	d.tb.Helper()
-	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- d.live(ctx) }()
