@@ -243,10 +243,16 @@ func (b *Broker) settings(c *conn, p packet.Connect) packet.Connack {
 		ReceiveMaximum: b.lim.ReceiveMaximum, MaximumPacket: uint32(b.lim.PacketBytes), AliasMaximum: b.lim.TopicAliases,
 	}
 	keepAlive := time.Duration(p.KeepAlive) * time.Second
-	if p.Version == packet.V5 && (keepAlive == 0 || keepAlive > b.lim.KeepAlive) {
+	switch {
+	case keepAlive > 0 && keepAlive <= b.lim.KeepAlive:
+	case p.Version == packet.V5:
 		keepAlive = b.lim.KeepAlive
 		seconds := uint16(max(keepAlive/time.Second, 1))
 		ack.ServerKeepAlive = &seconds
+	default:
+		if err := askByTCP(c.nc, b.lim.KeepAlive); err != nil {
+			b.log.Warn("no TCP keep-alive: a client that is lost may keep its place", "client", p.ClientID, "error", err)
+		}
 	}
 	c.idle = keepAlive * 3 / 2
 	expiry := b.expiry(p.SessionExpiry)

@@ -58,7 +58,7 @@ type Limits struct {
 	Queued            int           // messages that wait for a client, at most 50,000
 	QueuedBytes       int           // their size; one message always fits
 	SessionExpiry     time.Duration // a session without connection lives no longer
-	KeepAlive         time.Duration // a silent client is dropped after 1.5 of it, at most 12 h
+	KeepAlive         time.Duration // a silent client of MQTT 5 is dropped after 1.5 of it, at most 12 h; for older ones see askByTCP
 	Connections       int           // of all clients; more are refused with "server busy"
 	Subscriptions     int           // filters of one session
 	Retained          int           // retained messages of all

@@ -13,8 +13,8 @@ import (
 )
 
 func (b *Broker) listen(ctx context.Context) error {
-	// MQTT has a keep alive of its own, for every client: that of TCP would cost four
-	// system calls a connection.
+	// MQTT has a keep alive of its own; that of TCP costs four system calls a connection
+	// and is switched on for those that need it: askByTCP.
 	lc := net.ListenConfig{KeepAlive: -1}
 	if b.conf.TLSAddr != "" {
 		if b.conf.TLS == nil {
@@ -39,6 +39,32 @@ func (b *Broker) listen(ctx context.Context) error {
 		b.wg.Go(func() { b.accept(b.plain, true) })
 	}
 	return nil
+}
+
+// tcpProbes is how many questions TCP asks before it gives a connection up, and
+// maxTCPSilence how long it waits with the first one; Linux takes 9 h at most.
+const (
+	tcpProbes     = 9
+	maxTCPSilence = 2 * time.Hour
+)
+
+// askByTCP lets the kernel ask a client that is silent for that long whether it is
+// still there, and end the connection after half of it again. It is for clients
+// before MQTT 5 with a keep alive above the limit, or none: they can not be told of
+// a shorter one and may be silent, but one that lost its power must not keep its
+// place. A WebSocket comes by net/http, whose listener asks by itself.
+func askByTCP(nc net.Conn, silence time.Duration) error {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	silence = min(silence, maxTCPSilence)
+	return tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: silence, Interval: max(silence/2/tcpProbes, time.Second), Count: tcpProbes,
+	})
 }
 
 // withMQTTProtocols offers the protocol names that device SDKs ask for. A client
