@@ -52,16 +52,17 @@ type revertView struct {
 
 // stageView is one stage with the counts of its own devices.
 type stageView struct {
-	Size      string     `json:"size"` // cumulative: "10%" or "5"; "{SELECTOR}"
-	Gate      string     `json:"gate"`
-	Soak      string     `json:"soak"` // Go duration: "1m0s"
-	State     string     `json:"state"`
-	Target    int32      `json:"target"` // cumulative devices, 0 until the rollout starts
-	Counts    countsView `json:"counts"`
-	Approval  string     `json:"approval,omitempty"` // "needed" or "given"
-	OpenedAt  *time.Time `json:"openedAt,omitempty"`
-	SoakingAt *time.Time `json:"soakingAt,omitempty"`
-	EndedAt   *time.Time `json:"endedAt,omitempty"`
+	Size       string     `json:"size"` // cumulative: "10%" or "5"; "{SELECTOR}"
+	Gate       string     `json:"gate"`
+	Soak       string     `json:"soak"` // Go duration: "1m0s"
+	State      string     `json:"state"`
+	Target     int32      `json:"target"` // cumulative devices, 0 until the rollout starts
+	Counts     countsView `json:"counts"`
+	Approval   string     `json:"approval,omitempty"` // "needed" or "given"
+	ApprovedAt *time.Time `json:"approvedAt,omitempty"`
+	OpenedAt   *time.Time `json:"openedAt,omitempty"`
+	SoakingAt  *time.Time `json:"soakingAt,omitempty"`
+	EndedAt    *time.Time `json:"endedAt,omitempty"`
 }
 
 // countsView counts executions; Finished is by class: succeeded, failed,
@@ -134,7 +135,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 				Retrying: s.GetCounts().GetRetrying(),
 				Queued:   s.GetCounts().GetQueued(), InProgress: s.GetCounts().GetInProgress(), Finished: orEmpty(s.GetCounts().GetFinished()),
 			},
-			OpenedAt: when(s.GetOpenedAt()), SoakingAt: when(s.GetSoakingAt()), EndedAt: when(s.GetEndedAt()),
+			ApprovedAt: when(s.GetApprovedAt()), OpenedAt: when(s.GetOpenedAt()), SoakingAt: when(s.GetSoakingAt()), EndedAt: when(s.GetEndedAt()),
 		})
 	}
 	for _, e := range r.GetFailures() {
@@ -249,13 +250,17 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 			{"State", r.State},
 			{"Reason", r.Reason},
 			{"Reverted by", r.revertedBy()},
-			{"Devices", number(r.Population)},
+			{"Devices", r.devices()},
+			{"Priority", r.priority()},
+			{"Rate", r.rate()},
 			{"Seed", r.Seed},
 			{"Abort", strings.Join(r.Abort, ", ")},
 			{"Timeout", r.Timeout},
 			{"Terms", strings.Join(r.Terms.words(), "; ")},
 			{"Waits for", r.waitsFor()},
 			{"Created", a.ago(r.CreatedAt)},
+			{"Approved", a.ago(r.ApprovedAt)},
+			{"Started", a.ago(r.StartedAt)},
 			{"Ended", a.ago(r.EndedAt)},
 		})
 		if err != nil {
@@ -289,6 +294,29 @@ func (a *app) writeDevices(w io.Writer, r rolloutView, atWork, failures int) err
 	}
 	fmt.Fprintln(w)
 	return writeTable(w, failureHeads, a.failureRows(r.Failures[:n]))
+}
+
+// devices says how many it is for, and while it goes on how many had their turn.
+func (r rolloutView) devices() string {
+	if r.Reached == 0 || r.Reached == r.Population {
+		return number(r.Population)
+	}
+	return fmt.Sprintf("%d, %d of them had their turn", r.Population, r.Reached)
+}
+
+func (r rolloutView) priority() string {
+	if r.Priority == 0 {
+		return ""
+	}
+	return number(r.Priority)
+}
+
+// rate is what it may start in a minute now, where that changes as it goes on.
+func (r rolloutView) rate() string {
+	if r.Rate == 0 || !strings.Contains(r.Terms.Rate, "x") {
+		return ""
+	}
+	return fmt.Sprintf("%g devices a minute now", r.Rate)
 }
 
 func (r rolloutView) revertedBy() string {
@@ -373,17 +401,24 @@ type executionView struct {
 	Via        []string          `json:"via,omitempty"`      // releases to pass through from here on, that one first
 	Stage      int32             `json:"stage"`              // from 1
 	Attempt    int32             `json:"attempt"`
+	Version    int64             `json:"version"`           // rises with each change of the attempt
+	Lane       string            `json:"lane,omitempty"`    // its value of what maxPer names
+	Command    string            `json:"command,omitempty"` // its name, in place of a firmware
 	Status     string            `json:"status"`
 	Class      string            `json:"class,omitempty"`
 	Step       string            `json:"step,omitempty"`
 	Reason     string            `json:"reason,omitempty"`
 	Details    map[string]string `json:"details"`
+	QueuedAt   *time.Time        `json:"queuedAt,omitempty"`
 	StartedAt  *time.Time        `json:"startedAt,omitempty"`
 	UpdatedAt  *time.Time        `json:"updatedAt,omitempty"`
 	FinishedAt *time.Time        `json:"finishedAt,omitempty"`
 	StepAt     *time.Time        `json:"stepAt,omitempty"`     // when it came to its step
 	ExpiresAt  *time.Time        `json:"expiresAt,omitempty"`  // when it will be TIMED_OUT
+	RetryAt    *time.Time        `json:"retryAt,omitempty"`    // of a finished one: when the next attempt is due
 	FromDigest string            `json:"fromDigest,omitempty"` // of the image that the device said it ran before
+	DriftedAt  *time.Time        `json:"driftedAt,omitempty"`  // when the device said that it runs another image than it was given
+	Runs       string            `json:"runs,omitempty"`       // the digest of that one
 }
 
 func newExecutionView(e *otadv1.Execution) executionView {
@@ -392,6 +427,8 @@ func newExecutionView(e *otadv1.Execution) executionView {
 		Step: e.GetStep(), Reason: e.GetReason(), Details: orEmpty(e.GetDetails()),
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
 		StepAt: when(e.GetStepAt()), ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
+		Version: e.GetVersion(), Lane: e.GetLane(), Command: e.GetCommand(), QueuedAt: when(e.GetQueuedAt()), RetryAt: when(e.GetRetryAt()),
+		DriftedAt: when(e.GetDriftedAt()), Runs: e.GetRuns(),
 	}
 }
 

@@ -22,6 +22,7 @@ type termsView struct {
 	RetryOn     []string          `json:"retryOn,omitempty"`
 	Window      string            `json:"window,omitempty"`
 	MaxDefers   *int32            `json:"maxDefers,omitempty"`
+	DeferUntil  *time.Time        `json:"deferUntil,omitempty"` // it is put off no longer after that
 	Strata      []string          `json:"strata,omitempty"`
 	Start       *time.Time        `json:"start,omitempty"`
 	Approval    bool              `json:"approval,omitempty"`
@@ -51,7 +52,7 @@ func newTermsView(s *otadv1.RolloutSpec) termsView {
 	}
 	if c := s.GetConsent(); c != nil {
 		n := c.GetMaxDefers()
-		v.MaxDefers = &n
+		v.MaxDefers, v.DeferUntil = &n, when(c.GetDeadline())
 	}
 	t := s.GetTimers()
 	for name, d := range map[string]*durationpb.Duration{
@@ -87,6 +88,7 @@ func (v termsView) words() []string {
 	add(len(v.RetryOn) > 0, "retried on %s", strings.Join(v.RetryOn, ", "))
 	add(v.Window != "", "window %s", v.Window)
 	add(v.MaxDefers != nil, "put off at most %d times", value(v.MaxDefers))
+	add(v.DeferUntil != nil, "put off until %s at most", rfc3339(v.DeferUntil))
 	add(len(v.Strata) > 0, "strata %s", strings.Join(v.Strata, ", "))
 	add(v.Start != nil, "not before %s", rfc3339(v.Start))
 	add(v.OnPause != "" && v.OnPause != string(ota.PauseLetFinish), "on pause %s", v.OnPause)
