@@ -118,7 +118,7 @@ func (a *app) runCommand(ctx context.Context, f *commandFlags, args []string, da
 	if f.dryRun {
 		plan, err := call(ctx, c.rollouts.PlanRollout, &otadv1.PlanRolloutRequest{Spec: spec})
 		if err != nil {
-			return rolloutRemedy(err)
+			return f.refused(err)
 		}
 		return a.printPlan(newPlanView(spec, plan))
 	}
@@ -129,7 +129,7 @@ func (a *app) runCommand(ctx context.Context, f *commandFlags, args []string, da
 	}
 	resp, err := call(ctx, c.rollouts.CreateRollout, &otadv1.CreateRolloutRequest{Spec: spec})
 	if err != nil {
-		return rolloutRemedy(err)
+		return f.refused(err)
 	}
 	r := newRolloutView(resp.GetRollout())
 	a.note("command %s is %s for %s", r.ID, r.State, count(int(r.Population), "device"))
@@ -162,7 +162,7 @@ func (f *commandFlags) orderFile(a *app, args []string, dash int) (spec *otadv1.
 		return nil, "", err
 	}
 	if f.all {
-		r.Selector = ""
+		r.Selector, f.lines.beside = "", append(f.lines.beside, "select")
 	}
 	switch {
 	case r.Command == nil:
@@ -170,8 +170,8 @@ func (f *commandFlags) orderFile(a *app, args []string, dash int) (spec *otadv1.
 	case r.Selector == "" && f.group == "" && !f.all:
 		return nil, "", hint(usage("which devices?"), "write select into the plan, or give ID, --select, --group or --all")
 	}
-	if err := r.Ordered().Validate(); err != nil {
-		return nil, "", usage("%w", err)
+	if err := f.valid(r); err != nil {
+		return nil, "", err
 	}
 	return specMessage(r), device, nil
 }
@@ -214,8 +214,8 @@ func (f *commandFlags) order(a *app, args []string, dash int) (spec *otadv1.Roll
 		return nil, "", err
 	}
 	r.Command = command
-	if err := r.Ordered().Validate(); err != nil {
-		return nil, "", usage("%w", err)
+	if err := f.valid(r); err != nil {
+		return nil, "", err
 	}
 	return specMessage(r), device, nil
 }

@@ -153,17 +153,21 @@ func (t *text) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // readPlan reads a plan file; "-" is standard input.
-func (a *app) readPlan(path string) (ota.Rollout, error) {
+func (a *app) readPlan(path string) (ota.Rollout, planLines, error) {
 	b, err := a.readLimited(path, maxPlanFile)
 	if err != nil {
-		return ota.Rollout{}, err
+		return ota.Rollout{}, planLines{}, err
 	}
-	r, err := parsePlan(b)
+	r, lines, err := parsePlan(b)
 	if err != nil {
-		return r, hint(usage("%s: %w", path, err), "otactl rollout schema prints the schema of plan files")
+		return r, lines, hint(usage("%s: %w", path, err), hintSchema)
 	}
-	return r, nil
+	lines.file = path
+	return r, lines, nil
 }
+
+// hintSchema is the remedy for a plan file that is wrong.
+const hintSchema = "otactl rollout schema prints the schema of plan files"
 
 func (a *app) readLimited(path string, limit int64) ([]byte, error) {
 	in := a.stdin
@@ -182,8 +186,9 @@ func (a *app) readLimited(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// parsePlan reads a plan; its errors begin with the line.
-func parsePlan(b []byte) (ota.Rollout, error) {
+// parsePlan reads a plan, and where it says what; its errors begin with the line. The
+// rules of plans are not asked, see ota.Rollout.Validate.
+func parsePlan(b []byte) (ota.Rollout, planLines, error) {
 	var p planFile
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
@@ -191,12 +196,14 @@ func parsePlan(b []byte) (ota.Rollout, error) {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("the plan is empty")
 		}
-		return ota.Rollout{}, readable(err)
+		return ota.Rollout{}, planLines{}, readable(err)
 	}
 	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return ota.Rollout{}, errors.New("more than one document: write one plan to a file")
+		return ota.Rollout{}, planLines{}, errors.New("more than one document: write one plan to a file")
 	}
-	return p.rollout()
+	lines := newPlanLines(b)
+	r, err := p.rollout(lines)
+	return r, lines, err
 }
 
 // readable leaves out what only a programmer of the parser understands.
@@ -211,7 +218,10 @@ func readable(err error) error {
 }
 
 // reader notes the first error with its line.
-type reader struct{ err error }
+type reader struct {
+	lines planLines
+	err   error
+}
 
 func (r *reader) at(t text, what string, err error) {
 	if err != nil && r.err == nil {
@@ -237,8 +247,8 @@ func (r *reader) time(t text, what string) time.Time {
 	return at
 }
 
-func (p planFile) rollout() (ota.Rollout, error) {
-	var rd reader
+func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
+	rd := reader{lines: lines}
 	r := ota.Rollout{Selector: p.Select.value, Seed: p.Seed, Priority: p.Priority, InProgressTimeout: rd.duration(p.Timeout, "timeout")}
 	if p.Firmware.value != "" {
 		id, err := ota.ParseReleaseID(p.Firmware.value)
@@ -282,6 +292,9 @@ func (s planStage) stage(rd *reader, number int, gate float64) ota.Stage {
 	at := s.Size
 	if at.line == 0 {
 		at = s.Select
+	}
+	if at.line == 0 {
+		at.line = rd.lines.line(fmt.Sprintf("stages[%d]", number-1))
 	}
 	stage := ota.Stage{State: ota.StagePending, Approval: s.Approval, Soak: rd.duration(s.Soak, what+": soak"), Gate: ota.Gate{Success: gate}}
 	switch {

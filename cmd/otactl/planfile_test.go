@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"reflect"
@@ -19,7 +20,7 @@ func TestPlanFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := parsePlan(b)
+	got, _, err := parsePlan(b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,9 +55,27 @@ func TestPlanFile(t *testing.T) {
 	}
 }
 
-// Every error names the line.
+// refusalOf is why a plan file is refused before a server is asked.
+func refusalOf(plan string) string {
+	r, lines, err := parsePlan([]byte(plan))
+	if err == nil {
+		lines.file = "p"
+		err = lines.locate(r.Ordered().Validate())
+	}
+	if err == nil {
+		return ""
+	}
+	return plain(strings.TrimPrefix(err.Error(), "p: "))
+}
+
+// Every error names the line, whether the file can not be read or the plan can not
+// work.
 func TestPlanFilesThatAreRefused(t *testing.T) {
-	for plan, want := range map[string]string{
+	const ( // three lines, all of them right
+		plan    = "firmware: gw@1\nstages:\n- size: 100%\n"
+		command = "command: {name: x}\nstages:\n- size: 100%\n"
+	)
+	for text, want := range map[string]string{
 		"":                                           "the plan is empty",
 		"stages: [{size: 10%}]\n---\nstages: []":     "more than one document",
 		"stages:\n- size: 10%\n  gates: 5%":          "line 3: field gates is not known in a stage",
@@ -64,7 +83,8 @@ func TestPlanFilesThatAreRefused(t *testing.T) {
 		"rate: fast":                                 "line 1: rate: ",
 		"seed: s\ntimeout: 5":                        "line 2: timeout: ",
 		"stages:\n- size: 120%":                      "line 2: stage 1: ",
-		"stages:\n- {}\n":                            "stage 1: give either size or select",
+		"stages:\n- size: 5\n- {}\n":                 "line 3: stage 2: give either size or select",
+		"stages:\n-\n  approval: true\n":             "line 3: stage 1: give either size or select",
 		"stages:\n- size: 5\n  select: a":            "line 2: stage 1: give either size or select",
 		"stages:\n- size: 5,10":                      "line 2: stage 1: one size for each stage",
 		"stages:\n- size: 5\n  gate: 195%":           "line 3: stage 1: ",
@@ -74,15 +94,65 @@ func TestPlanFilesThatAreRefused(t *testing.T) {
 		"consent:\n  deadline: 2026-12-24T00:00:00Z": "line 2: consent: give maxDefers too",
 		"start: tomorrow":                            "line 1: start: ",
 		"stages: [":                                  "line 1: ",
+
+		"# none\n\nfirmware: gw@1":                                       "line 3: 0 stages: want 1 to 32; the least is one of 100%",
+		"firmware: gw@1\nstages: []":                                     "line 2: 0 stages: ",
+		"firmware: gw@1\nstages: [{size: 5}, {size: 5}]":                 "line 2: stages must ascend: stage 2 is 5 after 5; sizes are cumulative",
+		"firmware: gw@1\nstages:\n- size: 50%\n- gate: 90%\n  size: 10%": "line 5: stages must ascend: stage 2 is 10% after 50%",
+		"firmware: gw@1\nstages:\n- size: 5\n  soak: 2161h":              "line 4: stage 1: soak of 2161h0m0s: want 0 to 2160h0m0s",
+		"firmware: gw@1\nstages:\n- &a {size: 5, soak: 2161h}\n- *a":     "line 3: stage 1: soak",
+		"stages: [{size: 5}]\nfirmware: gw/1@2":                          "line 2: firmware: ",
+		plan + "abort: [any>=1, any>=2, any>=3, any>=4, any>=5, any>=6, any>=7, any>=8, any>=9, any>=1, any>=2, any>=3, any>=4, any>=5, any>=6, any>=7, any>=8]": "line 4: 17 abort rules: at most 16",
+		plan + "select: " + strings.Repeat("a", 4097):                            "line 4: selector of 4097 bytes: at most 4096",
+		plan + "timeout: 1s":                                                     "line 4: timeout of 1s: want 1m0s to 168h0m0s",
+		plan + "rate: 1000000000/m":                                              `line 4: rate: rate "1000000000/m": rate of 1e+09 a minute: want`,
+		plan + "inFlight:\n  max: -1":                                            "line 5: -1 in flight: want 0 (no bound) to",
+		plan + "inFlight:\n  max: 5\n  perMax: -1":                               "line 6: -1 in flight for each value: want",
+		plan + "inFlight:\n  perMax: 1":                                          "line 4: in flight for each value: give the tag key and the number",
+		plan + "inFlight:\n  perMax: 1\n  per: a b":                              "line 6: tag key",
+		plan + "timers:\n  claim: 1h\n  fetch: 1s":                               "line 6: fetch timer of 1s: want",
+		plan + "timers:\n  install: 169h":                                        "line 5: install timer of 169h0m0s: want",
+		plan + "retry:\n  attempts: 12":                                          "line 5: 12 attempts: want 1 to 11",
+		plan + "retry:\n  attempts: 2\n  backoff: 169h":                          "line 6: retry backoff of 169h0m0s: want",
+		plan + "retry:\n  backoff: 1h":                                           "line 4: a retry needs at least 2 attempts",
+		plan + "retry:\n  attempts: 2\n  on:\n  - failed\n  - tired":             `line 8: retry on "tired": want failed,`,
+		plan + "retry: {attempts: 2, on: [drifted]}":                             `line 4: retry on "drifted": want`,
+		plan + "drift: flow":                                                     `line 4: drift policy "flow": want`,
+		plan + "consent:\n  maxDefers: 101":                                      "line 5: consent with 101 deferrals: want 0 to 100",
+		plan + "strata:\n- a\n- b\n- a":                                          `line 7: stratum "a" is given twice`,
+		plan + "strata: [a b]":                                                   `line 4: stratum "a b": `,
+		plan + "strata: [a, b, c, d, e, f, g, h, i]":                             "line 4: 9 strata: at most 8",
+		plan + "onAbort: burn":                                                   `line 4: abort policy "burn": want keep or revert`,
+		plan + "onPause: dance":                                                  `line 4: pause policy "dance": want`,
+		plan + "health:\n  signals: [crash +1%]\n  onFail: cry":                  `line 6: policy of a failed signal "cry": want`,
+		plan + "health:\n  onFail: abort":                                        "line 4: health without a signal",
+		plan + "health:\n  signals: [crash +1%]\n  watch: 100000h":               "line 6: health watch of 100000h0m0s: want",
+		plan + "health:\n  signals: [crash +1%]\n  wait: 10000h":                 "line 6: health wait of 10000h0m0s: want",
+		plan + "health:\n  signals:\n  - crash +1%\n  - crash +2%":               "line 7: health signal crash is given twice",
+		"continuous: true\nfirmware: gw@1\nstages:\n- size: 5%\n":                "line 4: the last stage of a continuous rollout is 100%, not 5%",
+		"continuous: true\nfirmware: gw@1\nstages:\n- select: a\n- size: 100%\n": "line 4: stage 1 is a selector, and",
+
+		command + "continuous: true":                   "line 4: a command can not be continuous",
+		command + "window: FREQ=DAILY;BYHOUR=2 for 1h": "line 4: a command has no window",
+		command + "consent: {maxDefers: 1}":            "line 4: a command has no window and asks for no consent",
+		command + "health: {signals: [crash +1%]}":     "line 4: a command has no health gate",
+		command + "onAbort: revert":                    "line 4: a command installs nothing that could be reverted",
+		command + "timers: {fetch: 1h}":                "line 4: timers of fetch, install,",
+		command + "quarantined: true":                  "line 4: a command knows no quarantine",
 	} {
-		if _, err := parsePlan([]byte(plan)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "main.") {
-			t.Errorf("%q: %v, want %q", plan, err, want)
+		if got := refusalOf(text); !strings.HasPrefix(got, want) || got == "" || strings.Contains(got, "main.") {
+			t.Errorf("%q: %s, want %q", text, got, want)
+		}
+	}
+	for _, fine := range []string{plan, command} {
+		if got := refusalOf(fine); got != "" {
+			t.Errorf("%q: %s", fine, got)
 		}
 	}
 }
 
 func TestPlanOfACommand(t *testing.T) {
-	got, err := parsePlan([]byte("command: {name: set-level, parameters: {level: 3, on: true}, timeout: 90s, maxOutput: 100}\nselect: tags.site = \"paris\"\nstages: [{size: 5, gate: 90%}, {size: 100%}]\nrate: 10/m\n"))
+	got, _, err := parsePlan([]byte("command: {name: set-level, parameters: {level: 3, on: true}, timeout: 90s, maxOutput: 100}\nselect: tags.site = \"paris\"\nstages: [{size: 5, gate: 90%}, {size: 100%}]\nrate: 10/m\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +178,7 @@ func TestPlanOfACommand(t *testing.T) {
 		"stages: [{size: 1}]\ncommand: {name: x, argv: [y]}":            "field argv is not known in a command",
 		"stages: [{size: 1}]\ncommand: {name: x, parameters: {a: [b]}}": "line 2: want one value",
 	} {
-		if _, err := parsePlan([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := parsePlan([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -161,8 +231,12 @@ func FuzzParsePlan(f *testing.F) {
 	f.Add([]byte("stages: &a [*a]"))
 	f.Add([]byte("stages: [{size: 5}]\ncommand: {name: x, parameters: {a: 1}, timeout: 90s}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if r, err := parsePlan(b); err == nil && len(r.Stages) > len(b) {
+		r, lines, err := parsePlan(b)
+		if err == nil && len(r.Stages) > len(b) {
 			t.Errorf("%d stages out of %d bytes", len(r.Stages), len(b))
+		}
+		if n := lines.line("stages[0].size"); err == nil && lines.root != nil && (n < 1 || n > bytes.Count(b, []byte("\n"))+bytes.Count(b, []byte("\r"))+1) {
+			t.Errorf("line %d", n)
 		}
 	})
 }

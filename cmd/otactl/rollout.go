@@ -78,13 +78,13 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 	if f.dryRun {
 		plan, err := call(ctx, c.rollouts.PlanRollout, &otadv1.PlanRolloutRequest{Spec: spec})
 		if err != nil {
-			return rolloutRemedy(err)
+			return f.refused(err)
 		}
 		return a.printPlan(newPlanView(spec, plan))
 	}
 	resp, err := call(ctx, c.rollouts.CreateRollout, &otadv1.CreateRolloutRequest{Spec: spec, Draft: f.draft})
 	if err != nil {
-		return rolloutRemedy(err)
+		return f.refused(err)
 	}
 	r := newRolloutView(resp.GetRollout())
 	switch ota.RolloutState(r.State) {
@@ -101,6 +101,15 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 		return a.watchRollout(ctx, c, r.ID)
 	}
 	return printOne(a, r, r.ID, a.showRollout(r))
+}
+
+// refused says in which line of a plan file stands what the server refuses, and what
+// to do.
+func (f *rolloutFlags) refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return rolloutRemedy(f.lines.locate(err))
 }
 
 // rolloutRemedy adds what to look at when the server can not plan a rollout: no
@@ -148,7 +157,7 @@ approved again.`,
 					return nil, err
 				}
 				resp, err := call(ctx, c.rollouts.EditRollout, &otadv1.EditRolloutRequest{Id: id, Spec: spec})
-				return resp.GetRollout(), err
+				return resp.GetRollout(), f.refused(err)
 			})
 			return act(cmd, args)
 		},

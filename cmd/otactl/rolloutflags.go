@@ -31,6 +31,7 @@ type rolloutFlags struct {
 	approval, quarantined, continuous                   bool
 	dryRun, watch, draft                                bool
 	cmd                                                 *cobra.Command
+	lines                                               planLines // of the file, once it is read
 }
 
 // besideFile are the flags that may be given with a plan file.
@@ -95,10 +96,22 @@ func (f *rolloutFlags) spec(a *app) (*otadv1.RolloutSpec, error) {
 	if r.Release == (ota.ReleaseID{}) {
 		return nil, hint(usage("which firmware?"), "add --firmware NAME@VERSION; otactl firmware list shows the releases")
 	}
-	if err := r.Validate(); err != nil {
-		return nil, usage("%w", err)
+	if err := f.valid(r); err != nil {
+		return nil, err
 	}
 	return specMessage(r), nil
+}
+
+// valid refuses a plan that could never work; one of a file with the line.
+func (f *rolloutFlags) valid(r ota.Rollout) error {
+	err := r.Ordered().Validate()
+	switch {
+	case err == nil:
+		return nil
+	case f.file == "":
+		return usage("%w", err)
+	}
+	return hint(f.lines.locate(usage("%w", err)), hintSchema)
 }
 
 // fromFile is the plan in the file, with the few flags that may stand beside it.
@@ -112,10 +125,20 @@ func (f *rolloutFlags) fromFile(a *app, may []string) (ota.Rollout, error) {
 	if len(beside) > 0 {
 		return ota.Rollout{}, usage("%s and --file: write it into the plan", strings.Join(beside, ", "))
 	}
-	r, err := a.readPlan(f.file)
+	r, lines, err := a.readPlan(f.file)
 	if err != nil {
 		return r, err
 	}
+	if f.firmware != "" {
+		lines.beside = append(lines.beside, "firmware")
+	}
+	if f.selector != "" || f.group != "" {
+		lines.beside = append(lines.beside, "select")
+	}
+	if f.seed != "" {
+		lines.beside = append(lines.beside, "seed")
+	}
+	f.lines = lines
 	r.Selector, r.Seed = first(f.selector, r.Selector), first(f.seed, r.Seed)
 	return r, f.release(&r)
 }

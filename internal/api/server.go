@@ -20,6 +20,7 @@ import (
 	"github.com/otad/otad/pkg/ota"
 	"github.com/otad/otad/pkg/selector"
 	"github.com/otad/otad/pkg/shadow"
+	otadv1 "github.com/otad/otad/proto/otad/v1"
 	"github.com/otad/otad/proto/otad/v1/otadv1connect"
 )
 
@@ -184,7 +185,13 @@ func (m errorMapper) wrap(procedure string, err error) error {
 	if errors.As(err, &syntax) {
 		err = fmt.Errorf("%w\n%s", err, syntax.Caret())
 	}
-	return connect.NewError(code, err)
+	out := connect.NewError(code, err)
+	if field := ota.FieldOf(err); field != "" {
+		if detail, err := connect.NewErrorDetail(&otadv1.Refusal{Field: field}); err == nil {
+			out.AddDetail(detail)
+		}
+	}
+	return out
 }
 
 func (m errorMapper) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {

@@ -286,7 +286,20 @@ func noDevices(r ota.Rollout, excluded []Exclusion) error {
 	if len(excluded) == 0 {
 		text += "; no device is enrolled"
 	}
-	return fmt.Errorf("%w: %s", ErrNoDevices, text)
+	return ota.AtField(emptiedBy(r, excluded), fmt.Errorf("%w: %s", ErrNoDevices, text))
+}
+
+// emptiedBy is the part of the plan that leaves nobody: the selector, unless it means
+// devices that the release is not for, or none is left out.
+func emptiedBy(r ota.Rollout, excluded []Exclusion) string {
+	fits := func(e Exclusion) bool { return e.Reason == ExcludedSelector || e.Reason == ExcludedRevoked }
+	switch bySelector := slices.ContainsFunc(excluded, func(e Exclusion) bool { return e.Reason == ExcludedSelector }); {
+	case bySelector && !slices.ContainsFunc(excluded, func(e Exclusion) bool { return !fits(e) }):
+		return "select"
+	case r.Command != nil:
+		return "command"
+	}
+	return "firmware"
 }
 
 // whatOf names what a rollout brings, for people.

@@ -25,33 +25,33 @@ var ErrNoDevices = errors.New("nothing to roll out")
 const MaxSeedBytes = 64
 
 // prepare checks a plan and fills in what the operator left to the server. A
-// rollout whose State is DRAFT stays one.
+// rollout whose State is DRAFT stays one. What it refuses is an ota.FieldError.
 func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
 	r = r.Ordered()
 	if err := r.Validate(); err != nil {
 		return r, err
 	}
 	sel, err := selector.Parse(r.Selector)
-	if err != nil {
-		return r, err
+	if err == nil {
+		err = followable(r, sel)
 	}
-	if err := followable(r, sel); err != nil {
-		return r, err
+	if err != nil {
+		return r, ota.AtField("select", err)
 	}
 	for i, stage := range r.Stages {
 		if _, err := selector.Parse(stage.Size.Selector); err != nil {
-			return r, fmt.Errorf("stage %d: %w", i+1, err)
+			return r, ota.AtField(fmt.Sprintf("stages[%d].select", i), fmt.Errorf("stage %d: %w", i+1, err))
 		}
 	}
 	if len(r.Seed) > MaxSeedBytes {
-		return r, fmt.Errorf("%w: seed of %d bytes: at most %d", ErrInvalid, len(r.Seed), MaxSeedBytes)
+		return r, ota.AtField("seed", fmt.Errorf("%w: seed of %d bytes: at most %d", ErrInvalid, len(r.Seed), MaxSeedBytes))
 	}
 	if r.Seed == "" {
 		r.Seed = newID("")
 	}
 	r.CreatedAt = s.Now()
 	if start := r.Terms.Start; start.After(r.CreatedAt.Add(ota.MaxStart)) {
-		return r, fmt.Errorf("%w: start at %s: at most %d days ahead", ErrInvalid, start.Format(time.RFC3339), ota.MaxStart/(24*time.Hour))
+		return r, ota.AtField("start", fmt.Errorf("%w: start at %s: at most %d days ahead", ErrInvalid, start.Format(time.RFC3339), ota.MaxStart/(24*time.Hour)))
 	}
 	if r.State == ota.RolloutDraft {
 		return r, nil
@@ -60,24 +60,28 @@ func (s *Service) prepare(r ota.Rollout) (ota.Rollout, error) {
 	return ota.Submit(r)
 }
 
-// possible reports what a plan asks for and can not have, as things are.
+// possible reports what a plan asks for and can not have, as things are, as an
+// ota.FieldError.
 func (s *Service) possible(ctx context.Context, r ota.Rollout) error {
 	if err := s.groupsExist(ctx, r); err != nil {
-		return err
+		return ota.AtField("select", err)
 	}
 	if r.Kind() == ota.KindCommand {
 		return nil
 	}
 	release, err := s.signed(ctx, r.Release)
 	if err != nil {
-		return err
+		return ota.AtField("firmware", err)
 	}
 	id, trial, err := s.longestTrial(ctx, release)
-	if timer := r.Terms.Timers.Health; err == nil && timer > 0 && trial >= timer {
+	if err != nil {
+		return ota.AtField("firmware", err)
+	}
+	if timer := r.Terms.Timers.Health; timer > 0 && trial >= timer {
 		err = fmt.Errorf("%w: health timer of %s: %s gives a device %s to prove its health, and it would count as silent before; give more, such as %s, or 0 for no timer",
 			ErrInvalid, timer, id, trial, 2*trial)
 	}
-	return err
+	return ota.AtField("timers.health", err)
 }
 
 // longestTrial returns the longest time that a device has to prove its health, of the

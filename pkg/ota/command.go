@@ -46,27 +46,29 @@ func (r Rollout) Ordered() Rollout {
 // install beside a command.
 func (r Rollout) validateKind() error {
 	if r.Command == nil {
-		return r.Release.Validate()
+		return AtField("firmware", r.Release.Validate())
 	}
 	if r.Release != (ReleaseID{}) {
-		return invalid("a rollout of release %s and of command %s: make two", r.Release, r.Command.Name)
+		return AtField("command", invalid("a rollout of release %s and of command %s: make two", r.Release, r.Command.Name))
 	}
 	if err := r.Command.ValidateOrder(); err != nil {
-		return err
+		return AtField("command", err)
 	}
 	t := r.Terms.Timers
 	t.Claim = 0
 	switch {
-	case r.Terms.Window != (Window{}) || r.Terms.Consent != nil:
-		return invalid("a command has no window and asks for no consent: give it a start, or make it wait for approval")
+	case r.Terms.Window != (Window{}):
+		return AtField("window", invalid("a command has no window and asks for no consent: give it a start, or make it wait for approval"))
+	case r.Terms.Consent != nil:
+		return AtField("consent", invalid("a command has no window and asks for no consent: give it a start, or make it wait for approval"))
 	case r.Terms.Health.Set():
-		return invalid("a command has no health gate: it brings no image to compare")
+		return AtField("health", invalid("a command has no health gate: it brings no image to compare; leave it out"))
 	case r.Terms.OnAbort == AbortRevert:
-		return invalid("a command installs nothing that could be reverted: leave out the abort policy")
+		return AtField("onAbort", invalid("a command installs nothing that could be reverted: leave out the abort policy"))
 	case t != (Timers{}):
-		return invalid("timers of fetch, install, reboot and health are those of an install: a command has a claim timer and its time-outs")
+		return AtField("timers", invalid("timers of fetch, install, reboot and health are those of an install: a command has a claim timer and its time-outs"))
 	case r.Terms.Quarantined:
-		return invalid("a command knows no quarantine: it is for every device selected")
+		return AtField("quarantined", invalid("a command knows no quarantine: it is for every device selected; leave it out"))
 	}
 	return nil
 }
@@ -164,24 +166,25 @@ func (c Command) Validate() error {
 // what is collected is not said yet.
 func (c Command) ValidateOrder() error {
 	if err := ValidateWord("command", c.Name); err != nil {
-		return err
+		return AtField("name", err)
 	}
 	if len(c.Parameters) > MaxCommandParameters {
-		return invalid("command with %d parameters: at most %d", len(c.Parameters), MaxCommandParameters)
+		return AtField("parameters", invalid("command with %d parameters: at most %d", len(c.Parameters), MaxCommandParameters))
 	}
-	for k, v := range c.Parameters {
-		if err := ValidateParameterName(k); err != nil {
-			return err
+	for _, k := range slices.Sorted(maps.Keys(c.Parameters)) {
+		err := ValidateParameterName(k)
+		if v := c.Parameters[k]; err == nil && (len(v) > MaxParameterBytes || !utf8.ValidString(v)) {
+			err = invalid("command parameter %s: want a text of at most %d bytes", k, MaxParameterBytes)
 		}
-		if len(v) > MaxParameterBytes || !utf8.ValidString(v) {
-			return invalid("command parameter %s: want a text of at most %d bytes", k, MaxParameterBytes)
+		if err != nil {
+			return AtField("parameters."+k, err)
 		}
 	}
 	if limit := int(MaxCommandTimeout / time.Second); c.TimeoutSeconds < 0 || c.TimeoutSeconds > limit {
-		return invalid("command timeout of %d seconds: want 1 to %d, or none for %d", c.TimeoutSeconds, limit, int(DefaultCommandTimeout/time.Second))
+		return AtField("timeout", invalid("command timeout of %d seconds: want 1 to %d, or none for %d", c.TimeoutSeconds, limit, int(DefaultCommandTimeout/time.Second)))
 	}
 	if c.MaxOutputBytes < 0 || c.MaxOutputBytes > MaxCommandOutput {
-		return invalid("command output of %d bytes: want 1 to %d, or none for %d", c.MaxOutputBytes, MaxCommandOutput, DefaultCommandOutput)
+		return AtField("maxOutput", invalid("command output of %d bytes: want 1 to %d, or none for %d", c.MaxOutputBytes, MaxCommandOutput, DefaultCommandOutput))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -19,14 +20,14 @@ func (r Rollout) validateContinuous() error {
 		return nil
 	}
 	if r.Kind() == KindCommand {
-		return invalid("a command can not be continuous: run it again when devices have joined")
+		return AtField("continuous", invalid("a command can not be continuous: run it again when devices have joined"))
 	}
-	if last := r.Stages[len(r.Stages)-1].Size; last.Percent != 100 {
-		return invalid("the last stage of a continuous rollout is 100%%, not %s: devices that join belong to it; add a stage of 100%%", last)
+	if i := len(r.Stages) - 1; r.Stages[i].Size.Percent != 100 {
+		return AtField(fmt.Sprintf("stages[%d]", i), invalid("the last stage of a continuous rollout is 100%%, not %s: devices that join belong to it; add a stage of 100%%", r.Stages[i].Size))
 	}
 	for i, s := range r.Stages {
 		if s.Size.Selector != "" {
-			return invalid("stage %d is a selector, and devices that join a continuous rollout belong to its last stage: write numbers or percentages, or make a rollout of its own for these devices", i+1)
+			return AtField(fmt.Sprintf("stages[%d].select", i), invalid("stage %d is a selector, and devices that join a continuous rollout belong to its last stage: write numbers or percentages, or make a rollout of its own for these devices", i+1))
 		}
 	}
 	return nil

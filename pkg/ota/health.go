@@ -86,24 +86,25 @@ func (h Health) validate() error {
 	switch h.OnFail {
 	case "", HealthPause, HealthAbort:
 	default:
-		return invalid("policy of a failed signal %q: want %s or %s", h.OnFail, HealthPause, HealthAbort)
+		return AtField("onFail", invalid("policy of a failed signal %q: want %s or %s", h.OnFail, HealthPause, HealthAbort))
 	}
 	switch {
 	case len(h.Signals) > MaxSignals:
-		return invalid("%d health signals: at most %d", len(h.Signals), MaxSignals)
+		return AtField("signals", invalid("%d health signals: at most %d", len(h.Signals), MaxSignals))
 	case !h.Set() && (h.Watch != 0 || h.Wait != 0 || h.OnFail != ""):
 		return invalid("health without a signal: say what to compare, as in 'crash +1%%'")
 	case h.Watch != 0 && (h.Watch < MinWatch || h.Watch > MaxWatch):
-		return invalid("health watch of %s: want %s to %s", h.Watch, MinWatch, MaxWatch)
+		return AtField("watch", invalid("health watch of %s: want %s to %s", h.Watch, MinWatch, MaxWatch))
 	case h.Wait < 0 || h.Wait > MaxHealthWait:
-		return invalid("health wait of %s: want 0 to %s", h.Wait, MaxHealthWait)
+		return AtField("wait", invalid("health wait of %s: want 0 to %s", h.Wait, MaxHealthWait))
 	}
 	for i, s := range h.Signals {
-		if err := s.validate(); err != nil {
-			return err
-		}
+		err := s.validate()
 		if slices.ContainsFunc(h.Signals[:i], func(o Signal) bool { return o.Name == s.Name }) {
-			return invalid("health signal %s is given twice", s.Name)
+			err = invalid("health signal %s is given twice", s.Name)
+		}
+		if err != nil {
+			return AtField(fmt.Sprintf("signals[%d]", i), err)
 		}
 	}
 	return nil

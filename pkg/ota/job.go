@@ -56,7 +56,7 @@ var DefaultConsent = Consent{MaxDefers: 10}
 
 func (c *Consent) validate() error {
 	if c != nil && (c.MaxDefers < 0 || c.MaxDefers > MaxDefers) {
-		return invalid("consent with %d deferrals: want 0 to %d", c.MaxDefers, MaxDefers)
+		return AtField("maxDefers", invalid("consent with %d deferrals: want 0 to %d", c.MaxDefers, MaxDefers))
 	}
 	return nil
 }

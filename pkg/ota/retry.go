@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -27,15 +28,15 @@ const (
 func (r Retry) validate() error {
 	switch {
 	case r.Attempts < 0 || r.Attempts > MaxAttempts:
-		return invalid("%d attempts: want 1 to %d", r.Attempts, MaxAttempts)
+		return AtField("attempts", invalid("%d attempts: want 1 to %d", r.Attempts, MaxAttempts))
 	case r.Backoff < 0 || r.Backoff > MaxBackoff:
-		return invalid("retry backoff of %s: want 0 to %s", r.Backoff, MaxBackoff)
+		return AtField("backoff", invalid("retry backoff of %s: want 0 to %s", r.Backoff, MaxBackoff))
 	case r.Attempts < 2 && (r.Backoff != 0 || len(r.On) > 0):
 		return invalid("a retry needs at least 2 attempts")
 	}
-	for _, c := range r.On {
+	for i, c := range r.On {
 		if !slices.Contains(Unsuccessful, c) || c == ClassDrifted {
-			return invalid("retry on %q: want failed, rolled_back, rejected, timed_out or silent", c)
+			return AtField(fmt.Sprintf("on[%d]", i), invalid("retry on %q: want failed, rolled_back, rejected, timed_out or silent", c))
 		}
 	}
 	return nil

@@ -193,22 +193,22 @@ const (
 	MaxSelector   = 4096
 )
 
-// Validate reports the first part of the plan that could never work.
+// Validate reports the first part of the plan that could never work, as a FieldError.
 func (r Rollout) Validate() error {
 	if err := r.validateKind(); err != nil {
 		return err
 	}
 	if len(r.Stages) == 0 || len(r.Stages) > MaxStages {
-		return invalid("%d stages: want 1 to %d", len(r.Stages), MaxStages)
+		return AtField("stages", invalid("%d stages: want 1 to %d; the least is one of 100%%", len(r.Stages), MaxStages))
 	}
 	if len(r.Abort) > MaxAbortRules {
-		return invalid("%d abort rules: at most %d", len(r.Abort), MaxAbortRules)
+		return AtField("abort", invalid("%d abort rules: at most %d", len(r.Abort), MaxAbortRules))
 	}
 	if len(r.Selector) > MaxSelector {
-		return invalid("selector of %d bytes: at most %d", len(r.Selector), MaxSelector)
+		return AtField("select", invalid("selector of %d bytes: at most %d", len(r.Selector), MaxSelector))
 	}
 	if t := r.InProgressTimeout; t != 0 && !validTimeout(t) {
-		return invalid("timeout of %s: want %s to %s", t, MinTimeout, MaxTimeout)
+		return AtField("timeout", invalid("timeout of %s: want %s to %s", t, MinTimeout, MaxTimeout))
 	}
 	if err := r.Terms.validate(); err != nil {
 		return err
@@ -218,18 +218,24 @@ func (r Rollout) Validate() error {
 	}
 	for i, s := range r.Stages {
 		if err := s.validate(); err != nil {
-			return fmt.Errorf("stage %d: %w", i+1, err)
+			return stageError(i, err)
 		}
 		if i > 0 && !ascending(r.Stages[i-1].Size, s.Size) {
-			return invalid("stages must ascend: stage %d is %s after %s", i+1, s.Size, r.Stages[i-1].Size)
+			err := invalid("stages must ascend: stage %d is %s after %s; sizes are cumulative, each counts the devices before it too", i+1, s.Size, r.Stages[i-1].Size)
+			return AtField(fmt.Sprintf("stages[%d].size", i), err)
 		}
 	}
-	for _, a := range r.Abort {
+	for i, a := range r.Abort {
 		if err := a.validate(); err != nil {
-			return err
+			return AtField(fmt.Sprintf("abort[%d]", i), err)
 		}
 	}
 	return nil
+}
+
+// stageError says which stage, counted from 0, err is about.
+func stageError(i int, err error) error {
+	return AtField(fmt.Sprintf("stages[%d]", i), fmt.Errorf("stage %d: %w", i+1, err))
 }
 
 func (s Stage) validate() error {
@@ -237,17 +243,17 @@ func (s Stage) validate() error {
 	case s.Size.kinds() != 1:
 		return invalid("a stage is a percentage, a number of devices or a selector")
 	case len(s.Size.Selector) > MaxSelector:
-		return invalid("selector of %d bytes: at most %d", len(s.Size.Selector), MaxSelector)
+		return AtField("select", invalid("selector of %d bytes: at most %d", len(s.Size.Selector), MaxSelector))
 	case s.Size.Percent < 0 || s.Size.Percent > 100 || math.IsNaN(s.Size.Percent):
-		return invalid("stage of %s: want over 0%% up to 100%%", s.Size)
+		return AtField("size", invalid("stage of %s: want over 0%% up to 100%%", s.Size))
 	case s.Size.Count < 0:
-		return invalid("stage of %d devices: want at least 1", s.Size.Count)
+		return AtField("size", invalid("stage of %d devices: want at least 1", s.Size.Count))
 	case s.Gate.Success < 0 || s.Gate.Success > 1 || math.IsNaN(s.Gate.Success):
-		return invalid("gate of %g%%: want 0%% to 100%%", s.Gate.Success*100)
+		return AtField("gate", invalid("gate of %g%%: want 0%% to 100%%", s.Gate.Success*100))
 	case s.Gate.MinFinished < 0:
-		return invalid("gate minimum %d: must not be negative", s.Gate.MinFinished)
+		return AtField("gate", invalid("gate minimum %d: must not be negative", s.Gate.MinFinished))
 	case s.Soak < 0 || s.Soak > MaxSoak:
-		return invalid("soak of %s: want 0 to %s", s.Soak, MaxSoak)
+		return AtField("soak", invalid("soak of %s: want 0 to %s", s.Soak, MaxSoak))
 	case !slices.Contains(StageStates, s.State):
 		return invalid("stage in state %q: want one of %v; a new one is %s", s.State, StageStates, StagePending)
 	}

@@ -139,8 +139,8 @@ func TestRolloutValidate(t *testing.T) {
 	} {
 		r := good()
 		breakIt(&r)
-		if err := r.Validate(); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
+		if err := r.Validate(); !errors.Is(err, ErrInvalid) || FieldOf(err) == "" {
+			t.Errorf("%s: %v, of field %q", name, err, FieldOf(err))
 		}
 	}
 	for _, state := range StageStates { // one that runs is as good as a new one

@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -56,62 +57,70 @@ const (
 const ByHardware = "hardware"
 
 func (t Terms) validate() error {
-	if err := t.Rate.validate(); err != nil {
-		return err
-	}
-	if err := t.InFlight.validate(); err != nil {
-		return err
-	}
-	if err := t.Timers.validate(); err != nil {
-		return err
-	}
-	if err := t.Retry.validate(); err != nil {
-		return err
-	}
-	if err := t.Drift.validate(); err != nil {
-		return err
-	}
-	if t.Window != (Window{}) {
-		if err := t.Window.Validate(); err != nil {
-			return err
+	for _, part := range []struct {
+		field string
+		check func() error
+	}{
+		{"rate", t.Rate.validate},
+		{"inFlight", t.InFlight.validate},
+		{"timers", t.Timers.validate},
+		{"retry", t.Retry.validate},
+		{"drift", t.Drift.validate},
+		{"window", t.validateWindow},
+		{"consent", t.Consent.validate},
+		{"strata", t.validateStrata},
+		{"health", t.Health.validate},
+		{"onAbort", t.OnAbort.validate},
+		{"onPause", t.OnPause.validate},
+	} {
+		if err := part.check(); err != nil {
+			return AtField(part.field, err)
 		}
-	}
-	if err := t.Consent.validate(); err != nil {
-		return err
-	}
-	if len(t.Strata) > MaxStrata {
-		return invalid("%d strata: at most %d", len(t.Strata), MaxStrata)
-	}
-	for i, s := range t.Strata {
-		if err := ValidateWord("stratum", s); err != nil {
-			return err
-		}
-		if slices.Contains(t.Strata[:i], s) {
-			return invalid("stratum %q is given twice", s)
-		}
-	}
-	if err := t.Health.validate(); err != nil {
-		return err
-	}
-	if err := t.OnAbort.validate(); err != nil {
-		return err
-	}
-	switch t.OnPause {
-	case "", PauseLetFinish, PauseHoldBeforeInstall:
-	default:
-		return invalid("pause policy %q: want %s or %s", t.OnPause, PauseLetFinish, PauseHoldBeforeInstall)
 	}
 	return nil
 }
 
+func (t Terms) validateWindow() error {
+	if t.Window == (Window{}) {
+		return nil
+	}
+	return t.Window.Validate()
+}
+
+func (t Terms) validateStrata() error {
+	if len(t.Strata) > MaxStrata {
+		return invalid("%d strata: at most %d", len(t.Strata), MaxStrata)
+	}
+	for i, s := range t.Strata {
+		err := ValidateWord("stratum", s)
+		if slices.Contains(t.Strata[:i], s) {
+			err = invalid("stratum %q is given twice", s)
+		}
+		if err != nil {
+			return AtField(fmt.Sprintf("[%d]", i), err)
+		}
+	}
+	return nil
+}
+
+func (p PausePolicy) validate() error {
+	switch p {
+	case "", PauseLetFinish, PauseHoldBeforeInstall:
+		return nil
+	}
+	return invalid("pause policy %q: want %s or %s", p, PauseLetFinish, PauseHoldBeforeInstall)
+}
+
 func (f InFlight) validate() error {
 	switch {
-	case f.Max < 0 || f.Max > MaxInFlight || f.PerMax < 0 || f.PerMax > MaxInFlight:
-		return invalid("%d in flight, %d for each value: want 0 (no bound) to %d", f.Max, f.PerMax, MaxInFlight)
+	case f.Max < 0 || f.Max > MaxInFlight:
+		return AtField("max", invalid("%d in flight: want 0 (no bound) to %d", f.Max, MaxInFlight))
+	case f.PerMax < 0 || f.PerMax > MaxInFlight:
+		return AtField("perMax", invalid("%d in flight for each value: want 0 (no bound) to %d", f.PerMax, MaxInFlight))
 	case (f.Per == "") != (f.PerMax == 0):
 		return invalid("in flight for each value: give the tag key and the number, as in 'site=5'")
 	case f.Per != "":
-		return ValidateWord("tag key", f.Per)
+		return AtField("per", ValidateWord("tag key", f.Per))
 	}
 	return nil
 }

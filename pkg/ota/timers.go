@@ -67,7 +67,7 @@ func (t Timers) validate() error {
 			limit = MaxClaim
 		}
 		if d.Duration != 0 && (d.Duration < MinTimeout || d.Duration > limit) {
-			return invalid("%s timer of %s: want %s to %s", d.name, d.Duration, MinTimeout, limit)
+			return AtField(d.name, invalid("%s timer of %s: want %s to %s", d.name, d.Duration, MinTimeout, limit))
 		}
 	}
 	return nil
