@@ -16,7 +16,7 @@ func limitNames(l *broker.Limits) map[string]any {
 	return map[string]any{
 		"packet-bytes": &l.PacketBytes, "topic-levels": &l.TopicLevels, "topic-bytes": &l.TopicBytes, "client-id-bytes": &l.ClientIDBytes,
 		"receive-maximum": &l.ReceiveMaximum, "topic-aliases": &l.TopicAliases, "inflight": &l.Inflight, "queued": &l.Queued,
-		"queued-bytes": &l.QueuedBytes, "session-expiry": &l.SessionExpiry, "keep-alive": &l.KeepAlive, "connections": &l.Connections,
+		"queued-bytes": &l.QueuedBytes, "session-expiry": &l.SessionExpiry, "keep-alive": &l.KeepAlive, "connections": &l.Connections, "sessions": &l.Sessions,
 		"subscriptions": &l.Subscriptions, "retained": &l.Retained, "retained-per-client": &l.RetainedPerClient,
 		"packet-rate": &l.PacketRate, "byte-rate": &l.ByteRate, "connect-rate": &l.ConnectRate, "failure-rate": &l.FailureRate,
 		"connect-timeout": &l.ConnectTimeout, "write-timeout": &l.WriteTimeout, "stall-timeout": &l.StallTimeout,

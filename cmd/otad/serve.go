@@ -392,7 +392,7 @@ func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.I
 	case err != nil:
 		return mqtt.Identity{}, err
 	case a.Claim:
-		return mqtt.Identity{Name: a.Name, Access: mqtt.ProvisioningAccess()}, nil
+		return mqtt.Identity{Name: a.Name, Passing: true, Access: mqtt.ProvisioningAccess()}, nil
 	}
 	companion := slices.Contains(mqtt.CompanionIDs(a.Name), c.ClientID)
 	return mqtt.Identity{Name: a.Name, Device: !companion, Access: mqtt.DeviceAccess(a.Name, s.templates)}, nil

@@ -63,7 +63,10 @@ type Identity struct {
 	// told. Otherwise any client id goes, in a space of its own; so it is with a
 	// device's companions (CompanionIDs).
 	Device bool
-	Access Access
+	// Passing: it has no session beyond its connection, whatever it asks for. So it
+	// is with a device that is yet to be provisioned, whose credentials many share.
+	Passing bool
+	Access  Access
 }
 
 // Access says which topics one connection may use; everything else is denied.

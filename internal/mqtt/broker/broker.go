@@ -111,6 +111,7 @@ type Broker struct {
 	mu       sync.Mutex
 	closing  bool
 	sessions map[string]*session
+	lasting  map[string]int     // sessions that count against Limits.Sessions, by name
 	conns    map[net.Conn]*conn // nil value: not connected yet
 }
 
@@ -129,7 +130,8 @@ func New(ctx context.Context, c Config) (*Broker, error) {
 	}
 	b := &Broker{
 		conf: c, lim: c.Limits.withDefaults(), log: c.Logger, index: newIndex(), retained: newRetained(),
-		quit: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{}, conns: map[net.Conn]*conn{},
+		quit: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{},
+		lasting: map[string]int{}, conns: map[net.Conn]*conn{},
 	}
 	b.journal = newJournal(c.Store, b.quit)
 	if b.log == nil {
@@ -272,7 +274,7 @@ func (b *Broker) forget(s *session, reason string) {
 		b.wg.Add(1)
 		defer b.wg.Done()
 		s.end()
-		delete(b.sessions, s.key)
+		b.leave(s)
 	}
 	s.mu.Unlock()
 	b.mu.Unlock()

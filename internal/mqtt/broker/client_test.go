@@ -109,6 +109,13 @@ type hello struct {
 // connect returns the return code and, for MQTT 5, the properties.
 func (w *wire) connect(h hello) (code byte, props []byte) {
 	w.t.Helper()
+	body := w.greet(h)
+	return body[1], body[2:]
+}
+
+// greet returns the CONNACK.
+func (w *wire) greet(h hello) []byte {
+	w.t.Helper()
 	var flags byte
 	if !h.persist {
 		flags |= 0x02
@@ -131,8 +138,7 @@ func (w *wire) connect(h hello) (code byte, props []byte) {
 		tail = join(tail, str(h.user), str("password of "+h.user))
 	}
 	w.send(framed(0x10, join(str("MQTT"), []byte{version, flags}, binary.BigEndian.AppendUint16(nil, h.keepAlive), head, tail)))
-	body := w.expect(connack)
-	return body[1], body[2:]
+	return w.expect(connack)
 }
 
 func (w *wire) mustConnect(id string) {

@@ -146,11 +146,11 @@ func (b *Broker) admit(c *conn, p packet.Connect) error {
 	if err != nil {
 		return err
 	}
-	b.paceConnect(sessionKey(id, clientID))
+	b.paceConnect(id, sessionKey(id, clientID))
 	if err := b.checkWill(p.Will, id); err != nil {
 		return err
 	}
-	ack := b.settings(c, p)
+	ack := b.settings(c, p, id)
 	if p.ClientID == "" {
 		ack.AssignedID = clientID
 	}
@@ -235,7 +235,7 @@ func (b *Broker) checkWill(w *packet.Will, id mqtt.Identity) error {
 }
 
 // settings takes over what the client asks for and says what it gets instead.
-func (b *Broker) settings(c *conn, p packet.Connect) packet.Connack {
+func (b *Broker) settings(c *conn, p packet.Connect, id mqtt.Identity) packet.Connack {
 	c.window = min(int(p.ReceiveMaximum), b.lim.Inflight)
 	c.maxPacket, c.terse = int(p.MaximumPacket), p.NoProblemInfo
 	c.outAliases = aliases{most: min(p.AliasMaximum, b.lim.TopicAliases)}
@@ -255,7 +255,7 @@ func (b *Broker) settings(c *conn, p packet.Connect) packet.Connack {
 		}
 	}
 	c.idle = keepAlive * 3 / 2
-	expiry := b.expiry(p.SessionExpiry)
+	expiry := b.expiry(p.SessionExpiry, id)
 	if seconds := uint32(expiry / time.Second); p.Version == packet.V5 && seconds != p.SessionExpiry {
 		ack.SessionExpiry = &seconds
 	}
@@ -263,7 +263,10 @@ func (b *Broker) settings(c *conn, p packet.Connect) packet.Connack {
 }
 
 // expiry is the session expiry that a client gets for what it asked.
-func (b *Broker) expiry(seconds uint32) time.Duration {
+func (b *Broker) expiry(seconds uint32, id mqtt.Identity) time.Duration {
+	if id.Passing {
+		return 0
+	}
 	return min(time.Duration(seconds)*time.Second, b.lim.SessionExpiry)
 }
 
@@ -341,14 +344,20 @@ func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID str
 			return before, nil, nil
 		}
 		if over {
+			b.leave(s)
 			s, ended = nil, s
 		}
+	}
+	expiry := b.expiry(p.SessionExpiry, id)
+	if !id.Device && expiry > 0 && (s == nil || !s.counted) && b.lasting[id.Name] >= b.lim.Sessions {
+		return nil, ended, refuse(packet.QuotaExceeded, "%d sessions with an expiry of %.140q; connect without one, with a client id that has one already, or raise the limit", b.lim.Sessions, id.Name)
 	}
 	ack.SessionPresent = s != nil && c.version != packet.V31 // which has no such flag
 	if s == nil {
 		s = &session{b: b, key: key, clientID: clientID, subs: map[string]*subscription{}}
 		b.sessions[key] = s
 	}
+	b.count(s, id, expiry)
 	b.conns[c.nc] = c
 	s.begin(c, p, id, ack)
 	return nil, ended, nil

@@ -39,7 +39,7 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 	c.takePace()
 	s.stopTimer()
 	s.conn, s.identity = c, id
-	s.expiry, s.since = s.b.expiry(p.SessionExpiry), time.Time{}
+	s.expiry, s.since = s.b.expiry(p.SessionExpiry, id), time.Time{}
 	s.will = newWill(p.Will, id.Name)
 	s.up.Store(true)
 	s.rewind()
@@ -84,7 +84,7 @@ func (b *Broker) detach(c *conn) {
 	ended := s.expiry == 0 || s.unkept
 	if ended {
 		s.end()
-		delete(b.sessions, s.key)
+		b.leave(s)
 	} else {
 		s.save()
 		s.schedule(now)
@@ -157,7 +157,7 @@ func (b *Broker) timeUp(s *session) {
 	over := s.over(now)
 	if over {
 		s.end()
-		delete(b.sessions, s.key)
+		b.leave(s)
 	} else {
 		s.schedule(now)
 	}
@@ -181,6 +181,26 @@ func (s *session) end() {
 		s.b.index.remove(sub)
 	}
 	s.erase()
+}
+
+// count makes s count against Limits.Sessions if it may outlive its connection and
+// belongs to no device, of which each has its few. Broker.mu is held.
+func (b *Broker) count(s *session, id mqtt.Identity, expiry time.Duration) {
+	if !s.counted && !id.Device && expiry > 0 {
+		s.counted = true
+		b.lasting[id.Name]++
+	}
+}
+
+// leave takes s out of the sessions. Broker.mu is held.
+func (b *Broker) leave(s *session) {
+	delete(b.sessions, s.key)
+	if !s.counted {
+		return
+	}
+	if b.lasting[s.identity.Name]--; b.lasting[s.identity.Name] == 0 {
+		delete(b.lasting, s.identity.Name)
+	}
 }
 
 // bury publishes the will of an ended session (3.1.2.5) and gives what was meant

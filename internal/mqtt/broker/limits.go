@@ -19,6 +19,7 @@ const (
 	DefaultSessionExpiry     = 7 * 24 * time.Hour
 	DefaultKeepAlive         = 20 * time.Minute
 	DefaultConnections       = 50_000
+	DefaultSessions          = 100
 	DefaultSubscriptions     = 50
 	DefaultRetained          = 100_000
 	DefaultRetainedPerClient = 50
@@ -60,12 +61,13 @@ type Limits struct {
 	SessionExpiry     time.Duration // a session without connection lives no longer
 	KeepAlive         time.Duration // a silent client of MQTT 5 is dropped after 1.5 of it, at most 12 h; for older ones see askByTCP
 	Connections       int           // of all clients; more are refused with "server busy"
+	Sessions          int           // with an expiry, of one name that is no device
 	Subscriptions     int           // filters of one session
 	Retained          int           // retained messages of all
 	RetainedPerClient int           // retained messages of one name
 	PacketRate        int           // packets a second from a client, acknowledgements of its messages excepted; 2 s of it at once
 	ByteRate          int           // bytes a second from a client; 2 s of it at once
-	ConnectRate       int           // connections a second of one client; 10 s of it at once
+	ConnectRate       int           // connections a second of one client, 20 times that of one name that is no device; 10 s of it at once
 	FailureRate       int           // connections a second of an address that come to nothing; 10 s of it at once
 	ConnectTimeout    time.Duration // TLS handshake and CONNECT together
 	WriteTimeout      time.Duration // a client that does not read for so long is gone
@@ -86,6 +88,7 @@ func (l Limits) withDefaults() Limits {
 		SessionExpiry:     cmp.Or(l.SessionExpiry, DefaultSessionExpiry),
 		KeepAlive:         min(cmp.Or(l.KeepAlive, DefaultKeepAlive), maxKeepAlive),
 		Connections:       cmp.Or(l.Connections, DefaultConnections),
+		Sessions:          cmp.Or(l.Sessions, DefaultSessions),
 		Subscriptions:     cmp.Or(l.Subscriptions, DefaultSubscriptions),
 		Retained:          cmp.Or(l.Retained, DefaultRetained),
 		RetainedPerClient: cmp.Or(l.RetainedPerClient, DefaultRetainedPerClient),

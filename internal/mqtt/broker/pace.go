@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/packet"
 )
 
@@ -163,9 +164,18 @@ func (m *meters) take(key string) meter {
 	return one
 }
 
+// sharedConnects is how many times as often as one client a name may connect that
+// is no device: many clients share it, and each may have a fresh client id.
+const sharedConnects = 20
+
 // paceConnect lets a client wait that connects again and again.
-func (b *Broker) paceConnect(key string) {
-	b.hold(b.connecting.use(key, time.Now(), cost(1, b.lim.ConnectRate), connectBurst))
+func (b *Broker) paceConnect(id mqtt.Identity, key string) {
+	now := time.Now()
+	wait := b.connecting.use(key, now, cost(1, b.lim.ConnectRate), connectBurst)
+	if !id.Device {
+		wait = max(wait, b.connecting.use("n/"+id.Name, now, cost(1, b.lim.ConnectRate)/sharedConnects, connectBurst))
+	}
+	b.hold(wait)
 }
 
 // paceFailures lets an address wait from which many connections failed.

@@ -301,6 +301,7 @@ func (l *loader) revive(key string, r sessionRecord, now time.Time) error {
 	}
 	l.reviveQueue(s)
 	b.sessions[key] = s
+	b.count(s, s.identity, s.expiry)
 	s.schedule(now)
 	return nil
 }

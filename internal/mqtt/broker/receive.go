@@ -165,10 +165,10 @@ func (c *conn) disconnect(body []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d.HasExpiry {
-		if s.expiry == 0 && d.SessionExpiry > 0 {
+		if s.expiry == 0 && d.SessionExpiry > 0 && !s.identity.Passing { // who may have asked for one in CONNECT
 			return &packet.Error{Code: packet.ProtocolError, Text: "protocol error: a session without expiry can not get one at the end"} // 3.14.2.2.2
 		}
-		s.expiry = s.b.expiry(d.SessionExpiry)
+		s.expiry = s.b.expiry(d.SessionExpiry, s.identity)
 	}
 	c.clean = d.Code != packet.DisconnectWithWill
 	return errDisconnect

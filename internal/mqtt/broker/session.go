@@ -18,6 +18,7 @@ type session struct {
 	clientID string
 	identity mqtt.Identity // of the last connection; Access is nil before the first one
 	up       atomic.Bool   // connected
+	counted  bool          // in Broker.lasting; guarded by Broker.mu
 
 	mu     sync.Mutex
 	conn   *conn // nil: none

@@ -174,3 +174,29 @@ func (p *probe) abused(how func(*abuser)) {
 	late.mustPub(out{topic: "late", payload: "x", qos: 1})
 	late.wants("x")
 }
+
+// connectFlood is one client under ever fresh ids, each with a session that lasts and
+// a large will in it. It costs no memory beyond a bound.
+func (p *probe) connectFlood() {
+	const clients, each = 2000, 15_000
+	w := p.witness()
+	a := &abuser{p: p}
+	for ; a.turn < clients; a.turn++ {
+		if a.turn%50 == 0 {
+			w.check(fmt.Sprint("after client ", a.turn))
+		}
+		c := a.bare()
+		if c == nil {
+			continue
+		}
+		h := lasting(v5, fmt.Sprint("flood", a.turn))
+		h.will = &will{topic: "abuse", payload: strings.Repeat("w", each), props: properties{{id: propWillDelay, num: 3600}}}
+		c.send(h.encode(v5))
+		if got, err := c.tryRead(); p.target.TellsWhy && err == nil && got.code != 0 && got.code != 0x97 {
+			p.errorf("client %d is answered by type %d, code 0x%02x", a.turn, got.kind, got.code)
+		}
+		c.crash()
+	}
+	w.end()
+	p.client(v5, "late") // and newcomers are let in
+}

@@ -20,6 +20,7 @@ var malformedProbes = []probeCase{
 	{"T12 many levels and long names", (*probe).manyLevels},
 	{"T12 lengths without bytes", (*probe).lengths},
 	{"T12 no MQTT at all", (*probe).foreign},
+	{"T12 CONNECT flood", (*probe).connectFlood},
 }
 
 // badUTF8 are strings that MQTT forbids (1.5.4).

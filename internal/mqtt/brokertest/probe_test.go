@@ -20,6 +20,7 @@ var mosquittoKnown = map[string][]string{
 		"data of no authentication: the connection is accepted", "a will with payload format 2: the connection is accepted",
 		"a client id with +: the connection is accepted", "a client id with #: the connection is accepted",
 	},
+	"T12 CONNECT flood":         {"memory grew"},
 	"T12 packets of MQTT 3.1.1": {"PINGRESP", "PINGREQ with a body", "PINGREQ with flags", "PUBACK with more", "SUBACK"},
 	"T12 packets": {
 		"UNSUBACK", "SUBACK", "PINGRESP", "PUBLISH with alias 0: code 0x81", "PUBLISH with a subscription identifier",
