@@ -138,18 +138,22 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 		name, cn string
 		hello    hello
 		v3, v5   byte
+		says     string // to a client of MQTT 5, nothing else
 	}{
-		{"revoked", "revoked", hello{id: "revoked"}, 5, 0x87},
-		{"other client id", "dev", hello{id: "victim"}, 2, 0x85},
-		{"name with +", "+", hello{id: "+"}, 5, 0x87},
-		{"name with #", "#", hello{id: "#"}, 5, 0x87},
-		{"name with /", "dev/shadow", hello{id: "dev/shadow"}, 5, 0x87},
-		{"name of two dots", "..", hello{id: ".."}, 5, 0x87},
-		{"no name", "", hello{id: "x"}, 5, 0x87},
-		{"name of 129 bytes", strings.Repeat("d", 129), hello{id: strings.Repeat("d", 129)}, 5, 0x87},
-		{"foreign will", "dev", hello{id: "dev", willTopic: "ota/victim/presence"}, 5, 0x87},
-		{"shared will", "dev", hello{id: "dev", willTopic: "$share/g/ota/dev/x"}, 5, 0x87},
-		{"wildcard will", "dev", hello{id: "dev", willTopic: "ota/+/x"}, 5, 0x90},
+		{"revoked", "revoked", hello{id: "revoked"}, 5, 0x87, ""},
+		{"other client id", "dev", hello{id: "victim"}, 2, 0x85, "claims the client id"},
+		{"name with +", "+", hello{id: "+"}, 5, 0x87, ""},
+		{"name with #", "#", hello{id: "#"}, 5, 0x87, ""},
+		{"name with /", "dev/shadow", hello{id: "dev/shadow"}, 5, 0x87, ""},
+		{"name of two dots", "..", hello{id: ".."}, 5, 0x87, ""},
+		{"no name", "", hello{id: "x"}, 5, 0x87, ""},
+		{"name of 129 bytes", strings.Repeat("d", 129), hello{id: strings.Repeat("d", 129)}, 5, 0x87, ""},
+		{"foreign will", "dev", hello{id: "dev", willTopic: "ota/victim/presence"}, 5, 0x87, ""},
+		{"shared will", "dev", hello{id: "dev", willTopic: "$share/g/ota/dev/x"}, 5, 0x87, ""},
+		{"wildcard will", "dev", hello{id: "dev", willTopic: "ota/+/x"}, 5, 0x90, "will topic"},
+		{"deep will", "dev", hello{id: "dev", willTopic: "ota/dev/3/4/5/6/7/8/9"}, 5, 0x90, "will: topic of 9 levels; at most 8"},
+		{"no room for words", "dev", hello{id: "victim", props: uint32Property(39, 20)}, 2, 0x85, ""},
+		{"no words wanted", "dev", hello{id: "victim", props: []byte{23, 0}}, 2, 0x85, ""},
 	} {
 		for _, v5 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s v5=%v", c.name, v5), func(t *testing.T) {
@@ -163,6 +167,9 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 				if code != want || bytes.Contains(props, []byte("deny list")) {
 					t.Fatalf("code 0x%02x, want 0x%02x; %q", code, want, props)
 				}
+				if silent := !v5 || len(props) == 1; silent != (!v5 || c.says == "") || v5 && !bytes.Contains(props, []byte(c.says)) {
+					t.Errorf("it is told %q, want %q", props, c.says)
+				}
 				if kind, _ := w.read(); kind != 0 {
 					t.Errorf("packet %d after the refusal", kind)
 				}
@@ -171,6 +178,22 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 	}
 	if n := b.Stats().Connections; n != 0 {
 		t.Errorf("%d sessions", n)
+	}
+	// What only clients meet that are no device.
+	open := openPlain(t, nil, func(c *Config) { c.Limits.ClientIDBytes, c.Limits.Sessions = 10, 1 })
+	join5(t, open, "first")
+	for _, c := range []struct {
+		hello hello
+		code  byte
+		says  string
+	}{
+		{hello{id: "elevenbytes"}, 0x85, "client id of 11 bytes; at most 10"},
+		{hello{id: "x", props: append([]byte{21}, str("SCRAM")...)}, 0x8c, `enhanced authentication "SCRAM" is not offered`},
+		{hello{id: "x", persist: true, props: forAnHour}, 0x97, "1 sessions with an expiry"},
+	} {
+		if code, props := dialPlain(t, open).connect(c.hello); code != c.code || !bytes.Contains(props, []byte(c.says)) {
+			t.Errorf("%+v: code 0x%02x, want 0x%02x; %q, want %q", c.hello, code, c.code, props, c.says)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ type conn struct {
 
 	window    int           // publishes in flight to the client
 	maxPacket int           // bytes of a packet to it, 0: any
-	terse     bool          // no reason strings but in CONNACK and DISCONNECT
+	terse     bool          // no reason strings but in DISCONNECT (3.1.2.11.7)
 	closing   chan struct{} // closed when this side or the network has ended it
 	told      chan struct{} // closed when the farewell is out, or can not be
 	done      chan struct{} // closed when the session is free again

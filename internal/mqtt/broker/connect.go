@@ -69,7 +69,7 @@ func (b *Broker) connect(c *conn) error {
 		return nil
 	}
 	if code := codeOf(err); code != 0 && p.Version != 0 && mayTell(p.Version, err) {
-		ack := packet.AppendConnack(nil, p.Version, packet.Connack{Code: code})
+		ack := rejection(p, code, err)
 		if p.MaximumPacket != 0 && len(ack) > int(p.MaximumPacket) {
 			return err
 		}
@@ -77,6 +77,20 @@ func (b *Broker) connect(c *conn) error {
 		return errors.Join(err, werr)
 	}
 	return err
+}
+
+// rejection is the CONNACK that refuses p, with the reason in words if the client
+// takes them (3.2.2.3.9). Who is not let in for what it is hears no more than that.
+func rejection(p packet.Connect, code packet.Code, err error) []byte {
+	mute := packet.AppendConnack(nil, p.Version, packet.Connack{Code: code})
+	if code == packet.NotAuthorized || p.NoProblemInfo {
+		return mute
+	}
+	ack := packet.AppendConnack(nil, p.Version, packet.Connack{Code: code, Reason: err.Error()})
+	if p.MaximumPacket != 0 && len(ack) > int(p.MaximumPacket) {
+		return mute
+	}
+	return ack
 }
 
 // mayTell: a client of MQTT 3.1.1 whose CONNECT is malformed gets no CONNACK (MQTT

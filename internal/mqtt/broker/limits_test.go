@@ -136,8 +136,9 @@ func TestConnectionsAreBounded(t *testing.T) {
 	for i, want := range []byte{0, 0, 0x89} {
 		w := dialTLS(t, b, pki, fmt.Sprintf("dev-%d", i))
 		w.v5 = true
-		if code, _ := w.connect(hello{id: fmt.Sprintf("dev-%d", i), keepAlive: 30}); code != want {
-			t.Errorf("connection %d: code 0x%02x, want 0x%02x", i, code, want)
+		code, props := w.connect(hello{id: fmt.Sprintf("dev-%d", i), keepAlive: 30})
+		if told := bytes.Contains(props, []byte("2 connections")); code != want || told != (want != 0) {
+			t.Errorf("connection %d: code 0x%02x, want 0x%02x; %q", i, code, want, props)
 		}
 	}
 }

@@ -17,7 +17,7 @@ type Connect struct {
 	ReceiveMaximum uint16 // 65535 when not said
 	MaximumPacket  uint32 // bytes, 0: no limit
 	AliasMaximum   uint16
-	NoProblemInfo  bool // reason strings in CONNACK and DISCONNECT only (3.1.2.11.7)
+	NoProblemInfo  bool // reason strings at most in CONNACK and DISCONNECT (3.1.2.11.7)
 	AuthMethod     string
 	HasAuthData    bool
 }
