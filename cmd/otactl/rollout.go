@@ -193,9 +193,11 @@ func newRolloutStopAllCmd(a *app) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "stop-all", Short: "Emergency stop: pause every rollout at once", Args: takes(),
-		Long: `stop-all pauses every rollout that runs or is scheduled. No device starts any
-more, and those in flight are asked to wait before they activate the new slot.
-It does not ask. Each rollout goes on with otactl rollout resume.`,
+		Long: `stop-all pauses every rollout that starts devices or has some at work: one that
+runs or is scheduled, that is paused while devices at work finish, that is being
+finished or goes back. No device starts any more, and those in flight are asked
+to wait before they activate the new slot. It does not ask. Each rollout goes on
+with otactl rollout resume, to what it was doing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -235,7 +237,8 @@ func newRolloutPauseCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pause ID", Short: "Start no more devices", Args: takes("ID"),
 		Long: `pause starts no more devices. Those in flight finish, or with --hold (or a plan
-that says so) wait before they activate the new slot.`,
+that says so) wait before they activate the new slot. With --hold it also takes
+a rollout that is paused already, or being finished: devices at work wait then.`,
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
 			resp, err := call(ctx, c.rollouts.PauseRollout, &otadv1.PauseRolloutRequest{Id: id, Reason: reason, Policy: policyOf(hold)})
 			return resp.GetRollout(), err

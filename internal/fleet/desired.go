@@ -98,5 +98,5 @@ func newestOf(rollouts []ota.Rollout, firmware string) (newest ota.Rollout) {
 
 // brings reports whether a rollout brings the release to whoever desires it.
 func brings(r ota.Rollout, id ota.ReleaseID) bool {
-	return r.Release == id && r.Terms.Continuous && r.Selector == DesiredSelector(id) && !r.State.Terminal() && !r.State.Ending()
+	return r.Release == id && r.Terms.Continuous && r.Selector == DesiredSelector(id) && !r.State.Terminal() && !r.Ending()
 }

@@ -170,7 +170,7 @@ func (s *Service) finishOlder(ctx context.Context, r ota.Rollout) error {
 			if !r.TakesPlaceOf(o) { // meanwhile
 				return o, ota.ErrState
 			}
-			return ota.Finish(o, fmt.Sprintf("rollout %s has taken its place", r.ID))
+			return ota.MakeWay(o, r)
 		})
 		if err != nil && !errors.Is(err, ota.ErrState) {
 			return fmt.Errorf("finish rollout %s: %w", o.ID, err)

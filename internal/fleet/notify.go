@@ -24,17 +24,21 @@ const maxNotifying = 32
 func (s *Service) tellStep(before ota.Rollout, step Advance) {
 	after := step.Rollout
 	runs, ran := after.State == ota.RolloutRunning, before.State == ota.RolloutRunning
+	goesOn := runs && !ran && !before.StartedAt.IsZero()
+	stops := ran && after.State == ota.RolloutPaused
+	held, holds := before.Holds(), after.Holds()
+	released := held && after.State == ota.RolloutFinishing // where it is aborted, they are cancelled
 	t := telling{rollout: before}
 	switch {
-	case runs && !ran && !before.StartedAt.IsZero(): // it goes on
+	case goesOn || released:
 		t.what, t.whole = tellCome, func(e ota.Execution) bool {
-			return e.Status == ota.Queued || before.Holds() && e.Status == ota.InProgress
+			return goesOn && e.Status == ota.Queued || held && e.Status == ota.InProgress
 		}
 	case runs && step.Open != nil:
 		t.what, t.rollout, t.from, t.to = tellCome, after, step.Open.From, step.Open.To
-	case ran && after.State == ota.RolloutPaused:
+	case stops || holds && !held:
 		t.what, t.whole = tellGone, func(e ota.Execution) bool {
-			return e.Status == ota.Queued || after.Holds() && e.Status == ota.InProgress
+			return stops && e.Status == ota.Queued || holds && e.Status == ota.InProgress
 		}
 	}
 	if t.what != "" {

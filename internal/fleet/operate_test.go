@@ -3,9 +3,11 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -74,6 +76,136 @@ func TestResumeTellsWhoAskedInVain(t *testing.T) {
 			if w.notes.next[id] == nil {
 				t.Errorf("%s was not told", id)
 			}
+		}
+	})
+}
+
+// TestEmergencyStopHoldsWhoeverIsAtWork: whatever the rollout is in, devices that have
+// not installed yet are told to wait, and go on when it is resumed, to where it was
+// going.
+func TestEmergencyStopHoldsWhoeverIsAtWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.background(w.s.RunEngine, w.s.RunNotifier)()
+		none := func(string) (fleet.RolloutView, error) { return fleet.RolloutView{}, nil }
+		letFinish := func(id string) (fleet.RolloutView, error) {
+			return w.s.PauseRollout(w.ctx, id, "lunch", ota.PauseLetFinish)
+		}
+		finish := func(id string) (fleet.RolloutView, error) { return w.s.FinishRollout(w.ctx, id, "enough") }
+		cases := []struct {
+			name    string
+			act     func(id string) (fleet.RolloutView, error)
+			before  ota.RolloutState
+			resumed ota.RolloutState
+			reason  string // when it is held
+		}{
+			{"running", none, ota.RolloutRunning, ota.RolloutRunning, "fire"},
+			{"paused", letFinish, ota.RolloutPaused, ota.RolloutRunning, "lunch; held: fire"},
+			{"finishing", finish, ota.RolloutFinishing, ota.RolloutFinishing, "fire; resumed, it goes on to finish: enough"},
+		}
+		ids, devices := make([]string, len(cases)), w.enroll(len(cases)+2, "rpi4")
+		roll := func(name, device string) string {
+			w.name = name
+			v, err := w.s.CreateRollout(w.ctx, ota.Rollout{
+				Release: w.release("1.0").ID(), Stages: w.stages("100%"), Selector: `id = "` + device + `"`, Terms: ota.Terms{Continuous: true},
+			})
+			w.ok(err)
+			synctest.Wait()
+			return v.ID
+		}
+		for i, c := range cases {
+			ids[i] = roll(c.name, devices[i])
+			_, err := w.s.StartNext(w.ctx, devices[i], ota.Starting{})
+			w.ok(err)
+			_, err = c.act(ids[i])
+			w.ok(err)
+			synctest.Wait()
+			if v := w.view(ids[i]); v.State != c.before || v.Progress.Total().InProgress != 1 {
+				t.Fatalf("%s: %s, %+v", c.name, v.State, v.Progress.Total())
+			}
+		}
+		idle := roll("idle", devices[len(cases)]) // nobody is at work in it: it is left as it is
+		_, err := letFinish(idle)
+		w.ok(err)
+		aborting := roll("aborting", devices[len(cases)+1])
+		_, err = w.s.Report(w.ctx, ota.Report{RolloutID: aborting, DeviceID: devices[len(cases)+1], Status: ota.InProgress, Details: map[string]string{ota.DetailStep: string(ota.StepTrial)}})
+		w.ok(err)
+		_, err = w.s.AbortRollout(w.ctx, aborting, "bad", ota.AbortKeep) // it has installed: nothing is left to hold
+		w.ok(err)
+		synctest.Wait()
+		for _, d := range devices {
+			w.notes.take(d)
+		}
+
+		stopped, err := w.s.StopRollouts(w.ctx, "fire")
+		slices.Sort(stopped)
+		if want := slices.Sorted(slices.Values(ids)); err != nil || !slices.Equal(stopped, want) {
+			t.Fatalf("stopped %v, want %v: %v", stopped, want, err)
+		}
+		synctest.Wait()
+		for i, c := range cases {
+			e, err := w.s.NextExecution(w.ctx, devices[i])
+			w.ok(err)
+			if v := w.view(ids[i]); v.State != ota.RolloutPaused || v.Reason != c.reason || !e.Hold {
+				t.Errorf("%s: %s, %q, its device is to hold: %v", c.name, v.State, v.Reason, e.Hold)
+			}
+			if told := w.notes.take(devices[i]); !strings.Contains(told, "next 1.0") {
+				t.Errorf("%s: its device was told %q", c.name, told)
+			}
+		}
+		if again, err := w.s.StopRollouts(w.ctx, "fire"); err != nil || len(again) > 0 {
+			t.Errorf("stopped again: %v, %v", again, err)
+		}
+		<-time.After(time.Hour) // virtual
+		for i, c := range cases {
+			v, err := w.s.ResumeRollout(w.ctx, ids[i], "")
+			synctest.Wait()
+			e, err2 := w.s.NextExecution(w.ctx, devices[i])
+			if err := errors.Join(err, err2); err != nil || v.State != c.resumed || e.Hold {
+				t.Errorf("%s, resumed: %s, its device is to hold: %v, %v", c.name, v.State, e.Hold, err)
+			}
+			if told := w.notes.take(devices[i]); !strings.Contains(told, "next 1.0") {
+				t.Errorf("%s, resumed: its device was told %q", c.name, told)
+			}
+		}
+		_, err = w.s.Report(w.ctx, ota.Report{RolloutID: ids[2], DeviceID: devices[2], Status: ota.Succeeded})
+		w.ok(err)
+		w.rests()
+		if v := w.view(ids[2]); v.State != ota.RolloutCompleted || v.Reason != "enough" {
+			t.Errorf("it is %s, %q", v.State, v.Reason)
+		}
+	})
+}
+
+// TestWhoTakesThePlaceOfAHeldRolloutLeavesItHeld: nobody has said that its devices may
+// go on.
+func TestWhoTakesThePlaceOfAHeldRolloutLeavesItHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := "gw-1"
+		w.made(d, "north")
+		defer w.background(w.s.RunEngine)()
+		older := w.continuous(w.release("1.0"), ota.Terms{}, "100%")
+		synctest.Wait()
+		_, err := w.s.StartNext(w.ctx, d, ota.Starting{})
+		w.ok(err)
+		_, err = w.s.StopRollouts(w.ctx, "fire")
+		w.ok(err)
+		w.rests()
+		newer := w.continuous(w.release("2.0"), ota.Terms{}, "100%")
+		w.rests()
+		e, err := w.s.NextExecution(w.ctx, d)
+		w.ok(err)
+		if v := w.view(older.ID); v.State != ota.RolloutPaused || !v.Finishes() || !e.Hold || e.RolloutID != older.ID {
+			t.Errorf("%s, %q, its device is to hold: %v in %s", v.State, v.Reason, e.Hold, e.RolloutID)
+		}
+		_, err = w.s.ResumeRollout(w.ctx, older.ID, "")
+		w.ok(err)
+		_, err = w.s.Report(w.ctx, ota.Report{RolloutID: older.ID, DeviceID: d, Status: ota.Succeeded})
+		w.ok(err)
+		w.rests()
+		if o, n := w.view(older.ID), w.view(newer.ID); o.State != ota.RolloutCompleted || n.Progress.Total().Queued != 1 {
+			t.Errorf("%s, %q; the newer has %+v", o.State, o.Reason, n.Progress.Total())
 		}
 	})
 }

@@ -272,9 +272,10 @@ func (s *Service) FinishRollout(ctx context.Context, id, reason string) (Rollout
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Finish(r, reason) })
 }
 
-// StopRollouts is the emergency stop: it pauses every rollout that runs, with
-// devices in flight held before they install, and returns those that it stopped.
-// One that can not be stopped does not keep it from the others. It looks again
+// StopRollouts is the emergency stop: it pauses every rollout that starts devices or
+// has some at work, with those held before they install, and returns those that it
+// stopped. One that is paused already is held; one that is ABORTING cancels by itself
+// what has not installed. One that can not be stopped does not keep it from the others. It looks again
 // until there is no new one: the engine may just have made a revert.
 func (s *Service) StopRollouts(ctx context.Context, reason string) (stopped []string, err error) {
 	var failed []error
@@ -284,12 +285,12 @@ func (s *Service) StopRollouts(ctx context.Context, reason string) (stopped []st
 		if err != nil {
 			return stopped, errors.Join(append(failed, err)...)
 		}
-		all = slices.DeleteFunc(all, func(r ota.Rollout) bool { return !r.State.Pausable() || tried[r.ID] })
-		if len(all) == 0 {
-			return stopped, errors.Join(failed...)
-		}
+		more := false
 		for _, r := range all {
-			tried[r.ID] = true
+			if tried[r.ID] || !s.stoppable(ctx, r) {
+				continue
+			}
+			tried[r.ID], more = true, true
 			switch _, err := s.PauseRollout(ctx, r.ID, reason, ota.PauseHoldBeforeInstall); {
 			case err == nil:
 				stopped = append(stopped, r.ID)
@@ -297,7 +298,20 @@ func (s *Service) StopRollouts(ctx context.Context, reason string) (stopped []st
 				failed = append(failed, fmt.Errorf("stop rollout %s: %w", r.ID, err))
 			}
 		}
+		if !more {
+			return stopped, errors.Join(failed...)
+		}
 	}
+}
+
+// stoppable reports whether there is anything to stop in a rollout: how many are at work
+// is asked only where that depends on it, and where it can not be read there may be.
+func (s *Service) stoppable(ctx context.Context, r ota.Rollout) bool {
+	if r.Stoppable(0) || !r.Stoppable(1) {
+		return r.Stoppable(0)
+	}
+	p, err := s.Store.Progress(ctx, r, s.Now())
+	return err != nil || r.Stoppable(p.Total().InProgress)
 }
 
 // follow does what an operator's act asks for besides its record. What fails

@@ -121,7 +121,7 @@ func notRunning(r ota.Rollout) Because {
 // PAUSED waits for.
 func failedStage(r ota.Rollout) (stage int, failed bool) {
 	i := r.Current()
-	return i, r.State == ota.RolloutPaused && !r.Reverting && i < len(r.Stages) && r.Stages[i].State == ota.StageFailed
+	return i, r.State == ota.RolloutPaused && !r.Reverting && !r.Finishes() && i < len(r.Stages) && r.Stages[i].State == ota.StageFailed
 }
 
 // again says of an attempt that ended that another follows, and what that waits for.
@@ -176,7 +176,7 @@ func (w inquiry) superseded(r ota.Rollout, b Because, by string) Because {
 	b.Why += " of " + o.Release.String() + "; " + w.standsThere(o)
 	switch e, given := w.newest[by]; {
 	case given && (e.Class == ota.ClassSucceeded || !e.Status.Terminal() || !e.RetryAt.IsZero()):
-	case !given || o.State.Ending() || o.State.Terminal() || e.Status.Terminal():
+	case !given || o.Ending() || o.State.Terminal() || e.Status.Terminal():
 		b.Cause = CauseLetGo
 	}
 	return b
@@ -208,7 +208,7 @@ func (w inquiry) unrepaired(r ota.Rollout) string {
 	switch by := w.passedBy(r); {
 	case by != nil:
 		return "rollout " + by.ID + ", which is newer, has it"
-	case r.State.Terminal() || r.State.Ending():
+	case r.State.Terminal() || r.Ending():
 		return fmt.Sprintf("the rollout is %s, and only records it", r.State)
 	case r.Terms.Drift == ota.DriftRecord:
 		return "the plan says to record it only"

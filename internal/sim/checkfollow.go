@@ -104,7 +104,7 @@ func (k *checker) followed(r ota.Rollout) {
 // letGo: of a rollout that goes on, no device made way for one that has let it go since,
 // and is forgotten.
 func (k *checker) letGo(r ota.Rollout) {
-	if r.State != ota.RolloutRunning && r.State != ota.RolloutPaused || r.Reverting {
+	if r.State != ota.RolloutRunning && r.State != ota.RolloutPaused || r.Reverting || r.Finishes() {
 		return
 	}
 	for at, attempts := range k.executions {
@@ -124,7 +124,7 @@ func (k *checker) letGo(r ota.Rollout) {
 func (k *checker) toCome(r ota.Rollout, device string) bool {
 	for at, attempts := range k.executions {
 		o := k.rollouts[at.rollout]
-		if at.device == device && o.Supersedes(r) && !attempts[len(attempts)-1].RetryAt.IsZero() && !o.State.Terminal() && !o.State.Ending() {
+		if at.device == device && o.Supersedes(r) && !attempts[len(attempts)-1].RetryAt.IsZero() && !o.State.Terminal() && !o.Ending() {
 			return true
 		}
 	}

@@ -39,6 +39,8 @@ func Finish(r Rollout, reason string) (Rollout, error) {
 	switch {
 	case !r.Terms.Continuous:
 		return r, wrongState(r, "it is not continuous and ends by itself; to end it now, abort it")
+	case r.State == RolloutPaused && r.Finishes():
+		return r, wrongState(r, "it is being finished already; resume it, and it goes on to finish")
 	case r.State != RolloutRunning && r.State != RolloutPaused || r.Reverting:
 		return r, wrongState(r, "only one that is RUNNING or PAUSED can be finished")
 	case r.StartedAt.IsZero():
@@ -48,11 +50,21 @@ func Finish(r Rollout, reason string) (Rollout, error) {
 	return r, nil
 }
 
+// MakeWay finishes a continuous rollout because r has begun and TakesPlaceOf it. Where
+// devices at work are held, they stay held: nobody has said that they may go on.
+func MakeWay(o, r Rollout) (Rollout, error) {
+	next, err := Finish(o, fmt.Sprintf("rollout %s has taken its place", r.ID))
+	if err == nil && o.Holds() {
+		return Pause(next, o.Reason, "")
+	}
+	return next, err
+}
+
 // TakesPlaceOf reports whether o, which is continuous, is to be finished because r
 // has begun: r is continuous, supersedes it and means the same devices.
 func (r Rollout) TakesPlaceOf(o Rollout) bool {
 	return r.Terms.Continuous && o.Terms.Continuous && r.Selector == o.Selector && r.Supersedes(o) &&
-		(o.State == RolloutRunning || o.State == RolloutPaused) && !o.Reverting && !o.StartedAt.IsZero()
+		(o.State == RolloutRunning || o.State == RolloutPaused) && !o.Reverting && !o.Finishes() && !o.StartedAt.IsZero()
 }
 
 // following reports whether the open stage is the last one of a continuous rollout:

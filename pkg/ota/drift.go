@@ -106,7 +106,7 @@ func drifted(s Standing, list []Standing, r Running, now time.Time) Execution {
 	e := s.Execution
 	e.Class, e.DriftedAt, e.Runs, e.RetryAt = ClassDrifted, r.At, r.Digest, time.Time{}
 	terms := s.Rollout.Terms
-	if terms.Drift != DriftRecord && !s.Rollout.State.Terminal() && !s.Rollout.State.Ending() && !s.superseded(list) {
+	if terms.Drift != DriftRecord && !s.Rollout.State.Terminal() && !s.Rollout.Ending() && !s.superseded(list) {
 		e.RetryAt = terms.Retry.next(e, now)
 	}
 	return e

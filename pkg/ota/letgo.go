@@ -38,7 +38,7 @@ func LetGo(list []Standing, runs string, now time.Time) (changed []Execution) {
 
 // madeWay reports whether the attempt was superseded, and may be made again.
 func (s Standing) madeWay() bool {
-	goesOn := !s.Rollout.Reverting && (s.Rollout.State == RolloutRunning || s.Rollout.State == RolloutPaused)
+	goesOn := !s.Rollout.Reverting && !s.Rollout.Finishes() && (s.Rollout.State == RolloutRunning || s.Rollout.State == RolloutPaused)
 	return goesOn && s.Superseded() != "" && s.RetryAt.IsZero() && s.Attempt < MaxAttempts
 }
 
@@ -47,7 +47,7 @@ func (s Standing) holds() bool {
 	if s.Status != Canceled && s.Status != Removed {
 		return true
 	}
-	return !s.RetryAt.IsZero() && !s.Rollout.State.Ending() && !s.Rollout.State.Terminal()
+	return !s.RetryAt.IsZero() && !s.Rollout.Ending() && !s.Rollout.State.Terminal()
 }
 
 // Superseded is the rollout for which the attempt made way; empty: it did not.

@@ -28,6 +28,8 @@ func TestLetGo(t *testing.T) {
 	reverting := made("a", 3*time.Hour, RolloutPaused, madeWay("c"))
 	reverting.Rollout.Reverting = true
 	older := made("a", 3*time.Hour, RolloutRunning, madeWay("c"))
+	held := made("a", 3*time.Hour, RolloutPaused, madeWay("c"))
+	held.Rollout.Terms, held.Rollout.StartedAt = Terms{Continuous: true, OnPause: PauseHoldBeforeInstall}, now
 	for name, c := range map[string]struct {
 		list []Standing
 		runs string
@@ -47,6 +49,7 @@ func TestLetGo(t *testing.T) {
 		"it would be, had it not ended":      {[]Standing{older, made("c", time.Hour, RolloutAborted, again)}, "", "a"},
 		"the older is being aborted":         {[]Standing{made("a", 3*time.Hour, RolloutAborting, madeWay("c"))}, "", ""},
 		"the older is being finished":        {[]Standing{made("a", 3*time.Hour, RolloutFinishing, madeWay("c"))}, "", ""},
+		"the older is held as it finishes":   {[]Standing{held}, "", ""},
 		"the older has ended":                {[]Standing{made("a", 3*time.Hour, RolloutCompleted, madeWay("c"))}, "", ""},
 		"the older goes back":                {[]Standing{reverting}, "", ""},
 		"there were as many as there may be": {[]Standing{made("a", 3*time.Hour, RolloutRunning, last)}, "", ""},

@@ -423,7 +423,7 @@ func (m *model) operator(t *rapid.T) {
 		}
 		return
 	case 1, 2:
-		next, err = Pause(m.r, "wait", "")
+		next, err = Pause(m.r, "wait", rapid.SampledFrom([]PausePolicy{"", PauseLetFinish, PauseHoldBeforeInstall}).Draw(t, "pause policy"))
 	case 3:
 		if next, err = Resume(m.r, ResumeSkip, m.now); err == nil && next.Stages != nil {
 			m.r = next // by the operator's word, without the gate

@@ -1,7 +1,10 @@
 package ota
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -41,7 +44,7 @@ func Approve(r Rollout, now time.Time) (Rollout, error) {
 
 // ApproveStage lets a PENDING stage, counted from 1, open when its turn comes.
 func ApproveStage(r Rollout, stage int, now time.Time) (Rollout, error) {
-	if r.State.Terminal() || r.State.Ending() || r.Reverting {
+	if r.State.Terminal() || r.Ending() || r.Reverting {
 		return r, wrongState(r, "nothing of it is left to approve")
 	}
 	if stage < 1 || stage > len(r.Stages) {
@@ -89,26 +92,73 @@ func wrongState(r Rollout, rule string) error {
 }
 
 // Pause stops new executions at once; the policy, else Terms.OnPause, says what
-// becomes of those in flight. One that is SCHEDULED does not start, one that is
-// ROLLING_BACK makes no reverts; those that it has made are paused by themselves.
+// becomes of those in flight:
+//
+//	state                    policy       next
+//	RUNNING                  any          PAUSED
+//	SCHEDULED                any          PAUSED: it does not start
+//	ROLLING_BACK             any          PAUSED: it makes no reverts; those that it has made are paused by themselves
+//	FINISHING                hold         PAUSED, and Finishes: nothing of it starts anyway
+//	PAUSED, let-finish       hold, named  PAUSED, and Holds
+//	others                   -            refused; what is ABORTING is cancelled before it installs
 func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
-	if !r.State.Pausable() {
-		return r, wrongState(r, "only one that is RUNNING, SCHEDULED or ROLLING_BACK can be paused")
+	hold := cmp.Or(policy, r.Terms.OnPause) == PauseHoldBeforeInstall
+	switch {
+	case r.Holds():
+		return r, wrongState(r, "devices at work are asked to hold already")
+	case r.State == RolloutPaused && !hold:
+		return r, wrongState(r, "nothing of it starts; to have devices at work wait too, pause it with hold (--hold)")
+	case r.State == RolloutFinishing && !hold:
+		return r, wrongState(r, "nothing of it starts any more; to have devices at work wait too, pause it with hold (--hold)")
+	case !slices.Contains([]RolloutState{RolloutRunning, RolloutScheduled, RolloutRollingBack, RolloutFinishing, RolloutPaused}, r.State):
+		return r, wrongState(r, "only one that is RUNNING, SCHEDULED, FINISHING, ROLLING_BACK or PAUSED can be paused")
 	}
+	was := r
 	if policy != "" {
 		r.Terms.OnPause = policy
 	}
 	if err := r.Terms.validate(); err != nil {
-		return r, err
+		return was, err
+	}
+	switch r.State {
+	case RolloutPaused: // why it stands is still to be seen to
+		reason = r.Reason + heldReason + reason
+	case RolloutFinishing:
+		reason += finishesReason + r.Reason
 	}
 	r.State, r.Reason, r.Idle = RolloutPaused, reason, false
 	return r, nil
 }
 
-// Pausable reports whether Pause takes a rollout in this state.
-func (s RolloutState) Pausable() bool {
-	return s == RolloutRunning || s == RolloutScheduled || s == RolloutRollingBack
+// What stands in the reason of a rollout: between why it is PAUSED and why it was held
+// besides; between why it is held and why it Finishes.
+const (
+	heldReason     = "; held: "
+	finishesReason = "; resumed, it goes on to finish: "
+)
+
+// Stoppable reports whether an emergency stop, which pauses with hold, has anything to
+// stop in a rollout of which so many devices are at work.
+func (r Rollout) Stoppable(atWork int) bool {
+	switch r.State {
+	case RolloutRunning, RolloutScheduled, RolloutRollingBack:
+		return true
+	case RolloutPaused, RolloutFinishing:
+		return atWork > 0 && !r.Holds()
+	}
+	return false
 }
+
+// Finishes reports whether a rollout is FINISHING, or PAUSED in it and goes back to it.
+// A continuous one follows until it is finished, so that is how it is told.
+func (r Rollout) Finishes() bool {
+	paused := r.State == RolloutPaused && r.Terms.Continuous && !r.Follows && !r.Reverting && !r.StartedAt.IsZero()
+	return r.State == RolloutFinishing || paused
+}
+
+// Ending reports whether the rollout was aborted or finished and has not ended yet, be it
+// that a pause with hold keeps it from finishing.
+func (r Rollout) Ending() bool { return r.State.Ending() || r.Finishes() }
 
 // Resume lets a PAUSED rollout go on. Abort rules look only at what finishes
 // after it. A failed stage must be dealt with by name: silence never skips it.
@@ -118,6 +168,11 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	}
 	if r.Reverting {
 		r.State = RolloutRollingBack
+		return r, nil
+	}
+	if r.Finishes() {
+		r.State = RolloutFinishing
+		_, r.Reason, _ = strings.Cut(r.Reason, finishesReason)
 		return r, nil
 	}
 	if r.StartedAt.IsZero() { // it had not begun

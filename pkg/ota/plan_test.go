@@ -279,6 +279,8 @@ func TestOperatorActsFitTheState(t *testing.T) {
 		"edit":    func(r Rollout) (Rollout, error) { return Edit(r, r) },
 		"stage":   func(r Rollout) (Rollout, error) { return ApproveStage(r, 2, t0) },
 		"pause":   func(r Rollout) (Rollout, error) { return Pause(r, "why", "") },
+		"let":     func(r Rollout) (Rollout, error) { return Pause(r, "why", PauseLetFinish) },
+		"hold":    func(r Rollout) (Rollout, error) { return Pause(r, "why", PauseHoldBeforeInstall) },
 		"resume":  func(r Rollout) (Rollout, error) { return Resume(r, "", t0) },
 		"abort":   func(r Rollout) (Rollout, error) { return Abort(r, "why", "", t0) },
 		"revert":  func(r Rollout) (Rollout, error) { return Abort(r, "why", AbortRevert, t0) },
@@ -286,11 +288,11 @@ func TestOperatorActsFitTheState(t *testing.T) {
 	want := map[RolloutState]map[string]RolloutState{
 		RolloutDraft:            {"submit": RolloutAwaitingApproval, "edit": RolloutDraft, "stage": RolloutDraft, "abort": RolloutAborting},
 		RolloutAwaitingApproval: {"approve": RolloutScheduled, "edit": RolloutAwaitingApproval, "stage": RolloutAwaitingApproval, "abort": RolloutAborting},
-		RolloutScheduled:        {"pause": RolloutPaused, "edit": RolloutAwaitingApproval, "stage": RolloutScheduled, "abort": RolloutAborting},
-		RolloutRunning:          {"pause": RolloutPaused, "stage": RolloutRunning, "abort": RolloutAborting},
-		RolloutPaused:           {"resume": RolloutRunning, "stage": RolloutPaused, "abort": RolloutAborting},
-		RolloutRollingBack:      {"pause": RolloutPaused},
-		RolloutFinishing:        {"abort": RolloutAborting},
+		RolloutScheduled:        {"pause": RolloutPaused, "let": RolloutPaused, "hold": RolloutPaused, "edit": RolloutAwaitingApproval, "stage": RolloutScheduled, "abort": RolloutAborting},
+		RolloutRunning:          {"pause": RolloutPaused, "let": RolloutPaused, "hold": RolloutPaused, "stage": RolloutRunning, "abort": RolloutAborting},
+		RolloutPaused:           {"hold": RolloutPaused, "resume": RolloutRunning, "stage": RolloutPaused, "abort": RolloutAborting},
+		RolloutRollingBack:      {"pause": RolloutPaused, "let": RolloutPaused, "hold": RolloutPaused},
+		RolloutFinishing:        {"hold": RolloutPaused, "abort": RolloutAborting},
 	}
 	for _, acts := range want {
 		if acts["abort"] != "" {
@@ -313,9 +315,100 @@ func TestOperatorActsFitTheState(t *testing.T) {
 			if err != nil || got.State != next {
 				t.Errorf("%s in %s: %s, %v", name, state, got.State, err)
 			}
+			if got.Holds() != (name == "hold") {
+				t.Errorf("%s in %s: it holds: %v", name, state, got.Holds())
+			}
 			if name == "edit" && !got.ApprovedAt.IsZero() {
 				t.Errorf("an edit in %s left the approval", state)
 			}
+		}
+	}
+}
+
+// TestAHeldRolloutIsWhatItWas walks what an operator may do with one that was held in
+// each state in which devices may be at work.
+func TestAHeldRolloutIsWhatItWas(t *testing.T) {
+	hold := func(r Rollout) (Rollout, error) { return Pause(r, "fire", PauseHoldBeforeInstall) }
+	running := continuous(rollout(StagePassed, StageOpen))
+	running.Reason = "before"
+	failed := continuous(rollout(StagePassed, StageFailed))
+	failed.State, failed.Reason = RolloutPaused, "stage 2 failed its gate"
+	finish := func(r Rollout) Rollout {
+		r, err := Finish(r, "enough")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	back := running
+	back.State, back.Reverting, back.Follows = RolloutRollingBack, true, false
+	newer := continuous(rollout(StagePending, StagePending))
+	newer.ID, newer.CreatedAt = "s", running.CreatedAt.Add(time.Hour)
+	for name, c := range map[string]struct {
+		r        Rollout
+		reason   string // when it is held
+		finishes bool
+		resumed  RolloutState
+		after    string // its reason then
+	}{
+		"running":                  {running, "fire", false, RolloutRunning, ""},
+		"its stage has failed":     {failed, "stage 2 failed its gate; held: fire", false, RolloutRunning, ""},
+		"finishing":                {finish(running), "fire; resumed, it goes on to finish: enough", true, RolloutFinishing, "enough"},
+		"finishing after a failed": {finish(failed), "fire; resumed, it goes on to finish: enough", true, RolloutFinishing, "enough"},
+		"rolling back":             {back, "fire", false, RolloutRollingBack, "fire"},
+	} {
+		held, err := hold(c.r)
+		if err != nil || held.State != RolloutPaused || !held.Holds() || held.Reason != c.reason || held.Finishes() != c.finishes {
+			t.Errorf("%s: %s, %q, holds %v, finishes %v, %v", name, held.State, held.Reason, held.Holds(), held.Finishes(), err)
+			continue
+		}
+		if _, err := hold(held); !errors.Is(err, ErrState) {
+			t.Errorf("%s: held twice: %v", name, err)
+		}
+		if d := Plan(held, progress(counts(3, 2, 1, 0)), t0); d.Changed || d.Cancel {
+			t.Errorf("%s: held, it moves: %+v", name, d)
+		}
+		if _, err := Finish(held, "too"); (err == nil) != (c.resumed == RolloutRunning) {
+			t.Errorf("%s: finished while it is held: %v", name, err)
+		}
+		if _, err := ApproveStage(held, 2, t0); !errors.Is(err, ErrState) {
+			t.Errorf("%s: a stage is approved: %v", name, err)
+		}
+		if got, err := Abort(held, "no", AbortKeep, t0); err != nil || got.Finishes() {
+			t.Errorf("%s: aborted while it is held: %s, %v", name, got.State, err)
+		}
+		if may := newer.TakesPlaceOf(held); may != (c.resumed == RolloutRunning) {
+			t.Errorf("%s: another takes its place: %v", name, may)
+		} else if may {
+			if got, err := MakeWay(held, newer); err != nil || !got.Holds() || !got.Finishes() {
+				t.Errorf("%s: made way: %s, %q, %v", name, got.State, got.Reason, err)
+			}
+		}
+		got, err := Resume(held, ResumeSkip, t0)
+		if err != nil || got.State != c.resumed || got.Reason != c.after || got.Holds() || got.Finishes() != c.finishes {
+			t.Errorf("%s, resumed: %s, %q, %v", name, got.State, got.Reason, err)
+		}
+		if c.finishes {
+			if got, err := Resume(held, "", t0); err != nil || got.State != RolloutFinishing {
+				t.Errorf("%s: asks about its failed stage: %s, %v", name, got.State, err)
+			}
+		}
+	}
+}
+
+// TestStoppable: an emergency stop leaves out only where nobody is at work who could be
+// held.
+func TestStoppable(t *testing.T) {
+	always := map[RolloutState]bool{RolloutScheduled: true, RolloutRunning: true, RolloutRollingBack: true}
+	atWork := map[RolloutState]bool{RolloutPaused: true, RolloutFinishing: true}
+	for _, state := range RolloutStates {
+		r := rollout(StageOpen, StagePending)
+		r.State = state
+		if none, some := r.Stoppable(0), r.Stoppable(1); none != always[state] || some != (always[state] || atWork[state]) {
+			t.Errorf("%s: %v, with a device at work %v", state, none, some)
+		}
+		if got, err := Pause(r, "fire", PauseHoldBeforeInstall); r.Stoppable(1) != (err == nil) || err == nil && got.Stoppable(1) {
+			t.Errorf("%s: stopped it is %s, and stoppable again %v, %v", state, got.State, got.Stoppable(1), err)
 		}
 	}
 }

@@ -368,6 +368,34 @@ var followTests = []test{
 		s.must(err)
 		s.equal("it moves to its end", ids, []string{"r"})
 	}},
+	{"a rollout that is held while it finishes stays so until it is resumed", func(s *suite) {
+		s.enrolled("a", "b")
+		r := s.follows("r", "", "a", "b")
+		r = s.turns(r, 2, at(1))
+		_, err := s.StartNext(ctx, "a", ota.Starting{Details: step(ota.StepFetching)}, at(2))
+		s.must(err)
+		finishing, err := ota.Finish(r, "done")
+		s.must(err)
+		held, err := ota.Pause(s.open(finishing, at(3)), "fire", ota.PauseHoldBeforeInstall)
+		s.must(err)
+		s.open(held, at(4))
+		r = s.rolled("r")
+		s.equal("it is kept what it was", []any{r.State, r.Finishes(), r.Holds(), r.Reason}, []any{ota.RolloutPaused, true, true, held.Reason})
+		ids, err := s.Moving(ctx)
+		s.must(err)
+		s.equal("it does not move", ids, []string(nil))
+		a, err := s.NextExecution(ctx, "a")
+		s.must(err)
+		s.equal("who is at work is asked to hold", []any{a.Status, a.Hold}, []any{ota.InProgress, true})
+		_, err = s.StartNext(ctx, "b", ota.Starting{}, at(5))
+		s.wantErr(err, fleet.ErrNotFound)
+		s.equal("what waits is not cancelled", s.execution("r", "b").Status, ota.Queued)
+		r, err = ota.Resume(r, "", at(6))
+		s.must(err)
+		r = s.open(r, at(6))
+		s.equal("cancelled when it goes on", s.cancel(r, at(7), 9), []string{"b"})
+		s.equal("and it holds nobody", s.execution("r", "a").Hold, false)
+	}},
 }
 
 func index(list []string, what string) int {

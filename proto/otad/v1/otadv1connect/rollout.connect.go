@@ -94,13 +94,15 @@ type RolloutServiceClient interface {
 	SubmitRollout(context.Context, *connect.Request[v1.SubmitRolloutRequest]) (*connect.Response[v1.SubmitRolloutResponse], error)
 	// ApproveRollout approves a rollout that awaits it, or one of its stages.
 	ApproveRollout(context.Context, *connect.Request[v1.ApproveRolloutRequest]) (*connect.Response[v1.ApproveRolloutResponse], error)
+	// PauseRollout stops new executions. With the policy hold-before-install it also takes
+	// a rollout that is PAUSED or FINISHING: devices at work wait.
 	PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error)
 	ResumeRollout(context.Context, *connect.Request[v1.ResumeRolloutRequest]) (*connect.Response[v1.ResumeRolloutResponse], error)
 	AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error)
 	// FinishRollout ends a continuous one, which does not end by itself.
 	FinishRollout(context.Context, *connect.Request[v1.FinishRolloutRequest]) (*connect.Response[v1.FinishRolloutResponse], error)
-	// StopRollouts pauses every rollout that runs or is scheduled, with devices in
-	// flight held before they install.
+	// StopRollouts pauses every rollout that starts devices or has some at work, be it
+	// paused or FINISHING already, with those held before they install.
 	StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error)
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
 }
@@ -308,13 +310,15 @@ type RolloutServiceHandler interface {
 	SubmitRollout(context.Context, *connect.Request[v1.SubmitRolloutRequest]) (*connect.Response[v1.SubmitRolloutResponse], error)
 	// ApproveRollout approves a rollout that awaits it, or one of its stages.
 	ApproveRollout(context.Context, *connect.Request[v1.ApproveRolloutRequest]) (*connect.Response[v1.ApproveRolloutResponse], error)
+	// PauseRollout stops new executions. With the policy hold-before-install it also takes
+	// a rollout that is PAUSED or FINISHING: devices at work wait.
 	PauseRollout(context.Context, *connect.Request[v1.PauseRolloutRequest]) (*connect.Response[v1.PauseRolloutResponse], error)
 	ResumeRollout(context.Context, *connect.Request[v1.ResumeRolloutRequest]) (*connect.Response[v1.ResumeRolloutResponse], error)
 	AbortRollout(context.Context, *connect.Request[v1.AbortRolloutRequest]) (*connect.Response[v1.AbortRolloutResponse], error)
 	// FinishRollout ends a continuous one, which does not end by itself.
 	FinishRollout(context.Context, *connect.Request[v1.FinishRolloutRequest]) (*connect.Response[v1.FinishRolloutResponse], error)
-	// StopRollouts pauses every rollout that runs or is scheduled, with devices in
-	// flight held before they install.
+	// StopRollouts pauses every rollout that starts devices or has some at work, be it
+	// paused or FINISHING already, with those held before they install.
 	StopRollouts(context.Context, *connect.Request[v1.StopRolloutsRequest]) (*connect.Response[v1.StopRolloutsResponse], error)
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
 }
