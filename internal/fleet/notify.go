@@ -27,12 +27,11 @@ func (s *Service) tellStep(before ota.Rollout, step Advance) {
 	goesOn := runs && !ran && !before.StartedAt.IsZero()
 	stops := ran && after.State == ota.RolloutPaused
 	held, holds := before.Holds(), after.Holds()
-	released := held && after.State == ota.RolloutFinishing // where it is aborted, they are cancelled
 	t := telling{rollout: before}
 	switch {
-	case goesOn || released:
+	case goesOn:
 		t.what, t.whole = tellCome, func(e ota.Execution) bool {
-			return goesOn && e.Status == ota.Queued || held && e.Status == ota.InProgress
+			return e.Status == ota.Queued || held && e.Status == ota.InProgress
 		}
 	case runs && step.Open != nil:
 		t.what, t.rollout, t.from, t.to = tellCome, after, step.Open.From, step.Open.To
@@ -46,6 +45,15 @@ func (s *Service) tellStep(before ota.Rollout, step Advance) {
 	}
 	if runs && len(step.Insert) > 0 {
 		s.notifier.add(telling{what: tellCome, rollout: before, list: step.Insert})
+	}
+}
+
+// tellReleased has the devices told that an act lets go which were held, but those of a
+// rollout that runs: that step tells them. What is cancelled has to be so before, or
+// they would be told to go on first.
+func (s *Service) tellReleased(before, after ota.Rollout) {
+	if before.Holds() && !after.Holds() && after.State != ota.RolloutRunning {
+		s.notifier.add(telling{what: tellCome, rollout: before, whole: func(e ota.Execution) bool { return e.Status == ota.InProgress }})
 	}
 }
 

@@ -348,6 +348,7 @@ func (s *Service) operate(ctx context.Context, id string, act func(ota.Rollout) 
 		s.signals.raise("rollout/" + id)
 		s.tellStep(r, step)
 		s.follow(ctx, next)
+		s.tellReleased(r, next)
 		return s.Rollout(ctx, id)
 	}
 }

@@ -65,6 +65,7 @@ func (s *Service) afterWithdrawal(ctx context.Context, done Withdrawn, w Withdra
 		s.signals.raise("rollout/" + r.After.ID)
 		s.tellStep(r.Before, Advance{Rollout: r.After, Now: w.Now})
 		s.follow(ctx, r.After)
+		s.tellReleased(r.Before, r.After)
 	}
 	if len(done.Rerouted) > 0 {
 		s.notifier.add(telling{what: tellAnew, list: done.Rerouted})
