@@ -261,19 +261,30 @@ func (p *Paths) along(first Release, levels [][]Release) Path {
 	return path
 }
 
-// circle says which releases the target can never follow, since each of them needs
-// that the next is there, and the last one the target. Devices play no part in it.
+// circle says which releases the target can never follow, on no hardware of its own,
+// since each of them needs that the next is there, and the last one the target. What
+// devices run plays no part in it.
 func (p *Paths) circle() error {
-	if p.rooted() {
-		return nil
+	var circle error
+	for _, hardware := range p.target.HardwareIDs {
+		fit := slices.DeleteFunc(slices.Clone(p.signed), func(r Release) bool { return !r.Fits(hardware) })
+		if p.rooted(fit) {
+			return nil
+		}
+		circle = cmp.Or(circle, p.circleOf(fit))
 	}
+	return circle
+}
+
+// circleOf is the circle among releases for one hardware.
+func (p *Paths) circleOf(fit []Release) error {
 	trail := map[ReleaseID][]ReleaseID{p.target.ID(): nil}
 	for queue := []Release{p.target}; len(queue) > 0; queue = queue[1:] {
 		r := queue[0]
 		if p.leads(p.target.ID(), r) && r.ID() != p.target.ID() {
 			return invalid("releases need each other in a circle: %s; upload a version of one of them that needs less", circleText(p.target.ID(), trail[r.ID()]))
 		}
-		for _, before := range p.signed {
+		for _, before := range fit {
 			if _, seen := trail[before.ID()]; !seen && p.leads(before.ID(), r) {
 				trail[before.ID()] = append(slices.Clip(trail[r.ID()]), before.ID())
 				queue = append(queue, before)
@@ -291,10 +302,11 @@ func circleText(target ReleaseID, trail []ReleaseID) string {
 	return text + target.String()
 }
 
-// rooted reports whether the target can follow a release that needs nothing.
-func (p *Paths) rooted() bool {
+// rooted reports whether the target can follow a release, of those that fit, that needs
+// nothing.
+func (p *Paths) rooted(fit []Release) bool {
 	var roots []Release
-	left := append([]Release{p.target}, p.signed...)
+	left := append([]Release{p.target}, fit...)
 	for {
 		n := len(left)
 		left = slices.DeleteFunc(left, func(r Release) bool {

@@ -124,6 +124,14 @@ func TestRequiresCircle(t *testing.T) {
 		"of a line":      {"gw@1 min 0.5; gw@2 min 1", ""},
 		"draft":          {"ng@1 requires gw@2 draft; gw@2 requires ng@1", ""},
 		"nothing needed": {"ng@1 requires gw@2; gw@2", ""},
+		"behind other hardware": {
+			"gw@5 on b; ng@1 requires gw@2 on a; gw@2 requires ng@1 on a", "gw@2 needs ng@1, which needs gw@2",
+		},
+		"over other hardware":   {"ng@1 requires gw@2 on b; gw@2 requires ng@1 on a", ""},
+		"on one of two":         {"ng@1; ng@2 requires gw@2 on a; gw@2 requires ng@1", ""},
+		"open on the other":     {"ng@1 on b; ng@2 requires gw@2 on a; gw@2 requires ng@1", ""},
+		"on the other of two":   {"ng@1 requires gw@2 on b; gw@2 requires ng@1", "gw@2 needs ng@1, which needs gw@2"},
+		"on both, of each kind": {"ng@1 requires gw@2 on a; ng@3 requires gw@2 on b; gw@2 requires ng@1", "gw@2 needs ng@1, which needs gw@2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pathsOf(t, tt.releases)
