@@ -66,6 +66,9 @@ func (s *Service) possible(ctx context.Context, r ota.Rollout) error {
 	if err := s.groupsExist(ctx, r); err != nil {
 		return ota.AtField("select", err)
 	}
+	if err := s.opens(r); err != nil {
+		return err
+	}
 	if r.Kind() == ota.KindCommand {
 		return nil
 	}
@@ -82,6 +85,15 @@ func (s *Service) possible(ctx context.Context, r ota.Rollout) error {
 			ErrInvalid, timer, id, trial, 2*trial)
 	}
 	return ota.AtField("timers.health", err)
+}
+
+// opens reports a window in which no device of the rollout could ever begin.
+func (s *Service) opens(r ota.Rollout) error {
+	from := s.Now()
+	if r.Terms.Start.After(from) {
+		from = r.Terms.Start
+	}
+	return r.Terms.Window.PossibleFrom(from)
 }
 
 // longestTrial returns the longest time that a device has to prove its health, of the

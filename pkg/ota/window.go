@@ -145,6 +145,21 @@ func (w Window) State(now time.Time, loc *time.Location) (open bool, until time.
 	return s.State(now, loc)
 }
 
+// lastZone is where the same wall clock comes last: no zone is further behind.
+var lastZone = time.FixedZone("UTC-12", -12*60*60)
+
+// PossibleFrom reports a window that is not open from a moment on, and opens no more, on
+// any device of the world: one that is over where its times come last is over everywhere.
+func (w Window) PossibleFrom(moment time.Time) error {
+	if w.Open(moment, lastZone) {
+		return nil
+	}
+	if _, ok := w.Next(moment, lastZone); !ok {
+		return invalid("window %q does not open any more from %s on, in no time zone: give a later UNTIL, a greater COUNT, or neither", w, moment.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // Next is Window.Next.
 func (s Schedule) Next(now time.Time, loc *time.Location) (opens time.Time, ok bool) {
 	next, _ := s.around(now, loc)

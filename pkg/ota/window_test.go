@@ -130,6 +130,34 @@ func TestNoWindowIsOpen(t *testing.T) {
 	}
 }
 
+// TestWindowIsPossibleWhileItOpensSomewhere: from a moment on it is possible exactly when
+// it is open then, or opens later, in some zone.
+func TestWindowIsPossibleWhileItOpensSomewhere(t *testing.T) {
+	if err := (Window{}).PossibleFrom(t0); err != nil {
+		t.Errorf("no window: %v", err)
+	}
+	if err := (Window{RRule: "FREQ=DAILY", Duration: 1}).PossibleFrom(t0); !errors.Is(err, ErrInvalid) {
+		t.Errorf("one that can not be read: %v", err)
+	}
+	w, err := ParseWindow("FREQ=DAILY;BYHOUR=2;UNTIL=20260310T020000 for 3h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := time.Date(2026, 3, 10, 5, 0, 0, 0, time.UTC) // when it closes, on the wall
+	for hour := -40; hour <= 40; hour++ {
+		from := last.Add(time.Duration(hour) * time.Hour)
+		somewhere := false
+		for offset := -12; offset <= 14; offset++ {
+			zone := time.FixedZone("", offset*60*60)
+			_, opens := w.Next(from, zone)
+			somewhere = somewhere || opens || w.Open(from, zone)
+		}
+		if err := w.PossibleFrom(from); (err == nil) != somewhere || somewhere != (hour < 12) {
+			t.Errorf("%d hours after: possible somewhere: %v, %v", hour, somewhere, err)
+		}
+	}
+}
+
 // TestWindowIsRefused: each fault is named, with what to write instead.
 func TestWindowIsRefused(t *testing.T) {
 	many := "FREQ=DAILY;BYHOUR=0,1,2,3,4;BYMINUTE=0,10,20,30,40 for 5m"
