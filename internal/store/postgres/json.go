@@ -37,16 +37,16 @@ func maybeNumber(key string) bool { return !strings.ContainsFunc(key, unicode.Is
 // may be some, each is asked for by itself.
 func (j jsonText) At(column string, keys []string, indexed bool) sqlstore.JSONValue {
 	if indexed {
-		return value{sqlstore.Condition{SQL: j.Index(column, keys)}}
+		return value{Condition: sqlstore.Condition{SQL: j.Index(column, keys)}}
 	}
 	if len(keys) > 0 && !slices.ContainsFunc(keys, maybeNumber) {
-		return value{sqlstore.Say("(CASE WHEN "+readable(column)+" THEN CAST(CAST("+column+" AS json) #> CAST(? AS text[]) AS jsonb) END)", keys)}
+		return value{sqlstore.Say("(CASE WHEN "+readable(column)+" THEN CAST(CAST("+column+" AS json) #> CAST(? AS text[]) AS jsonb) END)", keys), column, keys}
 	}
 	v := sqlstore.Condition{SQL: "(CASE WHEN " + readable(column) + " THEN CAST(" + column + " AS jsonb) END)"}
 	for _, k := range keys {
 		v = sqlstore.Say("(? -> CAST(? AS text))", v, k)
 	}
-	return value{v}
+	return value{v, column, keys}
 }
 
 // maxIndexed is the longest text that an index holds: a row of an index has to
@@ -90,8 +90,13 @@ func (jsonText) Mentions(column, literal string) sqlstore.Condition {
 	return sqlstore.Say("(strpos("+column+", CAST(? AS text)) > 0)", literal)
 }
 
-// value is an expression of type jsonb.
-type value struct{ sqlstore.Condition }
+// value is an expression of type jsonb, and where it stands when that is a path
+// in a column.
+type value struct {
+	sqlstore.Condition
+	column string
+	path   []string
+}
 
 var kinds = map[sqlstore.JSONKind]string{
 	sqlstore.JSONAny: "jsonb_typeof(?) <> 'null'", sqlstore.JSONText: "jsonb_typeof(?) = 'string'", sqlstore.JSONNumber: "jsonb_typeof(?) = 'number'",
@@ -110,10 +115,14 @@ func (v value) Text() sqlstore.Condition {
 }
 
 // Number implements sqlstore.JSONValue. The comparison comes first, as it is
-// what few rows pass; it says nothing about other types.
+// what few rows pass; it says nothing about other types. Before it, where that can
+// be, comes a glance at the text.
 func (v value) Number(op selector.Operator, literal string) sqlstore.Bounds {
-	return sqlstore.Exactly(sqlstore.Say("CASE WHEN ? "+spelling(op)+" CAST(CAST(? AS text) AS jsonb) THEN ? END",
-		v.Condition, literal, v.Is(sqlstore.JSONNumber)))
+	compared := sqlstore.Say("? "+spelling(op)+" CAST(CAST(? AS text) AS jsonb)", v.Condition, literal)
+	if v.column == "s.document" && len(v.path) > 1 && glanceable(v.path) {
+		compared = sqlstore.Say("CASE WHEN "+readable(v.column)+" THEN CASE WHEN ? THEN ? END END", mayCompare(v.column, v.path, op, literal), compared)
+	}
+	return sqlstore.Exactly(sqlstore.Say("CASE WHEN ? THEN ? END", compared, v.Is(sqlstore.JSONNumber)))
 }
 
 func spelling(op selector.Operator) string {
@@ -133,7 +142,7 @@ func (v value) Any(f func(sqlstore.JSONValue) sqlstore.Bounds) sqlstore.Bounds {
 	exists := func(c sqlstore.Condition) sqlstore.Condition {
 		return sqlstore.Say("EXISTS (SELECT 1 FROM jsonb_array_elements(CASE WHEN ? THEN ? END) AS e(v) WHERE ?)", v.Is(sqlstore.JSONArray), v.Condition, c)
 	}
-	b := f(value{sqlstore.Condition{SQL: "e.v"}})
+	b := f(value{Condition: sqlstore.Condition{SQL: "e.v"}})
 	return sqlstore.Bounds{Upper: exists(b.Upper), Lower: exists(b.Lower)}
 }
 

@@ -75,6 +75,19 @@ func TestSelectorsUseTheIndex(t *testing.T) {
 			}
 		}
 	}
+	// What no index helps with is read by as many processes as there may be.
+	db.SetMaxOpenConns(1)
+	for _, setting := range []string{"min_parallel_table_scan_size = 0", "parallel_setup_cost = 0", "parallel_tuple_cost = 0"} {
+		_, err := db.Exec("SET " + setting)
+		must(t, err)
+	}
+	for _, expr := range []string{`shadow.reported.other < 1`, `shadow.reported."sensor-1".value < 10`, `shadow.reported.other = "1"`} {
+		_, count, err := s.SelectQueries(t.Context(), fleet.DeviceQuery{Selector: parse(t, expr)})
+		must(t, err)
+		if plan := explain(t, db, count); !strings.Contains(plan, "Parallel Seq Scan on shadows") {
+			t.Errorf("%s is not counted in parallel\n%s", expr, plan)
+		}
+	}
 }
 
 func explain(t testing.TB, db *sql.DB, c sqlstore.Condition) string {

@@ -104,6 +104,39 @@ var selectorTests = []test{
 		}
 		s.equal("still there", s.selected(fleet.DeviceQuery{}), []string{"a"})
 	}},
+	{"a number is found at its path, whatever else looks like it", func(s *suite) {
+		const number = `shadow.reported.k < 0`
+		for i, tt := range []struct {
+			desired, reported, expr string
+		}{
+			{"", `{"k":-1}`, number},
+			{`{"k":1}`, `{"k":-1}`, number},
+			{`{"reported":{"k":1}}`, `{"k":-1}`, number},
+			{`{"reported":{"a":{"b":1}},"k":1}`, `{"a":{"k":1},"k":-1}`, number},
+			{"", `{"a\"k":1,"b":{"c":1},"k":-1}`, number},
+			{"", `{"a":"\"k\":1,","b":{"k":1},"k":-1}`, number},
+			{"", `{"a":"}{","k":-1}`, number},
+			{"", `{"a":{"k":1},"edMeta":{"b":1},"k":-1}`, number},
+			{"", `{"a":[{"k":1}],"k":-1e0}`, number},
+			{"", `{"a":{"reported":{"k":1}},"k":-0.5}`, number},
+			{`{"edMeta":1}`, `{"b":{"k":2},"e":{"edMeta":{"x":1}},"k":-1}`, number},
+			{"", `{"a":{"k":1},"b":{"k":-1}}`, `shadow.reported.b.k < 0`},
+			{`{"b":{"k":1}}`, `{"b":{"k":-1}}`, `shadow.reported.b.k < 0`},
+			{"", `{"a":{"b":{"k":1}},"b":{"k":-1}}`, `shadow.reported.b.k < 0`},
+			{"", `{"b":{"a":{"k":1},"k":-1}}`, `shadow.reported.b.k < 0`},
+			{"", `{"b":{"a\"k":1,"c":{"d":1},"k":-1}}`, `shadow.reported.b.k < 0`},
+			{`{"b":{"k":1}}`, `{"a":{"edMeta":{"b":{"k":1}}},"b":{"k":-1}}`, `shadow.reported.b.k < 0`},
+			{`{"a":{"k":1},"k":-1}`, `{"k":1}`, `shadow.desired.k < 0`},
+			{`{"a":{"desired":{"k":1}},"k":-1}`, `{"k":1}`, `shadow.desired.k < 0`},
+			{`{"b":{"k":-1}}`, `{"b":{"k":1}}`, `shadow.desired.b.k < 0`},
+		} {
+			id := fmt.Sprintf("d%02d", i)
+			s.enrolled(id)
+			s.mixed(id, tt.desired, tt.reported)
+			s.equal(tt.desired+tt.reported, s.selected(fleet.DeviceQuery{Selector: s.parse(`id = "` + id + `" AND ` + tt.expr)}), []string{id})
+			s.equal("not "+tt.desired+tt.reported, s.selected(fleet.DeviceQuery{Selector: s.parse(`id = "` + id + `" AND NOT ` + tt.expr)}), []string(nil))
+		}
+	}},
 	{"indexes come and go, and change no answer", func(s *suite) {
 		s.enrolled("a", "b", "c")
 		s.update("a", "", "i", "x")
@@ -152,6 +185,42 @@ func (s *suite) parse(expr string) selector.Selector {
 	return sel
 }
 
+// mixed stores the sections, and then each of their members again, a second after
+// the other, so that the metadata has their keys too.
+func (s *suite) mixed(id, desired, reported string) {
+	s.Helper()
+	var sections [2]map[string]any
+	for i, text := range []string{desired, reported} {
+		if text != "" {
+			d := json.NewDecoder(strings.NewReader(text))
+			d.UseNumber()
+			s.must(d.Decode(&sections[i]))
+		}
+	}
+	at := epoch
+	update := func(desired, reported map[string]any) {
+		at = at.Add(time.Second)
+		_, err := s.UpdateShadow(ctx, id, "", shadow.NewUpdate(desired, reported), at)
+		s.must(err)
+	}
+	update(sections[0], sections[1])
+	for _, path := range pathsOf(sections[0]) {
+		update(alone(sections[0], path), nil)
+	}
+	for _, path := range pathsOf(sections[1]) {
+		update(nil, alone(sections[1], path))
+	}
+}
+
+// alone is what m has at the path, and nothing else.
+func alone(m map[string]any, path []string) map[string]any {
+	v := m[path[0]]
+	if len(path) > 1 {
+		v = alone(v.(map[string]any), path[1:])
+	}
+	return map[string]any{path[0]: v}
+}
+
 // selected returns the ids, and holds CountDevices to them.
 func (s *suite) selected(q fleet.DeviceQuery) (ids []string) {
 	s.Helper()
@@ -188,10 +257,11 @@ var (
 	selectorKeys = rapid.SampledFrom([]string{
 		"a", "a", "b", "i", "i", "battery", "a-b", "x.y", "", "é", `q"t`, `b\s`, "n\nl", "$", "[0]", "0", "*", "%", "_", "'", "nul\x00",
 		"desired", "reported", "<&>", "😀", "?", "\U0010FFFF", "\uD7FF", "true",
+		`q"a`, `q"i`, "edMeta", "reportedMeta", ",", ":{",
 	})
 	selectorTexts = rapid.SampledFrom([]string{
 		"", "a", "b", "ab", "aa", "true", "false", "5", "87", "é", "ê", "😀", "😁", `q"t`, `\`, "%", "_", "'", "*", "a*", "nul\x00", "nul\x00x", "nul", "[1]", `{"a":1}`,
-		strings.Repeat("long ", 600), strings.Repeat("x", 500), "\U0010FFFF", "a\U0010FFFF", "\uD7FF", "\uE000", "a b", "<&>", "\n", "ÿ", "null",
+		strings.Repeat("long ", 600), strings.Repeat("x", 500), "\U0010FFFF", "a\U0010FFFF", "\uD7FF", "\uE000", "a b", "<&>", "\n", "ÿ", "null", `"a":5,`, "}", "{", "},{",
 	})
 	selectorNumbers = rapid.SampledFrom([]string{
 		"0", "-0", "1", "1.0", "1e0", "10e-1", "-1", "5", "87", "87.0", "0.1", "0.10", "0.10000000000000001", "0.1000000000000000055511151231257827",
@@ -335,6 +405,16 @@ func testSelectors(t *testing.T, open func(t testing.TB) fleet.Store) {
 			for _, s := range stores {
 				replaceShadow(rt, s, id, desired, reported)
 			}
+			again := pathsOf(reported)
+			if len(again) == 0 || rapid.Bool().Draw(rt, "at once") {
+				continue
+			}
+			part := alone(reported, again[rapid.IntRange(0, len(again)-1).Draw(rt, "again")])
+			for _, s := range stores {
+				if _, err := s.UpdateShadow(ctx, id, "", large(shadow.NewUpdate(nil, part)), epoch.Add(2*time.Second)); err != nil {
+					rt.Fatalf("%v: %v", part, err)
+				}
+			}
 		}
 		for range 6 {
 			expr := expression(rt, 3, paths)
@@ -392,12 +472,18 @@ func enrollVaried(t testing.TB, stores [2]fleet.Store) (ids []string) {
 	return ids
 }
 
+// large lets an update make as large a document as there may be.
+func large(u shadow.Update) shadow.Update {
+	u.MaxBytes = shadow.StateBytesCeiling
+	return u
+}
+
 func replaceShadow(t *rapid.T, s fleet.Store, id string, desired, reported map[string]any) {
 	u := shadow.Update{Desired: shadow.Patch{Set: true}, Reported: shadow.Patch{Set: true}}
 	if _, err := s.UpdateShadow(ctx, id, "", u, epoch); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.UpdateShadow(ctx, id, "", shadow.NewUpdate(desired, reported), epoch.Add(time.Second)); err != nil {
+	if _, err := s.UpdateShadow(ctx, id, "", large(shadow.NewUpdate(desired, reported)), epoch.Add(time.Second)); err != nil {
 		t.Fatalf("%v %v: %v", desired, reported, err)
 	}
 }
