@@ -147,3 +147,18 @@ func TestPaceIsThatOfTheLastMinute(t *testing.T) {
 		t.Errorf("paused: %q", got)
 	}
 }
+
+// A plan says of each other rollout who comes first.
+func TestConflictsSayWhoComesFirst(t *testing.T) {
+	spec := &otadv1.RolloutSpec{Priority: 3}
+	for want, c := range map[string]*otadv1.Conflict{
+		"makes way: what has not begun there is cancelled":       {Priority: 3, Supersedes: true},
+		"comes first: it has priority 4, this plan 3":            {Priority: 4},
+		"comes after this plan: it has priority -2, this plan 3": {Priority: -2},
+		"comes first: it is older, of the same priority":         {Priority: 3},
+	} {
+		if v := newConflictView(spec, c); v.why != want || v.First != strings.HasPrefix(want, "comes first") {
+			t.Errorf("%+v, want %q", v, want)
+		}
+	}
+}

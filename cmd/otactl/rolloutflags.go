@@ -50,7 +50,7 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.abort, "abort", []string{"any>10% min 3"}, "stop when this is true, such as 'failed>5% min 20' or 'rolled_back>=3' (repeat; '' for none)")
 	fl.StringVar(&f.seed, "seed", "", "fixes which devices come first (default: chosen by the server)")
 	fl.DurationVar(&f.timeout, "timeout", 0, "how long a device may be at it before it counts as timed out, 1m to 168h (default: for ever)")
-	fl.Int32Var(&f.priority, "priority", 0, "the higher comes first on a device that has several rollouts")
+	fl.Int32Var(&f.priority, "priority", 0, "the higher comes first on a device that has several rollouts; a plan is refused under a higher one of the same firmware")
 	fl.StringVar(&f.rate, "rate", "", "how many devices are started, such as 100/m, or '10/m x2 per 50 succeeded max 1000/m' (default: all of a stage)")
 	fl.IntVar(&f.maxInFlight, "max-in-flight", 0, "how many devices may be at work at a time (default: all of a stage)")
 	fl.StringVar(&f.maxPer, "max-per", "", "the same for each value of a tag or of hardware, such as site=5")

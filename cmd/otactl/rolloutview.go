@@ -455,13 +455,15 @@ type plannedPathView struct {
 	Sample  []string `json:"sample"` // the first of them
 }
 
-// conflictView is another rollout that has work for devices of a plan.
+// conflictView is another rollout that has work for devices of a plan, or is going to.
 type conflictView struct {
 	Rollout    string `json:"rollout"`
 	Firmware   string `json:"firmware"`
 	Priority   int32  `json:"priority"`
 	Devices    int32  `json:"devices"`
-	Supersedes bool   `json:"supersedes"` // what waits there is cancelled
+	Supersedes bool   `json:"supersedes"` // it makes way there: what waits is cancelled
+	First      bool   `json:"first"`      // it comes first there; else the plan does
+	why        string
 }
 
 type plannedStageView struct {
@@ -491,7 +493,7 @@ func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planVi
 		v.Duration = d.Round(time.Second).String()
 	}
 	for _, c := range p.GetConflicts() {
-		v.Conflicts = append(v.Conflicts, conflictView{c.GetRolloutId(), c.GetFirmware(), c.GetPriority(), c.GetDevices(), c.GetSupersedes()})
+		v.Conflicts = append(v.Conflicts, newConflictView(spec, c))
 	}
 	for _, s := range p.GetStages() {
 		v.Stages = append(v.Stages, plannedStageView{
@@ -504,6 +506,23 @@ func newPlanView(spec *otadv1.RolloutSpec, p *otadv1.PlanRolloutResponse) planVi
 	}
 	for _, path := range p.GetPaths() {
 		v.Paths = append(v.Paths, plannedPathView{append([]string{}, path.GetVia()...), path.GetDevices(), append([]string{}, path.GetSample()...)})
+	}
+	return v
+}
+
+// newConflictView says who comes first: what makes way does not; else who has the higher
+// priority, and of two that have the same the older, which is not the plan.
+func newConflictView(spec *otadv1.RolloutSpec, c *otadv1.Conflict) conflictView {
+	v := conflictView{Rollout: c.GetRolloutId(), Firmware: c.GetFirmware(), Priority: c.GetPriority(), Devices: c.GetDevices(), Supersedes: c.GetSupersedes()}
+	switch own := spec.GetPriority(); {
+	case v.Supersedes:
+		v.why = "makes way: what has not begun there is cancelled"
+	case v.Priority > own:
+		v.First, v.why = true, fmt.Sprintf("comes first: it has priority %d, this plan %d", v.Priority, own)
+	case v.Priority < own:
+		v.why = fmt.Sprintf("comes after this plan: it has priority %d, this plan %d", v.Priority, own)
+	default:
+		v.First, v.why = true, "comes first: it is older, of the same priority"
 	}
 	return v
 }
@@ -559,7 +578,7 @@ func (a *app) printPlan(p planView) error {
 			return nil
 		}
 		fmt.Fprintln(w)
-		return writeTable(w, []string{"BUSY WITH", "FIRMWARE", "DEVICES", "WHAT HAPPENS"}, p.conflictRows())
+		return writeTable(w, []string{"ALSO HAS THEM", "FIRMWARE", "DEVICES", "WHAT HAPPENS"}, p.conflictRows())
 	})
 }
 
@@ -581,11 +600,7 @@ func prefixed(prefix, s string) string {
 func (p planView) conflictRows() [][]string {
 	var rows [][]string
 	for _, c := range p.Conflicts {
-		what := "comes before or after it, by priority and age"
-		if c.Supersedes {
-			what = "what has not begun there is cancelled"
-		}
-		rows = append(rows, []string{c.Rollout, c.Firmware, number(c.Devices), what})
+		rows = append(rows, []string{c.Rollout, c.Firmware, number(c.Devices), c.why})
 	}
 	return rows
 }

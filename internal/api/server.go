@@ -128,6 +128,7 @@ var codes = []struct {
 }{
 	{fleet.ErrNoDevices, connect.CodeFailedPrecondition},
 	{fleet.ErrUnsigned, connect.CodeFailedPrecondition},
+	{fleet.ErrOutranked, connect.CodeFailedPrecondition},
 	{ota.ErrState, connect.CodeFailedPrecondition},
 	{fleet.ErrDropped, connect.CodeOutOfRange},
 	{fleet.ErrNotFound, connect.CodeNotFound},

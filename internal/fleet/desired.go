@@ -78,10 +78,13 @@ func (s *Service) bring(ctx context.Context, deviceID string, id ota.ReleaseID) 
 		return err
 	}
 	timers.Health = max(timers.Health, 2*trial)
-	_, err = s.CreateRollout(ctx, ota.Rollout{
+	// Whom a rollout of higher priority has waits for that one: a shadow is not to be
+	// refused because of what others plan.
+	waits := func(context.Context, ota.Rollout, *ota.Line) error { return nil }
+	_, err = s.create(ctx, ota.Rollout{
 		Release: id, Selector: DesiredSelector(id), Abort: []ota.AbortRule{DesiredAbort},
 		Stages: []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}}, Terms: ota.Terms{Continuous: true, Timers: timers},
-	})
+	}, waits)
 	return err
 }
 

@@ -47,19 +47,13 @@ type Exclusion struct {
 	Sample  []string
 }
 
-// Conflict counts devices that another rollout has work for.
-type Conflict struct {
-	Rollout    ota.Rollout
-	Devices    int
-	Supersedes bool // what waits there is cancelled; else it comes first or after, by priority and age
-}
-
 // previewSample is how many device ids a preview shows for each stage or reason.
 const previewSample = 10
 
 // PlanRollout says what CreateRollout would do with r (Release or Command, Selector,
 // Seed, Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
-// no device is eligible, ErrUnsigned when the release is not signed.
+// no device is eligible, ErrUnsigned when the release is not signed, ErrOutranked when
+// a rollout of a higher priority has another release of the firmware for its devices.
 func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
 	r, err := s.prepare(r)
 	if err != nil {
@@ -79,9 +73,9 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 		return RolloutPreview{}, err
 	}
 	p := RolloutPreview{Rollout: r, Population: line.Len(), Excluded: excluded, Stages: make([]StagePreview, len(r.Stages))}
-	reached, paths := make([]bool, line.Len()), pathPreviews{routes: j.routes}
+	reached, paths := newReach(line), pathPreviews{routes: j.routes}
 	stages, err := line.Arrange(r.Stages, func(t ota.Turn) error {
-		reached[t.Number()] = true
+		reached.is[t.Number()] = true
 		p.Stages[t.Stage].add(t)
 		paths.add(t)
 		return nil
@@ -102,10 +96,10 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	}
 	p.Duration += r.Terms.Rate.Least(installs)
 	if r.Kind() == ota.KindInstall { // a command comes first, and takes nobody's place
-		p.Conflicts, err = s.conflicts(ctx, r, func(deviceID string) bool {
-			n, ok := line.Find(deviceID)
-			return ok && reached[n]
-		})
+		p.Conflicts, err = s.conflicts(ctx, r, reached)
+	}
+	if err == nil {
+		err = outranked(r, p.Conflicts)
 	}
 	return p, err
 }
@@ -198,35 +192,6 @@ func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, *
 		return nil, nil, noDevices(j.rollout, excluded)
 	}
 	return excluded, line, nil
-}
-
-// conflicts returns the rollouts that have work for devices that are reached.
-func (s *Service) conflicts(ctx context.Context, r ota.Rollout, reached func(deviceID string) bool) ([]Conflict, error) {
-	others, err := s.Store.Rollouts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var conflicts []Conflict
-	for _, other := range others {
-		if other.State.Terminal() || other.Kind() == ota.KindCommand {
-			continue
-		}
-		c := Conflict{Rollout: other, Supersedes: r.Supersedes(other)}
-		err := s.Store.Unfinished(ctx, other.ID, func(deviceID string) bool {
-			if reached(deviceID) {
-				c.Devices++
-			}
-			return true
-		})
-		if err != nil {
-			return nil, err
-		}
-		if c.Devices > 0 {
-			conflicts = append(conflicts, c)
-		}
-	}
-	slices.SortFunc(conflicts, func(a, b Conflict) int { return strings.Compare(a.Rollout.ID, b.Rollout.ID) })
-	return conflicts, nil
 }
 
 func exclude(excluded map[string]*Exclusion, why, detail, id string) {

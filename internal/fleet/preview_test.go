@@ -50,7 +50,7 @@ func drawFleet(t *rapid.T) *previewFleet {
 		f.releases = append(f.releases, r)
 		ok(store.PublishMetadata(ctx, nil, []ota.ReleaseID{r.ID()}, time.Now()))
 	}
-	other := ota.Rollout{ID: "other", Release: f.releases[0].ID(), State: ota.RolloutRunning, Stages: []ota.Stage{{State: ota.StageOpen, Target: 1000}}}
+	other := ota.Rollout{ID: "other", Release: f.releases[0].ID(), State: ota.RolloutRunning, StartedAt: time.Now(), Stages: []ota.Stage{{State: ota.StageOpen, Target: 1000}}}
 	ok(store.CreateRollout(ctx, other))
 	step := fleet.Advance{Rollout: other, Now: time.Now()}
 	for i := range rapid.IntRange(1, 90).Draw(t, "devices") {

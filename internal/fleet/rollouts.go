@@ -132,8 +132,13 @@ func (s *Service) longestTrial(ctx context.Context, release ota.Release) (of ota
 var ErrUnsigned = errors.New("release is not offered")
 
 // CreateRollout stores a rollout and starts it, unless it is a DRAFT, awaits
-// approval or its time.
+// approval or its time. It refuses what PlanRollout does.
 func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView, error) {
+	return s.create(ctx, r, s.mayCome)
+}
+
+// create is CreateRollout with what is to be asked when its devices are known.
+func (s *Service) create(ctx context.Context, r ota.Rollout, may func(context.Context, ota.Rollout, *ota.Line) error) (RolloutView, error) {
 	r, err := s.prepare(r)
 	if err != nil {
 		return RolloutView{}, err
@@ -146,6 +151,9 @@ func (s *Service) CreateRollout(ctx context.Context, r ota.Rollout) (RolloutView
 		return RolloutView{}, err
 	}
 	_, line, err := s.survey(ctx, j, false)
+	if err == nil {
+		err = may(ctx, r, line)
+	}
 	if err != nil {
 		return RolloutView{}, err
 	}

@@ -88,7 +88,7 @@ func (s *Sim) operate(what string, do func(ctx context.Context, f *fleet.Service
 		if err != nil {
 			s.log("operator: %s: %v", what, err)
 		}
-		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices, fleet.ErrUnsigned, fleet.ErrNotFound} {
+		for _, fine := range []error{nil, errStore, context.Canceled, ota.ErrInvalid, fleet.ErrNoDevices, fleet.ErrUnsigned, fleet.ErrOutranked, fleet.ErrNotFound} {
 			if errors.Is(err, fine) {
 				return
 			}

@@ -347,7 +347,7 @@ func (s *Sim) listen() {
 		_, err := f.CreateRollout(ctx, r)
 		return ota.Execution{}, err
 	}, func(_ ota.Execution, err error) {
-		if err != nil && !errors.Is(err, fleet.ErrNoDevices) && !errors.Is(err, fleet.ErrUnsigned) {
+		if err != nil && !errors.Is(err, fleet.ErrNoDevices) && !errors.Is(err, fleet.ErrUnsigned) && !errors.Is(err, fleet.ErrOutranked) {
 			s.check.say("the last rollout: %v", err)
 		}
 		s.listened, s.moved = true, true

@@ -1760,14 +1760,16 @@ func (x *PlannedPath) GetSample() []string {
 	return nil
 }
 
-// Conflict counts devices that another rollout has work for.
+// Conflict counts devices that another rollout has work for or, of the same firmware,
+// has not come to yet.
 type Conflict struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RolloutId string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	Firmware  string                 `protobuf:"bytes,2,opt,name=firmware,proto3" json:"firmware,omitempty"`
 	Priority  int32                  `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	Devices   int32                  `protobuf:"varint,4,opt,name=devices,proto3" json:"devices,omitempty"`
-	// What waits there is cancelled; else it comes first or after, by priority and age.
+	// It makes way there: what waits is cancelled. Else who has the higher priority comes
+	// first, and of two that have the same the older, which is not the plan.
 	Supersedes    bool `protobuf:"varint,5,opt,name=supersedes,proto3" json:"supersedes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
