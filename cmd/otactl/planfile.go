@@ -255,15 +255,18 @@ func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
 		rd.at(p.Firmware, "firmware", err)
 		r.Release = id
 	}
-	gate := defaultGate
+	otherwise := ota.Stage{State: ota.StagePending, Gate: ota.Gate{Success: defaultGate}, Soak: defaultSoak}
 	if r.Command = p.Command.command(&rd); r.Command != nil {
-		gate = 0 // as the flags have it
+		otherwise = ota.Stage{State: ota.StagePending} // as the flags have it
 		if p.Firmware.value != "" {
 			rd.at(p.Firmware, "firmware", errors.New("and a command: make two plans"))
 		}
 	}
 	for i, s := range p.Stages {
-		r.Stages = append(r.Stages, s.stage(&rd, i+1, gate))
+		r.Stages = append(r.Stages, s.stage(&rd, i+1, otherwise))
+	}
+	if p.Abort == nil && r.Command == nil {
+		p.Abort = []text{{value: defaultAbort}}
 	}
 	for _, t := range p.Abort {
 		rule, err := ota.ParseAbortRule(t.value)
@@ -287,7 +290,8 @@ func setDefault(to *time.Duration, written text, otherwise time.Duration) {
 	}
 }
 
-func (s planStage) stage(rd *reader, number int, gate float64) ota.Stage {
+// stage is the stage of that number, otherwise as the given one.
+func (s planStage) stage(rd *reader, number int, otherwise ota.Stage) ota.Stage {
 	what := fmt.Sprintf("stage %d", number)
 	at := s.Size
 	if at.line == 0 {
@@ -296,7 +300,11 @@ func (s planStage) stage(rd *reader, number int, gate float64) ota.Stage {
 	if at.line == 0 {
 		at.line = rd.lines.line(fmt.Sprintf("stages[%d]", number-1))
 	}
-	stage := ota.Stage{State: ota.StagePending, Approval: s.Approval, Soak: rd.duration(s.Soak, what+": soak"), Gate: ota.Gate{Success: gate}}
+	stage := otherwise
+	stage.Approval = s.Approval
+	if s.Soak.value != "" {
+		stage.Soak = rd.duration(s.Soak, what+": soak")
+	}
 	switch {
 	case (s.Size.value == "") == (s.Select.value == ""):
 		rd.at(at, what, errors.New("give either size or select"))
@@ -319,9 +327,12 @@ func (s planStage) stage(rd *reader, number int, gate float64) ota.Stage {
 	return stage
 }
 
-// defaultGate is the share that must succeed in a stage that does not say, but of a
-// command.
-const defaultGate = 0.95
+// What binds an install that does not say, by flags and in a plan file.
+const (
+	defaultGate  = 0.95 // share that must succeed in a stage
+	defaultSoak  = time.Minute
+	defaultAbort = "any>10% min 3"
+)
 
 func (p planFile) terms(rd *reader) ota.Terms {
 	t := ota.Terms{

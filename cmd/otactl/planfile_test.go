@@ -31,7 +31,7 @@ func TestPlanFile(t *testing.T) {
 	want := ota.Rollout{
 		Release: ota.ReleaseID{Name: "gateway", Version: "1.4.0"}, Selector: `tags.site = "paris"`, Seed: "spring", Priority: 5, InProgressTimeout: 2 * time.Hour,
 		Stages: []ota.Stage{
-			{Size: ota.Size{Selector: `tags.ring = "lab"`}, Gate: gate, State: ota.StagePending},
+			{Size: ota.Size{Selector: `tags.ring = "lab"`}, Gate: gate, Soak: time.Minute, State: ota.StagePending},
 			{Size: ota.Size{Count: 5}, Gate: strict, Soak: time.Hour, Approval: true, State: ota.StagePending},
 			{Size: ota.Size{Percent: 100}, Gate: gate, Soak: 10 * time.Minute, State: ota.StagePending},
 		},
@@ -52,6 +52,29 @@ func TestPlanFile(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a plan file leaves out is as the flags have it; none is said by an empty list,
+// and by 0s.
+func TestPlanFileDefaults(t *testing.T) {
+	flags := rolloutFlags{firmware: "gw@1", stages: "100%", gate: "95%", soak: defaultSoak, abort: []string{defaultAbort}}
+	byFlags, err := flags.plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byFile, _, err := parsePlan([]byte("firmware: gw@1\nstages: [{size: 100%}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(byFlags.Stages, byFile.Stages) + cmp.Diff(byFlags.Abort, byFile.Abort); diff != "" {
+		t.Error(diff)
+	}
+	for _, plan := range []string{"firmware: gw@1\nabort: []\nstages: [{size: 100%, soak: 0s}]", "command: {name: reboot}\nstages: [{size: 100%}]"} {
+		r, _, err := parsePlan([]byte(plan))
+		if err != nil || len(r.Abort) != 0 || r.Stages[0].Soak != 0 {
+			t.Errorf("%q: abort %v, soak %v, %v; want none", plan, r.Abort, r.Stages[0].Soak, err)
+		}
 	}
 }
 

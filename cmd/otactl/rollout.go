@@ -112,13 +112,16 @@ func (f *rolloutFlags) refused(err error) error {
 	return rolloutRemedy(f.lines.locate(err))
 }
 
-// rolloutRemedy adds what to look at when the server can not plan a rollout: no
-// device selected, or a release that is not signed.
+// rolloutRemedy adds what to look at when the server refuses a plan, by what it is
+// about; what is about the priority says itself what to do.
 func rolloutRemedy(err error) error {
-	if connect.CodeOf(err) != connect.CodeFailedPrecondition {
-		return err
+	switch refusedField(err) {
+	case "firmware":
+		return hint(err, "otactl device list shows the devices, otactl firmware list the releases, for which hardware they are and which are SIGNED")
+	case "select":
+		return hint(err, "otactl device list --select shows whom a selector means")
 	}
-	return hint(err, "otactl device list shows the devices, otactl firmware list which releases are SIGNED")
+	return err
 }
 
 // rolloutAct is a command that changes a running rollout.
