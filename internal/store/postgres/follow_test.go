@@ -61,7 +61,8 @@ func (r *race) follow(t *testing.T) {
 	got, err := r.stores[0].Rollout(ctx, "f")
 	must(t, err)
 	if got.Cursor != got.Stages[0].Target || got.Population > followed {
-		t.Errorf("cursor %d, target %d, population %d", got.Cursor, got.Stages[0].Target, got.Population)
+		line, err := r.stores[0].Candidates(ctx, "f", got.Line, 0, 99)
+		t.Errorf("cursor %d, target %d, population %d: %v %v", got.Cursor, got.Stages[0].Target, got.Population, line, err)
 	}
 	for i := range followed {
 		d, err := r.stores[0].Device(ctx, fmt.Sprint("f", i))
@@ -129,7 +130,7 @@ func look(ctx context.Context, s *sqlstore.Store, sel selector.Selector) error {
 				b.Newest = &e
 			}
 		}
-		move, e := ota.MoveJoin, (*ota.Execution)(nil)
+		move, e := ota.MoveLater, (*ota.Execution)(nil)
 		if !o.StartedAt.IsZero() {
 			move, e = ota.MoveOf(o, b, time.Now())
 		}

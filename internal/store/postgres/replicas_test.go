@@ -140,11 +140,11 @@ func device(i int) string { return fmt.Sprintf("d%d", i%replicaDevices) }
 func (r *race) enroll(t *testing.T) {
 	ctx := t.Context()
 	must(t, r.stores[0].CreateEnrollmentToken(ctx, fleet.EnrollmentToken{ID: "t", Uses: replicaDevices + 3}))
+	must(t, errors.Join(r.all(func(s *sqlstore.Store, i int) error {
+		_, err := s.Enroll(ctx, fleet.Device{ID: device(i), KeyFingerprint: device(i)}, [32]byte{}, time.Now())
+		return err
+	})...))
 	errs := r.all(func(s *sqlstore.Store, i int) error {
-		d := fleet.Device{ID: device(i), KeyFingerprint: device(i)}
-		if _, err := s.Enroll(ctx, d, [32]byte{}, time.Now()); err != nil {
-			return err
-		}
 		_, err := s.Enroll(ctx, fleet.Device{ID: fmt.Sprint("more", i)}, [32]byte{}, time.Now())
 		return err
 	})
