@@ -54,6 +54,7 @@ func dialect() sqlstore.Dialect {
 		ForUpdate: func(table string) string { return " FOR NO KEY UPDATE OF " + table },
 		ForShare:  " FOR SHARE",
 		ForKey:    " FOR KEY SHARE",
+		ForDelete: " FOR UPDATE",
 		Reach:     "SELECT pg_advisory_xact_lock_shared" + revocation,
 		Revoke:    "SELECT pg_advisory_xact_lock" + revocation,
 		Start:     "SELECT pg_advisory_xact_lock_shared" + stopping,

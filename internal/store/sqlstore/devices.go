@@ -145,7 +145,7 @@ const removeActive = `UPDATE executions SET status = ?, class = ?, details = ?, 
 
 // RevokeDevice implements fleet.DeviceStore.
 func (s *Store) RevokeDevice(ctx context.Context, id string, now time.Time) error {
-	return s.writer.do(ctx, func(t *tx) error {
+	return s.writer.doAlone(ctx, func(t *tx) error {
 		if err := t.keepOut(t.w.dialect.Revoke); err != nil {
 			return err
 		}

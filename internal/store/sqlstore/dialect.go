@@ -50,6 +50,9 @@ type Dialect struct {
 	// ForKey is appended to a SELECT of rows that others must not delete before the
 	// transaction ends. Empty: there are no others.
 	ForKey string
+	// ForDelete is appended to a SELECT of rows that others must not refer to before the
+	// transaction ends, nor change. Empty: there are no others.
+	ForDelete string
 	// Reach is a statement before which a transaction makes no executions, and Revoke
 	// one before which it revokes or deletes no device. Each waits for the other kind to end, and
 	// keeps it waiting. Empty: there are no others.

@@ -51,16 +51,12 @@ var belongings = []string{"shadows", "relooks", "device_events", "device_event_l
 // DeleteDevice implements fleet.DeviceStore.
 func (s *Store) DeleteDevice(ctx context.Context, d fleet.Deletion, now time.Time) error {
 	now = stored(now)
-	return s.writer.do(ctx, func(t *tx) error {
+	return s.writer.doAlone(ctx, func(t *tx) error {
 		if err := t.keepOut(t.w.dialect.Revoke); err != nil {
 			return err
 		}
-		var key string
-		var revoked time.Time
-		err := t.row(selectForgotten+t.forUpdate("devices"), d.DeviceID).Scan(&key, timeInto{&revoked})
-		if errors.Is(err, sql.ErrNoRows) {
-			return notFound("device %s", d.DeviceID)
-		} else if err != nil {
+		key, revoked, err := t.forDelete(d.DeviceID)
+		if err != nil {
 			return err
 		}
 		if revoked.IsZero() {
@@ -77,6 +73,38 @@ func (s *Store) DeleteDevice(ctx context.Context, d fleet.Deletion, now time.Tim
 		}
 		return t.drop(d.DeviceID)
 	})
+}
+
+// forDelete holds the device, the key of which it returns and when it was revoked, and
+// its shadows: these first, as whoever updates them.
+func (t *tx) forDelete(id string) (key string, revoked time.Time, err error) {
+	shadows, err := t.lockedShadows(id)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	err = t.row(selectForgotten+t.w.dialect.ForDelete, id).Scan(&key, timeInto{&revoked})
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", time.Time{}, notFound("device %s", id)
+	}
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	again, err := t.lockedShadows(id)
+	if err == nil && len(again) > len(shadows) { // one was made meanwhile
+		err = t.fail(errRaced)
+	}
+	return key, revoked, err
+}
+
+// lockedShadows returns the names of the device's shadows, held where there are others.
+func (t *tx) lockedShadows(deviceID string) (names []string, err error) {
+	err = t.rows(func(r row) error {
+		var name string
+		err := r.Scan(&name)
+		names = append(names, name)
+		return err
+	}, `SELECT name FROM shadows WHERE device_id = ? ORDER BY name`+t.forUpdate("shadows"), deviceID)
+	return names, err
 }
 
 // endOf ends what the device has to do, unless that keeps it from being deleted. The

@@ -29,7 +29,7 @@ func (s *Store) FillGroup(ctx context.Context, name string) (whole bool, err err
 	if err != nil {
 		return false, err
 	}
-	err = s.writer.do(ctx, func(t *tx) error {
+	err = s.writer.doAlone(ctx, func(t *tx) error {
 		whole, err = t.fillNext(g, p)
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,8 +36,8 @@ func (t *tx) flushGroups() error {
 		return err
 	}
 	var joined, gone []membership
-	for _, s := range subjects {
-		if joined, gone, err = t.regroup(set, s, joined, gone); err != nil {
+	for _, id := range slices.Sorted(maps.Keys(subjects)) { // in order, as they are locked
+		if joined, gone, err = t.regroup(set, subjects[id], joined, gone); err != nil {
 			return err
 		}
 	}

@@ -28,7 +28,7 @@ func (s *Store) CreateGroup(ctx context.Context, g fleet.Group, members []string
 		}
 		filled, members = "", nil
 	}
-	return s.writer.do(ctx, func(t *tx) error {
+	return s.writer.doAlone(ctx, func(t *tx) error {
 		if err := t.mayChange(g); err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (t *tx) firstUnknown(ids []string) error {
 
 // DeleteGroup implements fleet.GroupStore.
 func (s *Store) DeleteGroup(ctx context.Context, name string) error {
-	return s.writer.do(ctx, func(t *tx) error {
+	return s.writer.doAlone(ctx, func(t *tx) error {
 		g, err := t.group(name)
 		if err != nil {
 			return err

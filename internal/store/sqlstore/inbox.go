@@ -38,6 +38,7 @@ type reading struct {
 	execution executionKey
 	begins    bool // it may start the execution
 	stops     bool // it may have a rollout start nothing more
+	alone     bool // see doAlone
 }
 
 // keepsExecutions reports whether the operation reads and writes executions, if any,
@@ -79,6 +80,14 @@ func (in *inbox) do(ctx context.Context, f func(*tx) error) error {
 // batch begin with is read together.
 func (in *inbox) doReading(ctx context.Context, reads reading, f func(*tx) error) error {
 	return in.queued(&operation{ctx: ctx, run: f, reads: reads, done: make(chan error, 1)})
+}
+
+// doAlone is do for an f that locks what others lock too, in an order of its own. It
+// has a transaction of its own where there are others: in one with more operations
+// it would come to its locks with theirs in hand, and they and others would wait for
+// each other.
+func (in *inbox) doAlone(ctx context.Context, f func(*tx) error) error {
+	return in.doReading(ctx, reading{alone: true}, f)
 }
 
 // doShadow is doReading for a shadow.

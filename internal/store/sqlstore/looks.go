@@ -120,7 +120,7 @@ func (s *Store) ofDevices(ctx context.Context, ids []string, f func(row) error, 
 func (s *Store) Settle(ctx context.Context, looks []fleet.Look, now time.Time) error {
 	looks = slices.Clone(looks)
 	slices.SortFunc(looks, func(a, b fleet.Look) int { return strings.Compare(a.DeviceID, b.DeviceID) })
-	return s.writer.do(ctx, func(t *tx) error {
+	return s.writer.doAlone(ctx, func(t *tx) error {
 		f, err := t.lockFollowed(looks)
 		if err != nil {
 			return err

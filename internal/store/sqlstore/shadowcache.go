@@ -97,7 +97,7 @@ func (t *tx) prefetch(batch []*operation) error {
 }
 
 // prefetchNew notes the shadows that are still to be made, of devices that
-// exist.
+// exist. There is no shadow to hold, so these devices are, in order too.
 func (t *tx) prefetchNew(keys []shadowKey) error {
 	missing := map[string][]shadowKey{}
 	for _, k := range keys {
@@ -112,6 +112,10 @@ func (t *tx) prefetchNew(keys []shadowKey) error {
 	for d := range missing {
 		devices = append(devices, d)
 	}
+	lock := t.forUpdate("d")
+	if lock != "" {
+		lock = ` ORDER BY d.id` + lock
+	}
 	return t.look(func(r row) error {
 		var device string
 		if err := r.Scan(&device); err != nil {
@@ -121,7 +125,7 @@ func (t *tx) prefetchNew(keys []shadowKey) error {
 			t.keep(&cachedShadow{key: k})
 		}
 		return nil
-	}, prefetchDevices, len(devices), texts("device", devices))
+	}, prefetchDevices+lock, len(devices), texts("device", devices))
 }
 
 // wanted returns the shadows that the batch begins with, each once.

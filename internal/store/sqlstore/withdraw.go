@@ -29,7 +29,7 @@ const (
 
 // Withdraw implements fleet.ReleaseStore.
 func (s *Store) Withdraw(ctx context.Context, w fleet.Withdrawal) (done fleet.Withdrawn, err error) {
-	err = s.writer.doReading(ctx, reading{stops: true}, func(t *tx) error {
+	err = s.writer.doReading(ctx, reading{stops: true, alone: true}, func(t *tx) error {
 		done, err = t.withdraw(w)
 		return err
 	})

@@ -118,7 +118,10 @@ func (w *writer) linger(batch []*operation) []*operation {
 // commit runs the batch. When the database fails, not just an operation, each
 // is tried once more by itself, so that none suffers for another.
 func (w *writer) commit(batch []*operation) {
-	batch = take(batch)
+	batch, alone := w.apart(take(batch))
+	for _, o := range alone {
+		w.commitOne(o)
+	}
 	if len(batch) == 0 {
 		return
 	}
@@ -136,6 +139,22 @@ func (w *writer) commit(batch []*operation) {
 			o.done <- errs[i]
 		}
 	}
+}
+
+// apart returns what may share a transaction and what may not, see doAlone. An order
+// was promised to nobody: the callers wait at the same time.
+func (w *writer) apart(batch []*operation) (shared, alone []*operation) {
+	if w.dialect.ForShare == "" {
+		return batch, nil // there are no others
+	}
+	for _, o := range batch {
+		if o.reads.alone {
+			alone = append(alone, o)
+		} else {
+			shared = append(shared, o)
+		}
+	}
+	return shared, alone
 }
 
 func (w *writer) commitOne(o *operation) {
