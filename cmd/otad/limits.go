@@ -11,60 +11,51 @@ import (
 	"github.com/otad/otad/internal/mqtt/broker"
 )
 
-// limitNames are what --mqtt-limit can set, and where it goes.
-func limitNames(l *broker.Limits) map[string]any {
-	return map[string]any{
-		"packet-bytes": &l.PacketBytes, "topic-levels": &l.TopicLevels, "topic-bytes": &l.TopicBytes, "client-id-bytes": &l.ClientIDBytes,
-		"receive-maximum": &l.ReceiveMaximum, "topic-aliases": &l.TopicAliases, "inflight": &l.Inflight, "queued": &l.Queued,
-		"queued-bytes": &l.QueuedBytes, "session-expiry": &l.SessionExpiry, "keep-alive": &l.KeepAlive, "connections": &l.Connections, "sessions": &l.Sessions,
-		"subscriptions": &l.Subscriptions, "retained": &l.Retained, "retained-per-client": &l.RetainedPerClient,
-		"packet-rate": &l.PacketRate, "byte-rate": &l.ByteRate, "connect-rate": &l.ConnectRate, "failure-rate": &l.FailureRate,
-		"connect-timeout": &l.ConnectTimeout, "write-timeout": &l.WriteTimeout, "stall-timeout": &l.StallTimeout,
-	}
-}
-
 // brokerLimits reads NAME=VALUE settings.
 func brokerLimits(settings []string) (broker.Limits, error) {
 	var l broker.Limits
-	names := limitNames(&l)
+	all := l.Settings()
 	for _, s := range settings {
 		name, value, ok := strings.Cut(s, "=")
-		field := names[name]
-		if !ok || field == nil {
-			known := make([]string, 0, len(names))
-			for n := range names {
-				known = append(known, n)
-			}
-			slices.Sort(known)
-			return l, usageError{fmt.Errorf("--mqtt-limit %q: want NAME=VALUE with one of %s", s, strings.Join(known, ", "))}
+		i := slices.IndexFunc(all, func(known broker.Setting) bool { return known.Name == name })
+		if !ok || i < 0 {
+			return l, usageError{fmt.Errorf("--mqtt-limit %q: want NAME=VALUE with one of %s", s, strings.Join(names(all), ", "))}
 		}
-		if err := setLimit(field, value); err != nil {
+		if err := setLimit(all[i], value); err != nil {
 			return l, usageError{fmt.Errorf("--mqtt-limit %s: %w", s, err)}
 		}
 	}
 	return l, nil
 }
 
-func setLimit(field any, value string) error {
-	if d, ok := field.(*time.Duration); ok {
+func names(all []broker.Setting) []string {
+	out := make([]string, 0, len(all))
+	for _, s := range all {
+		out = append(out, s.Name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func setLimit(s broker.Setting, value string) error {
+	if d, ok := s.Field.(*time.Duration); ok {
 		v, err := time.ParseDuration(value)
-		if err != nil || v <= 0 {
-			return fmt.Errorf("want a duration such as 60s")
+		switch most := time.Duration(s.Most); {
+		case err == nil && v > 0 && v <= most:
+			*d = v
+			return nil
+		case most < math.MaxInt64:
+			return fmt.Errorf("want a duration such as 60s, at most %s", most)
 		}
-		*d = v
-		return nil
+		return fmt.Errorf("want a duration such as 60s")
 	}
-	most := math.MaxInt32
-	if _, ok := field.(*uint16); ok {
-		most = math.MaxUint16
+	v, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || v < 1 || v > s.Most {
+		return fmt.Errorf("want a number from 1 to %d", s.Most)
 	}
-	v, err := strconv.Atoi(value)
-	if err != nil || v < 1 || v > most {
-		return fmt.Errorf("want a number from 1 to %d", most)
-	}
-	switch f := field.(type) {
+	switch f := s.Field.(type) {
 	case *int:
-		*f = v
+		*f = int(v)
 	case *uint16:
 		*f = uint16(v)
 	}

@@ -117,9 +117,10 @@ func drain(b *testing.B, br *Broker, id, filter string) {
 	}
 	go func() {
 		var f frames
+		lim := Limits{PacketBytes: 1 << 20}
 		var out []byte
 		for {
-			h, body, ok, err := f.next(1 << 20)
+			h, body, ok, err := f.next(&lim)
 			if err != nil {
 				return
 			}

@@ -101,6 +101,7 @@ type Broker struct {
 	packets, bytes meters // of sessions without a connection
 	connecting     meters // of sessions
 	failing        meters // of addresses
+	noted          meters // of what the log was told of clients and addresses that wait
 
 	handler atomic.Pointer[handler]
 
@@ -181,16 +182,13 @@ func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
 	}
 	var r recipients
 	b.match(msg, &r)
-	crowded := false
+	var crowded error
 	for _, d := range r.deliveries {
 		if v := d.session.offer(msg, d, true); v == refused || v == full {
-			crowded = true
+			crowded = fmt.Errorf("publish to %s: %w", m.Topic, d.session.fullError())
 		}
 	}
-	if crowded {
-		return fmt.Errorf("publish to %s: %w", m.Topic, ErrQueueFull)
-	}
-	return nil
+	return crowded
 }
 
 // Reply implements mqtt.Broker: to the connection that request came by.
@@ -207,7 +205,7 @@ func (b *Broker) Reply(ctx context.Context, request, answer mqtt.Message) error 
 		return err
 	}
 	if v := c.session.offerTo(c, msg); v == full || v == refused {
-		return fmt.Errorf("reply on %s: %w", answer.Topic, ErrQueueFull)
+		return fmt.Errorf("reply on %s: %w", answer.Topic, c.session.fullError())
 	}
 	return nil
 }
@@ -222,7 +220,7 @@ func (b *Broker) message(m mqtt.Message) (*message, error) {
 	case m.QoS > 1:
 		return nil, fmt.Errorf("%w: QoS %d; use 0 or 1", ErrInvalidMessage, m.QoS)
 	case len(m.Payload) > b.lim.PacketBytes:
-		return nil, fmt.Errorf("%w: payload of %d bytes; at most %d", ErrInvalidMessage, len(m.Payload), b.lim.PacketBytes)
+		return nil, fmt.Errorf("%w: payload of %d bytes; at most %d: send less at a time%s", ErrInvalidMessage, len(m.Payload), b.lim.PacketBytes, b.lim.raise("packet-bytes"))
 	}
 	msg := &message{topic: m.Topic, payload: m.Payload, qos: m.QoS}
 	msg.props = packet.AppendAttributes(nil, packet.Attributes{ResponseTopic: m.ResponseTopic, CorrelationData: m.CorrelationData})

@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -25,7 +26,8 @@ type conn struct {
 	aliases map[uint16]string
 	deadline
 	pace
-	clean bool // the client said goodbye: no will
+	shortened bool // its keep alive is Limits.KeepAlive, and it was told
+	clean     bool // the client said goodbye: no will
 
 	dirty      bool       // the packet at hand changed what is in the store
 	complaints int        // in the log about this connection
@@ -54,6 +56,7 @@ type conn struct {
 type closeCause struct {
 	code   packet.Code
 	reason string
+	fault  bool // of the client, and the log is told
 }
 
 // answer is an acknowledgement that may have to wait for the store.
@@ -140,16 +143,15 @@ func (c *conn) writeSome() (more bool) {
 	if cap(buf) <= 2*writeChunk {
 		*chunk = buf[:0]
 	}
-	if dead {
+	if err != nil {
+		c.lose(c.writeError(err))
+	}
+	if dead || err != nil { // half a packet may be out: nothing can follow it
 		if err != nil || !c.halfClose() {
 			c.hangUp()
 		}
 		close(c.told)
 		return false // and writing stays set: there is nothing more to do
-	}
-	if err != nil {
-		c.lose(err)
-		return true
 	}
 	return c.moreToWrite()
 }
@@ -172,6 +174,14 @@ func (c *conn) send(buf []byte, farewell bool) error {
 	n, err := c.nc.Write(buf)
 	c.b.stats.bytesOut.Add(uint64(n))
 	return err
+}
+
+// writeError is err, or says that the client does not read.
+func (c *conn) writeError(err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return &packet.Error{Code: packet.QuotaExceeded, Text: fmt.Sprintf("nothing read for %s: read what is sent", c.b.lim.WriteTimeout) + c.b.lim.raise("write-timeout")}
 }
 
 // collect appends what shall go out next: answers, then publishes.
@@ -304,21 +314,35 @@ func (c *conn) settle() {
 // close ends the connection from this side, with a word to an MQTT 5 client.
 // Only the first reason counts. It does not wait.
 func (c *conn) close(code packet.Code, reason string) {
-	c.end(closeCause{code, reason}, func() {
-		if c.version == packet.V5 {
-			c.farewell = packet.AppendDisconnect(nil, code, reason)
-			if !c.fits(len(c.farewell)) { // 3.14.2.2.3
-				c.farewell = packet.AppendDisconnect(nil, code, "")
-			}
-		}
-	})
+	c.end(closeCause{code: code, reason: reason}, c.sayWhy)
+}
+
+// blame is close for what the client did, of which the log hears too.
+func (c *conn) blame(code packet.Code, reason string) {
+	c.end(closeCause{code, reason, true}, c.sayWhy)
+}
+
+func (c *conn) sayWhy() {
+	if c.version != packet.V5 {
+		return
+	}
+	c.farewell = packet.AppendDisconnect(nil, c.cause.code, c.cause.reason)
+	if !c.fits(len(c.farewell)) { // 3.14.2.2.3
+		c.farewell = packet.AppendDisconnect(nil, c.cause.code, "")
+	}
 }
 
 // lose ends a connection that is broken.
-func (c *conn) lose(err error) { c.end(closeCause{reason: reasonOf(err)}, func() {}) }
+func (c *conn) lose(err error) {
+	var fault *packet.Error
+	c.end(closeCause{reason: reasonOf(err), fault: errors.As(err, &fault)}, func() {})
+}
 
 func (c *conn) end(cause closeCause, farewell func()) {
 	c.once.Do(func() {
+		if cause.fault {
+			c.b.log.Info("connection ended", "client", c.session.clientID, "remote", c.nc.RemoteAddr().String(), "error", cause.reason)
+		}
 		c.cause = cause
 		close(c.closing)
 		s := c.session
@@ -380,16 +404,11 @@ func (c *conn) hangUp() {
 	_ = t.Close()
 }
 
-const keepAliveReason = "keep alive timeout"
-
 // reasonOf says in words why reading or writing ended.
 func reasonOf(err error) string {
 	var fault *packet.Error
-	switch {
-	case errors.As(err, &fault):
+	if errors.As(err, &fault) {
 		return fault.Text
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return keepAliveReason
 	}
 	return "connection lost"
 }

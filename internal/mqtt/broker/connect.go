@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -58,12 +59,14 @@ func (b *Broker) connect(c *conn) error {
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {
-			return err
+			return b.late(err)
 		}
 	}
 	p, err := c.firstPacket()
 	if err == nil {
 		err = b.admit(c, p)
+	} else {
+		err = b.late(err)
 	}
 	if err == nil {
 		return nil
@@ -77,6 +80,14 @@ func (b *Broker) connect(c *conn) error {
 		return errors.Join(err, werr)
 	}
 	return err
+}
+
+// late says so where the client took too long.
+func (b *Broker) late(err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("no CONNECT within %s: send it sooner%s: %w", b.lim.ConnectTimeout, b.lim.raise("connect-timeout"), err)
 }
 
 // rejection is the CONNACK that refuses p, with the reason in words if the client
@@ -115,7 +126,7 @@ func codeOf(err error) packet.Code {
 // firstPacket reads the CONNECT. Its Version is set when an answer can be made.
 func (c *conn) firstPacket() (packet.Connect, error) {
 	for {
-		h, body, ok, err := c.frames.next(c.b.lim.PacketBytes)
+		h, body, ok, err := c.frames.next(&c.b.lim)
 		if err != nil {
 			return packet.Connect{}, err
 		}
@@ -147,7 +158,7 @@ func (b *Broker) admit(c *conn, p packet.Connect) error {
 		return refuse(packet.ServerUnavailable, "%w", ErrClosed)
 	}
 	if b.full() {
-		return refuse(packet.ServerBusy, "%d connections; raise the limit or add a replica", b.lim.Connections)
+		return refuse(packet.ServerBusy, "there are %d connections: connect later"+b.lim.raise("connections"), b.lim.Connections)
 	}
 	if p.AuthMethod != "" {
 		return refuse(packet.BadAuthenticationMethod, "enhanced authentication %.40q is not offered", p.AuthMethod)
@@ -160,7 +171,7 @@ func (b *Broker) admit(c *conn, p packet.Connect) error {
 	if err != nil {
 		return err
 	}
-	b.paceConnect(id, sessionKey(id, clientID))
+	b.paceConnect(id, clientID)
 	if err := b.checkWill(p.Will, id); err != nil {
 		return err
 	}
@@ -230,7 +241,7 @@ func (b *Broker) clientID(p packet.Connect, id mqtt.Identity) (string, error) {
 	case p.ClientID == "":
 		return "auto-" + uuid.NewString(), nil
 	case len(p.ClientID) > b.lim.ClientIDBytes:
-		return "", refuse(packet.ClientIDNotValid, "client id of %d bytes; at most %d", len(p.ClientID), b.lim.ClientIDBytes)
+		return "", refuse(packet.ClientIDNotValid, "client id of %d bytes; at most %d: take a shorter one"+b.lim.raise("client-id-bytes"), len(p.ClientID), b.lim.ClientIDBytes)
 	}
 	return p.ClientID, nil
 }
@@ -260,7 +271,7 @@ func (b *Broker) settings(c *conn, p packet.Connect, id mqtt.Identity) packet.Co
 	switch {
 	case keepAlive > 0 && keepAlive <= b.lim.KeepAlive:
 	case p.Version == packet.V5:
-		keepAlive = b.lim.KeepAlive
+		keepAlive, c.shortened = b.lim.KeepAlive, true
 		seconds := uint16(max(keepAlive/time.Second, 1))
 		ack.ServerKeepAlive = &seconds
 	default:
@@ -286,7 +297,7 @@ func (b *Broker) expiry(seconds uint32, id mqtt.Identity) time.Duration {
 
 func (b *Broker) checkTopic(topic string) error {
 	if len(topic) > b.lim.TopicBytes {
-		return fmt.Errorf("topic of %d bytes; at most %d", len(topic), b.lim.TopicBytes)
+		return fmt.Errorf("topic of %d bytes; at most %d: take a shorter one"+b.lim.raise("topic-bytes"), len(topic), b.lim.TopicBytes)
 	}
 	levels := 1
 	for i := range len(topic) {
@@ -295,7 +306,7 @@ func (b *Broker) checkTopic(topic string) error {
 		}
 	}
 	if levels > b.lim.TopicLevels {
-		return fmt.Errorf("topic of %d levels; at most %d", levels, b.lim.TopicLevels)
+		return fmt.Errorf("topic of %d levels; at most %d: take one with fewer"+b.lim.raise("topic-levels"), levels, b.lim.TopicLevels)
 	}
 	return nil
 }
@@ -328,7 +339,7 @@ func (b *Broker) attach(c *conn, p packet.Connect, id mqtt.Identity, clientID st
 		select {
 		case <-before.done:
 		case <-timer.C:
-			return refuse(packet.ServerBusy, "the former connection is still busy")
+			return refuse(packet.ServerBusy, "the former connection has not ended within %s: connect later"+b.lim.raise("connect-timeout"), b.lim.ConnectTimeout)
 		case <-b.quit:
 			return refuse(packet.ServerUnavailable, "%w", ErrClosed)
 		}
@@ -364,7 +375,7 @@ func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID str
 	}
 	expiry := b.expiry(p.SessionExpiry, id)
 	if !id.Device && expiry > 0 && (s == nil || !s.counted) && b.lasting[id.Name] >= b.lim.Sessions {
-		return nil, ended, refuse(packet.QuotaExceeded, "%d sessions with an expiry of %.140q; connect without one, with a client id that has one already, or raise the limit", b.lim.Sessions, id.Name)
+		return nil, ended, refuse(packet.QuotaExceeded, "%d sessions with an expiry of %.140q: connect without one, with a client id that has one already"+b.lim.raise("sessions"), b.lim.Sessions, id.Name)
 	}
 	ack.SessionPresent = s != nil && c.version != packet.V31 // which has no such flag
 	if s == nil {

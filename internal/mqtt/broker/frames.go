@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -27,13 +28,13 @@ var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); r
 
 // next returns the next packet if it has been read. Its body is good until the
 // next call.
-func (f *frames) next(limit int) (h packet.Header, body []byte, ok bool, err error) {
+func (f *frames) next(lim *Limits) (h packet.Header, body []byte, ok bool, err error) {
 	h, n, err := packet.ParseHeader(f.buf[f.r:f.w])
 	if err != nil || n == 0 {
 		return h, nil, false, err
 	}
-	if n+h.Size > limit {
-		return h, nil, false, &packet.Error{Code: packet.PacketTooLarge, Text: "packet too large"}
+	if n+h.Size > lim.PacketBytes {
+		return h, nil, false, &packet.Error{Code: packet.PacketTooLarge, Text: fmt.Sprintf("packet of %d bytes; at most %d: send less at a time", n+h.Size, lim.PacketBytes) + lim.raise("packet-bytes")}
 	}
 	if f.w-f.r < n+h.Size {
 		return h, nil, false, nil

@@ -2,6 +2,9 @@ package broker
 
 import (
 	"cmp"
+	"math"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -47,19 +50,20 @@ const maxKeepAlive = 12 * time.Hour
 // farewellTimeout is for the DISCONNECT before a connection is dropped.
 const farewellTimeout = time.Second
 
-// Limits bounds what one client may ask for. Zero values mean the defaults.
+// Limits bounds what one client may ask for. Zero values mean the defaults; what is
+// above the most of its Setting means the most.
 type Limits struct {
 	PacketBytes       int           // of one packet, in and out
 	TopicLevels       int           // of a topic name or filter
 	TopicBytes        int           // of a topic name or filter
-	ClientIDBytes     int           // of a client id, at most 300
+	ClientIDBytes     int           // of a client id
 	ReceiveMaximum    uint16        // QoS 1 and 2 publishes in flight from a client
 	TopicAliases      uint16        // that a client may define on a connection
-	Inflight          int           // QoS 1 and 2 publishes in flight to a client that allows as many, at most 15,000
-	Queued            int           // messages that wait for a client, at most 50,000
+	Inflight          int           // QoS 1 and 2 publishes in flight to a client that allows as many
+	Queued            int           // messages that wait for a client
 	QueuedBytes       int           // their size; one message always fits
 	SessionExpiry     time.Duration // a session without connection lives no longer
-	KeepAlive         time.Duration // a silent client of MQTT 5 is dropped after 1.5 of it, at most 12 h; for older ones see askByTCP
+	KeepAlive         time.Duration // a silent client of MQTT 5 is dropped after 1.5 of it; for older ones see askByTCP
 	Connections       int           // of all clients; more are refused with "server busy"
 	Sessions          int           // with an expiry, of one name that is no device
 	Subscriptions     int           // filters of one session
@@ -74,30 +78,85 @@ type Limits struct {
 	StallTimeout      time.Duration // a client whose queue stays full for so long is dropped
 }
 
-func (l Limits) withDefaults() Limits {
-	return Limits{
-		PacketBytes:       cmp.Or(l.PacketBytes, DefaultPacketBytes),
-		TopicLevels:       cmp.Or(l.TopicLevels, DefaultTopicLevels),
-		TopicBytes:        min(cmp.Or(l.TopicBytes, DefaultTopicBytes), DefaultTopicBytes),
-		ClientIDBytes:     min(cmp.Or(l.ClientIDBytes, DefaultClientIDBytes), DefaultClientIDBytes),
-		ReceiveMaximum:    cmp.Or(l.ReceiveMaximum, DefaultReceiveMaximum),
-		TopicAliases:      cmp.Or(l.TopicAliases, DefaultTopicAliases),
-		Inflight:          min(cmp.Or(l.Inflight, DefaultInflight), maxInflight),
-		Queued:            min(cmp.Or(l.Queued, DefaultQueued), maxQueued),
-		QueuedBytes:       cmp.Or(l.QueuedBytes, DefaultQueuedBytes),
-		SessionExpiry:     cmp.Or(l.SessionExpiry, DefaultSessionExpiry),
-		KeepAlive:         min(cmp.Or(l.KeepAlive, DefaultKeepAlive), maxKeepAlive),
-		Connections:       cmp.Or(l.Connections, DefaultConnections),
-		Sessions:          cmp.Or(l.Sessions, DefaultSessions),
-		Subscriptions:     cmp.Or(l.Subscriptions, DefaultSubscriptions),
-		Retained:          cmp.Or(l.Retained, DefaultRetained),
-		RetainedPerClient: cmp.Or(l.RetainedPerClient, DefaultRetainedPerClient),
-		PacketRate:        cmp.Or(l.PacketRate, DefaultPacketRate),
-		ByteRate:          cmp.Or(l.ByteRate, DefaultByteRate),
-		ConnectRate:       cmp.Or(l.ConnectRate, DefaultConnectRate),
-		FailureRate:       cmp.Or(l.FailureRate, DefaultFailureRate),
-		ConnectTimeout:    cmp.Or(l.ConnectTimeout, DefaultConnectTimeout),
-		WriteTimeout:      cmp.Or(l.WriteTimeout, DefaultWriteTimeout),
-		StallTimeout:      cmp.Or(l.StallTimeout, DefaultStallTimeout),
+// Setting is one of Limits as an operator sets it: --mqtt-limit NAME=VALUE.
+type Setting struct {
+	Name    string
+	Field   any   // *int, *uint16 or *time.Duration
+	Default int64 // nanoseconds of a time
+	Most    int64
+}
+
+// Settings are all limits of l.
+func (l *Limits) Settings() []Setting {
+	const any, ever = math.MaxInt32, math.MaxInt64
+	return []Setting{
+		{"packet-bytes", &l.PacketBytes, DefaultPacketBytes, any},
+		{"topic-levels", &l.TopicLevels, DefaultTopicLevels, any},
+		{"topic-bytes", &l.TopicBytes, DefaultTopicBytes, DefaultTopicBytes},
+		{"client-id-bytes", &l.ClientIDBytes, DefaultClientIDBytes, DefaultClientIDBytes},
+		{"receive-maximum", &l.ReceiveMaximum, DefaultReceiveMaximum, math.MaxUint16},
+		{"topic-aliases", &l.TopicAliases, DefaultTopicAliases, math.MaxUint16},
+		{"inflight", &l.Inflight, DefaultInflight, maxInflight},
+		{"queued", &l.Queued, DefaultQueued, maxQueued},
+		{"queued-bytes", &l.QueuedBytes, DefaultQueuedBytes, any},
+		{"session-expiry", &l.SessionExpiry, int64(DefaultSessionExpiry), ever},
+		{"keep-alive", &l.KeepAlive, int64(DefaultKeepAlive), int64(maxKeepAlive)},
+		{"connections", &l.Connections, DefaultConnections, any},
+		{"sessions", &l.Sessions, DefaultSessions, any},
+		{"subscriptions", &l.Subscriptions, DefaultSubscriptions, any},
+		{"retained", &l.Retained, DefaultRetained, any},
+		{"retained-per-client", &l.RetainedPerClient, DefaultRetainedPerClient, any},
+		{"packet-rate", &l.PacketRate, DefaultPacketRate, any},
+		{"byte-rate", &l.ByteRate, DefaultByteRate, any},
+		{"connect-rate", &l.ConnectRate, DefaultConnectRate, any},
+		{"failure-rate", &l.FailureRate, DefaultFailureRate, any},
+		{"connect-timeout", &l.ConnectTimeout, int64(DefaultConnectTimeout), ever},
+		{"write-timeout", &l.WriteTimeout, int64(DefaultWriteTimeout), ever},
+		{"stall-timeout", &l.StallTimeout, int64(DefaultStallTimeout), ever},
 	}
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, s := range l.Settings() {
+		switch f := s.Field.(type) {
+		case *int:
+			complete(f, s)
+		case *uint16:
+			complete(f, s)
+		case *time.Duration:
+			complete(f, s)
+		}
+	}
+	return l
+}
+
+func complete[T int | uint16 | time.Duration](f *T, s Setting) {
+	*f = min(cmp.Or(*f, T(s.Default)), T(s.Most))
+}
+
+// raise ends the text about limits that somebody went beyond: what else helps, as
+// far as they can be raised.
+func (l *Limits) raise(names ...string) string {
+	var can []string
+	for _, s := range l.Settings() {
+		if slices.Contains(names, s.Name) && s.value() < s.Most {
+			can = append(can, s.Name+"=N")
+		}
+	}
+	if can == nil {
+		return ""
+	}
+	return ", or raise it (--mqtt-limit " + strings.Join(can, ",") + ")"
+}
+
+func (s Setting) value() int64 {
+	switch f := s.Field.(type) {
+	case *int:
+		return int64(*f)
+	case *uint16:
+		return int64(*f)
+	case *time.Duration:
+		return int64(*f)
+	}
+	return 0
 }

@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
@@ -51,16 +49,12 @@ func TestForbiddenPublishesEndTheConnection(t *testing.T) {
 		t.Errorf("the handler got %q", m.Topic)
 		return nil
 	}, nil)
-	alias := join(str("ota/dev/x"), []byte{0, 1, 3, 35, 0, 17})
 	for _, c := range []struct {
 		name   string
 		packet []byte
 		reason byte
 	}{
-		{"topic alias", framed(0x32, alias), 0x94},
 		{"topic alias of nothing", framed(0x32, join(str(""), []byte{0, 1, 3, 35, 0, 1})), 0x82},
-		{"levels", framed(0x32, join(str("ota/dev/3/4/5/6/7/8/9"), []byte{0, 1, 0})), 0x90},
-		{"topic of 481 bytes", framed(0x32, join(str("ota/dev/"+strings.Repeat("x", 473)), []byte{0, 1, 0})), 0x90},
 		{"wildcard", framed(0x32, join(str("ota/dev/+"), []byte{0, 1, 0})), 0x90},
 		{"no topic", framed(0x32, join(str(""), []byte{0, 1, 0})), 0x82},
 		{"second CONNECT", framed(0x10, join(str("MQTT"), []byte{5, 2, 0, 30, 0}, str("dev"))), 0x82},
@@ -116,33 +110,6 @@ func TestTopicsOutsideOwnAreRefused(t *testing.T) {
 	}
 }
 
-func TestSubscriptionsAreBounded(t *testing.T) {
-	pki := testserver.NewPKI(t)
-	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) { c.Limits.Subscriptions = 3 })
-	w := dialTLS(t, b, pki, "dev")
-	w.v5 = true
-	w.mustConnect("dev")
-	if codes := w.subscribe("ota/dev/1", "ota/dev/2", "ota/dev/3", "ota/dev/4"); !bytes.Equal(codes, []byte{1, 1, 1, 0x97}) {
-		t.Errorf("SUBACK % x", codes)
-	}
-	if codes := w.subscribe("ota/dev/1", "ota/dev/5"); !bytes.Equal(codes, []byte{1, 0x97}) {
-		t.Errorf("SUBACK % x", codes)
-	}
-}
-
-func TestConnectionsAreBounded(t *testing.T) {
-	pki := testserver.NewPKI(t)
-	b := start(t, pki, func(context.Context, mqtt.Message) error { return nil }, func(c *Config) { c.Limits.Connections = 2 })
-	for i, want := range []byte{0, 0, 0x89} {
-		w := dialTLS(t, b, pki, fmt.Sprintf("dev-%d", i))
-		w.v5 = true
-		code, props := w.connect(hello{id: fmt.Sprintf("dev-%d", i), keepAlive: 30})
-		if told := bytes.Contains(props, []byte("2 connections")); code != want || told != (want != 0) {
-			t.Errorf("connection %d: code 0x%02x, want 0x%02x; %q", i, code, want, props)
-		}
-	}
-}
-
 func TestSilentClientIsDropped(t *testing.T) {
 	pki := testserver.NewPKI(t)
 	p := presences{make(chan string, 5)}
@@ -154,13 +121,11 @@ func TestSilentClientIsDropped(t *testing.T) {
 	w.v5 = true // which can be told of the shorter keep alive
 	w.mustConnect("dev")
 	take(t, p.ch)
-	if body := w.expect(disconnect); body[0] != 0x8d {
-		t.Errorf("DISCONNECT % x", body)
-	}
+	w.expect(disconnect)
 	if kind, _ := w.read(); kind != 0 {
 		t.Errorf("packet %d", kind)
 	}
-	if s := take(t, p.ch); !bytes.HasPrefix([]byte(s), []byte(`dev false "keep alive timeout"`)) {
+	if s := take(t, p.ch); !bytes.HasPrefix([]byte(s), []byte(`dev false "keep alive timeout: `)) {
 		t.Errorf("presence %s", s)
 	}
 }
@@ -216,4 +181,22 @@ func TestNoPacketIDIsFree(t *testing.T) {
 	if v := s.enqueue(m, delivery{qos: 1}, true); v != taken || s.queue[0].id != 7 {
 		t.Errorf("verdict %d, queue %+v", v, s.queue)
 	}
+}
+
+// What was acknowledged stays when the limits are lowered later.
+func TestRetainedMessagesOutliveLowerLimits(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, nil)
+	w := member(t, b, "x")
+	for _, topic := range []string{"1", "2", "3"} {
+		w.mustRetain(topic, topic)
+	}
+	b = openPlain(t, m.killed(), func(c *Config) { c.Limits.Retained, c.Limits.RetainedPerClient = 1, 1 })
+	w = member(t, b, "x")
+	w.subscribe("#")
+	for range 3 {
+		w.receive()
+	}
+	w.publish("4", 1, qos1|1, "4")
+	w.told(puback, 0x97, "1 retained messages")
 }

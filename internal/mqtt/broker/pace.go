@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"net"
 	"runtime"
 	"sync"
@@ -71,7 +72,11 @@ func (c *conn) throttle() {
 		return
 	}
 	now, lim := time.Now(), &c.b.lim
-	wait := max(c.packets.use(now, cost(c.count, lim.PacketRate), packetBurst), c.bytes.use(now, cost(c.size, lim.ByteRate), packetBurst))
+	wait := c.packets.use(now, cost(c.count, lim.PacketRate), packetBurst)
+	name, rate := "packet", lim.PacketRate
+	if more := c.bytes.use(now, cost(c.size, lim.ByteRate), packetBurst); more > wait {
+		wait, name, rate = more, "byte", lim.ByteRate
+	}
 	c.count, c.size = 0, 0
 	if wait == 0 {
 		return
@@ -79,7 +84,8 @@ func (c *conn) throttle() {
 	c.b.stats.slowed.Add(1)
 	if !c.slowed {
 		c.slowed = true
-		c.b.log.Info("client sends more than its rate and is slowed down", "client", c.session.clientID, "packets", lim.PacketRate, "bytes", lim.ByteRate)
+		c.b.log.Info("client is slowed down", "client", c.session.clientID,
+			"error", fmt.Sprintf("more than %d %ss a second: send fewer%s", rate, name, lim.raise(name+"-rate")))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -169,18 +175,38 @@ func (m *meters) take(key string) meter {
 const sharedConnects = 20
 
 // paceConnect lets a client wait that connects again and again.
-func (b *Broker) paceConnect(id mqtt.Identity, key string) {
-	now := time.Now()
-	wait := b.connecting.use(key, now, cost(1, b.lim.ConnectRate), connectBurst)
+func (b *Broker) paceConnect(id mqtt.Identity, clientID string) {
+	now, key := time.Now(), sessionKey(id, clientID)
+	wait, most := b.connecting.use(key, now, cost(1, b.lim.ConnectRate), connectBurst), b.lim.ConnectRate
 	if !id.Device {
-		wait = max(wait, b.connecting.use("n/"+id.Name, now, cost(1, b.lim.ConnectRate)/sharedConnects, connectBurst))
+		key = "n/" + id.Name
+		if more := b.connecting.use(key, now, cost(1, most)/sharedConnects, connectBurst); more > wait {
+			wait, most = more, most*sharedConnects
+		}
+	}
+	if wait > 0 && b.worthNoting(key, now) {
+		b.log.Info("client waits to connect", "client", clientID, "name", id.Name,
+			"error", fmt.Sprintf("more than %d connections a second: connect less often%s", most, b.lim.raise("connect-rate")))
 	}
 	b.hold(wait)
 }
 
 // paceFailures lets an address wait from which many connections failed.
 func (b *Broker) paceFailures(a net.Addr) {
-	b.hold(b.failing.use(host(a), time.Now(), 0, connectBurst))
+	now := time.Now()
+	wait := b.failing.use(host(a), now, 0, connectBurst)
+	if wait > 0 && b.worthNoting("a/"+host(a), now) {
+		b.log.Info("address waits to connect", "remote", host(a),
+			"error", fmt.Sprintf("more than %d connections a second that come to nothing: mend or block who makes them%s", b.lim.FailureRate, b.lim.raise("failure-rate")))
+	}
+	b.hold(wait)
+}
+
+// noteBurst is for how long of quiet who waits again is worth another line in the log.
+const noteBurst = time.Minute
+
+func (b *Broker) worthNoting(key string, now time.Time) bool {
+	return b.noted.use(key, now, noteBurst, noteBurst) == 0
 }
 
 func (b *Broker) noteFailure(a net.Addr) {

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -55,44 +54,7 @@ func TestMetersForget(t *testing.T) {
 	}
 }
 
-// A client that sends faster than it may is slowed down, loses nothing, and nobody
-// else waits.
-func TestAFastClientIsSlowedDown(t *testing.T) {
-	const rate, n = 100, 250
-	b := openPlain(t, nil, func(c *Config) { c.Limits.PacketRate = rate })
-	fast, calm := dialPlain(t, b), dialPlain(t, b)
-	fast.v5 = false // whose number of unacknowledged publishes is free
-	fast.mustConnect("fast")
-	calm.mustConnect("calm")
-	began := time.Now()
-	var all []byte
-	for i := range n {
-		all = append(all, framed(0x32, join(str("a"), []byte{0, byte(i%200 + 1)}))...)
-	}
-	fast.send(all)
-	for range n {
-		fast.expect(puback)
-	}
-	fast.send([]byte{0xc0, 0}) // PINGREQ
-	fast.expect(13)
-	if took, want := time.Since(began), cost(n, rate)-packetBurst; took < want {
-		t.Errorf("%d packets in %s, want %s", n, took, want)
-	}
-	if b.Stats().Slowed == 0 {
-		t.Error("nobody was slowed down")
-	}
-	fast.drop() // its last packet is answered before it waits for it
-	offline(t, b, 1)
-	slowed := b.Stats().Slowed
-	for i := range 10 {
-		calm.mustPublish("a", uint16(i+1), "")
-	}
-	if b.Stats().Slowed != slowed {
-		t.Error("another client waits too")
-	}
-}
-
-// Nor does it help to connect again.
+// It does not help a client that is ahead of its rates to connect again.
 func TestAFastClientStaysSlow(t *testing.T) {
 	const rate, n, rounds = 1000, 1000, 4
 	b := openPlain(t, nil, func(c *Config) { c.Limits.PacketRate = rate })
@@ -119,21 +81,6 @@ func TestAFastClientStaysSlow(t *testing.T) {
 	}
 }
 
-// Bytes have a rate too.
-func TestALoudClientIsSlowedDown(t *testing.T) {
-	const rate = 10_000
-	b := openPlain(t, nil, func(c *Config) { c.Limits.ByteRate = rate })
-	w := dialPlain(t, b)
-	w.mustConnect("loud")
-	began := time.Now()
-	w.mustPublish("a", 1, string(make([]byte, 3*rate)))
-	w.send([]byte{0xc0, 0})
-	w.expect(13)
-	if took := time.Since(began); took < cost(3*rate, rate)-packetBurst {
-		t.Errorf("3 s worth of bytes in %s", took)
-	}
-}
-
 // What a client has to acknowledge does not count against it.
 func TestAcknowledgementsHaveNoRate(t *testing.T) {
 	b := openPlain(t, nil, func(c *Config) { c.Limits.PacketRate = 1 })
@@ -149,48 +96,4 @@ func TestAcknowledgementsHaveNoRate(t *testing.T) {
 	if n := b.Stats().Slowed; n != 0 {
 		t.Errorf("slowed %d times", n)
 	}
-}
-
-// A client that connects again and again waits, and so does an address from which
-// nothing good comes; others do not.
-func TestReconnectingClientsWait(t *testing.T) {
-	b := openPlain(t, nil, func(c *Config) {
-		c.Limits.ConnectRate = 1
-		c.Authenticate = func(_ context.Context, c Credentials) (mqtt.Identity, error) {
-			if c.ClientID == "nobody" {
-				return mqtt.Identity{}, fmt.Errorf("unknown")
-			}
-			return mqtt.Identity{Name: "open", Access: mqtt.OpenAccess()}, nil
-		}
-	})
-	began, burst := time.Now(), int(connectBurst/time.Second)
-	for range burst + 1 {
-		w := dialPlain(t, b)
-		w.mustConnect("again")
-		w.drop()
-	}
-	if took := time.Since(began); took < maxConnectWait*9/10 || b.Stats().Slowed == 0 {
-		t.Errorf("%d connections in %s", burst+1, took)
-	}
-	slowed := b.Stats().Slowed
-	dialPlain(t, b).mustConnect("another")
-	if b.Stats().Slowed != slowed {
-		t.Error("another client waits too")
-	}
-}
-
-func TestFailingAddressesWait(t *testing.T) {
-	b := openPlain(t, nil, func(c *Config) { c.Limits.FailureRate = 1 })
-	began, burst := time.Now(), int(connectBurst/time.Second)
-	for range burst + 2 {
-		w := dialPlain(t, b)
-		w.send([]byte{0xff, 0xff, 0xff, 0xff, 0xff})
-		if kind, _ := w.read(); kind != 0 {
-			t.Fatalf("packet %d", kind)
-		}
-	}
-	if took := time.Since(began); took < maxConnectWait*9/10 || b.Stats().Slowed == 0 {
-		t.Errorf("%d failures in %s", burst+2, took)
-	}
-	dialPlain(t, b).mustConnect("good") // a second later, but it gets in
 }

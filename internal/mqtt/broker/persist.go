@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -245,8 +246,7 @@ func (l *loader) record(key string, value []byte) error {
 		if err != nil {
 			return err
 		}
-		l.b.retained.set(m, l.b.lim)
-		return nil
+		return l.b.retained.set(m, Limits{Retained: math.MaxInt, RetainedPerClient: math.MaxInt}) // it was acknowledged
 	}
 	at := strings.LastIndexByte(rest, '/')
 	if at < 0 {

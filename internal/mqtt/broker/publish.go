@@ -53,11 +53,18 @@ func (c *conn) publish(flags byte, body []byte) error {
 		c.keepReceived(p.ID, m.unit)
 	}
 	m.unit.close()
-	if err != nil && c.complaints < maxComplaints {
-		c.complaints++
-		c.b.log.Warn("message not taken", "client", c.session.clientID, "topic", topic, "error", err)
+	if err != nil {
+		c.complain("message not taken", "topic", topic, err)
 	}
 	return c.settlePublish(p, err)
+}
+
+// complain tells the log of what the client asked for in vain.
+func (c *conn) complain(what, kind, name string, err error) {
+	if c.complaints < maxComplaints {
+		c.complaints++
+		c.b.log.Warn(what, "client", c.session.clientID, kind, name, "error", err)
+	}
 }
 
 // topic resolves the alias (3.3.2.3.4) and checks the name.
@@ -65,7 +72,7 @@ func (c *conn) topic(p packet.Publish) (string, error) {
 	topic := string(p.Topic)
 	if p.HasAlias {
 		if p.Alias == 0 || p.Alias > c.b.lim.TopicAliases {
-			return "", &packet.Error{Code: packet.TopicAliasInvalid, Text: fmt.Sprintf("topic alias %d; at most %d", p.Alias, c.b.lim.TopicAliases)}
+			return "", &packet.Error{Code: packet.TopicAliasInvalid, Text: fmt.Sprintf("topic alias %d; from 1 to %d: send the whole topic", p.Alias, c.b.lim.TopicAliases) + c.b.lim.raise("topic-aliases")}
 		}
 		if topic == "" {
 			if topic = c.aliases[p.Alias]; topic == "" {
@@ -101,7 +108,7 @@ func (c *conn) owe(p packet.Publish) (known bool, err error) {
 	}
 	for c.owed >= int(c.b.lim.ReceiveMaximum) {
 		if c.version == packet.V5 {
-			return false, &packet.Error{Code: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("receive maximum of %d exceeded", c.b.lim.ReceiveMaximum)}
+			return false, &packet.Error{Code: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("receive maximum of %d exceeded: wait for acknowledgements", c.b.lim.ReceiveMaximum) + c.b.lim.raise("receive-maximum")}
 		}
 		if len(c.acks) == 0 { // all that is owed waits for PUBREL, so waiting would be for ever
 			break
@@ -168,7 +175,7 @@ func (c *conn) settlePublish(p packet.Publish, err error) error {
 		code, reason = packet.ImplementationSpecific, "not taken; send it again"
 	}
 	if err != nil && c.version != packet.V5 && p.QoS > 0 {
-		return &packet.Error{Code: code, Text: "message not taken"}
+		return &packet.Error{Code: code, Text: reason}
 	}
 	if p.QoS == 0 {
 		return nil
@@ -293,7 +300,7 @@ func (b *Broker) insist(s *session, c *conn, try func() verdict) error {
 		case v == taken, v == dropped:
 			return nil
 		case v == refused, c == nil, s == c.session:
-			return reject(packet.QuotaExceeded, "queue of client %s is full", s.clientID)
+			return reject(packet.QuotaExceeded, "%w", s.fullError())
 		}
 		if stall == nil {
 			stall = time.NewTimer(b.lim.StallTimeout)
@@ -317,7 +324,7 @@ func (s *session) expel(c *conn) {
 	if slow == nil {
 		return
 	}
-	slow.close(packet.QuotaExceeded, "does not read or acknowledge its messages")
+	slow.blame(packet.QuotaExceeded, fmt.Sprintf("no room for a message within %s: read and acknowledge faster", s.b.lim.StallTimeout)+c.b.lim.raise("stall-timeout", "queued", "queued-bytes"))
 	select {
 	case <-slow.done:
 	case <-c.closing:
@@ -326,8 +333,8 @@ func (s *session) expel(c *conn) {
 
 // retain keeps m for those who subscribe later.
 func (b *Broker) retain(m *message, c *conn) error {
-	if !b.retained.set(m, b.lim) {
-		return reject(packet.QuotaExceeded, "too many retained messages; at most %d of one client and %d of all", b.lim.RetainedPerClient, b.lim.Retained)
+	if err := b.retained.set(m, b.lim); err != nil {
+		return reject(packet.QuotaExceeded, "%w", err)
 	}
 	b.saveRetained(m)
 	if c != nil && b.journal.store != nil {

@@ -2,9 +2,13 @@ package broker
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
 	"github.com/otad/otad/internal/mqtt/packet"
 )
+
+const keepAliveReason = "keep alive timeout"
 
 var (
 	errGone       = errors.New("gone")
@@ -14,7 +18,7 @@ var (
 // receive reads and handles packets until the connection ends.
 func (c *conn) receive() {
 	for {
-		h, body, ok, err := c.frames.next(c.b.lim.PacketBytes)
+		h, body, ok, err := c.frames.next(&c.b.lim)
 		if err == nil && !ok {
 			c.flush()
 			c.throttle()
@@ -57,13 +61,13 @@ func (c *conn) fault(err error) {
 	case errors.Is(err, errDisconnect):
 		c.end(closeCause{reason: "disconnected"}, func() {})
 	case errors.As(err, &fault):
-		c.close(fault.Code, fault.Text)
-	default:
-		if r := reasonOf(err); r == keepAliveReason {
-			c.close(packet.KeepAliveTimeout, r)
-			return
-		}
+		c.blame(fault.Code, fault.Text)
+	case !errors.Is(err, os.ErrDeadlineExceeded):
 		c.lose(err)
+	case c.shortened:
+		c.blame(packet.KeepAliveTimeout, fmt.Sprintf("%s: send something, or PINGREQ, within %s%s", keepAliveReason, c.b.lim.KeepAlive, c.b.lim.raise("keep-alive")))
+	default:
+		c.close(packet.KeepAliveTimeout, keepAliveReason)
 	}
 }
 

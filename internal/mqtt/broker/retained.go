@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 )
@@ -21,24 +22,29 @@ type retainedNode struct {
 func newRetained() *retained { return &retained{perOf: map[string]int{}} }
 
 // set keeps m for its topic, or removes what is kept when the payload is empty.
-// It reports false when the limits leave no room.
-func (r *retained) set(m *message, lim Limits) bool {
+// The error says which limit leaves no room.
+func (r *retained) set(m *message, lim Limits) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(m.payload) == 0 {
 		r.root.remove(r, m.topic)
-		return true
+		return nil
 	}
-	n := r.root.find(m.topic)
-	if (n == nil || n.msg == nil) && (r.count >= lim.Retained || r.perOf[m.sender] >= lim.RetainedPerClient) {
-		return false
+	if n := r.root.find(m.topic); n == nil || n.msg == nil {
+		const remedy = ": remove some by an empty payload"
+		switch {
+		case r.perOf[m.sender] >= lim.RetainedPerClient:
+			return fmt.Errorf("%d retained messages of %.140q"+remedy+lim.raise("retained-per-client"), lim.RetainedPerClient, m.sender)
+		case r.count >= lim.Retained:
+			return fmt.Errorf("%d retained messages of all clients"+remedy+lim.raise("retained"), lim.Retained)
+		}
 	}
-	n = r.root.grow(m.topic)
+	n := r.root.grow(m.topic)
 	r.forget(n)
 	n.msg = m.copy() // which knows no session
 	r.count++
 	r.perOf[m.sender]++
-	return true
+	return nil
 }
 
 func (r *retained) forget(n *retainedNode) {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -146,6 +147,11 @@ func (s *session) judge(m *message, qos byte) verdict {
 		return refused
 	}
 	return full
+}
+
+// fullError says that nothing more gets into the queue.
+func (s *session) fullError() error {
+	return fmt.Errorf("%w: client %.140q has to read and acknowledge what waits%s", ErrQueueFull, s.clientID, s.b.lim.raise("queued", "queued-bytes"))
 }
 
 // crowded reports whether the queue has no room for m. What has expired makes

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,7 +111,7 @@ func TestSessionsAreBounded(t *testing.T) {
 // not wait for each other.
 func TestFreshClientIDsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &Broker{lim: Limits{ConnectRate: 1}.withDefaults(), quit: make(chan struct{})}
+		b := &Broker{lim: Limits{ConnectRate: 1}.withDefaults(), log: slog.New(slog.DiscardHandler), quit: make(chan struct{})}
 		burst := sharedConnects * int(connectBurst/time.Second)
 		for _, c := range []struct {
 			device bool
@@ -122,7 +123,7 @@ func TestFreshClientIDsWait(t *testing.T) {
 				if c.device {
 					id.Name = fmt.Sprint("device-", i)
 				}
-				b.paceConnect(id, sessionKey(id, fmt.Sprint("fresh-", i)))
+				b.paceConnect(id, fmt.Sprint("fresh-", i))
 			}
 			if took := time.Since(began); took != c.want {
 				t.Errorf("device=%v: %s, want %s", c.device, took, c.want)

@@ -43,8 +43,7 @@ func (c *conn) subscribe(body []byte) error {
 	} else {
 		c.answerNow(ack, 0)
 	}
-	c.sendRetained(retained)
-	return nil
+	return c.sendRetained(retained)
 }
 
 // answerable refuses a request whose answer, a code for each filter, the client
@@ -77,22 +76,31 @@ func (c *conn) filter(f packet.Subscription, id uint32) (*subscription, packet.C
 		}
 		sub.share, sub.filter = share, filter
 	}
-	switch {
-	case !packet.ValidFilter(sub.filter), c.b.checkTopic(sub.filter) != nil:
+	if !packet.ValidFilter(sub.filter) {
 		return nil, packet.TopicFilterInvalid, nil
-	case !c.session.identity.Access.MaySubscribe(sub.filter):
+	}
+	if err := c.b.checkTopic(sub.filter); err != nil {
+		c.complain("subscription refused", "filter", f.Filter, err)
+		return nil, packet.TopicFilterInvalid, nil
+	}
+	if !c.session.identity.Access.MaySubscribe(sub.filter) {
 		return nil, packet.NotAuthorized, nil
-	case !c.session.roomFor(f.Filter):
+	}
+	if err := c.session.roomFor(f.Filter); err != nil {
+		c.complain("subscription refused", "filter", f.Filter, err)
 		return nil, packet.QuotaExceeded, nil
 	}
 	return sub, packet.Code(sub.qos), nil
 }
 
-// roomFor reports whether one more filter fits.
-func (s *session) roomFor(filter string) bool {
+// roomFor says why one more filter does not fit.
+func (s *session) roomFor(filter string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.subs[filter] != nil || len(s.subs) < s.b.lim.Subscriptions
+	if most := s.b.lim.Subscriptions; s.subs[filter] == nil && len(s.subs) >= most {
+		return fmt.Errorf("%d subscriptions: use wider filters, or unsubscribe from some%s", most, s.b.lim.raise("subscriptions"))
+	}
+	return nil
 }
 
 // enter makes sub, under the name the client gave it, and reports whether there
@@ -108,7 +116,7 @@ func (s *session) enter(name string, sub *subscription) (isNew bool) {
 
 // sendRetained delivers retained messages, once for each subscription. A client
 // with more of them than its queue holds has to ask by narrower filters.
-func (c *conn) sendRetained(all []delivered) {
+func (c *conn) sendRetained(all []delivered) error {
 	for _, d := range all {
 		to := d.sub.delivery(d.msg, nil)
 		to.retain = true // 3.3.1-8
@@ -117,10 +125,10 @@ func (c *conn) sendRetained(all []delivered) {
 		v := c.session.offer(m, to, false)
 		c.b.unref(m)
 		if v == full || v == refused {
-			c.close(packet.QuotaExceeded, fmt.Sprintf("more retained messages than the queue of %d holds; use a narrower filter", c.b.lim.Queued))
-			return
+			return &packet.Error{Code: packet.QuotaExceeded, Text: fmt.Sprintf("more retained messages than the queue of %d holds: use a narrower filter", c.b.lim.Queued) + c.b.lim.raise("queued", "queued-bytes")}
 		}
 	}
+	return nil
 }
 
 // unsubscribe handles an UNSUBSCRIBE (3.10).
