@@ -149,21 +149,13 @@ func ParseSignal(text string) (Signal, error) {
 		return bad(invalid("want a name and a tolerance, then min and alpha if they matter"))
 	}
 	s := Signal{Name: words[0]}
-	var err error
-	if share, ok := strings.CutSuffix(words[1], "%"); ok {
-		s.Tolerance, err = parseNumber(strings.TrimPrefix(share, "+"))
-		s.Tolerance /= 100
-	} else {
-		s.Margin, err = parseNumber(words[1])
-	}
+	err := s.readTolerance(words[1])
 	for i := 2; i < len(words) && err == nil; i += 2 {
 		switch share, percent := strings.CutSuffix(words[i+1], "%"); {
 		case words[i] == "min" && s.MinPairs == 0:
-			if s.MinPairs, err = strconv.Atoi(words[i+1]); err == nil && s.MinPairs < 1 {
-				err = invalid("min %d: want a number of pairs from 1", s.MinPairs)
-			}
+			s.MinPairs, err = parseCount(words[i+1])
 		case words[i] == "alpha" && percent && s.Alpha == 0:
-			if s.Alpha, err = parseNumber(share); err == nil && s.Alpha == 0 {
+			if s.Alpha, err = parsePercent(share); err == nil && s.Alpha == 0 {
 				err = invalid("alpha 0%%: then nothing could ever fail")
 			}
 			s.Alpha /= 100
@@ -180,12 +172,25 @@ func ParseSignal(text string) (Signal, error) {
 	return s, nil
 }
 
-func parseNumber(s string) (float64, error) {
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil {
-		return 0, invalid("%q is no number", s)
+// readTolerance reads "+1%" of a share, and "+5" or "-10" of a number of the shadow.
+func (s *Signal) readTolerance(text string) (err error) {
+	share, percent := strings.CutSuffix(text, "%")
+	switch {
+	case percent != (s.Path() == nil):
+		return invalid("%s: a share has a tolerance in percent, a number of the shadow one in its own unit", s.Name)
+	case percent:
+		s.Tolerance, err = parsePercent(strings.TrimPrefix(share, "+"))
+		s.Tolerance /= 100
+		return err
 	}
-	return f, nil
+	number, lower := strings.CutPrefix(text, "-")
+	if !lower {
+		number = strings.TrimPrefix(text, "+")
+	}
+	if s.Margin, err = parseNumber(number); lower {
+		s.Margin = 0 - s.Margin // -0 is 0
+	}
+	return err
 }
 
 func (s Signal) String() string {

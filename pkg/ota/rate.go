@@ -137,10 +137,10 @@ func ParseRate(s string) (Rate, error) {
 		if words[2] != "per" || words[5] != "max" || !strings.HasPrefix(words[1], "x") {
 			return bad(invalid("unexpected words"))
 		}
-		if r.Factor, err = strconv.ParseFloat(words[1][1:], 64); err != nil {
+		if r.Factor, err = parseNumber(words[1][1:]); err != nil {
 			return bad(invalid("factor %q", words[1]))
 		}
-		if r.Each, err = strconv.Atoi(words[3]); err != nil {
+		if r.Each, err = parseCount(words[3]); err != nil {
 			return bad(invalid("per %q", words[3]))
 		}
 		if r.Max, err = parsePerMinute(words[6]); err != nil {
@@ -161,7 +161,7 @@ var perMinute = map[string]float64{"s": 60, "m": 1, "h": 1.0 / 60, "d": 1.0 / (2
 
 func parsePerMinute(s string) (float64, error) {
 	number, unit, ok := strings.Cut(s, "/")
-	v, err := strconv.ParseFloat(number, 64)
+	v, err := parseNumber(number)
 	if !ok || err != nil || perMinute[unit] == 0 {
 		return 0, invalid("%q is not a number by s, m, h or d", s)
 	}

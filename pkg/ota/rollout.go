@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -335,19 +336,46 @@ func parseSize(s string) (Size, error) {
 		}
 		return Size{Percent: v}, nil
 	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
+	n, err := parseCount(s)
+	if err != nil {
 		return Size{}, invalid("stage %q: want a percentage such as 10%% or a number of devices", s)
 	}
 	return Size{Count: n}, nil
 }
 
+// What people write is read as it is described to them and no wider, since the schema of
+// plan files says the same: a decimal number, with an exponent where it may be large.
+var (
+	percentPattern = regexp.MustCompile(`^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?|\.[0-9]+)$`)
+	numberPattern  = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
+	countPattern   = regexp.MustCompile(`^[0-9]+$`)
+)
+
 func parsePercent(s string) (float64, error) {
-	v, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
-	if err != nil || math.IsNaN(v) || v < 0 || v > 100 {
+	s = strings.TrimSpace(s)
+	if !percentPattern.MatchString(s) {
 		return 0, invalid("%q is not a percentage from 0 to 100", s)
 	}
-	return v, nil
+	return strconv.ParseFloat(s, 64)
+}
+
+// parseNumber reads a number without a sign.
+func parseNumber(s string) (float64, error) {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !numberPattern.MatchString(s) {
+		return 0, invalid("%q is no number", s)
+	}
+	return f, nil
+}
+
+// parseCount reads how many, from 1 to what the API carries.
+func parseCount(s string) (int, error) {
+	s = strings.TrimSpace(s)
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n < 1 || !countPattern.MatchString(s) {
+		return 0, invalid("%q is not a number from 1 to %d", s, math.MaxInt32)
+	}
+	return int(n), nil
 }
 
 // ParseGate reads "95%" or "95% min 20".
@@ -371,9 +399,9 @@ func ParseAbortRule(s string) (AbortRule, error) {
 	}
 	rule := AbortRule{Class: Class(strings.TrimSpace(s[:i])), Share: 1}
 	if count, ok := strings.CutPrefix(s[i:], ">="); ok {
-		n, err := strconv.Atoi(strings.TrimSpace(count))
-		if err != nil || n < 1 {
-			return bad(invalid("a count starts at 1"))
+		n, err := parseCount(count)
+		if err != nil {
+			return bad(err)
 		}
 		rule.Count = n
 	} else {
@@ -405,8 +433,8 @@ func parseShare(s string) (float64, int, error) {
 		if !ok {
 			return 0, 0, invalid("unexpected %q", rest)
 		}
-		if sample, err = strconv.Atoi(strings.TrimSpace(n)); err != nil || sample < 1 {
-			return 0, 0, invalid("min %q is not a number from 1", n)
+		if sample, err = parseCount(n); err != nil {
+			return 0, 0, fmt.Errorf("min: %w", err)
 		}
 	}
 	return v / 100, sample, nil

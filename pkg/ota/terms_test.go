@@ -25,7 +25,7 @@ func TestParseRate(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "0/m", "-1/m", "NaN/m", "Inf/m", "10", "10/y", "x/m", "0.5/d", "1e12/m", "1/m 2/m", "10/m x1 per 5 notified max 20/m",
+		"", "0/m", "-1/m", "NaN/m", "Inf/m", "10", "10/y", "x/m", "0.5/d", "1e12/m", "+1/m", "0x1p3/m", "1_0/m", "1/m 2/m", "10/m x1 per 5 notified max 20/m",
 		"10/m x11 per 5 notified max 20/m", "10/m x2 per 0 notified max 20/m", "10/m x2 per 5 others max 20/m", "10/m x2 per 5 notified max 5/m",
 		"10/m 2 per 5 notified max 20/m", "10/m x2 by 5 notified max 20/m", "0/m x2 per 5 notified max 20/m",
 	} {
