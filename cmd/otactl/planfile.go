@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -26,58 +27,55 @@ const maxPlanFile = 1 << 20
 // planFile is a rollout plan as people write it. Whatever can be a flag is
 // written as the flag takes it.
 type planFile struct {
-	Firmware    text        `yaml:"firmware"`
-	Command     planCommand `yaml:"command"`
-	Select      text        `yaml:"select"`
-	Stages      []planStage `yaml:"stages"`
-	Abort       []text      `yaml:"abort"`
-	Rate        text        `yaml:"rate"`
-	InFlight    planFlight  `yaml:"inFlight"`
-	Timeout     text        `yaml:"timeout"`
-	Timers      planTimers  `yaml:"timers"`
-	Retry       planRetry   `yaml:"retry"`
-	Window      text        `yaml:"window"`
-	Consent     planConsent `yaml:"consent"`
-	Strata      []string    `yaml:"strata"`
-	Priority    int         `yaml:"priority"`
-	Seed        string      `yaml:"seed"`
-	Start       text        `yaml:"start"`
-	Approval    bool        `yaml:"approval"`
-	OnPause     text        `yaml:"onPause"`
-	OnAbort     text        `yaml:"onAbort"`
-	Drift       text        `yaml:"drift"`
-	Health      planHealth  `yaml:"health"`
-	Continuous  bool        `yaml:"continuous"`
-	Quarantined bool        `yaml:"quarantined"`
+	Firmware    text         `yaml:"firmware"`
+	Command     *planCommand `yaml:"command"`
+	Select      text         `yaml:"select"`
+	Stages      []planStage  `yaml:"stages"`
+	Abort       []text       `yaml:"abort"`
+	Rate        text         `yaml:"rate"`
+	InFlight    planFlight   `yaml:"inFlight"`
+	Timeout     loose        `yaml:"timeout"`
+	Timers      planTimers   `yaml:"timers"`
+	Retry       planRetry    `yaml:"retry"`
+	Window      text         `yaml:"window"`
+	Consent     *planConsent `yaml:"consent"`
+	Strata      []text       `yaml:"strata"`
+	Priority    whole        `yaml:"priority"`
+	Seed        loose        `yaml:"seed"`
+	Start       text         `yaml:"start"`
+	Approval    truth        `yaml:"approval"`
+	OnPause     text         `yaml:"onPause"`
+	OnAbort     text         `yaml:"onAbort"`
+	Drift       text         `yaml:"drift"`
+	Health      *planHealth  `yaml:"health"`
+	Continuous  truth        `yaml:"continuous"`
+	Quarantined truth        `yaml:"quarantined"`
 }
 
 type planCommand struct {
-	Name       text            `yaml:"name"`
-	Parameters map[string]text `yaml:"parameters"`
-	Timeout    text            `yaml:"timeout"`
-	MaxOutput  int             `yaml:"maxOutput"`
+	Name       text             `yaml:"name"`
+	Parameters map[string]loose `yaml:"parameters"`
+	Timeout    loose            `yaml:"timeout"`
+	MaxOutput  whole            `yaml:"maxOutput"`
 }
 
 // command is nil for a plan of firmware.
-func (p planCommand) command(rd *reader) *ota.Command {
-	if p.Name.line == 0 {
-		if len(p.Parameters) > 0 || p.Timeout.line > 0 || p.MaxOutput != 0 {
-			at := p.Timeout
-			for _, value := range p.Parameters {
-				if at.line == 0 || value.line < at.line {
-					at = value
-				}
-			}
-			rd.at(at, "command", errors.New("give its name"))
-		}
+func (p *planCommand) command(rd *reader) *ota.Command {
+	if p == nil {
 		return nil
+	}
+	if p.Name.line == 0 {
+		rd.at(rd.begin("command"), "command", errors.New("give its name"))
 	}
 	limit := rd.duration(p.Timeout, "command: timeout")
 	if limit%time.Second != 0 {
-		rd.at(p.Timeout, "command: timeout", fmt.Errorf("%s: want whole seconds", limit))
+		rd.at(p.Timeout.text, "command: timeout", fmt.Errorf("%s: want whole seconds", limit))
 	}
-	c := &ota.Command{Name: p.Name.value, TimeoutSeconds: int(limit / time.Second), MaxOutputBytes: p.MaxOutput}
+	c := &ota.Command{Name: p.Name.value, TimeoutSeconds: int(limit / time.Second), MaxOutputBytes: int(p.MaxOutput)}
 	for key, value := range p.Parameters {
+		if value.line == 0 {
+			rd.at(rd.begin("command.parameters."+key), "command: parameter "+key, errNoValue)
+		}
 		if c.Parameters == nil {
 			c.Parameters = map[string]string{}
 		}
@@ -88,68 +86,59 @@ func (p planCommand) command(rd *reader) *ota.Command {
 }
 
 type planStage struct {
-	Size     text `yaml:"size"`
-	Select   text `yaml:"select"`
-	Gate     text `yaml:"gate"`
-	Soak     text `yaml:"soak"`
-	Approval bool `yaml:"approval"`
+	Size     loose `yaml:"size"`
+	Select   text  `yaml:"select"`
+	Gate     text  `yaml:"gate"`
+	Soak     loose `yaml:"soak"`
+	Approval truth `yaml:"approval"`
 }
 
 type planFlight struct {
-	Max    int    `yaml:"max"`
-	Per    string `yaml:"per"`
-	PerMax int    `yaml:"perMax"`
+	Max    whole `yaml:"max"`
+	Per    text  `yaml:"per"`
+	PerMax whole `yaml:"perMax"`
 }
 
 type planTimers struct {
-	Claim   text `yaml:"claim"`
-	Fetch   text `yaml:"fetch"`
-	Install text `yaml:"install"`
-	Reboot  text `yaml:"reboot"`
-	Health  text `yaml:"health"`
+	Claim   loose `yaml:"claim"`
+	Fetch   loose `yaml:"fetch"`
+	Install loose `yaml:"install"`
+	Reboot  loose `yaml:"reboot"`
+	Health  loose `yaml:"health"`
 }
 
 type planRetry struct {
-	Attempts int    `yaml:"attempts"`
-	Backoff  text   `yaml:"backoff"`
+	Attempts whole  `yaml:"attempts"`
+	Backoff  loose  `yaml:"backoff"`
 	On       []text `yaml:"on"`
 }
 
 type planConsent struct {
-	MaxDefers *int `yaml:"maxDefers"`
-	Deadline  text `yaml:"deadline"`
+	MaxDefers *whole `yaml:"maxDefers"`
+	Deadline  text   `yaml:"deadline"`
 }
 
 type planHealth struct {
 	Signals []text `yaml:"signals"`
-	Watch   text   `yaml:"watch"`
-	Wait    text   `yaml:"wait"`
+	Watch   loose  `yaml:"watch"`
+	Wait    loose  `yaml:"wait"`
 	OnFail  text   `yaml:"onFail"`
 }
 
-func (p planHealth) terms(rd *reader) ota.Health {
+func (p *planHealth) terms(rd *reader) ota.Health {
+	if p == nil {
+		return ota.Health{}
+	}
 	h := ota.Health{Watch: rd.duration(p.Watch, "health: watch"), Wait: rd.duration(p.Wait, "health: wait"), OnFail: ota.HealthPolicy(p.OnFail.value)}
 	for _, t := range p.Signals {
 		s, err := ota.ParseSignal(t.value)
 		rd.at(t, "health", err)
 		h.Signals = append(h.Signals, s)
 	}
-	return h
-}
-
-// text is a scalar with the line that it stands in, for errors.
-type text struct {
-	value string
-	line  int
-}
-
-// UnmarshalYAML takes numbers as they are written too: a stage of 5 devices.
-func (t *text) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind != yaml.ScalarNode {
-		return fmt.Errorf("line %d: want one value", n.Line)
+	if !h.Set() {
+		rd.at(rd.begin("health"), "health", errors.New("without a signal: say what to compare, as in signals: ['crash +1%']"))
 	}
-	t.value, t.line = n.Value, n.Line
-	return nil
+	return h
 }
 
 // readPlan reads a plan file; "-" is standard input.
@@ -202,8 +191,43 @@ func parsePlan(b []byte) (ota.Rollout, planLines, error) {
 		return ota.Rollout{}, planLines{}, errors.New("more than one document: write one plan to a file")
 	}
 	lines := newPlanLines(b)
+	if lines.root != nil {
+		if err := filled(lines.root, "the plan"); err != nil {
+			return ota.Rollout{}, planLines{}, err
+		}
+	}
 	r, err := p.rollout(lines)
 	return r, lines, err
+}
+
+var errNoValue = errors.New("has no value: give one, or leave it out")
+
+// filled reports what has no value: it would count as left out, and who wrote it meant
+// it to bind.
+func filled(n *yaml.Node, name string) error {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		if n.Value == "" || n.ShortTag() == "!!null" {
+			return fmt.Errorf("line %d: %s %w", n.Line, name, errNoValue)
+		}
+	case yaml.SequenceNode:
+		for _, one := range n.Content {
+			if err := filled(one, name); err != nil {
+				return err
+			}
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i], n.Content[i+1]
+			if key.Value == "parameters" && value.Kind == yaml.MappingNode { // of a command, which may be empty texts
+				continue
+			}
+			if err := filled(value, key.Value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // readable leaves out what only a programmer of the parser understands.
@@ -229,12 +253,21 @@ func (r *reader) at(t text, what string, err error) {
 	}
 }
 
-func (r *reader) duration(t text, what string) time.Duration {
+// strictTime is RFC 3339; the standard library takes an hour of one digit too.
+var strictTime = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$`)
+
+// begin is where a part of the plan begins.
+func (r *reader) begin(field string) text { return text{line: r.lines.line(field)} }
+
+func (r *reader) duration(t loose, what string) time.Duration {
 	if t.value == "" {
 		return 0
 	}
 	d, err := time.ParseDuration(t.value)
-	r.at(t, what, err)
+	if err == nil && strings.ContainsAny(t.value, "+-") {
+		err = fmt.Errorf("%q: want a duration without a sign, such as 90s", t.value)
+	}
+	r.at(t.text, what, err)
 	return d
 }
 
@@ -243,13 +276,16 @@ func (r *reader) time(t text, what string) time.Time {
 		return time.Time{}
 	}
 	at, err := time.Parse(time.RFC3339, t.value)
+	if err == nil && !strictTime.MatchString(t.value) {
+		err = fmt.Errorf("%q: want a time such as 2026-12-01T02:00:00+01:00", t.value)
+	}
 	r.at(t, what, err)
 	return at
 }
 
 func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
 	rd := reader{lines: lines}
-	r := ota.Rollout{Selector: p.Select.value, Seed: p.Seed, Priority: p.Priority, InProgressTimeout: rd.duration(p.Timeout, "timeout")}
+	r := ota.Rollout{Selector: p.Select.value, Seed: p.Seed.value, Priority: int(p.Priority), InProgressTimeout: rd.duration(p.Timeout, "timeout")}
 	if p.Firmware.value != "" {
 		id, err := ota.ParseReleaseID(p.Firmware.value)
 		rd.at(p.Firmware, "firmware", err)
@@ -260,6 +296,11 @@ func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
 		otherwise = ota.Stage{State: ota.StagePending} // as the flags have it
 		if p.Firmware.value != "" {
 			rd.at(p.Firmware, "firmware", errors.New("and a command: make two plans"))
+		}
+		for _, t := range []loose{p.Timers.Fetch, p.Timers.Install, p.Timers.Reboot, p.Timers.Health} {
+			if t.line > 0 {
+				rd.at(t.text, "timers", errors.New("those of fetch, install, reboot and health are of an install: a command has a claim timer and its time-outs"))
+			}
 		}
 	}
 	for i, s := range p.Stages {
@@ -284,7 +325,7 @@ func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
 }
 
 // setDefault gives a value that the file does not.
-func setDefault(to *time.Duration, written text, otherwise time.Duration) {
+func setDefault(to *time.Duration, written loose, otherwise time.Duration) {
 	if written.line == 0 {
 		*to = otherwise
 	}
@@ -293,15 +334,15 @@ func setDefault(to *time.Duration, written text, otherwise time.Duration) {
 // stage is the stage of that number, otherwise as the given one.
 func (s planStage) stage(rd *reader, number int, otherwise ota.Stage) ota.Stage {
 	what := fmt.Sprintf("stage %d", number)
-	at := s.Size
+	at := s.Size.text
 	if at.line == 0 {
 		at = s.Select
 	}
 	if at.line == 0 {
-		at.line = rd.lines.line(fmt.Sprintf("stages[%d]", number-1))
+		at = rd.begin(fmt.Sprintf("stages[%d]", number-1))
 	}
 	stage := otherwise
-	stage.Approval = s.Approval
+	stage.Approval = bool(s.Approval)
 	if s.Soak.value != "" {
 		stage.Soak = rd.duration(s.Soak, what+": soak")
 	}
@@ -336,15 +377,21 @@ const (
 
 func (p planFile) terms(rd *reader) ota.Terms {
 	t := ota.Terms{
-		Approval: p.Approval, Strata: p.Strata, Quarantined: p.Quarantined, OnPause: ota.PausePolicy(p.OnPause.value), OnAbort: ota.AbortPolicy(p.OnAbort.value), Health: p.Health.terms(rd), Start: rd.time(p.Start, "start"),
-		Drift: ota.DriftPolicy(p.Drift.value), Continuous: p.Continuous,
-		InFlight: ota.InFlight{Max: p.InFlight.Max, Per: p.InFlight.Per, PerMax: p.InFlight.PerMax},
+		Approval: bool(p.Approval), Quarantined: bool(p.Quarantined), OnPause: ota.PausePolicy(p.OnPause.value), OnAbort: ota.AbortPolicy(p.OnAbort.value), Health: p.Health.terms(rd), Start: rd.time(p.Start, "start"),
+		Drift: ota.DriftPolicy(p.Drift.value), Continuous: bool(p.Continuous),
+		InFlight: ota.InFlight{Max: int(p.InFlight.Max), Per: p.InFlight.Per.value, PerMax: int(p.InFlight.PerMax)},
 		Timers: ota.Timers{
 			Claim: rd.duration(p.Timers.Claim, "timers: claim"), Fetch: rd.duration(p.Timers.Fetch, "timers: fetch"),
 			Install: rd.duration(p.Timers.Install, "timers: install"), Reboot: rd.duration(p.Timers.Reboot, "timers: reboot"),
 			Health: rd.duration(p.Timers.Health, "timers: health"),
 		},
-		Retry: ota.Retry{Attempts: p.Retry.Attempts, Backoff: rd.duration(p.Retry.Backoff, "retry: backoff")},
+		Retry: ota.Retry{Attempts: int(p.Retry.Attempts), Backoff: rd.duration(p.Retry.Backoff, "retry: backoff")},
+	}
+	for _, s := range p.Strata {
+		t.Strata = append(t.Strata, s.value)
+	}
+	if t.Retry.Attempts < 2 && (p.Retry.Backoff.line > 0 || p.Retry.On != nil) {
+		rd.at(rd.begin("retry"), "retry", errors.New("it needs at least 2 attempts, with the first"))
 	}
 	for _, class := range p.Retry.On {
 		t.Retry.On = append(t.Retry.On, ota.Class(class.value))
@@ -359,10 +406,10 @@ func (p planFile) terms(rd *reader) ota.Terms {
 		rd.at(p.Window, "window", err)
 		t.Window = window
 	}
-	if p.Consent.MaxDefers != nil {
-		t.Consent = &ota.Consent{MaxDefers: *p.Consent.MaxDefers, Deadline: rd.time(p.Consent.Deadline, "consent: deadline")}
-	} else if p.Consent.Deadline.value != "" {
-		rd.at(p.Consent.Deadline, "consent", errors.New("give maxDefers too"))
+	if c := p.Consent; c != nil && c.MaxDefers != nil {
+		t.Consent = &ota.Consent{MaxDefers: int(*c.MaxDefers), Deadline: rd.time(c.Deadline, "consent: deadline")}
+	} else if c != nil {
+		rd.at(rd.begin("consent"), "consent", errors.New("give maxDefers: how often people may put it off"))
 	}
 	return t
 }

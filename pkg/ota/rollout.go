@@ -368,14 +368,17 @@ func parseNumber(s string) (float64, error) {
 	return f, nil
 }
 
-// parseCount reads how many, from 1 to what the API carries.
+// maxCount is the highest number of nine digits, which the API can carry.
+const maxCount = 999_999_999
+
+// parseCount reads how many, from 1 on.
 func parseCount(s string) (int, error) {
 	s = strings.TrimSpace(s)
-	n, err := strconv.ParseInt(s, 10, 32)
-	if err != nil || n < 1 || !countPattern.MatchString(s) {
-		return 0, invalid("%q is not a number from 1 to %d", s, math.MaxInt32)
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > maxCount || !countPattern.MatchString(s) {
+		return 0, invalid("%q is not a number from 1 to %d", s, maxCount)
 	}
-	return int(n), nil
+	return n, nil
 }
 
 // ParseGate reads "95%" or "95% min 20".
