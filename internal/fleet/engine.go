@@ -17,8 +17,9 @@ func (s *Service) Wake() {
 	}
 }
 
-// lookEvery is the shortest time between two looks of the engine, however often it
-// is woken: a flood of reports must not be one of looks.
+// lookEvery is the shortest time between two looks, of the engine at the rollouts and
+// of RunLooks for marked devices, however often they are woken: a flood of reports must
+// not be one of looks.
 const lookEvery = 20 * time.Millisecond
 
 // RunEngine moves rollouts until ctx ends: it reads where each stands, asks

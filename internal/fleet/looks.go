@@ -132,19 +132,15 @@ const (
 // RunLooks looks at marked devices until ctx ends. All it knows stands in the
 // store, so it may be killed anywhere, and several replicas may run it.
 func (s *Service) RunLooks(ctx context.Context) error {
-	tick := time.NewTicker(s.Poll)
-	defer tick.Stop()
 	for {
+		looked := time.Now()
 		for more := true; more; {
 			var err error
 			if more, err = s.lookOnce(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Error("marked devices can not be looked at, trying again", "error", err)
 			}
 		}
-		select {
-		case <-s.look:
-		case <-tick.C:
-		case <-ctx.Done():
+		if !s.rest(ctx, s.Poll, s.look) || !s.rest(ctx, time.Until(looked.Add(lookEvery)), nil) {
 			return nil
 		}
 	}

@@ -58,6 +58,7 @@ func TestDrift(t *testing.T) {
 		}
 		class := func(device string, want ota.Class) ota.Execution {
 			t.Helper()
+			<-time.After(time.Second) // looks come no closer than they may
 			synctest.Wait()
 			e, err := w.s.Execution(w.ctx, v.ID, device)
 			w.ok(err)
