@@ -285,8 +285,9 @@ func (d *loadDevice) updates(ctx context.Context, w window) error {
 }
 
 // answered waits for the PUBACK, for accepted and for the delta, in whichever
-// order.
+// order, and acknowledges what has come in one write, when no more is there.
 func (d *loadDevice) answered() error {
+	var acks []byte
 	for acked, accepted, delta := false, false, false; !acked || !accepted || !delta; {
 		kind, flags, body, err := d.wire.read()
 		if err != nil {
@@ -312,13 +313,16 @@ func (d *loadDevice) answered() error {
 				return fmt.Errorf("answer on %s: %s", topic, body)
 			}
 			if flags&0b0110 != 0 {
-				ack := binary.BigEndian.AppendUint16([]byte{typePuback << 4, 2}, id)
-				if _, err := d.wire.nc.Write(ack); err != nil {
-					return err
-				}
+				acks = binary.BigEndian.AppendUint16(append(acks, typePuback<<4, 2), id)
 			}
 		default:
 			return fmt.Errorf("packet of type %d", kind)
+		}
+		if len(acks) > 0 && d.wire.in.Buffered() == 0 {
+			if _, err := d.wire.nc.Write(acks); err != nil {
+				return err
+			}
+			acks = acks[:0]
 		}
 	}
 	return nil
