@@ -72,6 +72,53 @@ func TestLocalErrorsHaveTheirExitStatus(t *testing.T) {
 	}
 }
 
+// What the server misses, or has already, is said where it is listed.
+func TestSubjectsHaveARemedy(t *testing.T) {
+	for _, test := range []struct {
+		code       connect.Code
+		text, want string
+	}{
+		{connect.CodeNotFound, "release gw@9: not found", "otactl firmware list"},
+		{connect.CodeNotFound, "plan.yaml: line 2: release gw@9: not found", "otactl firmware list"},
+		{connect.CodeNotFound, "rollout r-1: not found", "otactl command list"},
+		{connect.CodeNotFound, "execution of rollout r-1 on device gw-1: not found", "otactl rollout devices"},
+		{connect.CodeNotFound, "desired.firmware: device gw-1: not found", "otactl device list"},
+		{connect.CodeNotFound, "one of the devices a to b: not found", "otactl device list"},
+		{connect.CodeNotFound, "group lab: not found", "otactl group list"},
+		{connect.CodeNotFound, "credential c of device gw-1: not found", "otactl device credential list"},
+		{connect.CodeAlreadyExists, "group lab exists: conflict", "otactl group add"},
+		{connect.CodeAlreadyExists, "device gw-1 exists: conflict", "another id"},
+		{connect.CodeAlreadyExists, "conflict: group lab is dynamic", ""},
+		{connect.CodeInvalidArgument, "selector: the expression ends too early (column 4)", "device list --help"},
+		{connect.CodeInvalidArgument, "stage 1: x", ""},
+		{connect.CodeNotFound, "index 00: not found", ""},
+	} {
+		got := classify(connect.NewError(test.code, errors.New(test.text))).hint
+		if !strings.Contains(got, test.want) || (got == "") != (test.want == "") {
+			t.Errorf("%s: %q, want %q", test.text, got, test.want)
+		}
+	}
+}
+
+// Whatever state a rollout is in, an operator can do something, or wait.
+func TestEveryStateHasANextAct(t *testing.T) {
+	seen := map[string]ota.RolloutState{}
+	for _, state := range ota.RolloutStates {
+		act := rolloutView{ID: "r-1", State: string(state)}.nextAct()
+		if act == "" || strings.Contains(act, "ID") {
+			t.Errorf("%s: %q", state, act)
+		}
+		if other, twice := seen[act]; twice && state.Terminal() != other.Terminal() {
+			t.Errorf("%s and %s: %q", state, other, act)
+		}
+		seen[act] = state
+	}
+	failed := rolloutView{ID: "r-1", State: string(ota.RolloutPaused), Stages: []stageView{{State: string(ota.StageFailed)}}}
+	if act := failed.nextAct(); !strings.Contains(act, "--failed-stage repeat") {
+		t.Errorf("a failed stage: %q", act)
+	}
+}
+
 func TestHintReplacesHintAndKeepsText(t *testing.T) {
 	a, _, stderr := testApp()
 	a.report(hint(hint(connect.NewError(connect.CodeNotFound, errors.New("device x")), "one"), "two"))

@@ -115,10 +115,12 @@ func (f *rolloutFlags) refused(err error) error {
 // rolloutRemedy adds what to look at when the server refuses a plan, by what it is
 // about; what is about the priority says itself what to do.
 func rolloutRemedy(err error) error {
-	switch refusedField(err) {
-	case "firmware":
+	switch field := refusedField(err); {
+	case connect.CodeOf(err) == connect.CodeNotFound: // it is said where those are that there are
+		return err
+	case field == "firmware":
 		return hint(err, "otactl device list shows the devices, otactl firmware list the releases, for which hardware they are and which are SIGNED")
-	case "select":
+	case field == "select":
 		return hint(err, "otactl device list --select shows whom a selector means")
 	}
 	return err
@@ -133,7 +135,7 @@ func (a *app) rolloutAct(do func(context.Context, *client, string) (*otadv1.Roll
 		}
 		rollout, err := do(cmd.Context(), c, args[0])
 		if err != nil {
-			return err
+			return c.stateRemedy(cmd.Context(), args[0], err)
 		}
 		r := newRolloutView(rollout)
 		a.note("rollout %s is %s", r.ID, r.State)
@@ -271,9 +273,6 @@ silence: --failed-stage repeat tries its unsuccessful devices once more,
 				return nil, usage("--failed-stage %q: want %s or %s", stage, ota.ResumeRepeat, ota.ResumeSkip)
 			}
 			resp, err := call(ctx, c.rollouts.ResumeRollout, &otadv1.ResumeRolloutRequest{Id: id, FailedStage: stage})
-			if connect.CodeOf(err) == connect.CodeFailedPrecondition && stage == "" {
-				err = hint(err, "if a stage has failed, add --failed-stage repeat or --failed-stage skip")
-			}
 			return resp.GetRollout(), err
 		}),
 	}

@@ -183,11 +183,8 @@ func (r rolloutView) outcome() (bool, error) {
 		return true, hint(fail(exitCondition, "rollout %s was aborted and rolled back: %s", r.ID, first(r.Reason, "no reason given")),
 			"otactl rollout show %s lists the devices that failed, and the rollouts that brought devices back", r.ID)
 	case ota.RolloutPaused:
-		for i, s := range r.Stages {
-			if s.State == string(ota.StageFailed) {
-				return true, hint(fail(exitCondition, "rollout %s is paused: %s", r.ID, first(r.Reason, fmt.Sprintf("stage %d failed its gate", i+1))),
-					"otactl rollout show %s lists the devices that failed; then resume it with --failed-stage repeat or skip, or abort it", r.ID)
-			}
+		if n := r.failedStage(); n > 0 {
+			return true, hint(fail(exitCondition, "rollout %s is paused: %s", r.ID, first(r.Reason, fmt.Sprintf("stage %d failed its gate", n))), "%s", r.nextAct())
 		}
 	}
 	return false, nil

@@ -91,6 +91,9 @@ func classify(err error) *failure {
 		if !ok {
 			v.status = exitFailed
 		}
+		if remedy := subjectRemedy(ce.Code(), ce.Message()); remedy != "" {
+			v.hint = remedy
+		}
 		return &failure{status: v.status, hint: v.hint, err: errors.New(strings.Replace(err.Error(), ce.Error(), ce.Message(), 1))}
 	}
 	if errors.Is(err, ota.ErrInvalid) {
@@ -141,7 +144,8 @@ func cause(err error) error {
 // plain leaves out the name of the error's class where the text that follows
 // says more.
 func plain(text string) string {
-	return strings.ReplaceAll(strings.TrimPrefix(text, "invalid: "), ": invalid: ", ": ")
+	text = strings.TrimPrefix(strings.TrimPrefix(text, "invalid: "), "invalid state: ")
+	return strings.ReplaceAll(text, ": invalid: ", ": ")
 }
 
 // paint colours text when the stream is a terminal and NO_COLOR is not set.

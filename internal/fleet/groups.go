@@ -207,5 +207,5 @@ func RoomForMembers(name string, members int) error {
 
 // DynamicMembers is why the members of a dynamic group can not be changed.
 func DynamicMembers(name string) error {
-	return fmt.Errorf("%w: group %s is dynamic: its members are those that its selector means", ErrConflict, name)
+	return fmt.Errorf("%w: group %s is dynamic: its members are those that its selector means: change the devices, such as their tags, or make a static group", ErrConflict, name)
 }

@@ -32,7 +32,7 @@ func (r Retry) validate() error {
 	case r.Backoff < 0 || r.Backoff > MaxBackoff:
 		return AtField("backoff", invalid("retry backoff of %s: want 0 to %s", r.Backoff, MaxBackoff))
 	case r.Attempts < 2 && (r.Backoff != 0 || len(r.On) > 0):
-		return invalid("a retry needs at least 2 attempts")
+		return invalid("a retry needs at least 2 attempts, with the first")
 	}
 	for i, c := range r.On {
 		if !slices.Contains(Unsuccessful, c) || c == ClassDrifted {
