@@ -9,8 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
+
+// saveTimeout is more than it takes to write a small file.
+const saveTimeout = 20 * time.Second
 
 // PlainBroker is a running Mosquitto that lets everybody in, over TCP and
 // WebSocket, with all topics. It keeps what it stores over a Restart.
@@ -49,6 +54,34 @@ func (b *PlainBroker) Kill() { b.proc.kill() }
 
 // Start starts it again, on the same ports and with what it had stored.
 func (b *PlainBroker) Start() error { return b.start() }
+
+// Save makes it write all that it holds, which it does by itself some time after it
+// has acknowledged. It writes a new file and renames it, between two packets, so a
+// file that was not there before has everything acknowledged by now.
+func (b *PlainBroker) Save() error {
+	file := filepath.Join(filepath.Dir(b.conf), "mosquitto.db")
+	var before time.Time // inodes come again, times do not
+	if old, err := os.Stat(file); err == nil {
+		before = old.ModTime()
+	}
+	ctx, cancel := context.WithTimeout(b.t.Context(), saveTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for { // one that comes within a tick of the file system's clock does not show
+		if err := b.proc.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+			return err
+		}
+		if now, err := os.Stat(file); err == nil && now.ModTime().After(before) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("mosquitto did not write %s within %s", file, saveTimeout)
+		}
+	}
+}
 
 // Resident is its memory in bytes.
 func (b *PlainBroker) Resident() (int64, error) { return Resident(b.proc.cmd.Process.Pid) }

@@ -20,6 +20,9 @@ type ProbeTarget struct {
 	// Restart kills the broker without a word and starts it on what it had stored.
 	// Only RunDurableProbes needs it.
 	Restart func()
+	// Save makes a broker write what it has acknowledged, if it does so only later.
+	// Nil: what is acknowledged is stored.
+	Save func()
 	// Resident is the memory of the broker in bytes, after it came to rest.
 	Resident func() int64
 	// PacketLimit is the largest packet it takes, 0: the protocol's.

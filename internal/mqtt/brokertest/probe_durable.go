@@ -29,7 +29,6 @@ func (p *probe) killedAtRest() {
 	s.crash()
 	old.crash()
 	pub.mustPub(out{topic: "t13/queued", payload: "queued", qos: 1, props: props})
-	pub.mustPub(out{topic: "t13/expiring", payload: "expiring", qos: 1, props: expiring(1)})
 	pub.mustPub(out{topic: "t13q", payload: "two", qos: 2})
 	pub.mustPub(out{topic: "t13id", payload: "id", qos: 1})
 	pub.mustPub(out{topic: "kept/a", payload: "a", qos: 1, retain: true, props: props})
@@ -37,8 +36,12 @@ func (p *probe) killedAtRest() {
 	pub.mustPub(out{topic: "kept/b", qos: 1, retain: true})
 	mourner, _ := p.mourner("m", 60, 1)
 	mourner.settled()
+	pub.mustPub(out{topic: "t13/expiring", payload: "expiring", qos: 1, props: expiring(2)}) // after the restart
+	if p.target.Save != nil {
+		p.target.Save()
+	}
 	p.target.Restart()
-	p.pass(2200 * time.Millisecond)
+	p.pass(3200 * time.Millisecond)
 
 	s, ack := p.session(v5, lasting(v5, "sub"))
 	if !ack.present {
