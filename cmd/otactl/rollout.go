@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -397,8 +398,8 @@ func newRolloutShowCmd(a *app) *cobra.Command {
 func newRolloutWatchCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "watch ID", Short: "Follow a rollout to its end", Args: takes("ID"),
-		Long: `watch redraws the stages on a terminal and elsewhere writes a line for each
-change. It ends with status 0 when the rollout completes, and with 7 when it is
+		Long: `watch redraws the stages on a terminal, each second, and elsewhere writes a line
+for each change. It ends with status 0 when the rollout completes, and with 7 when it is
 aborted or pauses because a stage failed its gate. A continuous rollout ends only
 by otactl rollout finish.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -452,21 +453,16 @@ func (a *app) followRollout(ctx context.Context, c *client, id string, w *rollou
 		cancel() // or Close would wait for what still comes
 		_ = stream.Close()
 	}()
-	seen := false
-	for stream.Receive() {
-		seen = true
-		r := newRolloutView(stream.Msg().GetRollout())
-		if err := w.show(r); err != nil {
-			return seen, err
+	came, over, err := w.follow(func() (rolloutView, bool) {
+		if !stream.Receive() {
+			return rolloutView{}, false
 		}
-		if over, err := r.outcome(); over {
-			return seen, err
-		}
+		return newRolloutView(stream.Msg().GetRollout()), true
+	}, cancel)
+	if over || err != nil {
+		return came, err
 	}
-	if err := stream.Err(); err != nil {
-		return seen, err
-	}
-	return seen, errStreamEnded
+	return came, cmp.Or(stream.Err(), errStreamEnded)
 }
 
 // wait passes a time, or ends early with the context's error.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -116,6 +118,56 @@ crash +1%   hold      0       0        0       +0.0%   +0.0% to +0.0%   0   -
 	if !strings.Contains(drawn[1], "1/2    [##########..........]") || !strings.Contains(drawn[1], "1 rolled_back") {
 		t.Errorf("second drawing:\n%s", drawn[1])
 	}
+}
+
+// On a terminal times go on while nothing happens; elsewhere nothing is written then.
+func TestWatchRedrawsEachSecond(t *testing.T) {
+	follow := func(t *testing.T, terminal bool, output string) string {
+		t.Helper()
+		a, stdout, _ := testApp()
+		a.now, a.flags.output = time.Now, output
+		a.terminal = func(any) bool { return terminal }
+		a.env = func(name string) string { return map[string]string{"NO_COLOR": "1"}[name] }
+		soaking := time.Now()
+		soaks := rolloutView{ID: "r1", Firmware: "gateway@1", State: "RUNNING", Stages: []stageView{{Size: "100%", State: "SOAKING", Soak: "1m0s", SoakingAt: &soaking, Target: 2}}}
+		done := rolloutView{ID: "r1", Firmware: "gateway@1", State: "COMPLETED", Stages: []stageView{{Size: "100%", State: "PASSED", Target: 2}}}
+		states := []rolloutView{soaks, done}
+		ctx, cancel := context.WithCancel(t.Context())
+		came, over, err := a.newRolloutWatch().follow(func() (rolloutView, bool) {
+			switch len(states) {
+			case 0: // as a stream that goes on
+				<-ctx.Done()
+				return rolloutView{}, false
+			case 1:
+				time.Sleep(3500 * time.Millisecond)
+			}
+			r := states[0]
+			states = states[1:]
+			return r, true
+		}, cancel)
+		if !came || !over || err != nil {
+			t.Errorf("came %v, over %v, %v", came, over, err)
+		}
+		return stdout.String()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		drawn := strings.Split(follow(t, true, formatTable), "\x1b[3A\x1b[J")
+		want := []string{"SOAKING, 1m0s left", "SOAKING, 59s left", "SOAKING, 58s left", "SOAKING, 57s left", "PASSED"}
+		if len(drawn) != len(want) {
+			t.Fatalf("drawn %d times, want %d:\n%s", len(drawn), len(want), strings.Join(drawn, "\n"))
+		}
+		for i, text := range want {
+			if !strings.Contains(drawn[i], text) {
+				t.Errorf("drawing %d lacks %q:\n%s", i+1, text, drawn[i])
+			}
+		}
+		if n := strings.Count(follow(t, false, formatTable), "\n"); n != 4 {
+			t.Errorf("%d lines without a terminal, want 2 for each of 2 changes", n)
+		}
+		if n := strings.Count(follow(t, true, formatJSONL), "\n"); n != 2 {
+			t.Errorf("%d documents, want one for each of 2 changes", n)
+		}
+	})
 }
 
 func TestPaceIsThatOfTheLastMinute(t *testing.T) {

@@ -23,6 +23,57 @@ type rolloutWatch struct {
 
 func (a *app) newRolloutWatch() *rolloutWatch { return &rolloutWatch{app: a} }
 
+// drawEvery is how often a drawing is renewed though nothing happens: the times in it
+// go on.
+const drawEvery = time.Second
+
+// follow shows what receive returns, until the rollout has ended or nothing more comes.
+// Cancel must make receive return. It reports whether anything came, and whether the
+// rollout is over.
+func (w *rolloutWatch) follow(receive func() (rolloutView, bool), cancel func()) (came, over bool, err error) {
+	views := make(chan rolloutView)
+	go func() {
+		defer close(views)
+		for r, ok := receive(); ok; r, ok = receive() {
+			views <- r
+		}
+	}()
+	defer func() {
+		cancel()
+		for range views { // until it has ended
+		}
+	}()
+	renew := time.NewTicker(drawEvery)
+	defer renew.Stop()
+	for {
+		select {
+		case r, ok := <-views:
+			if !ok {
+				return came, false, nil
+			}
+			came = true
+			if err := w.show(r); err != nil {
+				return came, false, err
+			}
+			if over, err := r.outcome(); over {
+				return came, true, err
+			}
+		case <-renew.C:
+			if w.draws() && came {
+				if err := w.redraw(w.last); err != nil {
+					return came, false, err
+				}
+			}
+		}
+	}
+}
+
+// draws reports whether it is a drawing that is shown.
+func (w *rolloutWatch) draws() bool {
+	table := w.app.flags.output == formatTable || w.app.flags.output == formatWide
+	return !w.silent && table && w.app.terminal(w.app.stdout)
+}
+
 func (w *rolloutWatch) show(r rolloutView) error {
 	defer func() { w.last, w.started = r, true }()
 	a := w.app
@@ -38,7 +89,7 @@ func (w *rolloutWatch) show(r rolloutView) error {
 	case formatName:
 		return nil
 	}
-	if a.terminal(a.stdout) {
+	if w.draws() {
 		return w.redraw(r)
 	}
 	return w.changes(r)
@@ -60,8 +111,11 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	if r.Idle {
 		fmt.Fprint(&body, "  waits for devices that join")
 	}
+	if r.State == string(ota.RolloutScheduled) && r.Terms.Start != nil {
+		fmt.Fprintf(&body, "  starts %s", a.ago(r.Terms.Start))
+	}
 	body.WriteByte('\n')
-	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "SHARE", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r)); err != nil {
+	if err := writeTable(&body, []string{"STAGE", "SIZE", "STATE", "DONE", "SHARE", "IN PROGRESS", "QUEUED", "UNSUCCESSFUL"}, drawnRows(r, a.now())); err != nil {
 		return err
 	}
 	if r.Health != nil {
@@ -120,18 +174,31 @@ func (p *pace) text(r rolloutView, now time.Time) string {
 	return text
 }
 
-func drawnRows(r rolloutView) [][]string {
+func drawnRows(r rolloutView, now time.Time) [][]string {
 	var rows [][]string
 	sizes := r.sizes()
 	for i, s := range r.Stages {
 		size := sizes[i]
 		done := s.Counts.succeeded() + s.Counts.bad()
 		rows = append(rows, []string{
-			fmt.Sprint(i + 1), s.Size, s.State, fmt.Sprintf("%d/%d", done, size), gauge(done, size),
+			fmt.Sprint(i + 1), s.Size, s.countdown(now), fmt.Sprintf("%d/%d", done, size), gauge(done, size),
 			s.Counts.inProgress(), number(s.Counts.Queued), first(s.Counts.badText(), "0"),
 		})
 	}
 	return rows
+}
+
+// countdown is the state of a stage, and how long it still soaks.
+func (s stageView) countdown(now time.Time) string {
+	soak, err := time.ParseDuration(s.Soak)
+	if s.State != string(ota.StageSoaking) || s.SoakingAt == nil || err != nil {
+		return s.State
+	}
+	left := s.SoakingAt.Add(soak).Sub(now).Round(time.Second)
+	if left <= 0 {
+		return s.State
+	}
+	return s.State + ", " + left.String() + " left"
 }
 
 // gauge draws a share as a bar of fixed width.
