@@ -41,6 +41,29 @@ type deviceView struct {
 	LastSeen       *time.Time        `json:"lastSeen,omitempty"`
 	RevokedAt      *time.Time        `json:"revokedAt,omitempty"`
 	Groups         []string          `json:"groups,omitempty"` // of show
+	Drift          *driftView        `json:"drift,omitempty"`  // of show
+}
+
+// driftView is what a device was last brought, when it runs another image since.
+type driftView struct {
+	Rollout  string     `json:"rollout"`
+	Firmware string     `json:"firmware"`
+	Since    *time.Time `json:"since,omitempty"`
+}
+
+func newDriftView(d *otadv1.Drift) *driftView {
+	if d == nil {
+		return nil
+	}
+	return &driftView{d.GetRolloutId(), d.GetFirmware(), when(d.GetSince())}
+}
+
+// drift says what to look at; empty: the device has not drifted.
+func (a *app) drift(d deviceView) string {
+	if d.Drift == nil {
+		return ""
+	}
+	return fmt.Sprintf("from %s of rollout %s, seen %s; otactl device why %s", d.Drift.Firmware, d.Drift.Rollout, a.ago(d.Drift.Since), d.ID)
 }
 
 func newDeviceView(d *otadv1.Device) deviceView {
@@ -190,7 +213,7 @@ func newDeviceShowCmd(a *app) *cobra.Command {
 				return err
 			}
 			d := newDeviceView(resp.GetDevice())
-			d.Groups = resp.GetGroups()
+			d.Groups, d.Drift = resp.GetGroups(), newDriftView(resp.GetDrift())
 			return a.printDevice(d)
 		},
 	}
@@ -207,6 +230,7 @@ func (a *app) printDevice(d deviceView) error {
 			{"Tags", tagText(d.Tags)},
 			{"Groups", strings.Join(d.Groups, ", ")},
 			{"Firmware", d.Firmware},
+			{"Drifted", a.drift(d)},
 			{"Firmware SHA-256", d.FirmwareSHA256},
 			{"Shadow version", strconv.FormatInt(d.ShadowVersion, 10)},
 			{"Key fingerprint", d.KeyFingerprint},

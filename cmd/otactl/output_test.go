@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,22 @@ import (
 
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
+
+// A device that runs another image than it was brought says so, and where to look.
+func TestDeviceShowsItsDrift(t *testing.T) {
+	a, stdout, _ := testApp()
+	d := newDeviceView(&otadv1.Device{Id: "gw-1", Firmware: "gateway@1.0.0"})
+	if err := a.printDevice(d); err != nil || strings.Contains(stdout.String(), "Drifted") {
+		t.Errorf("%v\n%s", err, stdout)
+	}
+	d.Drift = newDriftView(&otadv1.Drift{RolloutId: "r-1", Firmware: "gateway@1.4.0", Since: timestamppb.New(a.now().Add(-3 * time.Hour))})
+	if err := a.printDevice(d); err != nil {
+		t.Fatal(err)
+	}
+	if want := "from gateway@1.4.0 of rollout r-1, seen 3h ago; otactl device why gw-1"; !strings.Contains(stdout.String(), want) {
+		t.Errorf("want %q in\n%s", want, stdout)
+	}
+}
 
 // TestOutputShapes holds what scripts rely on against testdata/golden. Set
 // OTACTL_UPDATE_GOLDEN to write the files anew.

@@ -51,7 +51,12 @@ func (h deviceHandler) GetDevice(ctx context.Context, r *connect.Request[otadv1.
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&otadv1.GetDeviceResponse{Device: encodeDevice(d), Groups: groups}), nil
+	out := &otadv1.GetDeviceResponse{Device: encodeDevice(d), Groups: groups}
+	from, drifted, err := h.fleet.DriftOf(ctx, d.ID)
+	if drifted {
+		out.Drift = &otadv1.Drift{RolloutId: from.RolloutID, Firmware: from.Release.String(), Since: timestamp(from.DriftedAt)}
+	}
+	return connect.NewResponse(out), err
 }
 
 func (h deviceHandler) ExplainDevice(ctx context.Context, r *connect.Request[otadv1.ExplainDeviceRequest]) (*connect.Response[otadv1.ExplainDeviceResponse], error) {

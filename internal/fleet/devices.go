@@ -234,6 +234,17 @@ func (s *Service) Device(ctx context.Context, id string) (DeviceRecord, error) {
 	return s.record(DeviceView{Device: d, Shadow: doc}), nil
 }
 
+// DriftOf returns what a device was last brought, if it has drifted from that.
+func (s *Service) DriftOf(ctx context.Context, deviceID string) (from ota.Execution, drifted bool, err error) {
+	var all []ota.Execution
+	err = s.Store.Executions(ctx, ExecutionFilter{DeviceID: deviceID}, func(e ota.Execution) bool {
+		all = append(all, e)
+		return true
+	})
+	from, drifted = ota.DriftedFrom(all)
+	return from, drifted, err
+}
+
 // MaxPage is the most rows one list call returns.
 const MaxPage = 1000
 

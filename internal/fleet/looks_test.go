@@ -65,6 +65,11 @@ func TestDrift(t *testing.T) {
 			if e.Class != want {
 				t.Fatalf("%s: class %q, want %q: %+v", device, e.Class, want, e)
 			}
+			from, drifted, err := w.s.DriftOf(w.ctx, device)
+			w.ok(err)
+			if drifted != (want == ota.ClassDrifted) || drifted && (from.RolloutID != v.ID || from.Attempt != e.Attempt) {
+				t.Fatalf("%s has drifted: %v, from %+v", device, drifted, from)
+			}
 			return e
 		}
 		stage := func(want ota.StageState) {

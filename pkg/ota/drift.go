@@ -102,6 +102,21 @@ func (s Standing) arrived(r Running) Execution {
 	return e
 }
 
+// DriftedFrom returns what a device was last brought, of all its executions, if it has
+// drifted from that.
+func DriftedFrom(list []Execution) (from Execution, drifted bool) {
+	found := false
+	for _, e := range list {
+		if e.Status == Succeeded && e.Command == nil && (!found || e.FinishedAt.After(from.FinishedAt)) {
+			from, found = e, true
+		}
+	}
+	if from.Class != ClassDrifted {
+		return Execution{}, false
+	}
+	return from, true
+}
+
 func drifted(s Standing, list []Standing, r Running, now time.Time) Execution {
 	e := s.Execution
 	e.Class, e.DriftedAt, e.Runs, e.RetryAt = ClassDrifted, r.At, r.Digest, time.Time{}

@@ -153,3 +153,30 @@ func TestCompareProperty(t *testing.T) {
 		}
 	})
 }
+
+// A device has drifted from what it was brought last, and from nothing before that.
+func TestDriftedFrom(t *testing.T) {
+	e := func(rollout string, status Status, class Class, minutes int) Execution {
+		return Execution{RolloutID: rollout, Status: status, Class: class, FinishedAt: t0.Add(time.Duration(minutes) * time.Minute)}
+	}
+	drifted, later := e("a", Succeeded, ClassDrifted, 1), e("b", Succeeded, ClassSucceeded, 2)
+	command := e("c", Succeeded, ClassSucceeded, 3)
+	command.Command = &Command{Name: "reboot"}
+	for name, c := range map[string]struct {
+		list []Execution
+		want string
+	}{
+		"nothing":            {nil, ""},
+		"never brought any":  {[]Execution{e("a", Failed, ClassFailed, 1)}, ""},
+		"runs what it shall": {[]Execution{later}, ""},
+		"drifted":            {[]Execution{drifted}, "a"},
+		"and tried again":    {[]Execution{drifted, e("a", InProgress, ClassNone, 0)}, "a"},
+		"and failed":         {[]Execution{drifted, e("a", Failed, ClassFailed, 2)}, "a"},
+		"brought another":    {[]Execution{later, drifted}, ""},
+		"ran a command":      {[]Execution{drifted, command}, "a"},
+	} {
+		if from, is := DriftedFrom(c.list); from.RolloutID != c.want || is != (c.want != "") {
+			t.Errorf("%s: %v from %q, want %q", name, is, from.RolloutID, c.want)
+		}
+	}
+}

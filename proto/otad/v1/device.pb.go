@@ -422,6 +422,7 @@ type GetDeviceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        *Device                `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
 	Groups        []string               `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"` // that it is in, by name
+	Drift         *Drift                 `protobuf:"bytes,3,opt,name=drift,proto3" json:"drift,omitempty"`   // absent: it runs what it was last brought, as far as it has said
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +471,74 @@ func (x *GetDeviceResponse) GetGroups() []string {
 	return nil
 }
 
+func (x *GetDeviceResponse) GetDrift() *Drift {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
+// A device that runs another image than the last rollout that succeeded on it brought.
+type Drift struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RolloutId     string                 `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	Firmware      string                 `protobuf:"bytes,2,opt,name=firmware,proto3" json:"firmware,omitempty"` // NAME@VERSION that it brought
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drift) Reset() {
+	*x = Drift{}
+	mi := &file_otad_v1_device_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drift) ProtoMessage() {}
+
+func (x *Drift) ProtoReflect() protoreflect.Message {
+	mi := &file_otad_v1_device_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drift.ProtoReflect.Descriptor instead.
+func (*Drift) Descriptor() ([]byte, []int) {
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Drift) GetRolloutId() string {
+	if x != nil {
+		return x.RolloutId
+	}
+	return ""
+}
+
+func (x *Drift) GetFirmware() string {
+	if x != nil {
+		return x.Firmware
+	}
+	return ""
+}
+
+func (x *Drift) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 type RevokeDeviceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -479,7 +548,7 @@ type RevokeDeviceRequest struct {
 
 func (x *RevokeDeviceRequest) Reset() {
 	*x = RevokeDeviceRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[7]
+	mi := &file_otad_v1_device_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +560,7 @@ func (x *RevokeDeviceRequest) String() string {
 func (*RevokeDeviceRequest) ProtoMessage() {}
 
 func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[7]
+	mi := &file_otad_v1_device_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +573,7 @@ func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{7}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RevokeDeviceRequest) GetId() string {
@@ -523,7 +592,7 @@ type RevokeDeviceResponse struct {
 
 func (x *RevokeDeviceResponse) Reset() {
 	*x = RevokeDeviceResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[8]
+	mi := &file_otad_v1_device_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +604,7 @@ func (x *RevokeDeviceResponse) String() string {
 func (*RevokeDeviceResponse) ProtoMessage() {}
 
 func (x *RevokeDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[8]
+	mi := &file_otad_v1_device_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +617,7 @@ func (x *RevokeDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{8}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokeDeviceResponse) GetDevice() *Device {
@@ -569,7 +638,7 @@ type ChangeTagsRequest struct {
 
 func (x *ChangeTagsRequest) Reset() {
 	*x = ChangeTagsRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +650,7 @@ func (x *ChangeTagsRequest) String() string {
 func (*ChangeTagsRequest) ProtoMessage() {}
 
 func (x *ChangeTagsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[9]
+	mi := &file_otad_v1_device_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +663,7 @@ func (x *ChangeTagsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeTagsRequest.ProtoReflect.Descriptor instead.
 func (*ChangeTagsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{9}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ChangeTagsRequest) GetId() string {
@@ -627,7 +696,7 @@ type ChangeTagsResponse struct {
 
 func (x *ChangeTagsResponse) Reset() {
 	*x = ChangeTagsResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +708,7 @@ func (x *ChangeTagsResponse) String() string {
 func (*ChangeTagsResponse) ProtoMessage() {}
 
 func (x *ChangeTagsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[10]
+	mi := &file_otad_v1_device_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +721,7 @@ func (x *ChangeTagsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeTagsResponse.ProtoReflect.Descriptor instead.
 func (*ChangeTagsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{10}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ChangeTagsResponse) GetDevice() *Device {
@@ -673,7 +742,7 @@ type CreateDeviceRequest struct {
 
 func (x *CreateDeviceRequest) Reset() {
 	*x = CreateDeviceRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +754,7 @@ func (x *CreateDeviceRequest) String() string {
 func (*CreateDeviceRequest) ProtoMessage() {}
 
 func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[11]
+	mi := &file_otad_v1_device_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +767,7 @@ func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeviceRequest.ProtoReflect.Descriptor instead.
 func (*CreateDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{11}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateDeviceRequest) GetId() string {
@@ -731,7 +800,7 @@ type CreateDeviceResponse struct {
 
 func (x *CreateDeviceResponse) Reset() {
 	*x = CreateDeviceResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +812,7 @@ func (x *CreateDeviceResponse) String() string {
 func (*CreateDeviceResponse) ProtoMessage() {}
 
 func (x *CreateDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[12]
+	mi := &file_otad_v1_device_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +825,7 @@ func (x *CreateDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeviceResponse.ProtoReflect.Descriptor instead.
 func (*CreateDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{12}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateDeviceResponse) GetDevice() *Device {
@@ -781,7 +850,7 @@ type DeviceCredential struct {
 
 func (x *DeviceCredential) Reset() {
 	*x = DeviceCredential{}
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +862,7 @@ func (x *DeviceCredential) String() string {
 func (*DeviceCredential) ProtoMessage() {}
 
 func (x *DeviceCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[13]
+	mi := &file_otad_v1_device_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +875,7 @@ func (x *DeviceCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceCredential.ProtoReflect.Descriptor instead.
 func (*DeviceCredential) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{13}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeviceCredential) GetId() string {
@@ -854,7 +923,7 @@ type SetDevicePasswordRequest struct {
 
 func (x *SetDevicePasswordRequest) Reset() {
 	*x = SetDevicePasswordRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[14]
+	mi := &file_otad_v1_device_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +935,7 @@ func (x *SetDevicePasswordRequest) String() string {
 func (*SetDevicePasswordRequest) ProtoMessage() {}
 
 func (x *SetDevicePasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[14]
+	mi := &file_otad_v1_device_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +948,7 @@ func (x *SetDevicePasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDevicePasswordRequest.ProtoReflect.Descriptor instead.
 func (*SetDevicePasswordRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{14}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetDevicePasswordRequest) GetDeviceId() string {
@@ -906,7 +975,7 @@ type SetDevicePasswordResponse struct {
 
 func (x *SetDevicePasswordResponse) Reset() {
 	*x = SetDevicePasswordResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[15]
+	mi := &file_otad_v1_device_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +987,7 @@ func (x *SetDevicePasswordResponse) String() string {
 func (*SetDevicePasswordResponse) ProtoMessage() {}
 
 func (x *SetDevicePasswordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[15]
+	mi := &file_otad_v1_device_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1000,7 @@ func (x *SetDevicePasswordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDevicePasswordResponse.ProtoReflect.Descriptor instead.
 func (*SetDevicePasswordResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{15}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetDevicePasswordResponse) GetCredential() *DeviceCredential {
@@ -958,7 +1027,7 @@ type AddDeviceKeyRequest struct {
 
 func (x *AddDeviceKeyRequest) Reset() {
 	*x = AddDeviceKeyRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[16]
+	mi := &file_otad_v1_device_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1039,7 @@ func (x *AddDeviceKeyRequest) String() string {
 func (*AddDeviceKeyRequest) ProtoMessage() {}
 
 func (x *AddDeviceKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[16]
+	mi := &file_otad_v1_device_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1052,7 @@ func (x *AddDeviceKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDeviceKeyRequest.ProtoReflect.Descriptor instead.
 func (*AddDeviceKeyRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{16}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddDeviceKeyRequest) GetDeviceId() string {
@@ -1009,7 +1078,7 @@ type AddDeviceKeyResponse struct {
 
 func (x *AddDeviceKeyResponse) Reset() {
 	*x = AddDeviceKeyResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[17]
+	mi := &file_otad_v1_device_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1090,7 @@ func (x *AddDeviceKeyResponse) String() string {
 func (*AddDeviceKeyResponse) ProtoMessage() {}
 
 func (x *AddDeviceKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[17]
+	mi := &file_otad_v1_device_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1103,7 @@ func (x *AddDeviceKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDeviceKeyResponse.ProtoReflect.Descriptor instead.
 func (*AddDeviceKeyResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{17}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddDeviceKeyResponse) GetCredential() *DeviceCredential {
@@ -1053,7 +1122,7 @@ type ListDeviceCredentialsRequest struct {
 
 func (x *ListDeviceCredentialsRequest) Reset() {
 	*x = ListDeviceCredentialsRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[18]
+	mi := &file_otad_v1_device_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1134,7 @@ func (x *ListDeviceCredentialsRequest) String() string {
 func (*ListDeviceCredentialsRequest) ProtoMessage() {}
 
 func (x *ListDeviceCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[18]
+	mi := &file_otad_v1_device_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1147,7 @@ func (x *ListDeviceCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListDeviceCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{18}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListDeviceCredentialsRequest) GetDeviceId() string {
@@ -1097,7 +1166,7 @@ type ListDeviceCredentialsResponse struct {
 
 func (x *ListDeviceCredentialsResponse) Reset() {
 	*x = ListDeviceCredentialsResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[19]
+	mi := &file_otad_v1_device_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1178,7 @@ func (x *ListDeviceCredentialsResponse) String() string {
 func (*ListDeviceCredentialsResponse) ProtoMessage() {}
 
 func (x *ListDeviceCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[19]
+	mi := &file_otad_v1_device_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1191,7 @@ func (x *ListDeviceCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListDeviceCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{19}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListDeviceCredentialsResponse) GetCredentials() []*DeviceCredential {
@@ -1142,7 +1211,7 @@ type DeleteDeviceCredentialRequest struct {
 
 func (x *DeleteDeviceCredentialRequest) Reset() {
 	*x = DeleteDeviceCredentialRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[20]
+	mi := &file_otad_v1_device_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1223,7 @@ func (x *DeleteDeviceCredentialRequest) String() string {
 func (*DeleteDeviceCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteDeviceCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[20]
+	mi := &file_otad_v1_device_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1236,7 @@ func (x *DeleteDeviceCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeviceCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeviceCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{20}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteDeviceCredentialRequest) GetDeviceId() string {
@@ -1192,7 +1261,7 @@ type DeleteDeviceCredentialResponse struct {
 
 func (x *DeleteDeviceCredentialResponse) Reset() {
 	*x = DeleteDeviceCredentialResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[21]
+	mi := &file_otad_v1_device_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1273,7 @@ func (x *DeleteDeviceCredentialResponse) String() string {
 func (*DeleteDeviceCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteDeviceCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[21]
+	mi := &file_otad_v1_device_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1286,7 @@ func (x *DeleteDeviceCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeviceCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDeviceCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{21}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{22}
 }
 
 // JwtIssuer is a party whose JWTs say which device somebody is.
@@ -1233,7 +1302,7 @@ type JwtIssuer struct {
 
 func (x *JwtIssuer) Reset() {
 	*x = JwtIssuer{}
-	mi := &file_otad_v1_device_proto_msgTypes[22]
+	mi := &file_otad_v1_device_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1314,7 @@ func (x *JwtIssuer) String() string {
 func (*JwtIssuer) ProtoMessage() {}
 
 func (x *JwtIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[22]
+	mi := &file_otad_v1_device_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1327,7 @@ func (x *JwtIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtIssuer.ProtoReflect.Descriptor instead.
 func (*JwtIssuer) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{22}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JwtIssuer) GetName() string {
@@ -1300,7 +1369,7 @@ type CreateJwtIssuerRequest struct {
 
 func (x *CreateJwtIssuerRequest) Reset() {
 	*x = CreateJwtIssuerRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[23]
+	mi := &file_otad_v1_device_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1381,7 @@ func (x *CreateJwtIssuerRequest) String() string {
 func (*CreateJwtIssuerRequest) ProtoMessage() {}
 
 func (x *CreateJwtIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[23]
+	mi := &file_otad_v1_device_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1394,7 @@ func (x *CreateJwtIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJwtIssuerRequest.ProtoReflect.Descriptor instead.
 func (*CreateJwtIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{23}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateJwtIssuerRequest) GetName() string {
@@ -1358,7 +1427,7 @@ type CreateJwtIssuerResponse struct {
 
 func (x *CreateJwtIssuerResponse) Reset() {
 	*x = CreateJwtIssuerResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[24]
+	mi := &file_otad_v1_device_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1439,7 @@ func (x *CreateJwtIssuerResponse) String() string {
 func (*CreateJwtIssuerResponse) ProtoMessage() {}
 
 func (x *CreateJwtIssuerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[24]
+	mi := &file_otad_v1_device_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1452,7 @@ func (x *CreateJwtIssuerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJwtIssuerResponse.ProtoReflect.Descriptor instead.
 func (*CreateJwtIssuerResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{24}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateJwtIssuerResponse) GetIssuer() *JwtIssuer {
@@ -1401,7 +1470,7 @@ type ListJwtIssuersRequest struct {
 
 func (x *ListJwtIssuersRequest) Reset() {
 	*x = ListJwtIssuersRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[25]
+	mi := &file_otad_v1_device_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1482,7 @@ func (x *ListJwtIssuersRequest) String() string {
 func (*ListJwtIssuersRequest) ProtoMessage() {}
 
 func (x *ListJwtIssuersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[25]
+	mi := &file_otad_v1_device_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1495,7 @@ func (x *ListJwtIssuersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJwtIssuersRequest.ProtoReflect.Descriptor instead.
 func (*ListJwtIssuersRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{25}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{26}
 }
 
 type ListJwtIssuersResponse struct {
@@ -1438,7 +1507,7 @@ type ListJwtIssuersResponse struct {
 
 func (x *ListJwtIssuersResponse) Reset() {
 	*x = ListJwtIssuersResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[26]
+	mi := &file_otad_v1_device_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1519,7 @@ func (x *ListJwtIssuersResponse) String() string {
 func (*ListJwtIssuersResponse) ProtoMessage() {}
 
 func (x *ListJwtIssuersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[26]
+	mi := &file_otad_v1_device_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1532,7 @@ func (x *ListJwtIssuersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJwtIssuersResponse.ProtoReflect.Descriptor instead.
 func (*ListJwtIssuersResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{26}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListJwtIssuersResponse) GetIssuers() []*JwtIssuer {
@@ -1482,7 +1551,7 @@ type DeleteJwtIssuerRequest struct {
 
 func (x *DeleteJwtIssuerRequest) Reset() {
 	*x = DeleteJwtIssuerRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[27]
+	mi := &file_otad_v1_device_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1563,7 @@ func (x *DeleteJwtIssuerRequest) String() string {
 func (*DeleteJwtIssuerRequest) ProtoMessage() {}
 
 func (x *DeleteJwtIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[27]
+	mi := &file_otad_v1_device_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1576,7 @@ func (x *DeleteJwtIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJwtIssuerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJwtIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{27}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteJwtIssuerRequest) GetName() string {
@@ -1525,7 +1594,7 @@ type DeleteJwtIssuerResponse struct {
 
 func (x *DeleteJwtIssuerResponse) Reset() {
 	*x = DeleteJwtIssuerResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[28]
+	mi := &file_otad_v1_device_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1606,7 @@ func (x *DeleteJwtIssuerResponse) String() string {
 func (*DeleteJwtIssuerResponse) ProtoMessage() {}
 
 func (x *DeleteJwtIssuerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[28]
+	mi := &file_otad_v1_device_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1619,7 @@ func (x *DeleteJwtIssuerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJwtIssuerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJwtIssuerResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{28}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{29}
 }
 
 type EnrollmentToken struct {
@@ -1569,7 +1638,7 @@ type EnrollmentToken struct {
 
 func (x *EnrollmentToken) Reset() {
 	*x = EnrollmentToken{}
-	mi := &file_otad_v1_device_proto_msgTypes[29]
+	mi := &file_otad_v1_device_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1650,7 @@ func (x *EnrollmentToken) String() string {
 func (*EnrollmentToken) ProtoMessage() {}
 
 func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[29]
+	mi := &file_otad_v1_device_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1663,7 @@ func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
 func (*EnrollmentToken) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{29}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EnrollmentToken) GetId() string {
@@ -1669,7 +1738,7 @@ type CreateEnrollmentTokenRequest struct {
 
 func (x *CreateEnrollmentTokenRequest) Reset() {
 	*x = CreateEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[30]
+	mi := &file_otad_v1_device_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1750,7 @@ func (x *CreateEnrollmentTokenRequest) String() string {
 func (*CreateEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[30]
+	mi := &file_otad_v1_device_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1763,7 @@ func (x *CreateEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{30}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateEnrollmentTokenRequest) GetUses() int32 {
@@ -1750,7 +1819,7 @@ type CreateEnrollmentTokenResponse struct {
 
 func (x *CreateEnrollmentTokenResponse) Reset() {
 	*x = CreateEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[31]
+	mi := &file_otad_v1_device_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1831,7 @@ func (x *CreateEnrollmentTokenResponse) String() string {
 func (*CreateEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[31]
+	mi := &file_otad_v1_device_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1844,7 @@ func (x *CreateEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{31}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateEnrollmentTokenResponse) GetToken() *EnrollmentToken {
@@ -1816,7 +1885,7 @@ type DeviceEvent struct {
 
 func (x *DeviceEvent) Reset() {
 	*x = DeviceEvent{}
-	mi := &file_otad_v1_device_proto_msgTypes[32]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1897,7 @@ func (x *DeviceEvent) String() string {
 func (*DeviceEvent) ProtoMessage() {}
 
 func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[32]
+	mi := &file_otad_v1_device_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1910,7 @@ func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceEvent.ProtoReflect.Descriptor instead.
 func (*DeviceEvent) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{32}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeviceEvent) GetPosition() int64 {
@@ -1911,7 +1980,7 @@ type ListDeviceEventsRequest struct {
 
 func (x *ListDeviceEventsRequest) Reset() {
 	*x = ListDeviceEventsRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[33]
+	mi := &file_otad_v1_device_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1992,7 @@ func (x *ListDeviceEventsRequest) String() string {
 func (*ListDeviceEventsRequest) ProtoMessage() {}
 
 func (x *ListDeviceEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[33]
+	mi := &file_otad_v1_device_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2005,7 @@ func (x *ListDeviceEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListDeviceEventsRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{33}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListDeviceEventsRequest) GetId() string {
@@ -1970,7 +2039,7 @@ type ListDeviceEventsResponse struct {
 
 func (x *ListDeviceEventsResponse) Reset() {
 	*x = ListDeviceEventsResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[34]
+	mi := &file_otad_v1_device_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2051,7 @@ func (x *ListDeviceEventsResponse) String() string {
 func (*ListDeviceEventsResponse) ProtoMessage() {}
 
 func (x *ListDeviceEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[34]
+	mi := &file_otad_v1_device_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2064,7 @@ func (x *ListDeviceEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeviceEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListDeviceEventsResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{34}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListDeviceEventsResponse) GetEvents() []*DeviceEvent {
@@ -2020,7 +2089,7 @@ type ListEnrollmentTokensRequest struct {
 
 func (x *ListEnrollmentTokensRequest) Reset() {
 	*x = ListEnrollmentTokensRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[35]
+	mi := &file_otad_v1_device_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2101,7 @@ func (x *ListEnrollmentTokensRequest) String() string {
 func (*ListEnrollmentTokensRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[35]
+	mi := &file_otad_v1_device_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2114,7 @@ func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{35}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{36}
 }
 
 type ListEnrollmentTokensResponse struct {
@@ -2057,7 +2126,7 @@ type ListEnrollmentTokensResponse struct {
 
 func (x *ListEnrollmentTokensResponse) Reset() {
 	*x = ListEnrollmentTokensResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[36]
+	mi := &file_otad_v1_device_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2138,7 @@ func (x *ListEnrollmentTokensResponse) String() string {
 func (*ListEnrollmentTokensResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[36]
+	mi := &file_otad_v1_device_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2151,7 @@ func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{36}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListEnrollmentTokensResponse) GetTokens() []*EnrollmentToken {
@@ -2101,7 +2170,7 @@ type RevokeEnrollmentTokenRequest struct {
 
 func (x *RevokeEnrollmentTokenRequest) Reset() {
 	*x = RevokeEnrollmentTokenRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[37]
+	mi := &file_otad_v1_device_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2182,7 @@ func (x *RevokeEnrollmentTokenRequest) String() string {
 func (*RevokeEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[37]
+	mi := &file_otad_v1_device_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2195,7 @@ func (x *RevokeEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{37}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RevokeEnrollmentTokenRequest) GetId() string {
@@ -2144,7 +2213,7 @@ type RevokeEnrollmentTokenResponse struct {
 
 func (x *RevokeEnrollmentTokenResponse) Reset() {
 	*x = RevokeEnrollmentTokenResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[38]
+	mi := &file_otad_v1_device_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2225,7 @@ func (x *RevokeEnrollmentTokenResponse) String() string {
 func (*RevokeEnrollmentTokenResponse) ProtoMessage() {}
 
 func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[38]
+	mi := &file_otad_v1_device_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2238,7 @@ func (x *RevokeEnrollmentTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEnrollmentTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeEnrollmentTokenResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{38}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{39}
 }
 
 type ExplainDeviceRequest struct {
@@ -2181,7 +2250,7 @@ type ExplainDeviceRequest struct {
 
 func (x *ExplainDeviceRequest) Reset() {
 	*x = ExplainDeviceRequest{}
-	mi := &file_otad_v1_device_proto_msgTypes[39]
+	mi := &file_otad_v1_device_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2262,7 @@ func (x *ExplainDeviceRequest) String() string {
 func (*ExplainDeviceRequest) ProtoMessage() {}
 
 func (x *ExplainDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[39]
+	mi := &file_otad_v1_device_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2275,7 @@ func (x *ExplainDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainDeviceRequest.ProtoReflect.Descriptor instead.
 func (*ExplainDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{39}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExplainDeviceRequest) GetId() string {
@@ -2225,7 +2294,7 @@ type ExplainDeviceResponse struct {
 
 func (x *ExplainDeviceResponse) Reset() {
 	*x = ExplainDeviceResponse{}
-	mi := &file_otad_v1_device_proto_msgTypes[40]
+	mi := &file_otad_v1_device_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2306,7 @@ func (x *ExplainDeviceResponse) String() string {
 func (*ExplainDeviceResponse) ProtoMessage() {}
 
 func (x *ExplainDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[40]
+	mi := &file_otad_v1_device_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2319,7 @@ func (x *ExplainDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainDeviceResponse.ProtoReflect.Descriptor instead.
 func (*ExplainDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{40}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExplainDeviceResponse) GetBecause() []*Because {
@@ -2279,7 +2348,7 @@ type Because struct {
 
 func (x *Because) Reset() {
 	*x = Because{}
-	mi := &file_otad_v1_device_proto_msgTypes[41]
+	mi := &file_otad_v1_device_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2360,7 @@ func (x *Because) String() string {
 func (*Because) ProtoMessage() {}
 
 func (x *Because) ProtoReflect() protoreflect.Message {
-	mi := &file_otad_v1_device_proto_msgTypes[41]
+	mi := &file_otad_v1_device_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2373,7 @@ func (x *Because) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Because.ProtoReflect.Descriptor instead.
 func (*Because) Descriptor() ([]byte, []int) {
-	return file_otad_v1_device_proto_rawDescGZIP(), []int{41}
+	return file_otad_v1_device_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Because) GetRolloutId() string {
@@ -2416,10 +2485,16 @@ const file_otad_v1_device_proto_rawDesc = "" +
 	"\x14CountDevicesResponse\x12\x18\n" +
 	"\adevices\x18\x01 \x01(\x03R\adevices\"\"\n" +
 	"\x10GetDeviceRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"T\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"z\n" +
 	"\x11GetDeviceResponse\x12'\n" +
 	"\x06device\x18\x01 \x01(\v2\x0f.otad.v1.DeviceR\x06device\x12\x16\n" +
-	"\x06groups\x18\x02 \x03(\tR\x06groups\"%\n" +
+	"\x06groups\x18\x02 \x03(\tR\x06groups\x12$\n" +
+	"\x05drift\x18\x03 \x01(\v2\x0e.otad.v1.DriftR\x05drift\"t\n" +
+	"\x05Drift\x12\x1d\n" +
+	"\n" +
+	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1a\n" +
+	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"%\n" +
 	"\x13RevokeDeviceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
 	"\x14RevokeDeviceResponse\x12'\n" +
@@ -2599,7 +2674,7 @@ func file_otad_v1_device_proto_rawDescGZIP() []byte {
 	return file_otad_v1_device_proto_rawDescData
 }
 
-var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_otad_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_otad_v1_device_proto_goTypes = []any{
 	(*Device)(nil),                         // 0: otad.v1.Device
 	(*ListDevicesRequest)(nil),             // 1: otad.v1.ListDevicesRequest
@@ -2608,127 +2683,130 @@ var file_otad_v1_device_proto_goTypes = []any{
 	(*CountDevicesResponse)(nil),           // 4: otad.v1.CountDevicesResponse
 	(*GetDeviceRequest)(nil),               // 5: otad.v1.GetDeviceRequest
 	(*GetDeviceResponse)(nil),              // 6: otad.v1.GetDeviceResponse
-	(*RevokeDeviceRequest)(nil),            // 7: otad.v1.RevokeDeviceRequest
-	(*RevokeDeviceResponse)(nil),           // 8: otad.v1.RevokeDeviceResponse
-	(*ChangeTagsRequest)(nil),              // 9: otad.v1.ChangeTagsRequest
-	(*ChangeTagsResponse)(nil),             // 10: otad.v1.ChangeTagsResponse
-	(*CreateDeviceRequest)(nil),            // 11: otad.v1.CreateDeviceRequest
-	(*CreateDeviceResponse)(nil),           // 12: otad.v1.CreateDeviceResponse
-	(*DeviceCredential)(nil),               // 13: otad.v1.DeviceCredential
-	(*SetDevicePasswordRequest)(nil),       // 14: otad.v1.SetDevicePasswordRequest
-	(*SetDevicePasswordResponse)(nil),      // 15: otad.v1.SetDevicePasswordResponse
-	(*AddDeviceKeyRequest)(nil),            // 16: otad.v1.AddDeviceKeyRequest
-	(*AddDeviceKeyResponse)(nil),           // 17: otad.v1.AddDeviceKeyResponse
-	(*ListDeviceCredentialsRequest)(nil),   // 18: otad.v1.ListDeviceCredentialsRequest
-	(*ListDeviceCredentialsResponse)(nil),  // 19: otad.v1.ListDeviceCredentialsResponse
-	(*DeleteDeviceCredentialRequest)(nil),  // 20: otad.v1.DeleteDeviceCredentialRequest
-	(*DeleteDeviceCredentialResponse)(nil), // 21: otad.v1.DeleteDeviceCredentialResponse
-	(*JwtIssuer)(nil),                      // 22: otad.v1.JwtIssuer
-	(*CreateJwtIssuerRequest)(nil),         // 23: otad.v1.CreateJwtIssuerRequest
-	(*CreateJwtIssuerResponse)(nil),        // 24: otad.v1.CreateJwtIssuerResponse
-	(*ListJwtIssuersRequest)(nil),          // 25: otad.v1.ListJwtIssuersRequest
-	(*ListJwtIssuersResponse)(nil),         // 26: otad.v1.ListJwtIssuersResponse
-	(*DeleteJwtIssuerRequest)(nil),         // 27: otad.v1.DeleteJwtIssuerRequest
-	(*DeleteJwtIssuerResponse)(nil),        // 28: otad.v1.DeleteJwtIssuerResponse
-	(*EnrollmentToken)(nil),                // 29: otad.v1.EnrollmentToken
-	(*CreateEnrollmentTokenRequest)(nil),   // 30: otad.v1.CreateEnrollmentTokenRequest
-	(*CreateEnrollmentTokenResponse)(nil),  // 31: otad.v1.CreateEnrollmentTokenResponse
-	(*DeviceEvent)(nil),                    // 32: otad.v1.DeviceEvent
-	(*ListDeviceEventsRequest)(nil),        // 33: otad.v1.ListDeviceEventsRequest
-	(*ListDeviceEventsResponse)(nil),       // 34: otad.v1.ListDeviceEventsResponse
-	(*ListEnrollmentTokensRequest)(nil),    // 35: otad.v1.ListEnrollmentTokensRequest
-	(*ListEnrollmentTokensResponse)(nil),   // 36: otad.v1.ListEnrollmentTokensResponse
-	(*RevokeEnrollmentTokenRequest)(nil),   // 37: otad.v1.RevokeEnrollmentTokenRequest
-	(*RevokeEnrollmentTokenResponse)(nil),  // 38: otad.v1.RevokeEnrollmentTokenResponse
-	(*ExplainDeviceRequest)(nil),           // 39: otad.v1.ExplainDeviceRequest
-	(*ExplainDeviceResponse)(nil),          // 40: otad.v1.ExplainDeviceResponse
-	(*Because)(nil),                        // 41: otad.v1.Because
-	nil,                                    // 42: otad.v1.Device.TagsEntry
-	nil,                                    // 43: otad.v1.ChangeTagsRequest.SetEntry
-	nil,                                    // 44: otad.v1.CreateDeviceRequest.TagsEntry
-	nil,                                    // 45: otad.v1.EnrollmentToken.TagsEntry
-	nil,                                    // 46: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	(*timestamppb.Timestamp)(nil),          // 47: google.protobuf.Timestamp
-	(*DeleteDeviceRequest)(nil),            // 48: otad.v1.DeleteDeviceRequest
-	(*DeleteDeviceResponse)(nil),           // 49: otad.v1.DeleteDeviceResponse
+	(*Drift)(nil),                          // 7: otad.v1.Drift
+	(*RevokeDeviceRequest)(nil),            // 8: otad.v1.RevokeDeviceRequest
+	(*RevokeDeviceResponse)(nil),           // 9: otad.v1.RevokeDeviceResponse
+	(*ChangeTagsRequest)(nil),              // 10: otad.v1.ChangeTagsRequest
+	(*ChangeTagsResponse)(nil),             // 11: otad.v1.ChangeTagsResponse
+	(*CreateDeviceRequest)(nil),            // 12: otad.v1.CreateDeviceRequest
+	(*CreateDeviceResponse)(nil),           // 13: otad.v1.CreateDeviceResponse
+	(*DeviceCredential)(nil),               // 14: otad.v1.DeviceCredential
+	(*SetDevicePasswordRequest)(nil),       // 15: otad.v1.SetDevicePasswordRequest
+	(*SetDevicePasswordResponse)(nil),      // 16: otad.v1.SetDevicePasswordResponse
+	(*AddDeviceKeyRequest)(nil),            // 17: otad.v1.AddDeviceKeyRequest
+	(*AddDeviceKeyResponse)(nil),           // 18: otad.v1.AddDeviceKeyResponse
+	(*ListDeviceCredentialsRequest)(nil),   // 19: otad.v1.ListDeviceCredentialsRequest
+	(*ListDeviceCredentialsResponse)(nil),  // 20: otad.v1.ListDeviceCredentialsResponse
+	(*DeleteDeviceCredentialRequest)(nil),  // 21: otad.v1.DeleteDeviceCredentialRequest
+	(*DeleteDeviceCredentialResponse)(nil), // 22: otad.v1.DeleteDeviceCredentialResponse
+	(*JwtIssuer)(nil),                      // 23: otad.v1.JwtIssuer
+	(*CreateJwtIssuerRequest)(nil),         // 24: otad.v1.CreateJwtIssuerRequest
+	(*CreateJwtIssuerResponse)(nil),        // 25: otad.v1.CreateJwtIssuerResponse
+	(*ListJwtIssuersRequest)(nil),          // 26: otad.v1.ListJwtIssuersRequest
+	(*ListJwtIssuersResponse)(nil),         // 27: otad.v1.ListJwtIssuersResponse
+	(*DeleteJwtIssuerRequest)(nil),         // 28: otad.v1.DeleteJwtIssuerRequest
+	(*DeleteJwtIssuerResponse)(nil),        // 29: otad.v1.DeleteJwtIssuerResponse
+	(*EnrollmentToken)(nil),                // 30: otad.v1.EnrollmentToken
+	(*CreateEnrollmentTokenRequest)(nil),   // 31: otad.v1.CreateEnrollmentTokenRequest
+	(*CreateEnrollmentTokenResponse)(nil),  // 32: otad.v1.CreateEnrollmentTokenResponse
+	(*DeviceEvent)(nil),                    // 33: otad.v1.DeviceEvent
+	(*ListDeviceEventsRequest)(nil),        // 34: otad.v1.ListDeviceEventsRequest
+	(*ListDeviceEventsResponse)(nil),       // 35: otad.v1.ListDeviceEventsResponse
+	(*ListEnrollmentTokensRequest)(nil),    // 36: otad.v1.ListEnrollmentTokensRequest
+	(*ListEnrollmentTokensResponse)(nil),   // 37: otad.v1.ListEnrollmentTokensResponse
+	(*RevokeEnrollmentTokenRequest)(nil),   // 38: otad.v1.RevokeEnrollmentTokenRequest
+	(*RevokeEnrollmentTokenResponse)(nil),  // 39: otad.v1.RevokeEnrollmentTokenResponse
+	(*ExplainDeviceRequest)(nil),           // 40: otad.v1.ExplainDeviceRequest
+	(*ExplainDeviceResponse)(nil),          // 41: otad.v1.ExplainDeviceResponse
+	(*Because)(nil),                        // 42: otad.v1.Because
+	nil,                                    // 43: otad.v1.Device.TagsEntry
+	nil,                                    // 44: otad.v1.ChangeTagsRequest.SetEntry
+	nil,                                    // 45: otad.v1.CreateDeviceRequest.TagsEntry
+	nil,                                    // 46: otad.v1.EnrollmentToken.TagsEntry
+	nil,                                    // 47: otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	(*timestamppb.Timestamp)(nil),          // 48: google.protobuf.Timestamp
+	(*DeleteDeviceRequest)(nil),            // 49: otad.v1.DeleteDeviceRequest
+	(*DeleteDeviceResponse)(nil),           // 50: otad.v1.DeleteDeviceResponse
 }
 var file_otad_v1_device_proto_depIdxs = []int32{
-	42, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
-	47, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	47, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	47, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
-	47, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
+	43, // 0: otad.v1.Device.tags:type_name -> otad.v1.Device.TagsEntry
+	48, // 1: otad.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	48, // 2: otad.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	48, // 3: otad.v1.Device.revoked_at:type_name -> google.protobuf.Timestamp
+	48, // 4: otad.v1.Device.since:type_name -> google.protobuf.Timestamp
 	0,  // 5: otad.v1.ListDevicesResponse.devices:type_name -> otad.v1.Device
 	0,  // 6: otad.v1.GetDeviceResponse.device:type_name -> otad.v1.Device
-	0,  // 7: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
-	43, // 8: otad.v1.ChangeTagsRequest.set:type_name -> otad.v1.ChangeTagsRequest.SetEntry
-	0,  // 9: otad.v1.ChangeTagsResponse.device:type_name -> otad.v1.Device
-	44, // 10: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
-	0,  // 11: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
-	47, // 12: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
-	13, // 13: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
-	13, // 14: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
-	13, // 15: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
-	47, // 16: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
-	22, // 17: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
-	22, // 18: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
-	45, // 19: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
-	47, // 20: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	47, // 21: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	47, // 22: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
-	46, // 23: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
-	47, // 24: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	29, // 25: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
-	47, // 26: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
-	47, // 27: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
-	32, // 28: otad.v1.ListDeviceEventsResponse.events:type_name -> otad.v1.DeviceEvent
-	29, // 29: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
-	41, // 30: otad.v1.ExplainDeviceResponse.because:type_name -> otad.v1.Because
-	47, // 31: otad.v1.Because.until:type_name -> google.protobuf.Timestamp
-	47, // 32: otad.v1.Because.since:type_name -> google.protobuf.Timestamp
-	1,  // 33: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
-	3,  // 34: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
-	5,  // 35: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
-	39, // 36: otad.v1.DeviceService.ExplainDevice:input_type -> otad.v1.ExplainDeviceRequest
-	7,  // 37: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
-	48, // 38: otad.v1.DeviceService.DeleteDevice:input_type -> otad.v1.DeleteDeviceRequest
-	9,  // 39: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
-	11, // 40: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
-	14, // 41: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
-	16, // 42: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
-	18, // 43: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
-	20, // 44: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
-	23, // 45: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
-	25, // 46: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
-	27, // 47: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
-	33, // 48: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
-	30, // 49: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
-	35, // 50: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
-	37, // 51: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
-	2,  // 52: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
-	4,  // 53: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
-	6,  // 54: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
-	40, // 55: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
-	8,  // 56: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
-	49, // 57: otad.v1.DeviceService.DeleteDevice:output_type -> otad.v1.DeleteDeviceResponse
-	10, // 58: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
-	12, // 59: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
-	15, // 60: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
-	17, // 61: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
-	19, // 62: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
-	21, // 63: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
-	24, // 64: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
-	26, // 65: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
-	28, // 66: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
-	34, // 67: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
-	31, // 68: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
-	36, // 69: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
-	38, // 70: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
-	52, // [52:71] is the sub-list for method output_type
-	33, // [33:52] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	7,  // 7: otad.v1.GetDeviceResponse.drift:type_name -> otad.v1.Drift
+	48, // 8: otad.v1.Drift.since:type_name -> google.protobuf.Timestamp
+	0,  // 9: otad.v1.RevokeDeviceResponse.device:type_name -> otad.v1.Device
+	44, // 10: otad.v1.ChangeTagsRequest.set:type_name -> otad.v1.ChangeTagsRequest.SetEntry
+	0,  // 11: otad.v1.ChangeTagsResponse.device:type_name -> otad.v1.Device
+	45, // 12: otad.v1.CreateDeviceRequest.tags:type_name -> otad.v1.CreateDeviceRequest.TagsEntry
+	0,  // 13: otad.v1.CreateDeviceResponse.device:type_name -> otad.v1.Device
+	48, // 14: otad.v1.DeviceCredential.created_at:type_name -> google.protobuf.Timestamp
+	14, // 15: otad.v1.SetDevicePasswordResponse.credential:type_name -> otad.v1.DeviceCredential
+	14, // 16: otad.v1.AddDeviceKeyResponse.credential:type_name -> otad.v1.DeviceCredential
+	14, // 17: otad.v1.ListDeviceCredentialsResponse.credentials:type_name -> otad.v1.DeviceCredential
+	48, // 18: otad.v1.JwtIssuer.created_at:type_name -> google.protobuf.Timestamp
+	23, // 19: otad.v1.CreateJwtIssuerResponse.issuer:type_name -> otad.v1.JwtIssuer
+	23, // 20: otad.v1.ListJwtIssuersResponse.issuers:type_name -> otad.v1.JwtIssuer
+	46, // 21: otad.v1.EnrollmentToken.tags:type_name -> otad.v1.EnrollmentToken.TagsEntry
+	48, // 22: otad.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	48, // 23: otad.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 24: otad.v1.EnrollmentToken.revoked_at:type_name -> google.protobuf.Timestamp
+	47, // 25: otad.v1.CreateEnrollmentTokenRequest.tags:type_name -> otad.v1.CreateEnrollmentTokenRequest.TagsEntry
+	48, // 26: otad.v1.CreateEnrollmentTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 27: otad.v1.CreateEnrollmentTokenResponse.token:type_name -> otad.v1.EnrollmentToken
+	48, // 28: otad.v1.DeviceEvent.at:type_name -> google.protobuf.Timestamp
+	48, // 29: otad.v1.DeviceEvent.received_at:type_name -> google.protobuf.Timestamp
+	33, // 30: otad.v1.ListDeviceEventsResponse.events:type_name -> otad.v1.DeviceEvent
+	30, // 31: otad.v1.ListEnrollmentTokensResponse.tokens:type_name -> otad.v1.EnrollmentToken
+	42, // 32: otad.v1.ExplainDeviceResponse.because:type_name -> otad.v1.Because
+	48, // 33: otad.v1.Because.until:type_name -> google.protobuf.Timestamp
+	48, // 34: otad.v1.Because.since:type_name -> google.protobuf.Timestamp
+	1,  // 35: otad.v1.DeviceService.ListDevices:input_type -> otad.v1.ListDevicesRequest
+	3,  // 36: otad.v1.DeviceService.CountDevices:input_type -> otad.v1.CountDevicesRequest
+	5,  // 37: otad.v1.DeviceService.GetDevice:input_type -> otad.v1.GetDeviceRequest
+	40, // 38: otad.v1.DeviceService.ExplainDevice:input_type -> otad.v1.ExplainDeviceRequest
+	8,  // 39: otad.v1.DeviceService.RevokeDevice:input_type -> otad.v1.RevokeDeviceRequest
+	49, // 40: otad.v1.DeviceService.DeleteDevice:input_type -> otad.v1.DeleteDeviceRequest
+	10, // 41: otad.v1.DeviceService.ChangeTags:input_type -> otad.v1.ChangeTagsRequest
+	12, // 42: otad.v1.DeviceService.CreateDevice:input_type -> otad.v1.CreateDeviceRequest
+	15, // 43: otad.v1.DeviceService.SetDevicePassword:input_type -> otad.v1.SetDevicePasswordRequest
+	17, // 44: otad.v1.DeviceService.AddDeviceKey:input_type -> otad.v1.AddDeviceKeyRequest
+	19, // 45: otad.v1.DeviceService.ListDeviceCredentials:input_type -> otad.v1.ListDeviceCredentialsRequest
+	21, // 46: otad.v1.DeviceService.DeleteDeviceCredential:input_type -> otad.v1.DeleteDeviceCredentialRequest
+	24, // 47: otad.v1.DeviceService.CreateJwtIssuer:input_type -> otad.v1.CreateJwtIssuerRequest
+	26, // 48: otad.v1.DeviceService.ListJwtIssuers:input_type -> otad.v1.ListJwtIssuersRequest
+	28, // 49: otad.v1.DeviceService.DeleteJwtIssuer:input_type -> otad.v1.DeleteJwtIssuerRequest
+	34, // 50: otad.v1.DeviceService.ListDeviceEvents:input_type -> otad.v1.ListDeviceEventsRequest
+	31, // 51: otad.v1.DeviceService.CreateEnrollmentToken:input_type -> otad.v1.CreateEnrollmentTokenRequest
+	36, // 52: otad.v1.DeviceService.ListEnrollmentTokens:input_type -> otad.v1.ListEnrollmentTokensRequest
+	38, // 53: otad.v1.DeviceService.RevokeEnrollmentToken:input_type -> otad.v1.RevokeEnrollmentTokenRequest
+	2,  // 54: otad.v1.DeviceService.ListDevices:output_type -> otad.v1.ListDevicesResponse
+	4,  // 55: otad.v1.DeviceService.CountDevices:output_type -> otad.v1.CountDevicesResponse
+	6,  // 56: otad.v1.DeviceService.GetDevice:output_type -> otad.v1.GetDeviceResponse
+	41, // 57: otad.v1.DeviceService.ExplainDevice:output_type -> otad.v1.ExplainDeviceResponse
+	9,  // 58: otad.v1.DeviceService.RevokeDevice:output_type -> otad.v1.RevokeDeviceResponse
+	50, // 59: otad.v1.DeviceService.DeleteDevice:output_type -> otad.v1.DeleteDeviceResponse
+	11, // 60: otad.v1.DeviceService.ChangeTags:output_type -> otad.v1.ChangeTagsResponse
+	13, // 61: otad.v1.DeviceService.CreateDevice:output_type -> otad.v1.CreateDeviceResponse
+	16, // 62: otad.v1.DeviceService.SetDevicePassword:output_type -> otad.v1.SetDevicePasswordResponse
+	18, // 63: otad.v1.DeviceService.AddDeviceKey:output_type -> otad.v1.AddDeviceKeyResponse
+	20, // 64: otad.v1.DeviceService.ListDeviceCredentials:output_type -> otad.v1.ListDeviceCredentialsResponse
+	22, // 65: otad.v1.DeviceService.DeleteDeviceCredential:output_type -> otad.v1.DeleteDeviceCredentialResponse
+	25, // 66: otad.v1.DeviceService.CreateJwtIssuer:output_type -> otad.v1.CreateJwtIssuerResponse
+	27, // 67: otad.v1.DeviceService.ListJwtIssuers:output_type -> otad.v1.ListJwtIssuersResponse
+	29, // 68: otad.v1.DeviceService.DeleteJwtIssuer:output_type -> otad.v1.DeleteJwtIssuerResponse
+	35, // 69: otad.v1.DeviceService.ListDeviceEvents:output_type -> otad.v1.ListDeviceEventsResponse
+	32, // 70: otad.v1.DeviceService.CreateEnrollmentToken:output_type -> otad.v1.CreateEnrollmentTokenResponse
+	37, // 71: otad.v1.DeviceService.ListEnrollmentTokens:output_type -> otad.v1.ListEnrollmentTokensResponse
+	39, // 72: otad.v1.DeviceService.RevokeEnrollmentToken:output_type -> otad.v1.RevokeEnrollmentTokenResponse
+	54, // [54:73] is the sub-list for method output_type
+	35, // [35:54] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_device_proto_init() }
@@ -2743,7 +2821,7 @@ func file_otad_v1_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_otad_v1_device_proto_rawDesc), len(file_otad_v1_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
