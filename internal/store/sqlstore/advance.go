@@ -35,7 +35,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		}
 	}
 	tries := 0
-	err = s.writer.doReading(ctx, reading{stops: a.Rollout.State != ota.RolloutRunning}, func(t *tx) error {
+	err = s.writer.doReading(ctx, reading{stops: a.Rollout.State != ota.RolloutRunning, alone: true}, func(t *tx) error {
 		tries++
 		old, err := scanRollout(t.row(selectRollout+` WHERE id = ?`+t.forUpdate("rollouts"), a.Rollout.ID))
 		switch {

@@ -31,7 +31,7 @@ func (s *Store) Cancel(ctx context.Context, r ota.Rollout, now time.Time, limit 
 	if err != nil {
 		return fleet.Cancelled{}, err
 	}
-	err = s.writer.do(ctx, func(t *tx) error {
+	err = s.writer.doAlone(ctx, func(t *tx) error {
 		done = fleet.Cancelled{}
 		older, err := t.waitsOlder(r)
 		if err != nil {

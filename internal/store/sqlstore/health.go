@@ -111,7 +111,7 @@ func scanMember(row row, r ota.Rollout, more ...any) (fleet.Surveyed, error) {
 
 // PutPairs implements fleet.HealthStore.
 func (s *Store) PutPairs(ctx context.Context, rolloutID string, pairs []fleet.Pair) error {
-	return s.writer.do(ctx, func(t *tx) error {
+	return s.writer.doAlone(ctx, func(t *tx) error {
 		if err := t.keepOut(t.w.dialect.Reach); err != nil { // no device goes before it is in its pair
 			return err
 		}

@@ -30,7 +30,7 @@ func (s *Store) Expire(ctx context.Context, now time.Time) (expired []ota.Execut
 	if next, err = expiry(s.row(ctx, selectExpiry)); err != nil || next.IsZero() || next.After(now) {
 		return nil, next, err
 	}
-	err = s.writer.do(ctx, func(t *tx) error {
+	err = s.writer.doAlone(ctx, func(t *tx) error {
 		if expired, err = t.expire(now); err != nil {
 			return err
 		}
