@@ -162,7 +162,7 @@ func (f *commandFlags) orderFile(a *app, args []string, dash int) (spec *otadv1.
 		return nil, "", err
 	}
 	if f.all {
-		r.Selector, f.lines.beside = "", append(f.lines.beside, "select")
+		r.Selector, f.lines.beside["select"] = "", "--all"
 	}
 	switch {
 	case r.Command == nil:

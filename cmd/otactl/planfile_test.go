@@ -126,7 +126,7 @@ func TestPlanFilesThatAreRefused(t *testing.T) {
 		"start: 2026-12-01T2:00:00Z":                 "line 1: start: ",
 		"timeout: -1h":                               "line 1: timeout: ",
 
-		"# none\n\nfirmware: gw@1":                                       "line 3: 0 stages: want 1 to 32; the least is one of 100%",
+		"# none\n\nfirmware: gw@1":                                       "stages is left out: 0 stages: want 1 to 32; the least is one of 100%",
 		"firmware: gw@1\nstages: []":                                     "line 2: 0 stages: ",
 		"firmware: gw@1\nstages: [{size: 5}, {size: 5}]":                 "line 2: stages must ascend: stage 2 is 5 after 5; sizes are cumulative",
 		"firmware: gw@1\nstages:\n- size: 50%\n- gate: 90%\n  size: 10%": "line 5: stages must ascend: stage 2 is 10% after 50%",

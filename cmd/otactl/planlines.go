@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +18,7 @@ import (
 type planLines struct {
 	file   string
 	root   *yaml.Node
-	beside []string // fields that were given beside the file, and count
+	beside map[string]string // fields that were given beside the file, and count, with how
 }
 
 func newPlanLines(b []byte) planLines {
@@ -30,11 +29,19 @@ func newPlanLines(b []byte) planLines {
 	return planLines{root: doc.Content[0]}
 }
 
-// locate puts the file and the line before an error about a part of the plan.
+// locate puts before an error about a part of the plan where that stands: the file and
+// the line, or the flag beside it; or that the file leaves it out.
 func (p planLines) locate(err error) error {
 	field := refusedField(err)
-	if p.root == nil || field == "" || slices.Contains(p.beside, fieldSteps(field)[0]) {
+	if p.root == nil || field == "" {
 		return err
+	}
+	part := fieldSteps(field)[0]
+	if flag, ok := p.beside[part]; ok {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	if given, _ := member(p.root, part); given == nil {
+		return fmt.Errorf("%s: %s is left out: %w", p.file, part, err)
 	}
 	return fmt.Errorf("%s: line %d: %w", p.file, p.line(field), err)
 }

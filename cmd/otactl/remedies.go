@@ -62,7 +62,10 @@ func subjectRemedy(code connect.Code, message string) string {
 // stateRemedy adds to the refusal of an act what an operator can do with the rollout as
 // it stands.
 func (c *client) stateRemedy(ctx context.Context, id string, err error) error {
-	if connect.CodeOf(err) != connect.CodeFailedPrecondition || refusedField(err) != "" {
+	switch field := refusedField(err); {
+	case field == "priority":
+		return hint(err, "otactl rollout edit %s replaces its plan, otactl rollout abort %[1]s drops it", id)
+	case connect.CodeOf(err) != connect.CodeFailedPrecondition, field != "":
 		return err
 	}
 	resp, failed := call(ctx, c.rollouts.GetRollout, &otadv1.GetRolloutRequest{Id: id})

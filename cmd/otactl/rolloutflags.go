@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,14 +130,20 @@ func (f *rolloutFlags) fromFile(a *app, may []string) (ota.Rollout, error) {
 	if err != nil {
 		return r, err
 	}
+	lines.beside = map[string]string{}
 	if f.firmware != "" {
-		lines.beside = append(lines.beside, "firmware")
-	}
-	if f.selector != "" || f.group != "" {
-		lines.beside = append(lines.beside, "select")
+		lines.beside["firmware"] = "--firmware " + f.firmware
 	}
 	if f.seed != "" {
-		lines.beside = append(lines.beside, "seed")
+		lines.beside["seed"] = "--seed"
+	}
+	switch {
+	case f.group != "" && f.selector == "" && r.Selector != "":
+		lines.beside["select"] = fmt.Sprintf("--group %s, with line %d of %s", f.group, lines.line("select"), lines.file)
+	case f.group != "":
+		lines.beside["select"] = "--group " + f.group
+	case f.selector != "":
+		lines.beside["select"] = "--select"
 	}
 	f.lines = lines
 	r.Selector, r.Seed = first(f.selector, r.Selector), first(f.seed, r.Seed)

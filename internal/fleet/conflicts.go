@@ -119,8 +119,8 @@ func (s *Service) meantBy(ctx context.Context, r ota.Rollout, tell func(deviceID
 	})
 }
 
-// outranks reports whether other, which is older, would bring another release of the
-// same firmware to the devices of r: after r had its own there, or before.
+// outranks reports whether other would bring another release of the same firmware to the
+// devices of r: after r had its own there, or before.
 func outranks(other, r ota.Rollout) bool {
 	going := other.State == ota.RolloutScheduled || other.State == ota.RolloutRunning || other.State == ota.RolloutPaused
 	return going && !other.Reverting && other.Kind() == ota.KindInstall && r.Kind() == ota.KindInstall &&
@@ -133,19 +133,38 @@ func outranked(r ota.Rollout, conflicts []Conflict) error {
 		if !outranks(c.Rollout, r) {
 			continue
 		}
-		o, end := c.Rollout, "abort"
+		o, end, enough := c.Rollout, "abort", c.Rollout.Priority
+		if o.CreatedAt.After(r.CreatedAt) { // of the same priority it would supersede
+			enough++
+		}
 		if o.Terms.Continuous && !o.StartedAt.IsZero() {
 			end = "finish"
 		}
 		return ota.AtField("priority", fmt.Errorf("%w: rollout %s of priority %d has %s for %d of its devices, and this plan, of priority %d, would not keep it from them; give the plan priority %d or more (--priority %[7]d), leave these devices out, or end that one first: otactl rollout %s %[2]s",
-			ErrOutranked, o.ID, o.Priority, o.Release, c.Devices, r.Priority, o.Priority, end))
+			ErrOutranked, o.ID, o.Priority, o.Release, c.Devices, r.Priority, enough, end))
 	}
 	return nil
 }
 
-// mayCome refuses a rollout whose devices another one has that outranks it. It looks at
-// devices only if there may be one.
+// mayCome refuses a rollout whose devices another one has that outranks it.
 func (s *Service) mayCome(ctx context.Context, r ota.Rollout, line *ota.Line) error {
+	return s.unrivalled(ctx, r, func() (*ota.Line, error) { return line, nil })
+}
+
+// mayComeStill is mayCome for a rollout that was made before: others came since.
+func (s *Service) mayComeStill(ctx context.Context, r ota.Rollout) error {
+	return s.unrivalled(ctx, r, func() (*ota.Line, error) {
+		j, err := s.judgeOf(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return s.candidates(ctx, j, func(string, Surveyed) {})
+	})
+}
+
+// unrivalled looks at devices, those that find returns, only if there may be a rollout
+// that outranks r.
+func (s *Service) unrivalled(ctx context.Context, r ota.Rollout, find func() (*ota.Line, error)) error {
 	others, err := s.Store.Rollouts(ctx)
 	if err != nil {
 		return err
@@ -153,6 +172,10 @@ func (s *Service) mayCome(ctx context.Context, r ota.Rollout, line *ota.Line) er
 	others = slices.DeleteFunc(others, func(o ota.Rollout) bool { return !outranks(o, r) })
 	if len(others) == 0 {
 		return nil
+	}
+	line, err := find()
+	if err != nil {
+		return err
 	}
 	reached := newReach(line)
 	_, err = line.Arrange(r.Stages, func(t ota.Turn) error {

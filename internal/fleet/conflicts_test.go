@@ -87,3 +87,78 @@ func TestPlanBesideAHigherPriority(t *testing.T) {
 		})
 	}
 }
+
+// Between a draft and its start others may have come: each act looks again.
+func TestActsBesideAHigherPriority(t *testing.T) {
+	waits := []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending, Approval: true}}
+	draft := ota.Rollout{State: ota.RolloutDraft}
+	approval := ota.Rollout{Terms: ota.Terms{Approval: true}}
+	for name, c := range map[string]struct {
+		plan, rival ota.Rollout
+		act         func(w *world, id string, plan ota.Rollout) error
+		refused     string
+	}{
+		"submitted":            {draft, ota.Rollout{Priority: 5}, submits, "of priority 5 has gw@1.0 for 2 of its devices"},
+		"with what helps":      {draft, ota.Rollout{Priority: 5}, submits, "(--priority 6)"}, // of 5 it would be superseded
+		"of other devices":     {draft, ota.Rollout{Priority: 5, Selector: `tags.site = "north"`}, submits, "for 1 of its devices"},
+		"of the same priority": {draft, ota.Rollout{}, submits, ""},
+		"of the same release":  {draft, ota.Rollout{Priority: 5, Release: ota.ReleaseID{Name: "gw", Version: "2.0"}}, submits, ""},
+		"of nobody of its":     {ota.Rollout{State: ota.RolloutDraft, Selector: `tags.site = "south"`}, ota.Rollout{Priority: 5, Selector: `tags.site = "north"`}, submits, ""},
+		"approved":             {approval, ota.Rollout{Priority: 5}, approves, "of priority 5 has gw@1.0 for 2 of its devices"},
+		"approved, and fine":   {approval, ota.Rollout{}, approves, ""},
+		"edited":               {draft, ota.Rollout{Priority: 5}, edits(4), "of priority 5 has gw@1.0 for 2 of its devices"},
+		"edited above it":      {draft, ota.Rollout{Priority: 5}, edits(6), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				one, two := w.release("1.0"), w.release("2.0")
+				w.made("a", "north")
+				w.made("c", "south")
+				defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+				c.plan.Release, c.plan.Stages = two.ID(), w.stages("1,100%")
+				r, err := w.s.CreateRollout(w.ctx, c.plan)
+				w.ok(err)
+				<-time.After(time.Second)
+				c.rival.Stages = waits
+				if c.rival.Release.Name == "" {
+					c.rival.Release = one.ID()
+				}
+				_, err = w.s.CreateRollout(w.ctx, c.rival)
+				w.ok(err)
+				w.rests()
+				err = c.act(w, r.ID, c.plan)
+				now, failed := w.s.Rollout(w.ctx, r.ID)
+				w.ok(failed)
+				if c.refused == "" {
+					w.ok(err)
+					return
+				}
+				if !errors.Is(err, fleet.ErrOutranked) || !strings.Contains(err.Error(), c.refused) || ota.FieldOf(err) != "priority" {
+					t.Errorf("%v, of %q: want %q", err, ota.FieldOf(err), c.refused)
+				}
+				if now.Revision != r.Revision || now.State != r.State {
+					t.Errorf("it was refused, and is %s", now.State)
+				}
+			})
+		})
+	}
+}
+
+func submits(w *world, id string, _ ota.Rollout) error {
+	_, err := w.s.SubmitRollout(w.ctx, id)
+	return err
+}
+
+func approves(w *world, id string, _ ota.Rollout) error {
+	_, err := w.s.ApproveRollout(w.ctx, id, 0)
+	return err
+}
+
+func edits(priority int) func(w *world, id string, plan ota.Rollout) error {
+	return func(w *world, id string, plan ota.Rollout) error {
+		plan.Priority = priority
+		_, err := w.s.EditRollout(w.ctx, id, plan)
+		return err
+	}
+}

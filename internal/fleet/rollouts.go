@@ -234,24 +234,35 @@ func (s *Service) Rollouts(ctx context.Context, kind ota.Kind) ([]RolloutView, e
 	return views, nil
 }
 
-// SubmitRollout lets a DRAFT start, or await its approval.
+// SubmitRollout lets a DRAFT start, or await its approval, unless another rollout has
+// come that outranks it.
 func (s *Service) SubmitRollout(ctx context.Context, id string) (RolloutView, error) {
-	return s.operate(ctx, id, ota.Submit)
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
+		next, err := ota.Submit(r)
+		if err == nil {
+			err = s.mayComeStill(ctx, next)
+		}
+		return next, err
+	})
 }
 
-// ApproveRollout approves a rollout that awaits it, or with a stage, counted from
-// 1, that stage.
+// ApproveRollout approves a rollout that awaits it, unless another one has come that
+// outranks it; or with a stage, counted from 1, that stage.
 func (s *Service) ApproveRollout(ctx context.Context, id string, stage int) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
 		if stage != 0 {
 			return ota.ApproveStage(r, stage, s.Now())
 		}
-		return ota.Approve(r, s.Now())
+		next, err := ota.Approve(r, s.Now())
+		if err == nil {
+			err = s.mayComeStill(ctx, next)
+		}
+		return next, err
 	})
 }
 
 // EditRollout replaces the plan of a rollout that has not begun; what was approved
-// is to be approved again.
+// is to be approved again. It refuses what PlanRollout does, but for the devices.
 func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
 		plan.Release, plan.Command = r.Release, r.Command
@@ -265,7 +276,11 @@ func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) 
 		if err != nil {
 			return r, err
 		}
-		return ota.Edit(r, plan)
+		next, err := ota.Edit(r, plan)
+		if err == nil {
+			err = s.mayComeStill(ctx, next)
+		}
+		return next, err
 	})
 }
 
