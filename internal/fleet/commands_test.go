@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -139,3 +140,108 @@ func TestUploadsAreKeptForAWhile(t *testing.T) {
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// TestCommandsUnderAPlan: stages, gates, abort rules, rate and bounds hold for a command
+// as for an install.
+func TestCommandsUnderAPlan(t *testing.T) {
+	never := func(string) bool { return false }
+	rules := func(text string) []ota.AbortRule {
+		rule, err := ota.ParseAbortRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []ota.AbortRule{rule}
+	}
+	const devices = 6
+	for name, c := range map[string]struct {
+		stages string
+		gate   float64
+		abort  []ota.AbortRule
+		terms  ota.Terms
+		fails  func(device string) bool
+		state  ota.RolloutState
+		reason string
+		made   int                                     // executions, ever
+		check  func(t *testing.T, all []ota.Execution) // in the order in which they were made
+	}{
+		"the first fails, and nobody else runs it": {
+			stages: "1,100%", gate: 1, abort: rules("any>=1"), fails: func(string) bool { return true },
+			state: ota.RolloutAborted, reason: "abort rule any>=1: 1 of 1 finished", made: 1,
+		},
+		"a share of those that finished": {
+			stages: "2,100%", abort: rules("failed>40% min 4"), terms: ota.Terms{InFlight: ota.InFlight{Max: 1}}, fails: func(id string) bool { return id[len(id)-1] > '1' },
+			state: ota.RolloutAborted, reason: "abort rule failed>40% min 4:", made: devices, check: atWorkAtOnce(1),
+		},
+		"a gate that is not met stops it": {
+			stages: "2,100%", gate: 1, fails: func(string) bool { return true },
+			state: ota.RolloutPaused, reason: "stage 1 failed its gate: 0 of 2 finished succeeded", made: 2,
+		},
+		"without a gate it goes on": {
+			stages: "2,100%", fails: func(string) bool { return true }, state: ota.RolloutCompleted, made: devices,
+		},
+		"its rate": {
+			stages: "2,100%", terms: ota.Terms{Rate: ota.Rate{PerMinute: 1}}, fails: never, state: ota.RolloutCompleted, made: devices,
+			check: func(t *testing.T, all []ota.Execution) {
+				for i, e := range all[1:] {
+					if apart := e.QueuedAt.Sub(all[i].QueuedAt); apart < time.Minute {
+						t.Errorf("execution %d is made %s after the one before, want a minute", i+2, apart)
+					}
+				}
+			},
+		},
+		"its bound in flight": {
+			stages: "100%", terms: ota.Terms{InFlight: ota.InFlight{Max: 2}}, fails: never, state: ota.RolloutCompleted, made: devices, check: atWorkAtOnce(2),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				ids := w.enroll(devices, "rpi4")
+				stages, err := ota.ParseStages(c.stages, ota.Gate{Success: c.gate}, 0)
+				w.ok(err)
+				v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Command: &ota.Command{Name: "check"}, Stages: stages, Abort: c.abort, Terms: c.terms, Seed: "x"})
+				w.ok(err)
+				v = w.run(v.ID, 2, ids, func(e ota.Execution) ota.Report {
+					if c.fails(e.DeviceID) {
+						return ota.Report{Status: ota.Failed}
+					}
+					return ota.Report{Status: ota.Succeeded}
+				})
+				if v.State != c.state || !strings.Contains(v.Reason, c.reason) {
+					t.Errorf("%s: %s; want %s: %s", v.State, v.Reason, c.state, c.reason)
+				}
+				var all []ota.Execution
+				w.ok(w.store.Executions(w.ctx, fleet.ExecutionFilter{RolloutID: v.ID}, func(e ota.Execution) bool {
+					all = append(all, e)
+					return true
+				}))
+				slices.SortFunc(all, func(a, b ota.Execution) int { return a.QueuedAt.Compare(b.QueuedAt) })
+				if len(all) != c.made || v.Progress.Total().Total() != c.made {
+					t.Errorf("%d executions were made, counted %d, want %d: %+v", len(all), v.Progress.Total().Total(), c.made, v.Progress.Total())
+				}
+				if c.check != nil {
+					c.check(t, all)
+				}
+			})
+		})
+	}
+}
+
+// atWorkAtOnce checks that no more than so many run it at a time, and so many do.
+func atWorkAtOnce(most int) func(t *testing.T, all []ota.Execution) {
+	return func(t *testing.T, all []ota.Execution) {
+		peak := 0
+		for _, e := range all {
+			n := 0
+			for _, o := range all {
+				if !o.StartedAt.IsZero() && !e.StartedAt.IsZero() && !o.StartedAt.After(e.StartedAt) && o.FinishedAt.After(e.StartedAt) {
+					n++
+				}
+			}
+			peak = max(peak, n)
+		}
+		if peak != most {
+			t.Errorf("%d at work at a time, want %d", peak, most)
+		}
+	}
+}
