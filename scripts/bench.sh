@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures the figures of docs/benchmarks.md and prints them as one table; about
-# twelve minutes on two cores. Needs 7 GiB of disk in TMPDIR. Arguments go to the
+# Measures the figures of docs/benchmarks.md and prints them as one table; some
+# half an hour on two cores. Needs 7 GiB of disk in TMPDIR. Arguments go to the
 # program: --only encode,download runs a part, --keep leaves its files.
 set -euo pipefail
 cd "$(dirname "$0")/.."

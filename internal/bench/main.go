@@ -56,7 +56,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` of otad, otactl and otagent")
 	flag.StringVar(&o.kernels, "kernels", ".cache/kernels", "`directory` of two kernels, old and new")
-	flag.StringVar(&o.only, "only", "", "sections to run: "+strings.Join(sectionNames(), ",")+" (default: all but held)")
+	flag.StringVar(&o.only, "only", "", "sections to run: "+strings.Join(sectionNames(), ",")+" (default: all but held and million)")
 	flag.StringVar(&o.row, "row", "", "a `word` in the names of the broker's loads and abuses to run (default: all)")
 	flag.IntVar(&o.rounds, "rounds", brokerRounds, "`rounds` of each of the broker's rows")
 	flag.BoolVar(&o.keep, "keep", false, "leave the directory of the run")
@@ -87,37 +87,48 @@ func asPart(ctx context.Context, args []string) error {
 var sections = []struct {
 	name string
 	run  func(*runner) error
+	when occasion
 }{
-	{"encode", (*runner).encode},
-	{"size", (*runner).size},
-	{"idle", (*runner).idle},
-	{"download", (*runner).download},
-	{"stream", (*runner).stream},
-	{"shadow-sqlite", (*runner).shadowsSQLite},
-	{"shadow-postgres", (*runner).shadowsPostgres},
-	{"broker-idle", unlimited((*brokers).idlePlain)},
-	{"broker-tls", unlimited((*brokers).idleTLS)},
-	{"broker-traffic", unlimited((*brokers).throughput)},
-	{"broker-ingest", unlimited((*brokers).inProcess)},
-	{"broker-connect", unlimited((*brokers).connects)},
-	{"broker-abuse", limited((*brokers).abused)},
-	{"store-sqlite", (*runner).storeSQLite},
-	{"store-postgres", (*runner).storePostgres},
-	{"select", (*runner).selects},
-	{"plan", (*runner).plans},
-	{heldSection, (*runner).held},
+	{"encode", (*runner).encode, always},
+	{"size", (*runner).size, always},
+	{"idle", (*runner).idle, always},
+	{"download", (*runner).download, always},
+	{"stream", (*runner).stream, always},
+	{"shadow-sqlite", (*runner).shadowsSQLite, always},
+	{"shadow-postgres", (*runner).shadowsPostgres, always},
+	{"broker-idle", unlimited((*brokers).idlePlain), always},
+	{"broker-tls", unlimited((*brokers).idleTLS), always},
+	{"broker-traffic", unlimited((*brokers).throughput), always},
+	{"broker-ingest", unlimited((*brokers).inProcess), always},
+	{"broker-connect", unlimited((*brokers).connects), always},
+	{"broker-abuse", limited((*brokers).abused), always},
+	{"store-sqlite", (*runner).storeSQLite, always},
+	{"store-postgres", (*runner).storePostgres, always},
+	{"select", (*runner).selects, always},
+	{"plan", (*runner).plans, always},
+	{"engine-sqlite", engine("sqlite", "SQLite", engine100k), always},
+	{"engine-postgres", engine("postgres", "PostgreSQL", engine100k), always},
+	{"engine-idle", (*runner).engineIdle, always},
+	{"million-sqlite", engine("sqlite", "SQLite", engine1M), byName},
+	{"million-postgres", engine("postgres", "PostgreSQL", engine1M), byName},
+	{"held", (*runner).held, byName},
 }
+
+// occasion says when a section is run.
+type occasion int
+
+const (
+	always occasion = iota
+	byName          // only when it is asked for: it takes a quarter of an hour and more
+)
 
 // wants reports whether a section is to be run: by its name, or by the part of it
-// before the dash; the long run only by its name.
-func (o options) wants(section string) bool {
+// before the dash.
+func (o options) wants(section string, when occasion) bool {
 	group, _, _ := strings.Cut(section, "-")
 	list := strings.Split(o.only, ",")
-	return o.only == "" && section != heldSection || slices.Contains(list, section) || slices.Contains(list, group)
+	return o.only == "" && when == always || slices.Contains(list, section) || slices.Contains(list, group)
 }
-
-// heldSection runs only when it is asked for by name.
-const heldSection = "held"
 
 func sectionNames() []string {
 	var names []string
@@ -144,7 +155,7 @@ func run(ctx context.Context, o options) (err error) {
 	}()
 	began, before := time.Now(), loadAverage()
 	for _, s := range sections {
-		if !o.wants(s.name) {
+		if !o.wants(s.name, s.when) {
 			continue
 		}
 		at := time.Now()

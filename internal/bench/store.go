@@ -22,7 +22,7 @@ func (r *runner) storePostgres() error { return r.shadowStore(postgresPackage, "
 // shadowStore measures shadows in one database, which shares the cores.
 func (r *runner) shadowStore(pkg, name string) error {
 	const update, read, naive = "BenchmarkShadowUpdate", "BenchmarkShadowRead", "BenchmarkShadowUpdateNaive"
-	m, err := r.goBench(pkg, update+"|"+read+"|"+naive, "40000x")
+	m, err := r.goBench(goBenchmark{pkg: pkg, pattern: update + "|" + read + "|" + naive, times: "40000x", runs: storeRuns})
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ const readsTarget = 20_000
 
 // selects measures selectors over a million devices.
 func (r *runner) selects() error {
-	m, err := r.goBench(postgresPackage, "BenchmarkSelect1M", "5x")
+	m, err := r.goBench(goBenchmark{pkg: postgresPackage, pattern: "BenchmarkSelect1M", times: "5x", runs: storeRuns})
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (r *runner) plans() error {
 		{sqlitePackage, "BenchmarkOpenStage100k", "SQLite: a stage of 100,000 executions opened"},
 		{"./internal/bench", "BenchmarkPlan100k", "Rollout over 100,000 devices planned, fleet and SQLite"},
 	} {
-		m, err := r.goBench(b.pkg, b.name, "1x")
+		m, err := r.goBench(goBenchmark{pkg: b.pkg, pattern: b.name, times: "1x", runs: storeRuns})
 		if err != nil {
 			return err
 		}
@@ -103,13 +103,24 @@ func (m measurements) of(name, unit string) float64 {
 	return median(values)
 }
 
-// goBench runs the Go benchmarks that the pattern names.
-func (r *runner) goBench(pkg, pattern, times string) (measurements, error) {
-	r.say("%s", pattern)
-	out, err := exec.CommandContext(r.ctx, "go", "test", "-run", "^$", "-bench", "^("+pattern+")$", "-benchtime", times,
-		"-count", strconv.Itoa(storeRuns), pkg).CombinedOutput()
+// goBenchmark is some Go benchmarks of a package.
+type goBenchmark struct {
+	pkg, pattern string // the pattern is whole names, of parts too: BenchmarkA|BenchmarkB, BenchmarkA/part
+	times        string // as -benchtime
+	runs         int
+}
+
+// goBench runs Go benchmarks; those that take long have no limit of time.
+func (r *runner) goBench(b goBenchmark) (measurements, error) {
+	r.say("%s", b.pattern)
+	levels := strings.Split(b.pattern, "/")
+	for i, level := range levels {
+		levels[i] = "^(" + level + ")$"
+	}
+	out, err := exec.CommandContext(r.ctx, "go", "test", "-run", "^$", "-bench", strings.Join(levels, "/"), "-benchtime", b.times,
+		"-count", strconv.Itoa(b.runs), "-timeout", "0", b.pkg).CombinedOutput()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", pattern, err, out)
+		return nil, fmt.Errorf("%s: %w: %s", b.pattern, err, out)
 	}
 	return parseGoBench(out)
 }
