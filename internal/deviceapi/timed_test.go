@@ -76,44 +76,151 @@ func TestADeviceThatTakesNothingEnds(t *testing.T) {
 	}
 }
 
-// TestALongAnswerIsNotCut: the limits are for each piece, and a body's is over
-// when the body is.
+// overBoth serves h in a bubble, over HTTP/2 and over HTTP/1.1, where limits of time
+// pass at once.
+func overBoth(t *testing.T, h http.HandlerFunc, test func(t *testing.T, client *http.Client, url string)) {
+	t.Helper()
+	for _, http2 := range []bool{true, false} {
+		t.Run(fmt.Sprintf("http2=%v", http2), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pipe := testserver.NewPipe()
+				s := &httptest.Server{Listener: pipe, Config: &http.Server{Handler: deviceapi.Timed(h, limit, limit)}, EnableHTTP2: http2}
+				s.StartTLS()
+				defer s.Close()
+				client := s.Client()
+				client.Transport.(*http.Transport).DialContext = pipe.Dial
+				test(t, client, s.URL)
+			})
+		})
+	}
+}
+
+const limit = time.Minute
+
+// within waits unless the request ends before.
+func within(r *http.Request, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-r.Context().Done():
+		return false
+	}
+}
+
+func answer(t *testing.T, res *http.Response, err error, want string) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(res.Body)
+	if _ = res.Body.Close(); err != nil || string(b) != want {
+		t.Fatalf("%s: %q, %v; want %q", res.Proto, b, err, want)
+	}
+}
+
+// TestALongAnswerIsNotCut: the limits are for each piece, a body's is over when the
+// body is, and what the server does between two pieces has none.
 func TestALongAnswerIsNotCut(t *testing.T) {
-	const limit, pieces = time.Minute, 5
-	h := deviceapi.Timed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	const pieces = 5
+	overBoth(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		for range pieces {
-			select {
-			case <-time.After(limit / 2):
-			case <-r.Context().Done():
+			if !within(r, 2*limit) {
 				return
 			}
 			_, _ = io.WriteString(w, "piece ")
 			_ = http.NewResponseController(w).Flush()
 		}
-	}), limit, limit)
-	for _, http2 := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
-			pipe := testserver.NewPipe()
-			s := &httptest.Server{Listener: pipe, Config: &http.Server{Handler: h}, EnableHTTP2: http2}
-			s.StartTLS()
-			defer s.Close()
-			client := s.Client()
-			client.Transport.(*http.Transport).DialContext = pipe.Dial
-			for range 2 { // the second on the connection of the first
-				began := time.Now()
-				res, err := client.Post(s.URL, "", strings.NewReader("body"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				b, err := io.ReadAll(res.Body)
-				if _ = res.Body.Close(); err != nil || string(b) != strings.Repeat("piece ", pieces) {
-					t.Fatalf("%s: %q, %v", res.Proto, b, err)
-				}
-				if took := time.Since(began); took < 2*limit || (res.ProtoMajor == 2) != http2 {
-					t.Errorf("%s: it took %s", res.Proto, took)
-				}
+	}, func(t *testing.T, client *http.Client, url string) {
+		for range 2 { // the second on the connection of the first
+			began := time.Now()
+			res, err := client.Post(url, "", strings.NewReader("body"))
+			answer(t, res, err, strings.Repeat("piece ", pieces))
+			if took := time.Since(began); took < 2*pieces*limit {
+				t.Errorf("%s: it took %s", res.Proto, took)
 			}
-		})
-	}
+		}
+	})
+}
+
+// slow is a body that has 100 bytes in each half of the limit.
+type slow struct{ io.Reader }
+
+func (s slow) Read(p []byte) (int, error) {
+	<-time.After(limit / 2)
+	return s.Reader.Read(p[:min(len(p), 100)])
+}
+
+// TestALongUploadIsNotCut: it takes longer than its answer may, which begins when it
+// is there; and what the server then does with it has no limit either.
+func TestALongUploadIsNotCut(t *testing.T) {
+	overBoth(t, func(w http.ResponseWriter, r *http.Request) {
+		body := deviceapi.PatientBody(w, r, limit)
+		n, err := io.Copy(io.Discard, body)
+		for range 2 { // some readers ask again
+			_, _ = body.Read(make([]byte, 1))
+		}
+		if within(r, 3*limit) {
+			_, _ = fmt.Fprint(w, n, err)
+		}
+	}, func(t *testing.T, client *http.Client, url string) {
+		res, err := client.Post(url, "", slow{strings.NewReader(strings.Repeat("x", 1000))})
+		answer(t, res, err, "1000 <nil>")
+	})
+}
+
+// TestASlowDownloadIsNotCut, though another one on its connection, of which the device
+// takes nothing, is.
+func TestASlowDownloadIsNotCut(t *testing.T) {
+	const pieces = 16 // of 1 MiB: more than a client's windows
+	ended := make(chan string, 10)
+	overBoth(t, func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(w, io.LimitReader(zeros{}, pieces<<20))
+		ended <- fmt.Sprintf("%s %v", r.URL.Path, err == nil)
+	}, func(t *testing.T, client *http.Client, url string) {
+		paused, err := client.Get(url + "/paused")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer paused.Body.Close()
+		res, err := client.Get(url + "/slow")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range pieces {
+			<-time.After(limit / 2)
+			if n, err := io.CopyN(io.Discard, res.Body, 1<<20); err != nil {
+				t.Fatalf("%s: %d bytes of piece %d, %v", res.Proto, n, i, err)
+			}
+		}
+		_ = res.Body.Close()
+		if first, second := <-ended, <-ended; first != "/paused false" || second != "/slow true" {
+			t.Errorf("%s: %s, %s", res.Proto, first, second)
+		}
+	})
+}
+
+// TestTheEndOfAnAnswerHasALimitToo: what is in buffers when the handler has returned.
+func TestTheEndOfAnAnswerHasALimitToo(t *testing.T) {
+	overBoth(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(make([]byte, 4<<20)) // all that the client's window over HTTP/2 takes
+		_, _ = io.WriteString(w, "end")
+	}, func(t *testing.T, client *http.Client, url string) {
+		res, err := client.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * limit)
+		if n, err := io.Copy(io.Discard, res.Body); err == nil {
+			t.Errorf("%s: %d bytes came to a client that had taken nothing", res.Proto, n)
+		}
+		_ = res.Body.Close()
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

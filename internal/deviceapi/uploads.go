@@ -40,16 +40,21 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, d fleet.Device) 
 }
 
 // patientBody puts the deadline of a body off with every piece, but not beyond
-// the end.
+// the end. Behind the last piece it sets none: the connection is watched for its end
+// then, and a deadline would look like one.
 type patientBody struct {
 	io.Reader
 	control *http.ResponseController
 	piece   time.Duration
 	end     time.Time
+	over    bool
 }
 
 // Read implements io.Reader.
 func (b *patientBody) Read(p []byte) (int, error) {
+	if b.over {
+		return 0, io.EOF
+	}
 	next := time.Now().Add(b.piece)
 	if next.After(b.end) {
 		next = b.end
@@ -57,5 +62,7 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	if err := b.control.SetReadDeadline(next); err != nil {
 		return 0, err
 	}
-	return b.Reader.Read(p)
+	n, err := b.Reader.Read(p)
+	b.over = err == io.EOF //nolint:errorlint // a Reader returns it as it is
+	return n, err
 }
