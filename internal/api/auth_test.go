@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/otad/otad/internal/fleet"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
 
@@ -96,24 +98,37 @@ func TestEverythingNeedsTheToken(t *testing.T) {
 	}
 }
 
-// TestABrokenStoreIsNotABadToken: a client must not throw its token away.
+// TestABrokenStoreIsNotABadToken: a client must not throw its token away. It hears
+// that the database is away, and nothing else of what ails it.
 func TestABrokenStoreIsNotABadToken(t *testing.T) {
-	p := newPlane(t)
-	p.store.broken.Store(true)
-	for _, path := range []string{"/metrics", "/v1/images/x"} {
-		res, err := p.http.Get(p.url + path)
-		p.ok(err)
-		body, err := io.ReadAll(res.Body)
-		_ = res.Body.Close()
-		p.ok(err)
-		if res.StatusCode != http.StatusInternalServerError || strings.Contains(string(body), errDisk.Error()) {
-			t.Errorf("%s: %d %s", path, res.StatusCode, body)
+	away := fmt.Errorf("%w: %w", fleet.ErrUnavailable, errDisk)
+	for fault, want := range map[error]struct {
+		status int
+		text   string
+	}{
+		errDisk: {http.StatusInternalServerError, "the server's log has the cause"},
+		away:    {http.StatusServiceUnavailable, fleet.ErrUnavailable.Error()},
+	} {
+		p := newPlane(t)
+		answers := func(method, path string) {
+			t.Helper()
+			r, err := http.NewRequestWithContext(t.Context(), method, p.url+path, strings.NewReader("{}"))
+			p.ok(err)
+			r.Header.Set("Content-Type", "application/json")
+			res, err := p.http.Do(r)
+			p.ok(err)
+			defer res.Body.Close()
+			body, err := io.ReadAll(res.Body)
+			p.ok(err)
+			if res.StatusCode != want.status || strings.Contains(string(body), errDisk.Error()) || !strings.Contains(string(body), want.text) {
+				t.Errorf("%v: %s: %d %s", fault, path, res.StatusCode, body)
+			}
 		}
-	}
-	res, err := p.http.Post(p.url+"/otad.v1.TrustService/GetTrust", "application/json", strings.NewReader("{}"))
-	p.ok(err)
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusInternalServerError {
-		t.Errorf("a procedure: %d", res.StatusCode)
+		p.store.releases.Store(&fault)
+		answers(http.MethodPost, "/otad.v1.FirmwareService/ListReleases")
+		p.store.tokens.Store(&fault)
+		answers(http.MethodGet, "/metrics")
+		answers(http.MethodGet, "/v1/images/x")
+		answers(http.MethodPost, "/otad.v1.TrustService/GetTrust")
 	}
 }

@@ -52,21 +52,21 @@ func (deaf) Disconnect(string, string)                                          
 // flaky is a store that can be told to fail.
 type flaky struct {
 	fleet.Store
-	broken atomic.Bool
+	tokens, releases atomic.Pointer[error] // what their calls fail with
 }
 
 var errDisk = errors.New("disk on fire")
 
 func (f *flaky) APIToken(ctx context.Context, id string) (fleet.APIToken, error) {
-	if f.broken.Load() {
-		return fleet.APIToken{}, errDisk
+	if fault := f.tokens.Load(); fault != nil {
+		return fleet.APIToken{}, *fault
 	}
 	return f.Store.APIToken(ctx, id)
 }
 
 func (f *flaky) Releases(ctx context.Context) ([]ota.Release, error) {
-	if f.broken.Load() {
-		return nil, errDisk
+	if fault := f.releases.Load(); fault != nil {
+		return nil, *fault
 	}
 	return f.Store.Releases(ctx)
 }

@@ -73,6 +73,9 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 			if !errors.Is(err, fleet.ErrDenied) { // the token may be good: the client must not throw it away
 				s.log.Error("authentication failed", "error", err)
 				status, answer = http.StatusInternalServerError, connect.NewError(connect.CodeInternal, errInternal)
+				if errors.Is(err, fleet.ErrUnavailable) {
+					status, answer = http.StatusServiceUnavailable, connect.NewError(connect.CodeUnavailable, fleet.ErrUnavailable)
+				}
 			}
 		}
 		if denied.IsSupported(r) {
@@ -107,6 +110,9 @@ func (s *server) upload(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusConflict, code.String(), err.Error())
 	case connect.CodeResourceExhausted:
 		fail(w, http.StatusRequestEntityTooLarge, code.String(), err.Error())
+	case connect.CodeUnavailable:
+		s.log.Error("upload failed", "digest", r.PathValue("digest"), "error", err)
+		fail(w, http.StatusServiceUnavailable, code.String(), fleet.ErrUnavailable.Error())
 	default:
 		s.log.Error("upload failed", "digest", r.PathValue("digest"), "error", err)
 		fail(w, http.StatusInternalServerError, connect.CodeInternal.String(), "the upload was not stored; the server's log has the cause")
@@ -126,6 +132,8 @@ var codes = []struct {
 	class error
 	code  connect.Code
 }{
+	{fleet.ErrUnavailable, connect.CodeUnavailable},
+	{fleet.ErrDoubt, connect.CodeUnknown},
 	{fleet.ErrNoDevices, connect.CodeFailedPrecondition},
 	{fleet.ErrUnsigned, connect.CodeFailedPrecondition},
 	{fleet.ErrOutranked, connect.CodeFailedPrecondition},
@@ -165,11 +173,17 @@ func codeOf(err error) connect.Code {
 	return connect.CodeInternal
 }
 
-// errInternal is all that a client is told of a fault of ours.
 var errInternal = errors.New("internal error; the server's log has the cause")
 
-// errorMapper turns what a handler returns into a Connect error. The text of an
-// internal fault stays in the log.
+// faults are ours or of the database, and all that a client is told of them.
+var faults = map[connect.Code]error{
+	connect.CodeInternal:    errInternal,
+	connect.CodeUnavailable: fleet.ErrUnavailable,
+	connect.CodeUnknown:     fleet.ErrDoubt,
+}
+
+// errorMapper turns what a handler returns into a Connect error. The text of a fault
+// of ours, or of the database, stays in the log.
 type errorMapper struct{ log *slog.Logger }
 
 func (m errorMapper) wrap(procedure string, err error) error {
@@ -178,9 +192,9 @@ func (m errorMapper) wrap(procedure string, err error) error {
 		return err
 	}
 	code := codeOf(err)
-	if code == connect.CodeInternal {
+	if shown, ok := faults[code]; ok {
 		m.log.Error("call failed", "procedure", procedure, "error", err)
-		return connect.NewError(code, errInternal)
+		return connect.NewError(code, shown)
 	}
 	var syntax *selector.SyntaxError
 	if errors.As(err, &syntax) {

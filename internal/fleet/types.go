@@ -25,6 +25,10 @@ var (
 	ErrInvalid  = ota.ErrInvalid
 	// ErrStale: a compare and set lost; read again and decide again.
 	ErrStale = errors.New("changed meanwhile")
+	// ErrUnavailable: the database does not answer. Nothing was stored.
+	ErrUnavailable = errors.New("the database does not answer: nothing was stored, try again")
+	// ErrDoubt: the database went away during a commit and did not come back in time.
+	ErrDoubt = errors.New("the database went away during a commit: whether this was stored is not known, look before trying again")
 )
 
 // ErrNoShadow is the ErrNotFound of a device that is there without the shadow.

@@ -105,7 +105,7 @@ func (s *Store) CountDevices(ctx context.Context, q fleet.DeviceQuery) (int, err
 func (s *Store) adhoc(ctx context.Context, f func(row) error, query Condition) error {
 	rows, err := s.config.Reader.QueryContext(ctx, s.config.Dialect.Rebind(query.SQL), query.Args...)
 	if err != nil {
-		return err
+		return s.away(ctx, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -113,7 +113,7 @@ func (s *Store) adhoc(ctx context.Context, f func(row) error, query Condition) e
 			return err
 		}
 	}
-	return rows.Err()
+	return s.away(ctx, rows.Err())
 }
 
 // plan is how a query is put to the database: as parts that have no row in

@@ -101,13 +101,16 @@ func (s *Store) reader(ctx context.Context, query string) (*sql.Stmt, error) {
 func (s *Store) row(ctx context.Context, query string, args ...any) row {
 	st, err := s.reader(ctx, query)
 	if err != nil {
-		return failedRow{err}
+		return failedRow{s.away(ctx, err)}
 	}
-	first := st.QueryRowContext(ctx, args...)
-	if !s.lost(ctx, first.Err()) {
-		return first
+	r := st.QueryRowContext(ctx, args...)
+	if s.lost(ctx, r.Err()) {
+		r = st.QueryRowContext(ctx, args...)
 	}
-	return st.QueryRowContext(ctx, args...)
+	if err := r.Err(); err != nil {
+		return failedRow{s.away(ctx, err)}
+	}
+	return r
 }
 
 // rows calls f for each row, with what it scans from.
@@ -116,13 +119,21 @@ func (s *Store) rows(ctx context.Context, f func(row) error, query string, args 
 	if n == 0 && s.lost(ctx, err) {
 		_, err = s.rowsOnce(ctx, f, query, args)
 	}
-	return err
+	return s.away(ctx, err)
 }
 
 // lost reports whether a read failed for its connection, and may be tried on
 // another one.
 func (s *Store) lost(ctx context.Context, err error) bool {
 	return err != nil && ctx.Err() == nil && s.config.Dialect.Fault(err) == FaultLost
+}
+
+// away names the fault of a read that failed for its connection.
+func (s *Store) away(ctx context.Context, err error) error {
+	if s.lost(ctx, err) {
+		err = fmt.Errorf("%w: %w", fleet.ErrUnavailable, err)
+	}
+	return err
 }
 
 func (s *Store) rowsOnce(ctx context.Context, f func(row) error, query string, args []any) (n int, err error) {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/otad/otad/internal/fleet"
 )
 
 // Limits of a group commit.
@@ -27,13 +29,7 @@ const (
 	maxDoubt = 30 * time.Second
 )
 
-var (
-	errClosed = errors.New("the store is closed")
-	// errUnreachable and errDoubt concern the whole batch: trying its operations
-	// one by one would not help, or be wrong.
-	errUnreachable = errors.New("the database is not reachable")
-	errDoubt       = errors.New("the database went away during a commit: whether this was stored is not known, look before trying again")
-)
+var errClosed = errors.New("the store is closed")
 
 // writer runs operations one after the other and commits them together.
 type writer struct {
@@ -126,7 +122,7 @@ func (w *writer) commit(batch []*operation) {
 		return
 	}
 	errs, err := w.attempt(batch)
-	if err != nil && len(batch) > 1 && !errors.Is(err, errUnreachable) && !errors.Is(err, errDoubt) {
+	if err != nil && len(batch) > 1 && !ofAll(err) {
 		for _, o := range batch {
 			w.commitOne(o)
 		}
@@ -167,7 +163,7 @@ func (w *writer) commitOne(o *operation) {
 
 // attempt runs the batch until no other process gets in its way, and once more
 // when the connection was lost under it. The error says that nothing of it
-// happened, unless it is errDoubt; errs are those of the operations.
+// happened, unless it is fleet.ErrDoubt; errs are those of the operations.
 func (w *writer) attempt(batch []*operation) (errs []error, err error) {
 	lost := 0
 	for n := range maxTries {
@@ -175,7 +171,7 @@ func (w *writer) attempt(batch []*operation) (errs []error, err error) {
 			return errs, nil
 		}
 		switch fault := w.dialect.Fault(err); {
-		case errors.Is(err, errUnreachable), errors.Is(err, errDoubt):
+		case ofAll(err):
 			return nil, err
 		case fault == FaultConflict, errors.Is(err, errRaced):
 			w.pause(n)
@@ -183,11 +179,19 @@ func (w *writer) attempt(batch []*operation) (errs []error, err error) {
 			w.pause(n)
 		case fault == FaultLost && lost == 0:
 			lost++
+		case fault == FaultLost:
+			return nil, fmt.Errorf("%w: %w", fleet.ErrUnavailable, err)
 		default:
 			return nil, err
 		}
 	}
-	return nil, err
+	return nil, fmt.Errorf("%w: others keep writing the same; nothing was stored, try again: %w", fleet.ErrBusy, err)
+}
+
+// ofAll reports an error that concerns the whole batch: trying its operations one by
+// one would not help, or be wrong.
+func ofAll(err error) bool {
+	return errors.Is(err, fleet.ErrUnavailable) || errors.Is(err, fleet.ErrDoubt)
 }
 
 // pause lets others finish, for a random while that grows with each try.
@@ -220,7 +224,7 @@ func take(batch []*operation) []*operation {
 // try runs the batch in one transaction.
 func (w *writer) try(batch []*operation) (errs []error, err error) {
 	if err := w.connect(); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", fleet.ErrUnavailable, err)
 	}
 	if err := w.control(w.dialect.Begin); err != nil {
 		w.disconnect()
@@ -278,7 +282,7 @@ func (w *writer) end(t *tx) error {
 	committed, unknown := outcome.Committed(ctx, w.db, c)
 	switch {
 	case unknown != nil:
-		return fmt.Errorf("%w: %w: %w", errDoubt, err, unknown)
+		return fmt.Errorf("%w: %w: %w", fleet.ErrDoubt, err, unknown)
 	case committed:
 		return nil
 	}
