@@ -104,6 +104,8 @@ var sections = []struct {
 	{"broker-abuse", limited((*brokers).abused), always},
 	{"store-sqlite", (*runner).storeSQLite, always},
 	{"store-postgres", (*runner).storePostgres, always},
+	{"group-sqlite", (*runner).groupSQLite, always},
+	{"group-postgres", (*runner).groupPostgres, always},
 	{"select", (*runner).selects, always},
 	{"plan", (*runner).plans, always},
 	{"engine-sqlite", engine("sqlite", "SQLite", engine100k), always},

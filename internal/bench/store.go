@@ -46,6 +46,33 @@ func (r *runner) shadowStore(pkg, name string) error {
 
 const readsTarget = 20_000
 
+func (r *runner) groupSQLite() error { return r.groupReflects(sqlitePackage, "SQLite") }
+
+func (r *runner) groupPostgres() error { return r.groupReflects(postgresPackage, "PostgreSQL") }
+
+// reflectsTarget is within what time a dynamic group shows a change.
+const reflectsTarget = 100 * time.Millisecond
+
+// groupReflects measures from a change of a shadow to the group that shows it.
+func (r *runner) groupReflects(pkg, name string) error {
+	const bench = "BenchmarkGroupReflects"
+	m, err := r.goBench(goBenchmark{pkg: pkg, pattern: bench, times: "500x", runs: storeRuns})
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct{ name, what string }{
+		{"alone", name + ": a change of a shadow to the dynamic group of 100,000 devices that shows it"},
+		{"loaded", "  beside 200 callers that update others"},
+	} {
+		p99 := m.of(bench+"/"+c.name, "p99-ms")
+		r.table.add(figure{
+			what: c.what, measured: fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", m.of(bench+"/"+c.name, "p50-ms"), p99),
+			target: "< " + reflectsTarget.String(), met: p99 < float64(reflectsTarget.Milliseconds()),
+		})
+	}
+	return nil
+}
+
 // selects measures selectors over a million devices.
 func (r *runner) selects() error {
 	m, err := r.goBench(goBenchmark{pkg: postgresPackage, pattern: "BenchmarkSelect1M", times: "5x", runs: storeRuns})

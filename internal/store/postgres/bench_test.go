@@ -40,6 +40,8 @@ func BenchmarkShadowUpdate(b *testing.B) { storetest.BenchUpdates(b, onBench(b))
 
 func BenchmarkShadowRead(b *testing.B) { storetest.BenchReads(b, onBench(b)) }
 
+func BenchmarkGroupReflects(b *testing.B) { storetest.BenchGroupReflects(b, onBench(b)) }
+
 // BenchmarkCancel cancels executions that wait.
 func BenchmarkCancel(b *testing.B) {
 	b.Run("100k", func(b *testing.B) { benchCancel(b, 100_000) })

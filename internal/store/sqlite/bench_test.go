@@ -201,23 +201,7 @@ func BenchmarkShadowUpdateGroups(b *testing.B) {
 	}
 }
 
-// BenchmarkGroupReflects is how long an update and a look at the group take: the
-// members change in the transaction of the update.
-func BenchmarkGroupReflects(b *testing.B) {
-	s, ctx := benchStore(b, benchDevices), context.Background()
-	must(b, s.CreateGroup(ctx, fleet.Group{Name: "odd", Dynamic: true, Selector: `shadow.reported.n = true`, CreatedAt: time.Now()}, nil))
-	must(b, fleet.FillGroup(ctx, s, "odd"))
-	for i := range b.N {
-		u := shadow.NewUpdate(nil, map[string]any{"n": i%2 == 0})
-		_, err := s.UpdateShadow(ctx, deviceID(1), "", u, time.Now())
-		must(b, err)
-		ids, err := s.GroupMembers(ctx, "odd", "", 10)
-		must(b, err)
-		if (len(ids) == 1) != (i%2 == 0) {
-			b.Fatalf("update %d: members %v", i, ids)
-		}
-	}
-}
+func BenchmarkGroupReflects(b *testing.B) { storetest.BenchGroupReflects(b, onBench(b)) }
 
 // BenchmarkShadowUpdateAlone is one caller: what a write costs without company.
 func BenchmarkShadowUpdateAlone(b *testing.B) {
