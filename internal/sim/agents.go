@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -49,6 +50,9 @@ type job struct {
 	at      int    // index into its course
 	from    string // digest of what ran before
 	course  []word
+	asked   int  // raised by each question whether it may go on
+	held    bool // the last answer was that it may not
+	cleared int  // Sim.Calls when the server read that it may
 }
 
 // word is what an agent says of its work, and how long it works before that.
@@ -59,6 +63,9 @@ type word struct {
 	class  ota.Class
 	silent time.Duration // it is off so long before
 }
+
+// stepRunning is the step of a command that runs.
+const stepRunning ota.Step = "running"
 
 // courseOf draws how an install goes, or a command.
 func (a *agent) courseOf(release ota.ReleaseID) []word {
@@ -73,7 +80,7 @@ func (a *agent) courseOf(release ota.ReleaseID) []word {
 		if s.rng.IntN(10) == 0 {
 			return []word{end(ota.Rejected, "")}
 		}
-		return []word{work("running"), end(pick(s, ota.Succeeded, ota.Succeeded, ota.Succeeded, ota.Failed), "")}
+		return []word{work(stepRunning), end(pick(s, ota.Succeeded, ota.Succeeded, ota.Succeeded, ota.Failed), "")}
 	}
 	if !s.suits(release, a.running) && a.running != digestOf(release) {
 		return []word{end(ota.Rejected, "")}
@@ -119,6 +126,8 @@ func (a *agent) hear(next *ota.Execution) {
 		a.ask()
 	case a.job != nil && (next == nil || next.RolloutID != a.job.rollout || next.Attempt != a.job.attempt):
 		a.look()
+	case a.job != nil && a.job.held:
+		a.goOn()
 	}
 }
 
@@ -243,7 +252,71 @@ func (a *agent) work() {
 	case install && w.step == ota.StepRollingBack:
 		a.becomes(a.job.from)
 	}
-	a.later(w.after, a.report)
+	a.later(w.after, a.goOn)
+}
+
+// committing reports whether there is no way back behind a word: the new slot is
+// activated, or the command run.
+func (j *job) committing(w word) bool {
+	if j.release == (ota.ReleaseID{}) {
+		return j.at == 0 && !w.status.Terminal()
+	}
+	return w.step == ota.StepRebooting
+}
+
+// goOn reports what comes next; where there is no way back it asks before whether it may.
+func (a *agent) goOn() {
+	if a.job == nil {
+		return
+	}
+	if j := a.job; j.committing(j.course[j.at]) {
+		a.mayI()
+		return
+	}
+	a.report()
+}
+
+// mayI asks how the execution stands, and goes on unless it is asked to hold: then it
+// says that it waits, and asks again when it is told of it, or after a while.
+func (a *agent) mayI() {
+	j, life := a.job, a.life
+	j.asked++
+	asked, read := j.asked, 0
+	a.send("asks whether it may", func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
+		e, err := r.Execution(ctx, j.rollout, a.id)
+		if read == 0 { // by the first of several copies
+			read = a.sim.Calls
+		}
+		return e, err
+	}, func(e ota.Execution, err error) {
+		if life != a.life || a.off || a.revoked || a.job != j || j.asked != asked {
+			return
+		}
+		j.asked++ // once is enough
+		switch {
+		case err != nil:
+			a.later(10*time.Second, a.goOn)
+		case e.Attempt > j.attempt || e.Attempt == j.attempt && e.Status.Terminal():
+			a.forget()
+		case e.Hold:
+			a.waits()
+		default:
+			j.held, j.cleared = false, read
+			a.report()
+		}
+	})
+}
+
+// waits says that the agent waits, once each time.
+func (a *agent) waits() {
+	j := a.job
+	if again := a.sim.upTo(10 * time.Minute); j.held {
+		a.later(again, a.goOn)
+		return
+	}
+	j.held = true
+	j.course = slices.Insert(slices.Clone(j.course), j.at, word{status: ota.InProgress, step: ota.StepWaiting})
+	a.report()
 }
 
 // report reports where the work stands, again and again until it is heard.
@@ -280,7 +353,7 @@ func (a *agent) answered(w word, e ota.Execution, err error) {
 		j.version = e.Version
 		a.done(w)
 	case errors.Is(err, errStore), errors.Is(err, context.Canceled):
-		a.later(10*time.Second, a.report)
+		a.later(10*time.Second, a.goOn)
 	case errors.Is(err, ota.ErrTerminal), errors.Is(err, ota.ErrVersionMismatch):
 		switch {
 		case e.Attempt == j.attempt && e.Status == w.status && (e.Status.Terminal() || e.Step() == w.step): // its own word, told before
@@ -290,7 +363,7 @@ func (a *agent) answered(w word, e ota.Execution, err error) {
 			a.forget()
 		default:
 			j.version = e.Version
-			a.later(time.Second, a.report)
+			a.later(time.Second, a.goOn)
 		}
 	default:
 		a.sim.check.say("device %s reports %s %s of rollout %s: %v", a.id, w.status, w.step, j.rollout, err)
@@ -359,6 +432,7 @@ func (a *agent) say(word int) {
 		}
 		a.says.sending = true
 		sent := a.sim.now()
+		a.sim.check.said[claim{a.id, a.running}] = sent
 		u := shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": a.running}})
 		a.sim.request(a.id+" runs "+a.running[:4], func(ctx context.Context, r *fleet.Service) (ota.Execution, error) {
 			_, err := r.UpdateShadow(ctx, a.id, "", u)

@@ -24,7 +24,12 @@ type checker struct {
 	runs       map[string]time.Time      // since when a rollout is RUNNING
 	basis      map[string]basis          // what a caller saw of a rollout last, by label and rollout
 	withdrawn  map[ota.ReleaseID]bool
+	holds      map[string]int      // Sim.Calls when devices of a rollout were asked to hold, last
+	said       map[claim]time.Time // when a device said last that it runs an image
 }
+
+// claim is a device that says that it runs an image.
+type claim struct{ device, digest string }
 
 // place is a device in a rollout.
 type place struct{ rollout, device string }
@@ -44,7 +49,7 @@ type tally struct {
 func newChecker(s *Sim) *checker {
 	return &checker{
 		sim: s, rollouts: map[string]ota.Rollout{}, executions: map[place][]ota.Execution{}, flying: map[string]int{},
-		made: map[string][]time.Time{}, repeats: map[string]int{}, runs: map[string]time.Time{}, basis: map[string]basis{}, withdrawn: map[ota.ReleaseID]bool{},
+		made: map[string][]time.Time{}, repeats: map[string]int{}, runs: map[string]time.Time{}, basis: map[string]basis{}, withdrawn: map[ota.ReleaseID]bool{}, holds: map[string]int{}, said: map[claim]time.Time{},
 	}
 }
 
@@ -123,8 +128,14 @@ func (k *checker) changed(c change) {
 			k.say("rollout %s is gone", id)
 		}
 	}
+	for id, r := range k.rollouts {
+		if r.Holds() && !was[id].Holds() {
+			k.holds[id] = k.sim.Calls
+		}
+	}
 	if c.method == "Report" {
 		k.accepted(c)
+		k.heldBack(c)
 	}
 	switch c.method {
 	case "Withdraw":
@@ -184,6 +195,19 @@ func (k *checker) accepted(c change) {
 	e := attempts[len(attempts)-1]
 	if c.report.Attempt != 0 && e.Attempt != c.report.Attempt || c.report.ExpectedVersion != 0 && e.Version != c.report.ExpectedVersion {
 		k.say("%s: a report on attempt %d, version %d was accepted by attempt %d, version %d", c.label, c.report.Attempt, c.report.ExpectedVersion, e.Attempt, e.Version)
+	}
+}
+
+// heldBack: no device activates, or runs a command, that asked after its rollout was
+// held whether it may.
+func (k *checker) heldBack(c change) {
+	j, r := k.sim.agent[c.report.DeviceID].job, k.rollouts[c.report.RolloutID]
+	step := ota.Step(c.report.Details[ota.DetailStep])
+	if j == nil || j.rollout != r.ID || c.report.Attempt != j.attempt || step != ota.StepRebooting && step != stepRunning {
+		return
+	}
+	if r.Holds() && j.cleared > k.holds[r.ID] {
+		k.say("%s: device %s goes on to %s though rollout %s is held", c.label, c.report.DeviceID, step, r.ID)
 	}
 }
 

@@ -116,6 +116,9 @@ func (k *checker) letGo(r ota.Rollout) {
 		if err != nil || d.Revoked() || r.Terms.Continuous && !k.means(r, at.device) || k.excused(r, at.device) || k.toCome(r, at.device) {
 			continue
 		}
+		if k.said[claim{at.device, digestOf(r.Release)}].After(last.QueuedAt) { // it had the image by then, whatever it runs now
+			continue
+		}
 		k.say("device %s made way in rollout %s for %s, and nobody has it", at.device, r.ID, last.Superseded())
 	}
 }

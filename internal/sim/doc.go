@@ -11,6 +11,7 @@
 // driver lets them through one by one, in an order that the seed says. So the
 // order of calls of two replicas is as much part of the history as the faults.
 //
-// The devices are a model of how the agent reports, and no more of it. Nothing
+// The devices are a model of how the agent reports, and asks before it activates
+// whether it may, and no more of it. Nothing
 // here is about SQL, MQTT or files: those have their own tests.
 package sim

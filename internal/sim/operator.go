@@ -165,11 +165,14 @@ func (s *Sim) resume(id string) {
 func (s *Sim) approve(r ota.Rollout) {
 	switch {
 	case r.State == ota.RolloutDraft:
-		s.operate("submit "+r.ID, func(ctx context.Context, f *fleet.Service) error { _, err := f.SubmitRollout(ctx, r.ID); return err })
+		s.operate("submit "+r.ID, func(ctx context.Context, f *fleet.Service) error {
+			_, err := f.SubmitRollout(ctx, r.ID)
+			return s.orDrop(ctx, f, r, err)
+		})
 	case r.State == ota.RolloutAwaitingApproval:
 		s.operate("approve "+r.ID, func(ctx context.Context, f *fleet.Service) error {
 			_, err := f.ApproveRollout(ctx, r.ID, 0)
-			return err
+			return s.orDrop(ctx, f, r, err)
 		})
 	case r.State == ota.RolloutRunning:
 		for i, stage := range r.Stages {
@@ -182,4 +185,14 @@ func (s *Sim) approve(r ota.Rollout) {
 			}
 		}
 	}
+}
+
+// orDrop has the operator give up a rollout that was refused because another outranks
+// it, once all is calm: that one may be paused for ever.
+func (s *Sim) orDrop(ctx context.Context, f *fleet.Service, r ota.Rollout, err error) error {
+	if !s.calm || !errors.Is(err, fleet.ErrOutranked) {
+		return err
+	}
+	_, err = f.AbortRollout(ctx, r.ID, "outranked", ota.AbortKeep)
+	return err
 }

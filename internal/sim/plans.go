@@ -388,6 +388,9 @@ func (s *Sim) change() {
 
 func (s *Sim) approving() {
 	for _, r := range s.rollouts() {
+		if r.Holds() && s.check.active(r.ID, ota.InProgress) > 0 { // they wait for that
+			s.resume(r.ID)
+		}
 		s.approve(r)
 	}
 	s.after(10*time.Minute, s.approving)
