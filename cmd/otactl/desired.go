@@ -130,12 +130,18 @@ func (c *client) groupFirmware(ctx context.Context, group string) (list []rollou
 		return nil, err
 	}
 	for _, r := range resp.GetRollouts() {
-		state := ota.RolloutState(r.GetState())
-		if r.GetSpec().GetContinuous() && r.GetSpec().GetSelector() == selector && !state.Terminal() && !state.Ending() {
+		if keepsUp(r, selector) {
 			list = append(list, newRolloutView(r))
 		}
 	}
 	return list, nil
+}
+
+// keepsUp reports whether a rollout brings its release to whoever comes to match the
+// selector: not one that is being finished, be it that it is held.
+func keepsUp(r *otadv1.Rollout, selector string) bool {
+	over := r.GetEnding() || ota.RolloutState(r.GetState()).Terminal()
+	return r.GetSpec().GetContinuous() && r.GetSpec().GetSelector() == selector && !over
 }
 
 // firmwareText is what the rollouts bring, for people.

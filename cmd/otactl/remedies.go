@@ -89,6 +89,8 @@ func (r rolloutView) nextAct() string {
 		return act("it runs: otactl rollout pause ID stops it for a while, finish ID or abort ID for good")
 	case state == ota.RolloutRunning:
 		return act("it runs: otactl rollout pause ID stops it for a while, abort ID for good; another plan is another rollout")
+	case state == ota.RolloutPaused && r.Ending:
+		return act("otactl rollout resume ID lets it go on to its end, abort ID cancels what has not activated")
 	case state == ota.RolloutPaused && r.failedStage() > 0:
 		return act("see to what failed, as otactl rollout show ID lists it, then: otactl rollout resume ID --failed-stage repeat, or skip to pass by it; or abort ID")
 	case state == ota.RolloutPaused && r.Terms.OnPause == string(ota.PauseHoldBeforeInstall):

@@ -214,3 +214,25 @@ func TestConflictsSayWhoComesFirst(t *testing.T) {
 		}
 	}
 }
+
+// A rollout that is being finished is no firmware of a group any more, also when a pause
+// with hold keeps it from its end; one that is paused is.
+func TestFirmwareOfAGroup(t *testing.T) {
+	of := func(state string, ending bool) *otadv1.Rollout {
+		return &otadv1.Rollout{State: state, Ending: ending, Spec: &otadv1.RolloutSpec{Continuous: true, Selector: "s"}}
+	}
+	for _, c := range []struct {
+		r    *otadv1.Rollout
+		want bool
+	}{
+		{of("RUNNING", false), true}, {of("PAUSED", false), true}, {of("PAUSED", true), false}, {of("FINISHING", true), false}, {of("COMPLETED", false), false},
+		{&otadv1.Rollout{State: "RUNNING", Spec: &otadv1.RolloutSpec{Selector: "s"}}, false},
+	} {
+		if got := keepsUp(c.r, "s"); got != c.want || keepsUp(c.r, "other") {
+			t.Errorf("%s, ending %v: %v", c.r.GetState(), c.r.GetEnding(), got)
+		}
+	}
+	if act := (rolloutView{ID: "r-1", State: "PAUSED", Ending: true}).nextAct(); !strings.Contains(act, "to its end") {
+		t.Errorf("held while it is finished: %q", act)
+	}
+}

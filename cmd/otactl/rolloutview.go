@@ -29,6 +29,7 @@ type rolloutView struct {
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	Terms      termsView       `json:"terms"`
 	Idle       bool            `json:"idle,omitempty"`     // continuous, with nothing to do until a device joins
+	Ending     bool            `json:"ending,omitempty"`   // aborted or finished, and not ended yet, be it that it is held
 	Reached    int32           `json:"reached"`            // devices that had their turn
 	Health     *healthView     `json:"health,omitempty"`   // absent: nothing is compared
 	RevertOf   string          `json:"revertOf,omitempty"` // the rollout whose devices it brings back
@@ -117,7 +118,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
+		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
 )
 
@@ -50,5 +51,21 @@ func TestSpecComesThrough(t *testing.T) {
 	bare := ota.Rollout{Release: r.Release}
 	if got, err := decodeSpec(encodeSpec(bare)); err != nil || cmp.Diff(bare, got) != "" {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Who is being finished and held is told from who is paused.
+func TestEndingIsTold(t *testing.T) {
+	began := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	follows := ota.Rollout{State: ota.RolloutPaused, Terms: ota.Terms{Continuous: true}, Follows: true, StartedAt: began}
+	held := follows
+	held.Follows = false
+	for _, c := range []struct {
+		r    ota.Rollout
+		want bool
+	}{{follows, false}, {held, true}, {ota.Rollout{State: ota.RolloutFinishing}, true}, {ota.Rollout{State: ota.RolloutAborting}, true}, {ota.Rollout{State: ota.RolloutCompleted}, false}} {
+		if got := encodeRollout(fleet.RolloutView{Rollout: c.r}).GetEnding(); got != c.want {
+			t.Errorf("%s, follows %v: ending %v", c.r.State, c.r.Follows, got)
+		}
 	}
 }

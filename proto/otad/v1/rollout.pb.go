@@ -1055,7 +1055,10 @@ type Rollout struct {
 	Idle     bool         `protobuf:"varint,91,opt,name=idle,proto3" json:"idle,omitempty"` // continuous, with nothing to do until a device joins
 	// Attempts in progress that are at their step longest, the oldest first, at most 5.
 	// Only where one rollout is asked for, and while at most 1000 are in progress.
-	AtWork        []*Execution `protobuf:"bytes,92,rep,name=at_work,json=atWork,proto3" json:"at_work,omitempty"`
+	AtWork []*Execution `protobuf:"bytes,92,rep,name=at_work,json=atWork,proto3" json:"at_work,omitempty"`
+	// It was aborted or finished and has not ended yet, be it that a pause with hold keeps
+	// it from that.
+	Ending        bool `protobuf:"varint,93,opt,name=ending,proto3" json:"ending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1256,6 +1259,13 @@ func (x *Rollout) GetAtWork() []*Execution {
 		return x.AtWork
 	}
 	return nil
+}
+
+func (x *Rollout) GetEnding() bool {
+	if x != nil {
+		return x.Ending
+	}
+	return false
 }
 
 // Revert is how a rollout stands that brings devices of another back.
@@ -3303,7 +3313,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\x94\a\n" +
+	"approvedAt\"\xac\a\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3334,7 +3344,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06health\x18R \x01(\v2\x13.otad.v1.HealthSeenR\x06health\x12.\n" +
 	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\x12\x12\n" +
 	"\x04idle\x18[ \x01(\bR\x04idle\x12+\n" +
-	"\aat_work\x18\\ \x03(\v2\x12.otad.v1.ExecutionR\x06atWork\"=\n" +
+	"\aat_work\x18\\ \x03(\v2\x12.otad.v1.ExecutionR\x06atWork\x12\x16\n" +
+	"\x06ending\x18] \x01(\bR\x06ending\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
