@@ -84,8 +84,8 @@ credentials from --token-file and --ca-file, OTACTL_TOKEN, OTACTL_TOKEN_FILE and
 OTACTL_CA_FILE, or the context of that server ("otactl login").`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if err := checkFormat(a.flags.output); err != nil {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := errors.Join(cmd.ValidateFlagGroups(), checkFormat(a.flags.output)); err != nil {
 				return err
 			}
 			a.started = true
