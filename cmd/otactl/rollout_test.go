@@ -236,3 +236,18 @@ func TestFirmwareOfAGroup(t *testing.T) {
 		t.Errorf("held while it is finished: %q", act)
 	}
 }
+
+func TestUnsuccessfulExecutions(t *testing.T) {
+	due := time.Now()
+	for _, c := range []struct {
+		e    executionView
+		want bool
+	}{
+		{executionView{Class: "failed"}, true}, {executionView{Class: "drifted"}, true}, {executionView{Class: "failed", RetryAt: &due}, false},
+		{executionView{Class: "succeeded"}, false}, {executionView{Class: "underway"}, false}, {executionView{Status: "CANCELED"}, false}, {executionView{Status: "QUEUED"}, false},
+	} {
+		if got := c.e.unsuccessful(); got != c.want {
+			t.Errorf("%+v: %v", c.e, got)
+		}
+	}
+}

@@ -3,19 +3,22 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
 
 func newRolloutDevicesCmd(a *app) *cobra.Command {
-	var active bool
+	var active, failed bool
 	var limit int
 	cmd := &cobra.Command{
 		Use: "devices ID", Short: "List the devices that a rollout has reached, each attempt", Args: takes("ID"),
 		Example: `  otactl rollout devices r-abc --active
+  otactl rollout devices r-abc --failed -o name
   otactl rollout devices r-abc -o jsonl | jq 'select(.class == "silent") | .device'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
@@ -26,8 +29,10 @@ func newRolloutDevicesCmd(a *app) *cobra.Command {
 				return err
 			}
 			var views []executionView
-			err = c.eachExecution(cmd.Context(), &otadv1.ListExecutionsRequest{RolloutId: args[0], Active: active, EveryAttempt: true}, func(e *otadv1.Execution) bool {
-				views = append(views, newExecutionView(e))
+			err = c.eachExecution(cmd.Context(), &otadv1.ListExecutionsRequest{RolloutId: args[0], Active: active, EveryAttempt: !failed}, func(e *otadv1.Execution) bool {
+				if v := newExecutionView(e); !failed || v.unsuccessful() {
+					views = append(views, v)
+				}
 				return limit == 0 || len(views) < limit
 			})
 			if err != nil {
@@ -37,6 +42,8 @@ func newRolloutDevicesCmd(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&active, "active", false, "only attempts that are not finished")
+	cmd.Flags().BoolVar(&failed, "failed", false, "only devices whose last attempt ended without success, and that attempt")
+	cmd.MarkFlagsMutuallyExclusive("active", "failed")
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most this many (0: all)")
 	return cmd
 }
@@ -59,6 +66,12 @@ func (c *client) eachExecution(ctx context.Context, req *otadv1.ListExecutionsRe
 			return nil
 		}
 	}
+}
+
+// unsuccessful reports whether it ended so that it counts against the rollout, and no
+// further attempt is to come.
+func (e executionView) unsuccessful() bool {
+	return slices.Contains(ota.Unsuccessful, ota.Class(e.Class)) && e.RetryAt == nil
 }
 
 // legText says on which leg of how many a device is; empty for a command.

@@ -227,3 +227,62 @@ func TestLimitsOfOperators(t *testing.T) {
 		t.Errorf("long pattern: %v", err)
 	}
 }
+
+// TestFailedDevicesByAnotherRollout: devices on which every attempt was used up are tried
+// again by another rollout of the release, which reaches nobody else, and changes nothing
+// of what was judged.
+func TestFailedDevicesByAnotherRollout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.release("1.0")
+		ids := w.enroll(6, "rpi4")
+		broken := map[string]bool{ids[1]: true, ids[4]: true}
+		outcome := func(e ota.Execution) ota.Report {
+			if broken[e.DeviceID] {
+				return ota.Report{Status: ota.Failed}
+			}
+			w.runs(e.DeviceID, r.ImageDigest)
+			return ota.Report{Status: ota.Succeeded}
+		}
+		plan := ota.Rollout{Release: r.ID(), Stages: w.stages("100%")}
+		plan.Stages[0].Gate.Success, plan.Stages[0].Soak = 0.5, 24*time.Hour
+		first, err := w.s.CreateRollout(w.ctx, plan)
+		w.ok(err)
+		stop := w.background(w.s.RunEngine, w.s.RunNotifier)
+		for _, id := range ids {
+			e, err := w.s.StartNext(w.ctx, id, ota.Starting{})
+			w.ok(err)
+			report := outcome(e)
+			report.RolloutID, report.DeviceID = e.RolloutID, id
+			_, err = w.s.Report(w.ctx, report)
+			w.ok(err)
+		}
+		w.rests()
+		stop()
+		if v := w.view(first.ID); v.State != ota.RolloutRunning || v.Progress.Total().Of(ota.ClassFailed) != 2 {
+			t.Fatalf("the first is %s, %+v", v.State, v.Progress.Total())
+		}
+
+		again := ota.Rollout{Release: r.ID(), Stages: w.stages("1,100%")}
+		p, err := w.s.PlanRollout(w.ctx, again)
+		w.ok(err)
+		if p.Population != 2 || p.Stages[0].Devices+p.Stages[1].Devices != 2 || len(p.Conflicts) != 0 {
+			t.Fatalf("it would reach %d: %+v, in conflict with %+v", p.Population, p.Stages, p.Conflicts)
+		}
+		broken = nil
+		second, err := w.s.CreateRollout(w.ctx, again)
+		w.ok(err)
+		if v := w.run(second.ID, 1, ids, outcome); v.State != ota.RolloutCompleted || v.Progress.Total().Of(ota.ClassSucceeded) != 2 {
+			t.Errorf("the second is %s: %s, %+v", v.State, v.Reason, v.Progress.Total())
+		}
+		if v := w.view(first.ID); v.State != ota.RolloutRunning || v.Progress.Total().Of(ota.ClassFailed) != 2 {
+			t.Errorf("the first is %s, %+v", v.State, v.Progress.Total())
+		}
+		if v := w.run(first.ID, 1, nil, outcome); v.State != ota.RolloutRunning && v.State != ota.RolloutCompleted {
+			t.Errorf("the first ended %s: %s", v.State, v.Reason)
+		}
+		if _, err := w.s.PlanRollout(w.ctx, again); !errors.Is(err, fleet.ErrNoDevices) {
+			t.Errorf("nobody is left: %v", err)
+		}
+	})
+}
