@@ -93,7 +93,7 @@ func (s *Service) opens(r ota.Rollout) error {
 	if r.Terms.Start.After(from) {
 		from = r.Terms.Start
 	}
-	return r.Terms.Window.PossibleFrom(from)
+	return ota.AtField("window", r.Terms.Window.PossibleFrom(from))
 }
 
 // longestTrial returns the longest time that a device has to prove its health, of the
