@@ -389,8 +389,10 @@ func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.I
 		Certificates: c.Certificates, ClientID: c.ClientID, Username: c.Username, Password: c.Password, Remote: c.Remote,
 	})
 	switch {
-	case err != nil:
+	case errors.Is(err, fleet.ErrDenied):
 		return mqtt.Identity{}, err
+	case err != nil:
+		return mqtt.Identity{}, fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
 	case a.Claim:
 		return mqtt.Identity{Name: a.Name, Passing: true, Access: mqtt.ProvisioningAccess()}, nil
 	}

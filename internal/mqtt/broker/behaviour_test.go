@@ -128,8 +128,11 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 		return nil
 	}, func(c *Config) {
 		c.Authenticate = func(ctx context.Context, cr Credentials) (mqtt.Identity, error) {
-			if cr.Certificates[0].Subject.CommonName == "revoked" {
+			switch cr.Certificates[0].Subject.CommonName {
+			case "revoked":
 				return mqtt.Identity{}, errors.New("on the deny list since yesterday")
+			case "unlucky":
+				return mqtt.Identity{}, fmt.Errorf("%w: the deny list is in a database that is away", ErrUnavailable)
 			}
 			return byCertificate(ctx, cr)
 		}
@@ -141,6 +144,7 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 		says     string // to a client of MQTT 5, nothing else
 	}{
 		{"revoked", "revoked", hello{id: "revoked"}, 5, 0x87, ""},
+		{"nobody knows now", "unlucky", hello{id: "unlucky"}, 3, 0x88, ""},
 		{"other client id", "dev", hello{id: "victim"}, 2, 0x85, "claims the client id"},
 		{"name with +", "+", hello{id: "+"}, 5, 0x87, ""},
 		{"name with #", "#", hello{id: "#"}, 5, 0x87, ""},

@@ -43,6 +43,8 @@ var (
 	ErrClosed = errors.New("broker is closed")
 	// ErrSubscribed: Subscribe was called before.
 	ErrSubscribed = errors.New("broker has a subscriber already")
+	// ErrUnavailable: it can not be said now who a client is, by no fault of its own.
+	ErrUnavailable = errors.New("unavailable")
 	// ErrInvalidMessage: the message could not be sent to anybody.
 	ErrInvalidMessage = errors.New("invalid message")
 	// ErrQueueFull: too much waits already for a client that the message is for.
@@ -72,7 +74,8 @@ type Config struct {
 	// is accepted. Empty: none.
 	PlainAddr string
 	// Authenticate says who is behind a connection. Its error is logged, and the
-	// client is told no more than "not authorized". It is called concurrently.
+	// client is told no more than "not authorized", or "server unavailable" if it is
+	// ErrUnavailable or comes of the time being over. It is called concurrently.
 	Authenticate func(ctx context.Context, c Credentials) (mqtt.Identity, error)
 	// Presence hears of devices that came or went, in order per device, and may
 	// publish. Nil: nobody.

@@ -45,6 +45,7 @@ type refusal struct {
 }
 
 func (r refusal) Error() string { return r.err.Error() }
+func (r refusal) Unwrap() error { return r.err }
 
 func refuse(code packet.Code, format string, args ...any) error {
 	return refusal{code, fmt.Errorf(format, args...)}
@@ -91,10 +92,11 @@ func (b *Broker) late(err error) error {
 }
 
 // rejection is the CONNACK that refuses p, with the reason in words if the client
-// takes them (3.2.2.3.9). Who is not let in for what it is hears no more than that.
+// takes them (3.2.2.3.9). Who is not let in for what it is, or not now, hears no more
+// than that.
 func rejection(p packet.Connect, code packet.Code, err error) []byte {
 	mute := packet.AppendConnack(nil, p.Version, packet.Connack{Code: code})
-	if code == packet.NotAuthorized || p.NoProblemInfo {
+	if code == packet.NotAuthorized || errors.Is(err, ErrUnavailable) || p.NoProblemInfo {
 		return mute
 	}
 	ack := packet.AppendConnack(nil, p.Version, packet.Connack{Code: code, Reason: err.Error()})
@@ -200,7 +202,13 @@ func (b *Broker) identify(c *conn, p packet.Connect) (mqtt.Identity, error) {
 		creds.Certificates = state.PeerCertificates
 	}
 	id, err := b.conf.Authenticate(ctx, creds)
-	if err != nil {
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	switch {
+	case errors.Is(err, ErrUnavailable): // some clients give up for good when not authorized
+		return id, refuse(packet.ServerUnavailable, "authenticate: %w", err)
+	case err != nil:
 		return id, refuse(packet.NotAuthorized, "authenticate: %w", err)
 	}
 	if id.Name == "" || id.Access == nil {
