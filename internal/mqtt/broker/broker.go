@@ -312,7 +312,8 @@ func (b *Broker) isClosing() bool {
 }
 
 // Close implements mqtt.Broker. Handlers are waited for, not interrupted: their
-// context is that of Subscribe.
+// context is that of Subscribe. An error may be what the store did not take, which
+// nobody was told is stored.
 func (b *Broker) Close() error {
 	b.mu.Lock()
 	if b.closing {
@@ -339,7 +340,7 @@ func (b *Broker) Close() error {
 	}
 	b.wg.Wait()
 	b.stopTimers()
-	b.journal.flush()
+	err = errors.Join(err, b.journal.flush())
 	close(b.closed)
 	return err
 }

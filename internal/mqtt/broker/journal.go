@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -28,6 +29,7 @@ type journal struct {
 	waiting []func(error)
 	open    int // units
 	running bool
+	failure error     // of the last write
 	idle    sync.Cond // on mu; signalled when running ends
 }
 
@@ -172,11 +174,11 @@ func (j *journal) write() {
 		j.mu.Lock()
 		if err != nil {
 			j.restore(changes)
-			if failed { // the next change tries again; a full disk must not spin
+			if failed && len(j.waiting) == 0 { // the next change tries again; a full disk must not spin
 				break
 			}
 		}
-		failed = err != nil
+		j.failure, failed = err, err != nil
 	}
 	j.running = false
 	j.idle.Broadcast()
@@ -221,17 +223,28 @@ func (j *journal) save(changes map[string]change) error {
 // restore puts back what could not be written, below what has come since.
 func (j *journal) restore(old map[string]change) {
 	for k, c := range old {
-		if _, ok := j.changes[k]; !ok {
+		newer, ok := j.changes[k]
+		if !ok {
 			j.changes[k] = c
+			continue
 		}
+		newer.fresh = newer.fresh && c.fresh // the store may still have what was to be removed
+		j.changes[k] = newer
 	}
 }
 
-// flush waits until everything is written.
-func (j *journal) flush() {
+// flush waits until everything is written, with a last try for what could not be.
+func (j *journal) flush() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if len(j.changes) > 0 {
+		j.start()
+	}
 	for j.running {
 		j.idle.Wait()
 	}
+	if n := len(j.changes); n > 0 {
+		return fmt.Errorf("%d changes of sessions are not stored: %w", n, j.failure)
+	}
+	return nil
 }

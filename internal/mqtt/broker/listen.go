@@ -163,7 +163,6 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = ws.Close(websocket.StatusPolicyViolation, "the subprotocol mqtt is required") // 6.0.0-3
 		return
 	}
-	ws.SetReadLimit(int64(b.lim.PacketBytes) + 64)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	nc := &webSocket{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), request: r}

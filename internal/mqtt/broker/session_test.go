@@ -504,6 +504,15 @@ func TestWebSocket(t *testing.T) {
 	if m := w.receive(); len(m.payload) != 100_000 {
 		t.Errorf("%d bytes", len(m.payload))
 	}
+	var several []byte // in one message, larger than a packet may be
+	for id := range byte(4) {
+		several = append(several, framed(0x32, join(str("b"), []byte{0, id + 1, 0}, make([]byte, 100_000)))...)
+	}
+	w.ack(packet.PUBACK, 1)
+	w.send(several)
+	for range 4 {
+		w.expect(puback)
+	}
 	bare, _, err := websocket.Dial(t.Context(), server.URL, nil)
 	if err == nil {
 		_, _, err = bare.Read(t.Context())
@@ -563,6 +572,48 @@ func TestExactlyOnceWaitsForTheStore(t *testing.T) {
 	close(gate)
 	if p := take(t, got); p.payload != "x" {
 		t.Errorf("%+v", p)
+	}
+}
+
+// Who comes to wait while a failed write is tried again is told too, and Close says
+// what is not stored.
+func TestNobodyWaitsForAStoreThatFails(t *testing.T) {
+	gate := make(chan struct{})
+	m := &memory{state: map[string][]byte{}, gate: gate, fail: errors.New("disk full")}
+	j := newJournal(m, closedChannel())
+	first, second := make(chan error, 1), make(chan error, 1)
+	j.put("a", []byte("1"), nil)
+	j.then(func(err error) { first <- err })
+	gate <- struct{}{} // fails
+	if err := take(t, first); !errors.Is(err, m.fail) {
+		t.Errorf("the first: %v", err)
+	}
+	j.put("b", []byte("2"), nil)
+	j.then(func(err error) { second <- err }) // while it is tried again
+	close(gate)
+	if err := take(t, second); !errors.Is(err, m.fail) {
+		t.Errorf("the second: %v", err)
+	}
+	if err := j.flush(); !errors.Is(err, m.fail) || !strings.Contains(err.Error(), "2 changes of sessions are not stored") {
+		t.Errorf("flush: %v", err)
+	}
+	m.fail = nil
+	if err := j.flush(); err != nil || len(m.state) != 2 {
+		t.Errorf("flush: %v, stored %q", err, m.state)
+	}
+}
+
+// A key that comes anew while its removal fails is removed after all when it goes.
+func TestAKeyThatCameAnewIsRemoved(t *testing.T) {
+	j := newJournal(&memory{}, closedChannel())
+	j.running = true // nobody writes but this test
+	j.remove("a")
+	batch, _ := j.take()
+	j.add("a", []byte("new"), nil)
+	j.restore(batch)
+	j.remove("a")
+	if last, ok := j.changes["a"]; !ok || last.value != nil {
+		t.Errorf("changes %+v: what the store had stays there", j.changes)
 	}
 }
 
