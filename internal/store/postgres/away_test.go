@@ -23,11 +23,13 @@ func TestADatabaseThatIsAwayIsNamed(t *testing.T) {
 	}
 	must(t, update())
 	calls := map[string]func() error{
-		"write":  update,
-		"row":    func() error { _, err := s.Device(ctx, "a"); return err },
-		"rows":   func() error { _, err := s.Groups(ctx); return err },
-		"survey": func() error { return s.Survey(ctx, fleet.DeviceQuery{}, nil, func(fleet.Surveyed) bool { return true }) },
-		"list":   func() error { return s.Devices(ctx, "", func(fleet.DeviceView) bool { return true }) },
+		"write": update,
+		"row":   func() error { _, err := s.Device(ctx, "a"); return err },
+		"rows":  func() error { _, err := s.Groups(ctx); return err },
+		"survey": func() error {
+			return s.Survey(ctx, fleet.DeviceQuery{}, nil, func(fleet.Surveyed) bool { return true })
+		},
+		"list": func() error { return s.Devices(ctx, "", func(fleet.DeviceView) bool { return true }) },
 	}
 	own.Kill()
 	for name, call := range calls {
