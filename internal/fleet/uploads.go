@@ -117,9 +117,12 @@ func (s *Service) Upload(ctx context.Context, rolloutID, deviceID string, attemp
 }
 
 // UploadPage returns up to limit uploads that the filter lets through, and whether
-// there are more.
+// there are more; ErrNotFound when there is no such device.
 func (s *Service) UploadPage(ctx context.Context, f UploadFilter, limit int) (page []Upload, more bool, err error) {
 	page, err = s.Store.Uploads(ctx, f, limit+1)
+	if err == nil && len(page) == 0 && f.DeviceID != "" {
+		_, err = s.Store.Device(ctx, f.DeviceID)
+	}
 	if len(page) > limit {
 		return page[:limit], true, err
 	}
