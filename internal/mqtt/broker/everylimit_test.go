@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/packet"
@@ -420,6 +423,33 @@ func TestEveryLimit(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A client that is silent by WebSocket is said to be so.
+func TestSilenceOverWebSocket(t *testing.T) {
+	var log logText
+	b := openPlain(t, nil, func(c *Config) {
+		c.Limits.KeepAlive, c.Limits.ConnectTimeout = 500*time.Millisecond, 500*time.Millisecond
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	server := httptest.NewServer(b)
+	t.Cleanup(server.Close)
+	dial := func() *wire {
+		ws, _, err := websocket.Dial(t.Context(), server.URL, &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWire(t, websocket.NetConn(context.Background(), ws, websocket.MessageBinary))
+		w.v5 = true
+		return w
+	}
+	dial()
+	dial().mustConnect("silent")
+	for _, want := range []string{"no CONNECT within 500ms", "keep alive timeout: send"} {
+		if err := waitFor(func() bool { return strings.Contains(log.String(), want) }); err != nil {
+			t.Fatalf("want %q in the log:\n%s", want, &log)
+		}
 	}
 }
 

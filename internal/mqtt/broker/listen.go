@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -173,10 +175,32 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.serve(nc, r.TLS == nil)
 }
 
-// webSocket is a connection that knows the request it came by.
+// webSocket is a connection that knows the request it came by, and when its reader's
+// deadline has passed, which the one below says in words of its own.
 type webSocket struct {
 	net.Conn
 	request *http.Request
+	readBy  atomic.Pointer[time.Time]
+}
+
+// Read implements net.Conn.
+func (w *webSocket) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if by := w.readBy.Load(); err != nil && by != nil && !by.IsZero() && !time.Now().Before(*by) {
+		err = fmt.Errorf("%w: %w", os.ErrDeadlineExceeded, err)
+	}
+	return n, err
+}
+
+// SetDeadline implements net.Conn.
+func (w *webSocket) SetDeadline(t time.Time) error {
+	return errors.Join(w.SetReadDeadline(t), w.SetWriteDeadline(t))
+}
+
+// SetReadDeadline implements net.Conn.
+func (w *webSocket) SetReadDeadline(t time.Time) error {
+	w.readBy.Store(&t)
+	return w.Conn.SetReadDeadline(t)
 }
 
 // RemoteAddr is that of the network connection below.
