@@ -3,7 +3,7 @@ package main
 import "runtime/debug"
 
 // gcPercent lets the heap grow to three times what is in use rather than to twice
-// that: the collector takes half of the processor time, and a server that carries
+// that: the collector takes half as much processor time, and a server that carries
 // 100,000 devices 20 to 35 MB more (docs/benchmarks.md).
 const gcPercent = 200
 
