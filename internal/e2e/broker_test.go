@@ -7,10 +7,11 @@ import (
 	"github.com/otad/otad/internal/testserver"
 )
 
-// openBroker is an otad with a listener without credentials.
+// openBroker is an otad with a listener without credentials, and no room for what is to
+// be collected: the probes look for what stays.
 func openBroker(t *testing.T) brokertest.ProbeTarget {
 	addr := freeAddr(t)
-	s := prepareSite(t, nil, "--mqtt-plain", addr, "--mqtt-plain-auth", "none", "--log-level", "error",
+	s := prepareSite(t, []string{"GOGC=100"}, "--mqtt-plain", addr, "--mqtt-plain-auth", "none", "--log-level", "error",
 		"--mqtt-limit", "packet-rate=1000000000,byte-rate=1000000000,connect-rate=1000000000,failure-rate=1000000000")
 	s.startServer()
 	return brokertest.ProbeTarget{
