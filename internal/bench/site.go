@@ -37,10 +37,11 @@ func (r *runner) newSite(name string, flags ...string) (*site, error) {
 
 // newSiteIn is newSite with more in the server's environment.
 func (r *runner) newSiteIn(name string, env []string, flags ...string) (_ *site, err error) {
-	s := &site{r: r, dir: r.path(name)}
-	if err := os.Mkdir(s.dir, 0o700); err != nil {
+	dir, err := os.MkdirTemp(r.dir, name+"-") // several sections have sites of one name
+	if err != nil {
 		return nil, err
 	}
+	s := &site{r: r, dir: dir}
 	argv := append([]string{
 		filepath.Join(r.bin, "otad"), "serve", "--data", s.path("server"),
 		"--hosts", "localhost,127.0.0.1", "--log-format", "text", "--log-level", "warn",
