@@ -121,7 +121,7 @@ type occasion int
 
 const (
 	always occasion = iota
-	byName          // only when it is asked for: it takes a quarter of an hour and more
+	byName          // only when it is asked for: it takes long, or measures nothing
 )
 
 // wants reports whether a section is to be run: by its name, or by the part of it
