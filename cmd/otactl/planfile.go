@@ -253,9 +253,6 @@ func (r *reader) at(t text, what string, err error) {
 	}
 }
 
-// strictTime is RFC 3339; the standard library takes an hour of one digit too.
-var strictTime = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$`)
-
 // begin is where a part of the plan begins.
 func (r *reader) begin(field string) text { return text{line: r.lines.line(field)} }
 
@@ -270,6 +267,9 @@ func (r *reader) duration(t loose, what string) time.Duration {
 	r.at(t.text, what, err)
 	return d
 }
+
+// strictTime is RFC 3339; the standard library takes an hour of one digit too.
+var strictTime = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$`)
 
 func (r *reader) time(t text, what string) time.Time {
 	if t.value == "" {

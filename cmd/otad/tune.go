@@ -1,9 +1,9 @@
 package main
 
 // spareBytes is how much the heap grows beyond twice what is in use before it is
-// collected. That is most of what a small server ever allocates: without it the
-// collector takes twice its share of a shadow update (docs/benchmarks.md). A large
-// one hardly notices, where a GOGC of 200 would cost it half as much memory again.
+// collected: a small heap is collected so often that it takes a tenth of a shadow update
+// (docs/benchmarks.md). A large one hardly notices, where a GOGC of 200 would cost it
+// half as much memory again.
 const spareBytes = 12 << 20
 
 // tune has the collector run less often, for as long as what it returns is kept. That
