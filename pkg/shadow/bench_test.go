@@ -72,3 +72,44 @@ func BenchmarkDocumentsPayload(b *testing.B) {
 		_ = r.DocumentsPayload()
 	}
 }
+
+// BenchmarkReport is what is made of a report of a dozen sensors that says all there
+// is, step by step.
+func BenchmarkReport(b *testing.B) {
+	report := func(n int) []byte {
+		text := fmt.Appendf(nil, `{"state":{"reported":{"firmware":{"name":"app","version":"1.7","digest":"%064x"}`, 7)
+		for i := range 12 {
+			text = fmt.Appendf(text, `,"sensor-%d":{"value":%d,"unit":"degrees celsius","ok":true}`, i, n)
+		}
+		return append(text, `}}}`...)
+	}
+	first := apply(b, apply(b, Document{}, t0, `{"state":{"desired":{"interval":60}}}`).Document, t0, string(report(1)))
+	stored, request := storedText(first.Document), report(2)
+	u, err := ParseUpdate(request)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := Apply(first.Document, u, t1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var text []byte
+	for _, step := range []struct {
+		name string
+		run  func()
+	}{
+		{"ParseUpdate", func() { _, _ = ParseUpdate(request) }},
+		{"ParseDocument", func() { _, _ = ParseDocument(stored) }},
+		{"Apply", func() { _, _ = Apply(first.Document, u, t1) }},
+		{"Append", func() { text = r.Document.Append(text[:0]) }},
+		{"AcceptedPayload", func() { _ = r.AcceptedPayload() }},
+		{"DeltaPayload", func() { _ = r.DeltaPayload() }},
+	} {
+		b.Run(step.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				step.run()
+			}
+		})
+	}
+}

@@ -75,7 +75,7 @@ type parser struct {
 }
 
 func (p *parser) space() {
-	for p.i < len(p.s) {
+	for p.i < len(p.s) && p.s[p.i] <= ' ' {
 		switch p.s[p.i] {
 		case ' ', '\t', '\n', '\r':
 			p.i++
@@ -103,22 +103,32 @@ func (p *parser) take(c byte) bool {
 	return true
 }
 
-func (p *parser) value() (Value, error) {
-	switch c := p.peek(); {
-	case c == '{':
+func (p *parser) value() (v Value, err error) {
+	switch p.peek() {
+	case '{':
 		return p.objectValue()
-	case c == '[':
+	case '[':
 		return p.arrayValue()
-	case c == '"':
-		return p.textValue()
-	case c == 't':
-		return Value{kind: kindBool, text: "true"}, p.word("true")
-	case c == 'f':
-		return Value{kind: kindBool, text: "false"}, p.word("false")
-	case c == 'n':
-		return Value{}, p.word("null")
 	}
-	return p.numberValue()
+	err = p.scalar(&v)
+	return v, err
+}
+
+// scalar reads into v, which is null, what is neither object nor array. p is at it.
+func (p *parser) scalar(v *Value) error {
+	switch p.peek() {
+	case '"':
+		return p.text(v)
+	case 't':
+		v.kind, v.text = kindBool, "true"
+		return p.word("true")
+	case 'f':
+		v.kind, v.text = kindBool, "false"
+		return p.word("false")
+	case 'n':
+		return p.word("null")
+	}
+	return p.number(v)
 }
 
 func (p *parser) word(w string) error {
@@ -142,17 +152,15 @@ func (p *parser) objectValue() (Value, error) {
 		return Value{}, err
 	}
 	start, sorted := len(p.open), true
-	for !p.take('}') {
+	for more := !p.take('}'); more; more = !p.take('}') {
 		n := len(p.open)
 		if n > start && !p.take(',') {
 			return Value{}, errSyntax
 		}
-		m, err := p.member()
-		if err != nil {
+		if err := p.member(); err != nil {
 			return Value{}, err
 		}
-		sorted = sorted && (n == start || p.open[n-1].Key < m.Key)
-		p.open = append(p.open, m)
+		sorted = sorted && (n == start || p.open[n-1].Key < p.open[n].Key)
 	}
 	p.depth--
 	members := p.open[start:]
@@ -163,8 +171,14 @@ func (p *parser) objectValue() (Value, error) {
 	return Value{kind: kindObject, members: p.keep(members)}, nil
 }
 
+// fewMembers are sorted faster by putting each in its place.
+const fewMembers = 32
+
 // lastOfEach sorts members by key. Of a repeated key the last one stays.
 func lastOfEach(members []Member) []Member {
+	if len(members) <= fewMembers {
+		return inPlace(members)
+	}
 	slices.SortStableFunc(members, func(a, b Member) int { return strings.Compare(a.Key, b.Key) })
 	n := 0
 	for i, m := range members {
@@ -175,6 +189,27 @@ func lastOfEach(members []Member) []Member {
 		n++
 	}
 	return members[:n]
+}
+
+// inPlace is lastOfEach for few members.
+func inPlace(members []Member) []Member {
+	sorted := members[:0]
+	for _, m := range members {
+		at := len(sorted)
+		for at > 0 && m.Key < sorted[at-1].Key {
+			at--
+		}
+		if at > 0 && sorted[at-1].Key == m.Key {
+			sorted[at-1] = m
+			continue
+		}
+		sorted = append(sorted, m)
+		if at < len(sorted)-1 {
+			copy(sorted[at+1:], sorted[at:])
+			sorted[at] = m
+		}
+	}
+	return sorted
 }
 
 // keep moves the members of a closed object to where they stay.
@@ -191,19 +226,26 @@ func (p *parser) keep(members []Member) Object {
 	return o
 }
 
-func (p *parser) member() (Member, error) {
+// member reads one onto the stack.
+func (p *parser) member() (err error) {
 	if p.peek() != '"' {
-		return Member{}, errSyntax
+		return errSyntax
 	}
-	key, _, err := p.str()
-	if err != nil {
-		return Member{}, err
+	n := len(p.open)
+	p.open = append(p.open, Member{})
+	m := &p.open[n]
+	if m.Key, _, err = p.str(); err != nil {
+		return err
 	}
 	if !p.take(':') {
-		return Member{}, errSyntax
+		return errSyntax
+	}
+	if c := p.peek(); c != '{' && c != '[' {
+		return p.scalar(&m.Value)
 	}
 	v, err := p.value()
-	return Member{key, v}, err
+	p.open[n].Value = v // the stack may have moved
+	return err
 }
 
 // arrayValue reads an array. Its text is the one that was read where that is as short
@@ -245,14 +287,14 @@ func (v *Value) contains(c Value) {
 	v.levels, v.nulls = max(v.levels, levels+1), v.nulls || nulls
 }
 
-func (p *parser) textValue() (Value, error) {
+func (p *parser) text(v *Value) error {
 	start := p.i
 	content, escaped, err := p.str()
-	v := Value{kind: kindText, text: p.s[start:p.i]}
+	v.kind, v.text = kindText, p.s[start:p.i]
 	if escaped {
 		v.text = string(appendString(nil, content))
 	}
-	return v, err
+	return err
 }
 
 // unquoted is the content of a string that was read before.
@@ -262,21 +304,41 @@ func unquoted(s string) string {
 	return content
 }
 
+// special are the bytes that a string can not hold as they are.
+var special = func() (t [256]bool) {
+	for c := range ' ' {
+		t[c] = true
+	}
+	t['"'], t['\\'] = true, true
+	return t
+}()
+
+// plain is how many bytes at the beginning of s a string can hold as they are.
+func plain(s string) int {
+	for i := range len(s) {
+		if special[s[i]] {
+			return i
+		}
+	}
+	return len(s)
+}
+
 // str reads a string; p is at its opening quote.
 func (p *parser) str() (content string, escaped bool, err error) {
 	p.i++
 	start := p.i
-	for ; p.i < len(p.s); p.i++ {
-		switch c := p.s[p.i]; {
-		case c == '"':
-			p.i++
-			return p.s[start : p.i-1], false, nil
-		case c == '\\':
-			content, err = p.escaped(start)
-			return content, true, err
-		case c < ' ':
-			return "", false, errSyntax
-		}
+	rest := p.s[start:]
+	n := plain(rest)
+	switch {
+	case n == len(rest):
+		return "", false, errSyntax
+	case rest[n] == '"':
+		p.i += n + 1
+		return rest[:n], false, nil
+	case rest[n] == '\\':
+		p.i += n
+		content, err = p.escaped(start)
+		return content, true, err
 	}
 	return "", false, errSyntax
 }
@@ -375,25 +437,26 @@ func (p *parser) hex4() (rune, bool) {
 	return r, true
 }
 
-// numberValue reads a number and keeps its text.
-func (p *parser) numberValue() (Value, error) {
+// number reads a number and keeps its text.
+func (p *parser) number(v *Value) error {
 	start := p.i
 	p.skip('-')
 	if !p.skip('0') && !p.digits() {
-		return Value{}, errSyntax
+		return errSyntax
 	}
 	if p.skip('.') && !p.digits() {
-		return Value{}, errSyntax
+		return errSyntax
 	}
 	if p.skip('e') || p.skip('E') {
 		if !p.skip('+') {
 			p.skip('-')
 		}
 		if !p.digits() {
-			return Value{}, errSyntax
+			return errSyntax
 		}
 	}
-	return Value{kind: kindNumber, text: p.s[start:p.i]}, nil
+	v.kind, v.text = kindNumber, p.s[start:p.i]
+	return nil
 }
 
 func (p *parser) skip(c byte) bool {

@@ -6,7 +6,13 @@ import (
 )
 
 // encoder writes compact JSON with keys in order of their bytes.
-type encoder struct{ buf []byte }
+type encoder struct {
+	buf []byte
+	// at is the timestamp that the encoder wrote last, for a client; it stands in
+	// buf[from:to]. Most leaves of a document have the same.
+	at       int64
+	from, to int
+}
 
 // member writes the name of a member, and a comma unless it is the first.
 func (e *encoder) member(name string) {
@@ -63,7 +69,7 @@ const hex = "0123456789abcdef"
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	from := 0
-	for i := 0; i < len(s); {
+	for i := plainASCII(s); i < len(s); {
 		c := s[i]
 		if c >= utf8.RuneSelf {
 			r, n := utf8.DecodeRuneInString(s[i:])
@@ -81,6 +87,16 @@ func appendString(b []byte, s string) []byte {
 		i++
 	}
 	return append(append(b, s[from:]...), '"')
+}
+
+// plainASCII is how many bytes at the beginning of s are ASCII that is its own text.
+func plainASCII(s string) int {
+	for i := range len(s) {
+		if c := s[i]; c >= utf8.RuneSelf || special[c] {
+			return i
+		}
+	}
+	return len(s)
 }
 
 func appendEscape(b []byte, c byte) []byte {
@@ -120,9 +136,10 @@ func sizeOfString(s string) int {
 	n := len(s) + len(`""`)
 	for i := range len(s) {
 		switch c := s[i]; {
+		case !special[c]:
 		case c == '"' || c == '\\' || c == '\n' || c == '\r' || c == '\t':
 			n++
-		case c < ' ':
+		default:
 			n += len(`\u0000`) - 1
 		}
 	}

@@ -158,6 +158,14 @@ func TestPayloads(t *testing.T) {
 	wantJSON(t, "rejected", ErrVersionConflict.Payload("x\"y", t1), `{"code":409,"message":"Version conflict","timestamp":1772366500,"clientToken":"x\"y"}`)
 }
 
+// A token that came another way than by a request may be no UTF-8; what goes out is.
+func TestPayloadIsUTF8(t *testing.T) {
+	got := string(Document{}.GetAccepted("a\xff\"é\n", t0))
+	if want := `"clientToken":"a` + "\uFFFD" + `\"é\n"}`; !strings.HasSuffix(got, want) {
+		t.Errorf("got %s, want it to end in %s", got, want)
+	}
+}
+
 func TestUserTimestampIsNoStamp(t *testing.T) {
 	r := apply(t, Document{}, t0, `{"state":{"desired":{"a":{"timestamp":1}}}}`)
 	wantJSON(t, "delta", r.DeltaPayload(), `{"version":1,"state":{"a":{"timestamp":1}},"metadata":{"a":{"timestamp":{"timestamp":1772366400}}},"timestamp":1772366400}`)

@@ -104,8 +104,18 @@ func (e *encoder) stamp(v *Value, at int64) {
 		}
 		e.buf = append(e.buf, ']')
 	default:
-		e.buf = append(e.buf, `{"timestamp":`...)
-		e.buf = strconv.AppendInt(e.buf, at, 10)
-		e.close()
+		e.timestamp(at)
 	}
+}
+
+func (e *encoder) timestamp(at int64) {
+	if e.at == at { // 0 is written nowhere
+		e.buf = append(e.buf, e.buf[e.from:e.to]...)
+		return
+	}
+	e.at, e.from = at, len(e.buf)
+	e.buf = append(e.buf, `{"timestamp":`...)
+	e.buf = strconv.AppendInt(e.buf, at, 10)
+	e.close()
+	e.to = len(e.buf)
 }
