@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/otad/otad/pkg/shadow"
 )
 
 func TestTable(t *testing.T) {
@@ -41,13 +43,14 @@ func TestMedian(t *testing.T) {
 // TestPublishPacket holds what the load generator writes against the packet
 // library, and what it reads back.
 func TestPublishPacket(t *testing.T) {
-	raw := publishPacket(nil, "$aws/things/d/shadow/update", 7, reportedState(5))
+	state := newReport().state(5)
+	raw := publishPacket(nil, "$aws/things/d/shadow/update", 7, state)
 	p, err := packets.ReadPacket(bytes.NewReader(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := p.Content.(*packets.Publish)
-	if got.Topic != "$aws/things/d/shadow/update" || got.QoS != 1 || got.PacketID != 7 || !bytes.Equal(got.Payload, reportedState(5)) {
+	if got.Topic != "$aws/things/d/shadow/update" || got.QoS != 1 || got.PacketID != 7 || !bytes.Equal(got.Payload, state) {
 		t.Errorf("%+v", got)
 	}
 	_, rest, ok := bytes.Cut(raw, []byte{0x00, byte(len(got.Topic))})
@@ -58,8 +61,22 @@ func TestPublishPacket(t *testing.T) {
 	if err != nil || string(topic) != got.Topic || id != 7 {
 		t.Errorf("%s %d %v", topic, id, err)
 	}
-	if n := len(reportedState(1)); n < 700 || n > 900 {
-		t.Errorf("an update of %d bytes", n)
+}
+
+// TestReport says that each report is one, and says something else than the one before.
+func TestReport(t *testing.T) {
+	r := newReport()
+	for _, c := range []struct {
+		n    uint64
+		want string
+	}{{1, `"value":101,`}, {2, `"value":102,`}, {899, `"value":999,`}, {900, `"value":100,`}} {
+		state := r.state(c.n)
+		if _, err := shadow.ParseUpdate(state); err != nil || bytes.Count(state, []byte(c.want)) != 12 {
+			t.Errorf("%d: %v: %s", c.n, err, state)
+		}
+		if len(state) < 700 || len(state) > 900 {
+			t.Errorf("an update of %d bytes", len(state))
+		}
 	}
 }
 
