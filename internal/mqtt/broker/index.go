@@ -19,9 +19,40 @@ type entry struct {
 	groups []*group
 }
 
+// node is a level of filters with wildcards, whose own children stand beside the
+// others: every message asks for them at every level.
 type node struct {
-	children map[string]*node
-	entry    entry
+	plus, hash *node // nil: none
+	children   map[string]*node
+	entry      entry
+}
+
+// child is nil for none.
+func (n *node) child(level string) *node {
+	switch level {
+	case "+":
+		return n.plus
+	case "#":
+		return n.hash
+	}
+	return n.children[level]
+}
+
+// put sets a child; nil takes it out.
+func (n *node) put(level string, child *node) {
+	switch {
+	case level == "+":
+		n.plus = child
+	case level == "#":
+		n.hash = child
+	case child == nil:
+		delete(n.children, level)
+	default:
+		if n.children == nil {
+			n.children = map[string]*node{}
+		}
+		n.children[level] = child
+	}
 }
 
 func (e *entry) empty() bool { return len(e.subs) == 0 && len(e.groups) == 0 }
@@ -105,13 +136,10 @@ func (x *index) entryFor(filter string) *entry {
 	for rest, more := filter, true; more; {
 		var level string
 		level, rest, more = strings.Cut(rest, "/")
-		child := n.children[level]
+		child := n.child(level)
 		if child == nil {
-			if n.children == nil {
-				n.children = map[string]*node{}
-			}
 			child = &node{}
-			n.children[level] = child
+			n.put(level, child)
 		}
 		n = child
 	}
@@ -152,18 +180,20 @@ func (e *entry) remove(s *subscription) {
 // remove reports whether n is of no more use.
 func (n *node) remove(s *subscription, rest string) bool {
 	level, rest, more := strings.Cut(rest, "/")
-	if child := n.children[level]; child != nil {
+	if child := n.child(level); child != nil {
 		if !more {
 			child.entry.remove(s)
 		}
 		if more && child.remove(s, rest) || !more && child.unused() {
-			delete(n.children, level)
+			n.put(level, nil)
 		}
 	}
 	return n.unused()
 }
 
-func (n *node) unused() bool { return n.entry.empty() && len(n.children) == 0 }
+func (n *node) unused() bool { return n.entry.empty() && n.leaf() }
+
+func (n *node) leaf() bool { return n.plus == nil && n.hash == nil && len(n.children) == 0 }
 
 // match calls f for the entry of each filter that matches topic (4.7), with the
 // lock held for reading.
@@ -173,7 +203,7 @@ func (x *index) match(topic string, f func(*entry)) {
 	if e := x.exact[topic]; e != nil {
 		f(e)
 	}
-	if len(x.root.children) > 0 {
+	if !x.root.leaf() {
 		x.root.match(topic, topic[0] != '$', f)
 	}
 }
@@ -183,12 +213,14 @@ func (x *index) match(topic string, f func(*entry)) {
 func (n *node) match(rest string, wild bool, f func(*entry)) {
 	level, rest, more := strings.Cut(rest, "/")
 	if wild {
-		if hash := n.children["#"]; hash != nil {
-			f(&hash.entry)
+		if n.hash != nil {
+			f(&n.hash.entry)
 		}
-		n.children["+"].descend(rest, more, f)
+		n.plus.descend(rest, more, f)
 	}
-	n.children[level].descend(rest, more, f)
+	if len(n.children) > 0 {
+		n.children[level].descend(rest, more, f)
+	}
 }
 
 func (n *node) descend(rest string, more bool, f func(*entry)) {
@@ -202,8 +234,8 @@ func (n *node) descend(rest string, more bool, f func(*entry)) {
 	if !n.entry.empty() {
 		f(&n.entry)
 	}
-	if hash := n.children["#"]; hash != nil {
-		f(&hash.entry) // 4.7.1.2: a/# matches a
+	if n.hash != nil {
+		f(&n.hash.entry) // 4.7.1.2: a/# matches a
 	}
 }
 
