@@ -28,7 +28,6 @@ var (
 	// Names become TUF target paths and topic payloads: no slash, no dot-dot.
 	namePattern    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}$`)
 	versionPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._+~-]{0,62}$`)
-	devicePattern  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9:_-]{0,127}$`)
 	wordPattern    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$`)
 )
 
@@ -67,10 +66,27 @@ func (id ReleaseID) Validate() error {
 // ValidateDeviceID reports an id that could not stand in a topic, a certificate
 // or a path: it must match [a-zA-Z0-9][a-zA-Z0-9:_-]{0,127}.
 func ValidateDeviceID(id string) error {
-	if !devicePattern.MatchString(id) {
+	if !deviceID(id) {
 		return invalid("device id %q: 1 to 128 of a-z A-Z 0-9 : _ -, starting with a letter or digit (no /, +, # or dot)", id)
 	}
 	return nil
+}
+
+// deviceID is no regular expression: every message of a device asks for it.
+func deviceID(id string) bool {
+	if id == "" || len(id) > 128 || !alphanumeric(id[0]) {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; !alphanumeric(c) && c != ':' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func alphanumeric(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
 // ValidateWord reports a hardware model, tag key or installer name outside
