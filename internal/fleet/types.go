@@ -109,7 +109,9 @@ func (v DeviceView) Firmware() Firmware {
 // when it does not say, or says what is no lower-case hex sha256. Stores keep it
 // beside the device.
 func ReportedDigest(d shadow.Document) string {
-	digest := DeviceView{Shadow: d}.Firmware().Digest
+	firmware, _ := d.Reported.Get("firmware")
+	said, _ := firmware.Object().Get("digest")
+	digest, _ := said.Text()
 	if len(digest) != 64 || strings.Trim(digest, "0123456789abcdef") != "" {
 		return ""
 	}

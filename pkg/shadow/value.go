@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"iter"
 	"slices"
-	"strings"
 )
 
 // Object is a JSON object: its members in the order of the bytes of their keys, each
@@ -43,11 +42,23 @@ const (
 
 // Get returns the value of a key; false: there is none.
 func (o Object) Get(key string) (Value, bool) {
-	i, ok := slices.BinarySearchFunc(o, key, func(m Member, key string) int { return strings.Compare(m.Key, key) })
-	if !ok {
-		return Value{}, false
+	if i := o.index(key); i < len(o) && o[i].Key == key {
+		return o[i].Value, true
 	}
-	return o[i].Value, true
+	return Value{}, false
+}
+
+// index is where the key stands, or would.
+func (o Object) index(key string) int {
+	from, to := 0, len(o)
+	for from < to {
+		if middle := (from + to) / 2; o[middle].Key < key {
+			from = middle + 1
+		} else {
+			to = middle
+		}
+	}
+	return from
 }
 
 // At follows a path of keys through objects. An empty path leads to o itself, if it

@@ -63,15 +63,10 @@ func digit(c byte) bool { return '0' <= c && c <= '9' }
 // afterString returns the place of the quote that ends the string that begins
 // at i.
 func afterString(document string, i int) int {
-	for i++; i < len(document); i++ {
-		n := strings.IndexAny(document[i:], "\"\\")
-		if n < 0 {
-			return len(document)
+	for i++; i < len(document) && document[i] != '"'; i++ {
+		if document[i] == '\\' {
+			i++ // what is escaped
 		}
-		if i += n; document[i] == '"' {
-			return i
-		}
-		i++ // what is escaped
 	}
 	return i
 }
