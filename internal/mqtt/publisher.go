@@ -79,17 +79,17 @@ func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r 
 	prefix := shadowPrefix(deviceID, name) + "update/"
 	for _, part := range []struct {
 		topic       string
-		payload     func() []byte // nil: there is none
+		payload     func(shadow.Result) []byte // nil: there is none
 		correlation []byte
 	}{
-		{prefix + "accepted", r.AcceptedPayload, r.Correlation()},
-		{prefix + "documents", r.DocumentsPayload, nil},
-		{prefix + "delta", r.DeltaPayload, nil},
+		{prefix + "accepted", shadow.Result.AcceptedPayload, r.Correlation()},
+		{prefix + "documents", shadow.Result.DocumentsPayload, nil},
+		{prefix + "delta", shadow.Result.DeltaPayload, nil},
 	} {
 		if !p.listening(part.topic) {
 			continue
 		}
-		b := part.payload()
+		b := part.payload(r)
 		if b == nil {
 			continue
 		}
