@@ -136,8 +136,6 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 	service := fleet.New(fleet.Config{Store: store, Publisher: publisher, Now: time.Now, NotifyRate: fleet.Unpaced, Log: slog.New(slog.DiscardHandler)})
 	var engine sync.WaitGroup
 	engine.Go(func() { _ = service.RunEngine(ctx) })
-	telling, told := context.WithCancel(ctx)
-	engine.Go(func() { _ = service.RunNotifier(telling) })
 	b.Cleanup(engine.Wait)
 	b.Cleanup(cancel)
 	took := func(unit string, f func()) {
@@ -178,13 +176,26 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 			}
 		}
 	}
-	took("s/open", func() {
-		_, err := service.ApproveRollout(ctx, id, 1)
-		must(b, err)
+	last := lastTurn(b, store, id, devices)
+	took("s/rows", func() {
+		took("s/open", func() {
+			_, err := service.ApproveRollout(ctx, id, 1)
+			must(b, err)
+			for { // the last of them has its work when it asks
+				if _, err = service.NextExecution(ctx, last); err == nil {
+					return
+				}
+				if !errors.Is(err, fleet.ErrNotFound) {
+					b.Fatal(err)
+				}
+			}
+		})
 		until(func(v fleet.RolloutView) bool { return v.Progress.Total().Queued == devices })
 	})
+	telling, told := context.WithCancel(ctx)
 	start := time.Now()
 	before := publisher.told.Load()
+	engine.Go(func() { _ = service.RunNotifier(telling) })
 	for tick := time.NewTicker(2 * time.Millisecond); publisher.told.Load() < min(before+rolloutTold, int64(devices)); <-tick.C {
 	}
 	b.ReportMetric(float64(publisher.told.Load()-before)/time.Since(start).Seconds(), "told/s")
@@ -233,6 +244,19 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 		}
 		b.ReportMetric(time.Since(start).Seconds()*float64(devices/rolloutNaive), "s/open-naive-at-that-rate")
 	})
+}
+
+// lastTurn is the device at the end of the line.
+func lastTurn(b *testing.B, store fleet.Store, id string, devices int) string {
+	b.Helper()
+	r, err := store.Rollout(context.Background(), id)
+	must(b, err)
+	list, err := store.Candidates(context.Background(), id, r.Line, devices-1, 1)
+	must(b, err)
+	if len(list) != 1 {
+		b.Fatalf("%d devices at the end of the line", len(list))
+	}
+	return list[0].DeviceID
 }
 
 func mebibytes(n uint64) float64 { return float64(n) / (1 << 20) }

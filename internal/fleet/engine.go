@@ -28,6 +28,10 @@ const lookEvery = 20 * time.Millisecond
 // several replicas may run it.
 func (s *Service) RunEngine(ctx context.Context) error {
 	for {
+		select {
+		case <-s.wake: // this look is the one that was asked for
+		default:
+		}
 		looked := time.Now()
 		next := s.advanceAll(ctx)
 		if !s.rest(ctx, min(max(time.Until(next), 0), s.Poll), s.wake) || !s.rest(ctx, time.Until(looked.Add(lookEvery)), nil) {
@@ -136,12 +140,19 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		if err != nil {
 			return wake, err
 		}
-		err = s.Store.Advance(ctx, step)
+		if step.Open == nil {
+			err = s.Store.Advance(ctx, step)
+		} else {
+			err = s.turns.give(func() error { return s.Store.Advance(ctx, step) })
+		}
 		if errors.Is(err, ErrStale) {
 			continue
 		}
 		if err != nil {
 			return wake, err
+		}
+		if r.Opening() != step.Rollout.Opening() {
+			s.turns.lookAnew()
 		}
 		s.logStep(r, step)
 		s.signals.raise("rollout/" + id)

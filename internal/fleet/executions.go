@@ -9,11 +9,13 @@ import (
 
 // NextExecution returns what the device shall work on; ErrNotFound: nothing.
 func (s *Service) NextExecution(ctx context.Context, deviceID string) (ota.Execution, error) {
+	s.takeTurn(ctx, deviceID)
 	return s.Store.NextExecution(ctx, deviceID)
 }
 
 // StartNext is NextExecution, and a QUEUED one becomes IN_PROGRESS.
 func (s *Service) StartNext(ctx context.Context, deviceID string, start ota.Starting) (ota.Execution, error) {
+	s.takeTurn(ctx, deviceID)
 	e, err := s.Store.StartNext(ctx, deviceID, start, s.Now())
 	if err == nil {
 		s.signals.raise("rollout/" + e.RolloutID)
@@ -62,6 +64,7 @@ func (s *Service) Attempt(ctx context.Context, rolloutID, deviceID string, attem
 
 // Pending returns what the device may work on, what is next first, at most limit.
 func (s *Service) Pending(ctx context.Context, deviceID string, limit int) ([]ota.Execution, error) {
+	s.takeTurn(ctx, deviceID)
 	return s.Store.Pending(ctx, deviceID, limit)
 }
 

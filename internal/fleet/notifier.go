@@ -60,6 +60,10 @@ func newNotifier() *notifier { return &notifier{wake: make(chan struct{}, 1)} }
 func (n *notifier) add(t telling) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if last := len(n.queue) - 1; last >= 0 && t.goesOn(n.queue[last]) {
+		n.queue[last].rollout, n.queue[last].to = t.rollout, t.to
+		return
+	}
 	if len(n.queue) == maxTellings || n.told+len(t.list) > maxTold {
 		n.dropped++
 		return
@@ -70,6 +74,13 @@ func (n *notifier) add(t telling) {
 	case n.wake <- struct{}{}:
 	default:
 	}
+}
+
+// goesOn reports whether it is about the turns that come after those of o: the next step
+// of a stage that is being opened.
+func (t telling) goesOn(o telling) bool {
+	turns := func(t telling) bool { return t.to > t.from && t.what == tellCome }
+	return turns(t) && turns(o) && t.rollout.ID == o.rollout.ID && t.rollout.Line == o.rollout.Line && t.from == o.to
 }
 
 // next takes out what was added first.

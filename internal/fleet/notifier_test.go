@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -54,5 +55,35 @@ func TestNotifierRemembersABoundedNumber(t *testing.T) {
 	}
 	if len(n.queue) != maxTellings || n.dropped != 1 {
 		t.Errorf("%d kept, %d dropped", len(n.queue), n.dropped)
+	}
+}
+
+// TestStepsOfAStageAreToldAsOne, or those of a million devices would be too much.
+func TestStepsOfAStageAreToldAsOne(t *testing.T) {
+	n := newNotifier()
+	step := func(id string, what tellWhat, from, to int) telling {
+		return telling{what: what, rollout: ota.Rollout{ID: id, Line: "l", Cursor: to}, from: from, to: to}
+	}
+	for turn := range 3 * maxTellings {
+		n.add(step("a", tellCome, turn, turn+1))
+	}
+	n.add(step("b", tellCome, 3*maxTellings, 3*maxTellings+1)) // another rollout
+	n.add(step("b", tellCome, 7, 8))                           // not what comes next
+	n.add(telling{what: tellGone, rollout: ota.Rollout{ID: "b", Line: "l"}, whole: func(ota.Execution) bool { return true }})
+	n.add(step("b", tellCome, 8, 9)) // what happened in between is told in between
+	var got [][3]int
+	for {
+		next, dropped, ok := n.next()
+		if dropped > 0 {
+			t.Errorf("%d dropped", dropped)
+		}
+		if !ok {
+			break
+		}
+		got = append(got, [3]int{next.from, next.to, next.rollout.Cursor})
+	}
+	want := [][3]int{{0, 3 * maxTellings, 3 * maxTellings}, {3 * maxTellings, 3*maxTellings + 1, 3*maxTellings + 1}, {7, 8, 8}, {}, {8, 9, 9}}
+	if !slices.Equal(got, want) {
+		t.Errorf("told are %v", got)
 	}
 }

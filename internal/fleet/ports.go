@@ -254,6 +254,15 @@ type RolloutStore interface {
 	// Follows begins, the devices that it remembers are marked, see LookStore.Settle.
 	// ErrInvalid: the line does not have the turns of Open.
 	Advance(ctx context.Context, a Advance) error
+	// Openings returns the rollouts that are ota.Rollout.Opening, in order of their ids.
+	Openings(ctx context.Context) ([]ota.Rollout, error)
+	// TakeTurns gives devices that ask the turn that they are about to have, one of
+	// ota.Rollout.OpenTurns, as Open of Advance would give it to them; From and To of o
+	// do not count. It passes by devices without such a turn or with an attempt, and does
+	// nothing to a rollout that is not Opening any more, or another stage. The turn comes
+	// to them again, and is then theirs already. ErrStale: as with Advance, when the
+	// release is WITHDRAWN meanwhile. ErrNotFound: there is no such rollout.
+	TakeTurns(ctx context.Context, rolloutID string, o Opening, devices []string, now time.Time) error
 	// Cancel does what ota.Cancel does, with the rollout's Reason, to at most limit of
 	// its executions, those at work first; if it is FINISHING to those QUEUED only.
 	// None: there is nothing to cancel.
@@ -265,7 +274,7 @@ type RolloutStore interface {
 	// limit.
 	Candidates(ctx context.Context, rolloutID, line string, turn, limit int) ([]ota.Candidate, error)
 	// Turn returns the last turn that a device has in a line; ok is false when it has
-	// none. It may walk the line.
+	// none.
 	Turn(ctx context.Context, rolloutID, line, deviceID string) (turn int, ok bool, err error)
 	// DropCandidates forgets up to limit candidates of lines of the rollout that
 	// are not this one, and says whether there may be more.

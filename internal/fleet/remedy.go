@@ -99,7 +99,7 @@ var remedies = map[Cause]string{
 	CauseSuperseded: "nothing to do: the newer rollout {other} updates the device; if that is aborted before it has begun there, this one takes it again",
 	CauseLetGo:      "to install it all the same: {again}",
 
-	CauseTurn:          "nothing to do: its turn comes within seconds",
+	CauseTurn:          "nothing to do: it takes its turn when it asks, and is told of it within seconds",
 	CauseRate:          "nothing to do: its turn comes by itself{earliest}",
 	CauseStage:         "nothing to do: the next stage opens when this one has passed; 'otactl rollout devices {rollout} --active' lists whom it waits for",
 	CauseSoak:          "nothing to do: the next stage opens by itself{when}, if the gate still holds then",

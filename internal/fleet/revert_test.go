@@ -183,7 +183,7 @@ func TestStopAllCallsAReturnOff(t *testing.T) {
 		}
 		_, err = w.s.ResumeRollout(w.ctx, v.ID, "")
 		w.ok(err)
-		synctest.Wait()
+		w.rests()
 		why, err := w.s.Why(w.ctx, ids[0])
 		if w.ok(err); len(why) != 2 || why[1].Rollout.RevertOf != v.ID || why[1].Execution == nil {
 			t.Errorf("%+v", why)

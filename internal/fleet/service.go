@@ -98,6 +98,7 @@ type Service struct {
 	images    *rawimage.Reader
 	claimed   claimCounts
 	lists     lists
+	turns     *turns
 	wake      chan struct{}
 	look      chan struct{}
 	notifier  *notifier
@@ -126,7 +127,7 @@ func New(c Config) *Service {
 	}
 	return &Service{
 		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(),
-		signals: newSignals(), claims: newClaims(),
+		signals: newSignals(), claims: newClaims(), turns: newTurns(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(), look: make(chan struct{}, 1),
 		courierWake: make(chan struct{}, 1),

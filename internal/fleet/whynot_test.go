@@ -207,9 +207,9 @@ func TestWhyOfContinuousRolloutsAndReverts(t *testing.T) {
 		w.made("c", "south")
 		w.says("c", older.ID, fleet.CauseJoinsWhenSelected, "it joins when it does", "otactl rollout show "+older.ID)
 		w.says("c", newer.ID, fleet.CauseJoins, "about to join", "nothing to do")
-		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
 		w.made("d", "south")
-		w.runs("d", two.ImageDigest)
+		w.runs("d", two.ImageDigest) // before anybody looks at it
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
 		w.rests()
 		w.moved("d", "north")
 		w.rests()

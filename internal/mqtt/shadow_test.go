@@ -297,6 +297,8 @@ func TestInternalErrors(t *testing.T) {
 // broken is a store that can not read.
 type broken struct{ fleet.Store }
 
+func (broken) Openings(context.Context) ([]ota.Rollout, error) { return nil, errDisk }
+
 func (broken) Shadow(context.Context, string, string) (shadow.Document, error) {
 	return shadow.Document{}, errDisk
 }

@@ -26,6 +26,7 @@ type checker struct {
 	withdrawn  map[ota.ReleaseID]bool
 	holds      map[string]int      // Sim.Calls when devices of a rollout were asked to hold, last
 	said       map[claim]time.Time // when a device said last that it runs an image
+	tookTurns  int                 // by devices that asked before the turn was given to them
 }
 
 // claim is a device that says that it runs an image.
@@ -253,7 +254,7 @@ func (k *checker) moved(c change, name string, was, e ota.Execution) {
 		}
 	}
 	r := k.rollouts[e.RolloutID]
-	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance Cancel Withdraw", ota.Removed: "RevokeDevice DeleteDevice"}[e.Status]
+	by := map[ota.Status]string{ota.InProgress: "StartNext Report", ota.TimedOut: "Expire", ota.Canceled: "Advance TakeTurns Cancel Withdraw", ota.Removed: "RevokeDevice DeleteDevice"}[e.Status]
 	if by == "" {
 		by = "Report"
 	}
@@ -328,8 +329,11 @@ func (k *checker) overtaken(e ota.Execution) string {
 func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e ota.Execution) {
 	name := fmt.Sprintf("%s: %s: attempt %d of rollout %s on device %s", c.label, c.method, e.Attempt, e.RolloutID, e.DeviceID)
 	r := k.rollouts[e.RolloutID]
-	if c.method != "Advance" || old.State != ota.RolloutRunning || r.State != ota.RolloutRunning {
+	if c.method != "Advance" && c.method != "TakeTurns" || old.State != ota.RolloutRunning || r.State != ota.RolloutRunning {
 		k.say("%s was made while the rollout went from %s to %s", name, old.State, r.State)
+	}
+	if c.method == "TakeTurns" {
+		k.tookTurn(name, r, e)
 	}
 	d, err := k.sim.store.Device(context.Background(), e.DeviceID)
 	if err != nil || d.Revoked() != (e.Status == ota.Removed) || !d.Revoked() && e.Status != ota.Queued && e.Status != ota.Rejected {
@@ -360,6 +364,26 @@ func (k *checker) created(c change, old ota.Rollout, attempts []ota.Execution, e
 	}
 	k.stays(name, r, e)
 	k.paced(r, e.QueuedAt)
+}
+
+// tookTurn: a device takes its turn before it is given to it only where that is about to
+// come, in the open stage, and nothing bounds how many have theirs.
+func (k *checker) tookTurn(name string, r ota.Rollout, e ota.Execution) {
+	k.tookTurns++
+	turn, ok, err := k.sim.store.Turn(context.Background(), r.ID, r.Line, e.DeviceID)
+	if err != nil {
+		k.say("%s: its turn: %v", name, err)
+		return
+	}
+	s := r.Stages[e.Stage]
+	switch {
+	case !ok || turn < r.Cursor || turn >= s.Target:
+		k.say("%s was taken at turn %d (%t) of %d to %d", name, turn, ok, r.Cursor, s.Target)
+	case s.State != ota.StageOpen || e.Stage > 0 && r.Stages[e.Stage-1].State != ota.StagePassed:
+		k.say("%s was taken in stage %d, which is %s", name, e.Stage+1, s.State)
+	case r.Terms.Rate != (ota.Rate{}) || e.Attempt != 1:
+		k.say("%s was taken, at a rate of %s", name, r.Terms.Rate)
+	}
 }
 
 // paced holds the promise of ota.Rate for every span that ends now.

@@ -160,7 +160,7 @@ func (s *Sim) drive(done func() bool, until time.Time) bool {
 			s.check.say("it spins: %d steps within one moment", calls)
 			continue
 		}
-		s.gate.settle(func(*call) time.Time { return now.Add(s.slowness()) })
+		s.gate.settle(func(c *call) time.Time { return now.Add(s.slowness(c)) })
 		if c, at := s.gate.ready(now, s.rng.IntN); c != nil {
 			s.let(c)
 			continue
@@ -185,8 +185,12 @@ func (s *Sim) drive(done func() bool, until time.Time) bool {
 	}
 }
 
-// slowness is how long a call waits for the store.
-func (s *Sim) slowness() time.Duration {
+// slowness is how long a call waits for the store. A step that gives turns is one of
+// many, and some devices ask before it is theirs.
+func (s *Sim) slowness(c *call) time.Duration {
+	if c.method == givesTurns && s.one(4) {
+		return s.upTo(20 * time.Minute)
+	}
 	if s.calm || s.rng.IntN(50) > 0 {
 		return 0
 	}

@@ -31,13 +31,17 @@ func TestRollouts(t *testing.T) {
 	if n == 0 {
 		n = usual
 	}
-	calls, changes, began, seed := 0, 0, time.Now(), *first
+	calls, changes, took, began, seed := 0, 0, 0, time.Now(), *first
 	for ; !t.Failed() && (seed < *first+n && *long == 0 || time.Since(began) < *long); seed++ {
 		s := history(t, seed, nil)
 		calls += s.Calls
 		changes += s.Changes
+		took += s.check.tookTurns
 	}
-	t.Logf("seeds %d to %d: %d calls of the store, %d changes", *first, seed-1, calls, changes)
+	t.Logf("seeds %d to %d: %d calls of the store, %d changes, %d turns that devices took themselves", *first, seed-1, calls, changes, took)
+	if seed-*first >= usual && took == 0 {
+		t.Error("no device asked before its turn was given to it: that is not tested")
+	}
 }
 
 func history(t *testing.T, seed uint64, trace func(string, ...any)) (s *Sim) {

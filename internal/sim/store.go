@@ -53,10 +53,17 @@ func (f faulty) through(ctx context.Context, method, about string, effect func()
 	return effect()
 }
 
+// givesTurns is what the driver knows a step with an opening by.
+const givesTurns = "Advance, Open"
+
 // write is through for what changes executions or rollouts.
 func (f faulty) write(ctx context.Context, c change, about string, effect func() error) error {
 	c.caller, _ = ctx.Value(callerKey{}).(caller)
-	return f.through(ctx, c.method, about, func() error {
+	method := c.method
+	if c.advance != nil && c.advance.Open != nil {
+		method = givesTurns
+	}
+	return f.through(ctx, method, about, func() error {
 		err := effect()
 		if err == nil {
 			f.sim.changed = &c
@@ -91,6 +98,20 @@ func (f faulty) Progress(ctx context.Context, r ota.Rollout, now time.Time) (p o
 
 func (f faulty) Advance(ctx context.Context, a fleet.Advance) error {
 	return f.write(ctx, change{method: "Advance", advance: &a, now: a.Now}, a.Rollout.ID, func() error { return f.Store.Advance(ctx, a) })
+}
+
+func (f faulty) TakeTurns(ctx context.Context, id string, o fleet.Opening, devices []string, now time.Time) error {
+	return f.write(ctx, change{method: "TakeTurns", now: now}, id, func() error { return f.Store.TakeTurns(ctx, id, o, devices, now) })
+}
+
+func (f faulty) Openings(ctx context.Context) (list []ota.Rollout, err error) {
+	err = f.through(ctx, "Openings", "", func() error { list, err = f.Store.Openings(ctx); return err })
+	return list, err
+}
+
+func (f faulty) Turn(ctx context.Context, id, line, device string) (turn int, ok bool, err error) {
+	err = f.through(ctx, "Turn", fmt.Sprint(id, " ", device), func() error { turn, ok, err = f.Store.Turn(ctx, id, line, device); return err })
+	return turn, ok, err
 }
 
 func (f faulty) PutCandidates(ctx context.Context, id, line string, turn int, list []ota.Candidate) error {

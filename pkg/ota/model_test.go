@@ -35,6 +35,7 @@ type model struct {
 	meant      map[string]bool
 	marked     map[string]bool // changed since the rollout looked
 	left       map[string]bool
+	took       map[string]bool // its turn, before it was given to it
 	stuck      map[string]bool // no way leads on from where it stands
 	revoked    map[string]bool
 	executions map[string][]Execution // attempts by device
@@ -45,7 +46,7 @@ type model struct {
 }
 
 func newModel(t *rapid.T) *model {
-	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, via: map[string][]ReleaseID{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}, stuck: map[string]bool{}}
+	m := &model{now: t0, executions: map[string][]Execution{}, revoked: map[string]bool{}, via: map[string][]ReleaseID{}, meant: map[string]bool{}, marked: map[string]bool{}, left: map[string]bool{}, took: map[string]bool{}, stuck: map[string]bool{}}
 	for i := range rapid.IntRange(0, 40).Draw(t, "devices") {
 		id := fmt.Sprintf("d%d", i)
 		m.meant[id] = rapid.IntRange(0, 3).Draw(t, "meant") > 0
@@ -272,12 +273,31 @@ func (m *model) take(t *rapid.T, k Taking) {
 		t.Fatalf("turns %d to %d of %d, the cursor is at %d", k.From, k.To, to, m.r.Cursor)
 	}
 	for _, c := range m.candidates[k.From:k.To] {
+		if m.took[c.DeviceID] {
+			continue
+		}
 		if c.Stage != k.Stage || len(m.executions[c.DeviceID]) > 0 {
 			t.Fatalf("candidate %+v in stage %d", c, k.Stage)
 		}
 		if !m.revoked[c.DeviceID] && !m.left[c.DeviceID] {
 			m.add(Execution{DeviceID: c.DeviceID, Stage: k.Stage, Attempt: 1, Via: m.via[c.DeviceID]})
 		}
+	}
+}
+
+// ask has a device take its turn, if that is about to come.
+func (m *model) ask(t *rapid.T) {
+	stage, from, to := m.r.OpenTurns()
+	if from == to {
+		return
+	}
+	if m.r.State != RolloutRunning || m.r.Stages[stage].State != StageOpen || from != m.r.Cursor || to != m.r.Stages[stage].Target || m.r.Terms.Rate != (Rate{}) {
+		t.Fatalf("turns %d to %d of stage %d may be taken of %+v", from, to, stage+1, m.r)
+	}
+	c := m.candidates[rapid.IntRange(from, to-1).Draw(t, "asks")]
+	if len(m.executions[c.DeviceID]) == 0 && !m.revoked[c.DeviceID] && !m.left[c.DeviceID] {
+		m.took[c.DeviceID] = true
+		m.add(Execution{DeviceID: c.DeviceID, Stage: stage, Attempt: 1, Via: m.via[c.DeviceID]})
 	}
 }
 
@@ -364,13 +384,15 @@ func (m *model) due() []string {
 
 func (m *model) step(t *rapid.T) {
 	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90_000).Draw(t, "milliseconds")) * time.Millisecond)
-	switch rapid.IntRange(0, 19).Draw(t, "what") {
+	switch rapid.IntRange(0, 20).Draw(t, "what") {
 	case 14, 15:
 		m.change(t)
 	case 16, 17:
 		m.look(t)
 	case 18, 19:
 		m.block(t)
+	case 20:
+		m.ask(t)
 	case 0, 1, 2, 3, 4:
 		m.plan(t)
 	case 5, 6, 7, 8, 9:

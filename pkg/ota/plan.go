@@ -104,7 +104,7 @@ type Taking struct {
 }
 
 // MaxTaken is how many executions are made in one transaction.
-const MaxTaken = 100_000
+const MaxTaken = 10_000
 
 // Plan says what happens next to a rollout. It is level-triggered: it looks
 // only at where things stand, so running it twice, late, or on two replicas
@@ -263,6 +263,21 @@ func (r Rollout) waiting() int {
 		return max(s.Target-r.Cursor, 0)
 	}
 	return 0
+}
+
+// Opening reports whether devices of the open stage are about to have their turn, with
+// nothing to wait for: no rate. One of them that asks may take it at once.
+func (r Rollout) Opening() bool {
+	return r.State == RolloutRunning && r.Terms.Rate.PerMinute == 0 && r.waiting() > 0
+}
+
+// OpenTurns are the turns from <= turn < to that a rollout which is Opening is about to
+// give, in its stage with this index.
+func (r Rollout) OpenTurns() (stage, from, to int) {
+	if !r.Opening() {
+		return 0, 0, 0
+	}
+	return r.Current(), r.Cursor, r.Cursor + r.waiting()
 }
 
 func earliest(times ...time.Time) (first time.Time) {

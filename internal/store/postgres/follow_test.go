@@ -41,8 +41,11 @@ func (r *race) follow(t *testing.T) {
 			if i%2 == 0 {
 				err = errors.Join(err, look(ctx, s, sel))
 			}
-			if i%5 == 0 {
+			switch i % 5 {
+			case 0:
 				err = errors.Join(err, turns(ctx, s))
+			case 1:
+				err = errors.Join(err, s.TakeTurns(ctx, "f", fleet.Opening{}, []string{id}, time.Now()))
 			}
 			if err != nil {
 				return err

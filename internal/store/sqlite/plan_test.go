@@ -37,6 +37,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"next retry", "COVERING INDEX executions_retry (rollout_id=? AND retry_at>?)"},
 		{"rollouts that move", "rollouts_state (state=? AND idle=?)"},
 		{"candidates", "PRIMARY KEY (rollout_id=? AND line=? AND turn>?)"},
+		{"turn", "COVERING INDEX candidates_device (rollout_id=? AND line=? AND device_id=?)"},
 		{"place", "candidates_standing (rollout_id=? AND line=? AND device_id=?)"},
 		{"busy devices", "COVERING INDEX executions_active (device_id>?)"},
 		{"at work", "executions_progress (rollout_id=? AND status=?)"},

@@ -18,8 +18,17 @@ import (
 // insertRows is how many executions are handed to the database at a time.
 const insertRows = 10_000
 
-// manyRows is how many executions a database wants to know of at once.
+// manyRows is how many executions of a rollout a database wants to know of at once, and
+// then each time that they have doubled.
 const manyRows = 10_000
+
+func grewMuch(from, to int) bool {
+	n := manyRows
+	for n <= from {
+		n *= 2
+	}
+	return n <= to
+}
 
 // Advance implements fleet.RolloutStore.
 func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
@@ -46,6 +55,10 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		case old.Revision != a.Rollout.Revision:
 			return fmt.Errorf("rollout %s is at revision %d, not %d: %w", old.ID, old.Revision, a.Rollout.Revision, fleet.ErrStale)
 		}
+		var taken bool
+		if err := t.row(selectTaken, old.ID).Scan(&taken); err != nil {
+			return err
+		}
 		r := a.Rollout
 		r.Release, r.Command = old.Release, old.Command
 		if old.State.Begun() {
@@ -66,7 +79,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 		if a.Open != nil {
-			if err := t.open(r, *a.Open, a.Now, tries > 1 || !s.config.Dialect.Confident); err != nil {
+			if err := t.open(r, *a.Open, a.Now, taken || tries > 1 || !s.config.Dialect.Confident); err != nil {
 				return err
 			}
 		}
@@ -78,7 +91,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		t.tell(ota.Changes(old, r, a.Now)...)
 		return t.follow(old, r, a)
 	})
-	if analyze := s.config.Dialect.Analyze; err == nil && a.Open != nil && a.Open.To-a.Open.From >= manyRows && analyze != "" {
+	if analyze := s.config.Dialect.Analyze; err == nil && a.Open != nil && grewMuch(a.Open.From, a.Open.To) && analyze != "" {
 		_, _ = s.config.Writer.ExecContext(ctx, analyze) // the step is made; without it, the database looks by itself later
 	}
 	return err
@@ -129,10 +142,10 @@ func inOrder(list []ota.Execution) []ota.Execution {
 func writeRollout(t *tx, r ota.Rollout, p planText) error {
 	_, err := t.exec(`UPDATE rollouts SET selector = ?, seed = ?, stages = ?, abort = ?, priority = ?, state = ?, reason = ?,
 		population = ?, armed_at = ?, revision = ?, ended_at = ?, in_progress_timeout = ?,
-		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ?, reverting = ?, follows = ?, idle = ? WHERE id = ?`,
+		terms = ?, max_in_flight = ?, max_per_lane = ?, line = ?, next_turn = ?, paced_at = ?, approved_at = ?, started_at = ?, reverting = ?, follows = ?, idle = ?, opening = ?, taken = taken * ? WHERE id = ?`,
 		r.Selector, r.Seed, p.stages, p.abort, r.Priority, r.State, r.Reason,
 		r.Population, micros(r.ArmedAt), r.Revision+1, micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
-		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), flag(r.Reverting), flag(r.Follows), flag(r.Idle), r.ID)
+		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt), flag(r.Reverting), flag(r.Follows), flag(r.Idle), flag(r.Opening()), flag(r.Opening()), r.ID)
 	return err
 }
 

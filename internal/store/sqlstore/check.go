@@ -216,7 +216,14 @@ func (c *checker) rollouts() error {
 			return err
 		}
 	}
-	return nil
+	return c.each(func(row row) error {
+		var id string
+		err := row.Scan(&id)
+		if i := slices.IndexFunc(list, func(r ota.Rollout) bool { return r.ID == id }); i >= 0 && !list[i].Opening() {
+			c.say("rollout %s is noted as being opened, and is not", id)
+		}
+		return err
+	}, `SELECT id FROM rollouts WHERE opening = 1`)
 }
 
 func (c *checker) rollout(r ota.Rollout) error {

@@ -21,7 +21,7 @@ const (
 
 	// A lock on what is followed only: others are none of this transaction's business.
 	selectFollowed = selectRollout + ` WHERE id = ? AND follows = 1`
-	updateFollowed = `UPDATE rollouts SET stages = ?, population = ?, idle = 0, revision = revision + 1 WHERE id = ?`
+	updateFollowed = `UPDATE rollouts SET stages = ?, population = ?, idle = 0, opening = ?, revision = revision + 1 WHERE id = ?`
 
 	selectPlace   = `SELECT turn, standing FROM candidates WHERE rollout_id = ? AND line = ? AND device_id = ? AND standing IS NOT NULL`
 	updatePlace   = `UPDATE candidates SET standing = ? WHERE rollout_id = ? AND line = ? AND device_id = ? AND standing IS NOT NULL`
@@ -174,7 +174,7 @@ func (t *tx) putFollowed(f followed) error {
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec(updateFollowed, p.stages, next.Population, id); err != nil {
+		if _, err := t.exec(updateFollowed, p.stages, next.Population, flag(next.Opening()), id); err != nil {
 			return err
 		}
 	}

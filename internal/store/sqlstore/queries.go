@@ -27,6 +27,7 @@ func HotQueries() map[string]string {
 		"next retry":              nextRetry,
 		"rollouts that move":      selectMoving,
 		"candidates":              selectCandidates,
+		"turn":                    selectTurn,
 		"busy devices":            selectBusyDevices,
 		"remove of a device":      removeActive,
 		"remove of the revoked":   updateRevoked,

@@ -78,12 +78,12 @@ func (s *Store) CreateRollout(ctx context.Context, r ota.Rollout) error {
 func createRollout(t *tx, r ota.Rollout, p planText, now time.Time) error {
 	n, err := t.exec(`INSERT INTO rollouts (id, release_name, release_version, command, selector, seed, stages, abort, priority,
 			state, reason, population, armed_at, revision, created_at, ended_at, in_progress_timeout,
-			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of, follows, idle)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			terms, max_in_flight, max_per_lane, line, next_turn, paced_at, approved_at, started_at, reverting, revert_of, follows, idle, opening)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		r.ID, orNull(r.Release.Name), orNull(r.Release.Version), p.command, r.Selector, r.Seed, p.stages, p.abort, r.Priority,
 		r.State, r.Reason, r.Population, micros(r.ArmedAt), r.Revision, micros(r.CreatedAt), micros(r.EndedAt), r.InProgressTimeout.Microseconds(),
 		p.terms, r.Terms.InFlight.Max, r.Terms.InFlight.PerMax, r.Line, r.Cursor, micros(r.PacedAt), micros(r.ApprovedAt), micros(r.StartedAt),
-		flag(r.Reverting), r.RevertOf, flag(r.Follows), flag(r.Idle))
+		flag(r.Reverting), r.RevertOf, flag(r.Follows), flag(r.Idle), flag(r.Opening()))
 	switch {
 	case errors.Is(err, errForeignKey):
 		return notFound("release %s", r.Release)

@@ -62,7 +62,7 @@ func (w *walk) actions() map[string]func(*rapid.T) {
 		"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "go on": w.goOn, "go on again": w.goOn, "go on once more": w.goOn, "cancel": w.cancel,
 		"group": w.group, "members": w.changeMembers, "ungroup": w.ungroup,
 		"upload": w.upload, "start": w.start, "expire": w.expire, "report": w.report, "report again": w.report,
-		"runs": w.runs, "settle": w.settle, "settle again": w.settle, "follow": w.follow, "follow again": w.follow,
+		"turn": w.turn, "turn again": w.turn, "runs": w.runs, "settle": w.settle, "settle again": w.settle, "follow": w.follow, "follow again": w.follow,
 	}
 }
 
@@ -431,6 +431,22 @@ func (w *walk) line(t *rapid.T) {
 		list = append(list, ota.Candidate{DeviceID: d, Lane: rapid.SampledFrom([]string{"", "x"}).Draw(t, "lane")})
 	}
 	w.same("line", func(s fleet.Store) (any, error) { return nil, s.PutCandidates(ctx, id, "", turn, list) })
+}
+
+// turn has devices take their turn.
+func (w *walk) turn(t *rapid.T) {
+	id, now := rapid.SampledFrom([]string{"q", "r", "s", "f"}).Draw(t, "rollout"), w.time(t)
+	o := fleet.Opening{Stage: rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "stage"), Digest: digests.Draw(t, "not on"), Ways: ways(t)}
+	list := rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices")
+	w.same("turn", func(s fleet.Store) (any, error) { return nil, s.TakeTurns(ctx, id, o, list, now) })
+	w.same("openings", func(s fleet.Store) (any, error) {
+		var ids []string
+		list, err := s.Openings(ctx)
+		for _, r := range list {
+			ids = append(ids, r.ID)
+		}
+		return ids, err
+	})
 }
 
 // retry asks for another attempt, which is refused unless the last is finished.

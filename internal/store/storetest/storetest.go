@@ -29,7 +29,7 @@ func Run(t *testing.T, open func(t testing.TB) fleet.Store) {
 		"selectors": selectorTests, "groups": groupTests, "credentials": credentialTests, "presence": presenceTests,
 		"provisioning": provisionTests, "events": eventTests, "certificates": certificateTests,
 		"commands": commandTests, "uploads": uploadTests, "feed": feedTests, "webhooks": webhookTests,
-		"looks": lookTests, "together": togetherTests, "deletions": forgetTests, "follow": followTests, "health": healthTests, "paths": pathTests, "withdrawals": withdrawTests,
+		"looks": lookTests, "together": togetherTests, "deletions": forgetTests, "follow": followTests, "health": healthTests, "paths": pathTests, "withdrawals": withdrawTests, "turns": turnTests,
 	}
 	for group, tests := range groups {
 		for _, test := range tests {

@@ -1,0 +1,196 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/otad/otad/pkg/ota"
+)
+
+// A stage is open with one commit; its executions are made after that, ota.MaxTaken in a
+// step. A device that asks meanwhile does not wait for them: it takes its turn.
+
+const (
+	// maxTurns is how many devices take their turn in one transaction, which holds the
+	// next step of the rollout up.
+	maxTurns = 100
+	// lookAgain is how long nobody looks at what is being opened when that failed.
+	lookAgain = time.Second
+)
+
+// turns has devices take their turn when they ask.
+type turns struct {
+	// giving has one element, held by who writes turns: the store would keep the others
+	// waiting for the row of the rollout, and what they hold there with them.
+	giving  chan struct{}
+	mu      sync.Mutex
+	looked  time.Time // when open was read, or begun to be
+	looking bool
+	open    []opening
+	asked   []*taking // what is to be written, one for each rollout
+	writing bool
+}
+
+// opening is a rollout that is ota.Rollout.Opening, and the opening of its stage.
+type opening struct {
+	rollout ota.Rollout
+	of      Opening
+}
+
+// taking are devices that take their turn together.
+type taking struct {
+	opening
+	devices []string
+	done    chan struct{}
+}
+
+// takeTurn gives the device its turn in every stage that is being opened. It is no
+// failure if that can not be: the device is told when its turn has come to it.
+func (s *Service) takeTurn(ctx context.Context, deviceID string) {
+	var with []*taking
+	for _, o := range s.openings(ctx) {
+		comes, err := s.comes(ctx, o.rollout, deviceID)
+		if err != nil {
+			s.logger(ctx).Warn("where a device stands in line can not be read, it is told when its turn comes", "rollout", o.rollout.ID, "device", deviceID, "error", err)
+		}
+		if comes {
+			with = append(with, s.turns.ask(o, deviceID))
+		}
+	}
+	if len(with) == 0 {
+		return
+	}
+	if s.turns.lead() {
+		go s.takeTurns(context.WithoutCancel(ctx)) // until nobody waits
+	}
+	for _, t := range with {
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// comes reports whether the device is about to have its turn.
+func (s *Service) comes(ctx context.Context, r ota.Rollout, deviceID string) (bool, error) {
+	_, from, to := r.OpenTurns()
+	turn, ok, err := s.Store.Turn(ctx, r.ID, r.Line, deviceID)
+	if err != nil || !ok || turn < from || turn >= to {
+		return false, err
+	}
+	_, err = s.Store.Execution(ctx, r.ID, deviceID)
+	if errors.Is(err, ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+// openings are the rollouts that are being opened, as they were lookEvery ago at most,
+// or since a step was made here.
+func (s *Service) openings(ctx context.Context) []opening {
+	t := s.turns
+	t.mu.Lock()
+	open, stale := t.open, time.Since(t.looked) >= lookEvery && !t.looking
+	if stale {
+		t.looked, t.looking = time.Now(), true
+	}
+	t.mu.Unlock()
+	if !stale {
+		return open
+	}
+	open, err := s.readOpenings(context.WithoutCancel(ctx))
+	if err != nil {
+		s.logger(ctx).Warn("the rollouts that are being opened can not be read, devices are told when their turn comes", "error", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.open, t.looking = open, false
+	if err != nil {
+		t.looked = time.Now().Add(lookAgain - lookEvery)
+	}
+	return open
+}
+
+func (s *Service) readOpenings(ctx context.Context) (open []opening, err error) {
+	list, err := s.Store.Openings(ctx)
+	for _, r := range list {
+		stage, _, _ := r.OpenTurns()
+		o := opening{r, Opening{Stage: stage}}
+		if unready := s.turn(ctx, r, &o.of); unready != nil {
+			err = errors.Join(err, unready)
+			continue
+		}
+		open = append(open, o)
+	}
+	return open, err
+}
+
+func newTurns() *turns { return &turns{giving: make(chan struct{}, 1)} }
+
+// give runs f while nobody else here gives turns.
+func (t *turns) give(f func() error) error {
+	t.giving <- struct{}{}
+	defer func() { <-t.giving }()
+	return f()
+}
+
+// lookAnew has the next that asks see what is being opened now.
+func (t *turns) lookAnew() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.looked = time.Time{}
+}
+
+// ask puts the device down for the next transaction of the rollout.
+func (t *turns) ask(o opening, deviceID string) *taking {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.IndexFunc(t.asked, func(a *taking) bool { return a.rollout.ID == o.rollout.ID })
+	if i < 0 {
+		i = len(t.asked)
+		t.asked = append(t.asked, &taking{opening: o, done: make(chan struct{})})
+	}
+	t.asked[i].devices = append(t.asked[i].devices, deviceID)
+	return t.asked[i]
+}
+
+// lead reports whether nobody writes what was put down: then the caller has to.
+func (t *turns) lead() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	leads := !t.writing
+	t.writing = true
+	return leads
+}
+
+// next takes out what is to be written; nil: nothing is.
+func (t *turns) next() *taking {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.asked) == 0 {
+		t.writing = false
+		return nil
+	}
+	next := t.asked[0]
+	t.asked = t.asked[1:]
+	return next
+}
+
+// takeTurns writes what was put down until nothing is left.
+func (s *Service) takeTurns(ctx context.Context) {
+	for t := s.turns.next(); t != nil; t = s.turns.next() {
+		slices.Sort(t.devices)
+		for devices := range slices.Chunk(slices.Compact(t.devices), maxTurns) {
+			err := s.turns.give(func() error { return s.Store.TakeTurns(ctx, t.rollout.ID, t.of, devices, s.Now()) })
+			if err != nil && !errors.Is(err, ErrStale) {
+				s.logger(ctx).Warn("devices could not take their turn early, they are told when it comes", "rollout", t.rollout.ID, "devices", len(devices), "error", err)
+			}
+		}
+		close(t.done)
+		s.signals.raise("rollout/" + t.rollout.ID)
+	}
+}

@@ -1,0 +1,111 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/otad/otad/internal/fleet"
+	"github.com/otad/otad/internal/store/sqlstore"
+	"github.com/otad/otad/pkg/ota"
+)
+
+// inLine is how many devices a stage is opened for.
+const inLine = 120
+
+// take opens a stage in small steps while devices of it take their turn and begin, in
+// every replica at once, and it is paused and goes on. In the end every device has one
+// execution; none was made, or begun, while the rollout was paused.
+func (r *race) take(t *testing.T) {
+	ctx := t.Context()
+	o := replicaRollout("taken")
+	o.Line, o.Stages[0].Target = "l", inLine
+	must(t, r.stores[0].CreateRollout(ctx, o))
+	var line []ota.Candidate
+	for i := range inLine {
+		line = append(line, ota.Candidate{DeviceID: fmt.Sprint("t", i)})
+		must(t, r.stores[0].CreateDevice(ctx, fleet.Device{ID: line[i].DeviceID, Hardware: "h", CreatedAt: time.Now()}))
+	}
+	must(t, r.stores[0].PutCandidates(ctx, o.ID, "l", 0, line))
+	must(t, errors.Join(r.all(func(s *sqlstore.Store, i int) error {
+		for range 30 {
+			err := error(nil)
+			switch i % 4 {
+			case 0:
+				err = advanceTaken(ctx, s, o.ID, i)
+			default:
+				id := fmt.Sprint("t", rand.IntN(inLine))
+				err = s.TakeTurns(ctx, o.ID, fleet.Opening{}, []string{id, fmt.Sprint("t", rand.IntN(inLine))}, time.Now())
+				if _, none := s.StartNext(ctx, id, ota.Starting{}, time.Now()); !errors.Is(none, fleet.ErrNotFound) {
+					err = errors.Join(err, none)
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("worker %d: %w", i, err)
+			}
+		}
+		return nil
+	})...))
+	for o.Cursor < inLine {
+		must(t, advanceTaken(ctx, r.stores[0], o.ID, 0))
+		var err error
+		o, err = r.stores[0].Rollout(ctx, o.ID)
+		must(t, err)
+	}
+	n := 0
+	must(t, r.stores[0].Executions(ctx, fleet.ExecutionFilter{RolloutID: o.ID}, func(e ota.Execution) bool {
+		n++
+		return true
+	}))
+	if n != inLine {
+		t.Errorf("%d executions for %d devices", n, inLine)
+	}
+	_, err := r.stores[0].Cancel(ctx, o, time.Now(), inLine)
+	must(t, err)
+}
+
+// advanceTaken gives a few turns, or pauses the rollout, holds that nothing moves, and
+// has it go on.
+func advanceTaken(ctx context.Context, s *sqlstore.Store, id string, worker int) error {
+	o, err := s.Rollout(ctx, id)
+	if err != nil || o.State != ota.RolloutRunning {
+		return err
+	}
+	step := fleet.Advance{Rollout: o, Now: time.Now()}
+	if worker != 4 {
+		to := min(o.Cursor+3, inLine)
+		step.Open, step.Rollout.Cursor = &fleet.Opening{From: o.Cursor, To: to}, to
+		return unlessStale(s.Advance(ctx, step))
+	}
+	step.Rollout.State = ota.RolloutPaused
+	if err := s.Advance(ctx, step); err != nil {
+		return unlessStale(err)
+	}
+	before, err := s.Progress(ctx, o, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := s.TakeTurns(ctx, id, fleet.Opening{}, []string{"t0", fmt.Sprint("t", inLine-1)}, time.Now()); err != nil {
+		return err
+	}
+	after, err := s.Progress(ctx, o, time.Now())
+	if err != nil {
+		return err
+	}
+	if a, b := before.Total(), after.Total(); a.Total() != b.Total() || a.Queued != b.Queued {
+		return fmt.Errorf("while it was paused %+v became %+v", a, b)
+	}
+	step.Rollout.Revision++
+	step.Rollout.State = ota.RolloutRunning
+	return s.Advance(ctx, step)
+}
+
+func unlessStale(err error) error {
+	if errors.Is(err, fleet.ErrStale) {
+		return nil
+	}
+	return err
+}
