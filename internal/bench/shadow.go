@@ -271,16 +271,13 @@ func (d *loadDevice) updates(ctx context.Context, w window) error {
 	for n := uint64(1); ctx.Err() == nil; n++ {
 		began := time.Now()
 		if began.After(w.to) {
-			return nil
+			return d.send()
 		}
 		state := d.report.state(n)
 		if n == 1 { // what it never reports, so that there is a delta each time
 			state = []byte(`{"state":{"desired":{"interval":60}}}`)
 		}
 		d.out = publishPacket(d.out, topic, 1, state)
-		if err := d.send(); err != nil {
-			return err
-		}
 		if err := d.answered(); err != nil {
 			return fmt.Errorf("update of %s: %w", d.id, err)
 		}
@@ -299,9 +296,15 @@ func (d *loadDevice) send() error {
 }
 
 // answered waits for the PUBACK, for accepted and for the delta, in whichever
-// order, and acknowledges what has come in one write, when no more is there.
+// order. It acknowledges what has come before it waits for the rest; the
+// acknowledgement of the last goes out with the next update, which follows at once.
 func (d *loadDevice) answered() error {
 	for acked, accepted, delta := false, false, false; !acked || !accepted || !delta; {
+		if len(d.out) > 0 && d.wire.in.Buffered() == 0 {
+			if err := d.send(); err != nil {
+				return err
+			}
+		}
 		kind, flags, body, err := d.wire.read()
 		if err != nil {
 			return err
@@ -330,11 +333,6 @@ func (d *loadDevice) answered() error {
 			}
 		default:
 			return fmt.Errorf("packet of type %d", kind)
-		}
-		if len(d.out) > 0 && d.wire.in.Buffered() == 0 {
-			if err := d.send(); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
