@@ -426,11 +426,12 @@ func TestEveryLimit(t *testing.T) {
 	}
 }
 
-// A client that is silent by WebSocket is said to be so.
+// A client that is silent by WebSocket, or does not read, is said to be so.
 func TestSilenceOverWebSocket(t *testing.T) {
 	var log logText
 	b := openPlain(t, nil, func(c *Config) {
 		c.Limits.KeepAlive, c.Limits.ConnectTimeout = 500*time.Millisecond, 500*time.Millisecond
+		c.Limits.WriteTimeout = 100 * time.Millisecond
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	})
 	server := httptest.NewServer(b)
@@ -446,7 +447,15 @@ func TestSilenceOverWebSocket(t *testing.T) {
 	}
 	dial()
 	dial().mustConnect("silent")
-	for _, want := range []string{"no CONNECT within 500ms", "keep alive timeout: send"} {
+	deaf := dial()
+	deaf.mustConnect("deaf")
+	deaf.subscribe("a")
+	for range 200 {
+		if err := b.Publish(t.Context(), mqtt.Message{Topic: "a", Payload: make([]byte, 200<<10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"no CONNECT within 500ms", "keep alive timeout: send", "nothing read for 100ms: read what is sent"} {
 		if err := waitFor(func() bool { return strings.Contains(log.String(), want) }); err != nil {
 			t.Fatalf("want %q in the log:\n%s", want, &log)
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -167,7 +168,7 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	nc := &webSocket{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), request: r}
+	nc := &webSocket{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), request: r, closed: make(chan struct{})}
 	if !b.register(nc) {
 		_ = ws.Close(websocket.StatusGoingAway, "server shutting down")
 		return
@@ -175,21 +176,49 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.serve(nc, r.TLS == nil)
 }
 
-// webSocket is a connection that knows the request it came by, and when its reader's
-// deadline has passed, which the one below says in words of its own.
+// webSocket is a connection that knows the request it came by, and when a deadline of
+// its has passed, which the one below says in words of its own.
 type webSocket struct {
 	net.Conn
-	request *http.Request
-	readBy  atomic.Pointer[time.Time]
+	request         *http.Request
+	readBy, writeBy atomic.Pointer[time.Time]
+	writing         atomic.Bool
+	closing         sync.Once
+	closed          chan struct{}
 }
 
-// Read implements net.Conn.
+// Read implements net.Conn. When the deadline of a write has passed, that ends the
+// connection, and the write is who says so.
 func (w *webSocket) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
-	if by := w.readBy.Load(); err != nil && by != nil && !by.IsZero() && !time.Now().Before(*by) {
-		err = fmt.Errorf("%w: %w", os.ErrDeadlineExceeded, err)
+	if err != nil && w.writing.Load() && late(err, w.writeBy.Load()) != err {
+		<-w.closed
+	}
+	return n, late(err, w.readBy.Load())
+}
+
+// Write implements net.Conn.
+func (w *webSocket) Write(b []byte) (int, error) {
+	w.writing.Store(true)
+	n, err := w.Conn.Write(b)
+	if err = late(err, w.writeBy.Load()); err == nil {
+		w.writing.Store(false)
 	}
 	return n, err
+}
+
+// Close implements net.Conn.
+func (w *webSocket) Close() error {
+	w.closing.Do(func() { close(w.closed) })
+	return w.Conn.Close()
+}
+
+// late is err, or says that this deadline has passed.
+func late(err error, by *time.Time) error {
+	if err == nil || by == nil || by.IsZero() || time.Now().Before(*by) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", os.ErrDeadlineExceeded, err)
 }
 
 // SetDeadline implements net.Conn.
@@ -201,6 +230,12 @@ func (w *webSocket) SetDeadline(t time.Time) error {
 func (w *webSocket) SetReadDeadline(t time.Time) error {
 	w.readBy.Store(&t)
 	return w.Conn.SetReadDeadline(t)
+}
+
+// SetWriteDeadline implements net.Conn.
+func (w *webSocket) SetWriteDeadline(t time.Time) error {
+	w.writeBy.Store(&t)
+	return w.Conn.SetWriteDeadline(t)
 }
 
 // RemoteAddr is that of the network connection below.
