@@ -102,16 +102,19 @@ func (s *Service) openings(ctx context.Context) []opening {
 	if !stale {
 		return open
 	}
-	open, err := s.readOpenings(context.WithoutCancel(ctx))
-	if err != nil {
-		s.logger(ctx).Warn("the rollouts that are being opened can not be read, devices are told when their turn comes", "error", err)
-	}
+	open, err := s.readOpenings(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.open, t.looking = open, false
-	if err != nil {
+	t.looking = false
+	switch {
+	case ctx.Err() != nil: // who asked has gone: the next looks
+		t.looked = time.Time{}
+		return nil
+	case err != nil:
 		t.looked = time.Now().Add(lookAgain - lookEvery)
+		s.logger(ctx).Warn("the rollouts that are being opened can not be read, devices are told when their turn comes", "error", err)
 	}
+	t.open = open
 	return open
 }
 

@@ -18,14 +18,18 @@ import (
 // insertRows is how many executions are handed to the database at a time.
 const insertRows = 10_000
 
-// manyRows is how many executions of a rollout a database wants to know of at once, and
-// then each time that they have doubled.
-const manyRows = 10_000
+// manyRows is how many turns of a rollout have been given when a database wants to know
+// of it at once, and then each time that they are manyTimes as many.
+const (
+	manyRows  = 10_000
+	manyTimes = 8
+)
 
+// grewMuch reports whether giving these turns passes by such a number.
 func grewMuch(from, to int) bool {
 	n := manyRows
 	for n <= from {
-		n *= 2
+		n *= manyTimes
 	}
 	return n <= to
 }
