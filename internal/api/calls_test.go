@@ -43,6 +43,21 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+// TestTextsLeaveOutTheirClass where the code says it, and only there.
+func TestTextsLeaveOutTheirClass(t *testing.T) {
+	for want, err := range map[string]error{
+		"group g exists":                      fmt.Errorf("group g exists: %w", fleet.ErrConflict),
+		"enrollment token t is revoked":       fmt.Errorf("enrollment token t is revoked: %w", fleet.ErrDenied),
+		"device d: not found":                 fmt.Errorf("device d: %w", fleet.ErrNotFound),
+		"webhook w: conflict: it is disabled": fmt.Errorf("webhook w: %w: it is disabled", fleet.ErrConflict),
+		"conflict":                            fleet.ErrConflict,
+	} {
+		if got := api.Said(err); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestDevicesAndTokens(t *testing.T) {
 	p := newPlane(t)
 	p.initTrust()

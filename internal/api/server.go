@@ -182,6 +182,19 @@ var faults = map[connect.Code]error{
 	connect.CodeUnknown:     fleet.ErrDoubt,
 }
 
+// plain is an error whose text leaves out the class that its code says.
+type plain struct{ error }
+
+func (p plain) Error() string {
+	text := p.error.Error()
+	for _, class := range []error{fleet.ErrConflict, fleet.ErrDenied} {
+		text = strings.TrimSuffix(text, ": "+class.Error())
+	}
+	return text
+}
+
+func (p plain) Unwrap() error { return p.error }
+
 // errorMapper turns what a handler returns into a Connect error. The text of a fault
 // of ours, or of the database, stays in the log.
 type errorMapper struct{ log *slog.Logger }
@@ -200,7 +213,7 @@ func (m errorMapper) wrap(procedure string, err error) error {
 	if errors.As(err, &syntax) {
 		err = fmt.Errorf("%w\n%s", err, syntax.Caret())
 	}
-	out := connect.NewError(code, err)
+	out := connect.NewError(code, plain{err})
 	if field := ota.FieldOf(err); field != "" {
 		if detail, err := connect.NewErrorDetail(&otadv1.Refusal{Field: field}); err == nil {
 			out.AddDetail(detail)
