@@ -109,12 +109,21 @@ func (v DeviceView) Firmware() Firmware {
 // when it does not say, or says what is no lower-case hex sha256. Stores keep it
 // beside the device.
 func ReportedDigest(d shadow.Document) string {
-	firmware, _ := d.Reported.Get("firmware")
-	said, _ := firmware.Object().Get("digest")
-	digest, _ := said.Text()
+	digest, _ := saidDigest(d).Text()
 	if len(digest) != 64 || strings.Trim(digest, "0123456789abcdef") != "" {
 		return ""
 	}
+	return digest
+}
+
+// SameDigest reports whether the ReportedDigest of both is the same.
+func SameDigest(a, b shadow.Document) bool {
+	return saidDigest(a).Equal(saidDigest(b)) || ReportedDigest(a) == ReportedDigest(b)
+}
+
+func saidDigest(d shadow.Document) shadow.Value {
+	firmware, _ := d.Reported.Get("firmware")
+	digest, _ := firmware.Object().Get("digest")
 	return digest
 }
 

@@ -42,13 +42,13 @@ func (m *merger) section(base Object, at int64, p Patch) (Object, int64) {
 func replaces(patch, base Object) bool {
 	for i := range patch {
 		p := &patch[i]
-		if len(base) > 0 && base[0].Key < p.Key {
-			return false
-		}
 		var below Object
-		if len(base) > 0 && base[0].Key == p.Key {
-			below = base[0].members
-			base = base[1:]
+		switch {
+		case len(base) == 0:
+		case base[0].Key == p.Key:
+			below, base = base[0].members, base[1:]
+		case base[0].Key < p.Key:
+			return false
 		}
 		switch {
 		case p.kind == kindNull:

@@ -28,7 +28,11 @@ func (r Result) Correlation() []byte { return r.update.Correlation }
 // request, nulls included, and their timestamps.
 func (r Result) AcceptedPayload() []byte {
 	u := r.update
-	e := payload(3 * (u.Desired.Object.size() + u.Reported.Object.size()))
+	size := u.bytes // which is hardly more than what it says
+	if size == 0 {
+		size = u.Desired.Object.size() + u.Reported.Object.size()
+	}
+	e := payload(3 * size)
 	e.open("state")
 	e.patch("desired", u.Desired)
 	e.patch("reported", u.Reported)

@@ -28,6 +28,7 @@ type Update struct {
 	MaxBytes int
 
 	fault error // what NewUpdate could not read
+	bytes int   // of the request; 0: there was none
 }
 
 // ParseUpdate reads the payload of an update request:
@@ -42,7 +43,7 @@ func ParseUpdate(payload []byte) (Update, error) {
 	if err != nil {
 		return Update{}, err
 	}
-	var u Update
+	u := Update{bytes: len(payload)}
 	if u.Version, err = versionOf(top); err != nil {
 		return Update{}, err
 	}

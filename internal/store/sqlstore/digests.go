@@ -18,7 +18,7 @@ const (
 func (t *tx) flushDigests() error {
 	var changed []*cachedShadow
 	for _, c := range t.dirty {
-		if c.key.name == "" && fleet.ReportedDigest(c.before) != fleet.ReportedDigest(c.doc) {
+		if c.key.name == "" && !fleet.SameDigest(c.before, c.doc) {
 			changed = append(changed, c)
 		}
 	}
