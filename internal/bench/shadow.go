@@ -77,7 +77,7 @@ func (r *runner) shadowsSQLite() error {
 
 // shadowsPostgres is the same with a PostgreSQL of its own on the same machine.
 func (r *runner) shadowsPostgres() error {
-	server := testserver.Postgres{Durable: true}
+	server := testserver.Postgres{Durable: true, Socket: true}
 	defer server.Stop()
 	url, err := server.NewDatabase()
 	if err != nil {

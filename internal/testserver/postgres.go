@@ -30,6 +30,9 @@ type Postgres struct {
 	// Durable makes commits wait for the disk, as benchmarks want it. Otherwise
 	// what a power cut would lose is traded for speed.
 	Durable bool
+	// Socket has whoever takes a URL come by a socket in the server's directory, as on
+	// one machine is done.
+	Socket bool
 
 	once     sync.Once
 	err      error
@@ -160,7 +163,16 @@ func (p *Postgres) url(database string) string {
 		Scheme: "postgres", User: url.UserPassword(postgresUser, p.password), Host: p.addr, Path: "/" + database,
 		RawQuery: "sslmode=disable",
 	}
+	if p.Socket {
+		u.Host = ""
+		u.RawQuery = url.Values{"sslmode": {"disable"}, "host": {p.dir}, "port": {p.port()}}.Encode()
+	}
 	return u.String()
+}
+
+func (p *Postgres) port() string {
+	_, port, _ := strings.Cut(p.addr, ":")
+	return port
 }
 
 func (p *Postgres) start() error {
@@ -209,15 +221,18 @@ func (p *Postgres) initialize() (err error) {
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
 
 func (p *Postgres) run() error {
-	host, port, _ := strings.Cut(p.addr, ":")
+	host, _, _ := strings.Cut(p.addr, ":")
 	settings := map[string]string{
-		"listen_addresses": host, "port": port, "unix_socket_directories": "", "dynamic_shared_memory_type": "mmap",
+		"listen_addresses": host, "port": p.port(), "unix_socket_directories": "", "dynamic_shared_memory_type": "mmap",
 		"max_connections": "200", "shared_buffers": "64MB", "deadlock_timeout": "50ms", "log_min_messages": "fatal",
 	}
 	if p.Durable { // as a server is set up that this machine is there for
 		settings["shared_buffers"], settings["max_wal_size"], settings["wal_compression"] = "1GB", "4GB", "on"
 	} else {
 		settings["fsync"], settings["full_page_writes"], settings["synchronous_commit"] = "off", "off", "local"
+	}
+	if p.Socket {
+		settings["unix_socket_directories"] = p.dir
 	}
 	args := []string{"-D", p.data()}
 	for name, value := range settings {
