@@ -33,7 +33,7 @@ func (s *Store) TakeTurns(ctx context.Context, rolloutID string, o fleet.Opening
 			return notFound("rollout %s", rolloutID)
 		}
 		stage, from, to := r.OpenTurns()
-		if from == to || stage != o.Stage {
+		if from == to || stage != o.Stage || len(devices) == 0 {
 			return nil
 		}
 		if err := fleet.Brings(r, nil, &o, s.withdrawn()); err != nil {

@@ -27,6 +27,9 @@ const (
 	// revocation is the advisory lock between those who revoke devices and those who
 	// make executions: "rvke" in ASCII, and the table.
 	revocation = "(x'72766b65'::int, CAST(CAST('executions' AS regclass) AS oid)::int)"
+	// giving is the one among those who make executions of a firmware: "give" and the
+	// table, and the firmware's name.
+	giving = "(x'67697665'::int # CAST(CAST('executions' AS regclass) AS oid)::int, hashtext(?))"
 	// stopping is the one between those who stop rollouts and those who start
 	// executions: "stop".
 	stopping = "(x'73746f70'::int, CAST(CAST('executions' AS regclass) AS oid)::int)"
@@ -57,6 +60,7 @@ func dialect() sqlstore.Dialect {
 		ForDelete: " FOR UPDATE",
 		Reach:     "SELECT pg_advisory_xact_lock_shared" + revocation,
 		Revoke:    "SELECT pg_advisory_xact_lock" + revocation,
+		Give:      "SELECT pg_advisory_xact_lock" + giving,
 		Start:     "SELECT pg_advisory_xact_lock_shared" + stopping,
 		Stop:      "SELECT pg_advisory_xact_lock" + stopping,
 		Confident: true,

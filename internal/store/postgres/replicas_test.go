@@ -37,6 +37,7 @@ func TestReplicasShareOneDatabase(t *testing.T) {
 	t.Run("new shadows are made once", r.create)
 	t.Run("a device works on one thing at a time", r.start)
 	t.Run("devices take their turn beside the steps", r.take)
+	t.Run("of two rollouts the newer has the device", r.giveWay)
 	t.Run("of those who advance, one wins", r.advance)
 	t.Run("metadata has one line of versions", r.publish)
 	t.Run("a group is kept up by all", r.group)

@@ -109,3 +109,85 @@ func unlessStale(err error) error {
 	}
 	return err
 }
+
+// giveWay has two rollouts of a firmware come to the same devices at once, by steps, by
+// turns that devices take and by further attempts, in every replica. In the end none of
+// them waits for the older one where the newer has it.
+func (r *race) giveWay(t *testing.T) {
+	ctx := t.Context()
+	var line []ota.Candidate
+	for i := range inLine {
+		line = append(line, ota.Candidate{DeviceID: fmt.Sprint("w", i)})
+		must(t, r.stores[0].CreateDevice(ctx, fleet.Device{ID: line[i].DeviceID, Hardware: "h", CreatedAt: time.Now()}))
+	}
+	_, err := r.stores[0].CreateRelease(ctx, ota.Release{Manifest: ota.Manifest{Name: "app", Version: "2"}, CreatedAt: time.Now()})
+	must(t, err)
+	for i, id := range []string{"w-old", "w-new"} {
+		o := replicaRollout(id)
+		o.Release.Version = fmt.Sprint(i + 1)
+		o.Line, o.Stages[0].Target, o.CreatedAt = "l", inLine, o.CreatedAt.Add(time.Duration(i)*time.Second)
+		must(t, r.stores[0].CreateRollout(ctx, o))
+		must(t, r.stores[0].PutCandidates(ctx, id, "l", 0, line))
+	}
+	must(t, errors.Join(r.all(func(s *sqlstore.Store, i int) error {
+		for n := range 30 {
+			id := []string{"w-old", "w-new"}[(i+n)%2]
+			var err error
+			switch device := line[rand.IntN(inLine)].DeviceID; i % 3 {
+			case 0:
+				err = advanceTaken(ctx, s, id, 0)
+			case 1:
+				err = s.TakeTurns(ctx, id, fleet.Opening{}, []string{device, line[rand.IntN(inLine)].DeviceID}, time.Now())
+			default:
+				err = again(ctx, s, device)
+			}
+			if err != nil {
+				return fmt.Errorf("worker %d: %w", i, err)
+			}
+		}
+		return nil
+	})...))
+	for _, c := range line {
+		newer, err := r.stores[0].Execution(ctx, "w-new", c.DeviceID)
+		if errors.Is(err, fleet.ErrNotFound) {
+			continue
+		}
+		must(t, err)
+		older, err := r.stores[0].Execution(ctx, "w-old", c.DeviceID)
+		if err == nil && older.Status == ota.Queued {
+			t.Errorf("%s: attempt %d of the older rollout is %s beside the newer one, which is %s", c.DeviceID, older.Attempt, older.Status, newer.Status)
+		}
+	}
+	for _, id := range []string{"w-old", "w-new"} {
+		o, err := r.stores[0].Rollout(ctx, id)
+		must(t, err)
+		_, err = r.stores[0].Cancel(ctx, o, time.Now(), inLine)
+		must(t, err)
+	}
+}
+
+// again fails the older rollout on a device and makes another attempt of it.
+func again(ctx context.Context, s *sqlstore.Store, device string) error {
+	o, err := s.Rollout(ctx, "w-old")
+	if err != nil {
+		return err
+	}
+	for _, status := range []ota.Status{ota.InProgress, ota.Failed} {
+		_, err := s.Report(ctx, ota.Report{RolloutID: o.ID, DeviceID: device, Status: status}, time.Now())
+		if errors.Is(err, fleet.ErrNotFound) || errors.Is(err, ota.ErrTerminal) || errors.Is(err, ota.ErrTransition) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	e, err := s.Execution(ctx, o.ID, device)
+	if err != nil || e.Status != ota.Failed || e.Attempt == ota.MaxAttempts {
+		return err
+	}
+	err = s.Advance(ctx, fleet.Advance{Rollout: o, Now: time.Now(), Insert: []ota.Execution{{DeviceID: device, Attempt: e.Attempt + 1, Status: ota.Queued}}})
+	if errors.Is(err, fleet.ErrInvalid) { // somebody else made it
+		return nil
+	}
+	return unlessStale(err)
+}

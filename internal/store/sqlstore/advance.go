@@ -72,7 +72,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 		if len(insert) > 0 || a.Open != nil || a.Repeat != nil {
-			if err := t.keepOut(t.w.dialect.Reach); err != nil {
+			if err := t.beginMaking(r); err != nil {
 				return err
 			}
 			if err := t.offered(r, insert, a.Open); err != nil {

@@ -57,6 +57,11 @@ type Dialect struct {
 	// one before which it revokes or deletes no device. Each waits for the other kind to end, and
 	// keeps it waiting. Empty: there are no others.
 	Reach, Revoke string
+	// Give is a statement before which a transaction makes no executions of a firmware,
+	// whose name it takes: what one rollout has made others have to see, so that of two
+	// the newer has the device. Whoever makes some waits for others to end. Empty: there
+	// are no others.
+	Give string
 	// Start is a statement before which a transaction starts no executions, and Stop
 	// one before which it stops no rollout; as Reach and Revoke.
 	Start, Stop string

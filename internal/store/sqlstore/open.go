@@ -22,6 +22,12 @@ const (
 	CAST(? AS BIGINT), CAST(? AS TEXT), q.lane, q.digest, q.via FROM (SELECT c.device_id, c.lane, d.firmware_digest AS digest, `
 	viaNone = `'' AS via
 	FROM candidates c JOIN devices d ON d.id = c.device_id`
+	// viaOne is for these devices only, all of which go one way.
+	viaOne = `CAST(? AS TEXT) AS via
+	FROM {rows} JOIN candidates c ON c.device_id = v.device JOIN devices d ON d.id = c.device_id`
+	whereOne = ` AND d.hardware = ? AND d.firmware_digest = ?`
+	// lastTurn is so for the last turn of a device.
+	lastTurn = ` AND c.turn = (SELECT MAX(m.turn) FROM candidates m WHERE m.rollout_id = c.rollout_id AND m.line = c.line AND m.device_id = c.device_id)`
 	// viaWays keeps devices that stand where a way begins.
 	viaWays = `v.via
 	FROM candidates c JOIN devices d ON d.id = c.device_id JOIN {rows} ON v.hardware = d.hardware AND v.digest = d.firmware_digest`
@@ -51,8 +57,12 @@ const (
 	// one meanwhile.
 	updateSuperseded = `UPDATE executions SET status = ?, class = ?, details = ?, version = version + 1, updated_at = ?, finished_at = ?,
 	expires_at = NULL, expires_as = '' WHERE status = 'QUEUED' AND latest = 1 AND rollout_id = ? AND device_id IN
-	(SELECT c.device_id FROM candidates c JOIN executions n ON n.rollout_id = c.rollout_id AND n.device_id = c.device_id AND n.attempt = 1
-	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?) RETURNING stage`
+	(SELECT c.device_id FROM `
+	amongAll   = `candidates c`
+	amongThese = `{rows} JOIN candidates c ON c.device_id = v.device`
+	reached    = ` JOIN executions n ON n.rollout_id = c.rollout_id AND n.device_id = c.device_id AND n.attempt = 1
+	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?`
+	returnStage = `) RETURNING stage`
 )
 
 // open gives candidates their turn. Carefully is with butThose.
@@ -67,54 +77,88 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time, carefully bool)
 	if n != o.To-o.From {
 		return fleet.NoTurn(r, o)
 	}
+	return t.give(r, o, nil, now, carefully)
+}
+
+// give makes the first attempts of an opening whose turns are there, of all devices or
+// of these (nil: all), and has older rollouts make way for them.
+func (t *tx) give(r ota.Rollout, o fleet.Opening, devices []string, now time.Time, carefully bool) error {
 	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: o.Stage, Timers: r.Terms.Timers}, now)
 	values := []any{r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs}
-	statement, args := whereTurns, []any{r.ID, r.Line, o.From, o.To, o.Digest}
+	where, args := whereTurns, []any{r.ID, r.Line, o.From, o.To, o.Digest}
 	if o.Only != nil {
-		statement += ` AND d.firmware_digest IN (''` + strings.Repeat(", ?", len(o.Only)) + ")"
+		where += ` AND d.firmware_digest IN (''` + strings.Repeat(", ?", len(o.Only)) + ")"
 		for _, digest := range o.Only {
 			args = append(args, digest)
 		}
 	}
-	by := superseders(r)
+	by, n := superseders(r), 0
 	if err := t.row(countSuperseding, by...).Scan(&n); err != nil {
 		return err
 	}
 	if n > 0 {
-		statement, args = statement+notSuperseded, append(args, by...)
+		where, args = where+notSuperseded, append(args, by...)
 	}
-	statement += ordered
+	end := ordered
 	if carefully {
-		statement += butThose
+		end += butThose
 	}
-	made, err := t.insertTurns(statement, o.Ways, values, args)
+	insert := t.insertTurns
+	if devices != nil {
+		insert = func(where, end string, ways []ota.Way, values, args []any) (int64, error) {
+			return t.insertThese(devices, where+lastTurn, end, ways, values, args)
+		}
+	}
+	made, err := insert(where, end, o.Ways, values, args)
 	if err != nil {
 		return err
 	}
 	if err := t.counted(e, made); err != nil {
 		return err
 	}
-	t.tell(ota.MovedTogether("", e, int(made), now))
-	return t.supersede(r, o, by, now)
+	if made > 0 || devices == nil {
+		t.tell(ota.MovedTogether("", e, int(made), now))
+	}
+	return t.supersede(r, o, devices, by, now)
 }
 
-// insertTurns runs the end of an insert of turns, once or for the ways that devices
-// go.
-func (t *tx) insertTurns(statement string, ways []ota.Way, values, args []any) (made int64, err error) {
+// insertTurns inserts once, or for the ways that devices go.
+func (t *tx) insertTurns(where, end string, ways []ota.Way, values, args []any) (made int64, err error) {
 	if ways == nil {
-		return t.exec(insertTurns+viaNone+statement, append(values, args...)...)
+		return t.exec(insertTurns+viaNone+where+end, append(values, args...)...)
 	}
 	columns := []Column{
 		texts("hardware", list(ways, func(w ota.Way) string { return w.Hardware })),
 		texts("digest", list(ways, func(w ota.Way) string { return w.Digest })),
 		texts("via", list(ways, func(w ota.Way) string { return viaText(w.Via) })),
 	}
-	err = t.chunks(insertTurns+viaWays+statement, len(ways), values, columns, func(text string, before []any) error {
+	err = t.chunks(insertTurns+viaWays+where+end, len(ways), values, columns, func(text string, before []any) error {
 		n, err := t.exec(text, append(slices.Clip(before), args...)...)
 		made += n
 		return err
 	})
 	return made, err
+}
+
+// insertThese inserts for few devices, way by way.
+func (t *tx) insertThese(devices []string, where, end string, ways []ota.Way, values, args []any) (made int64, err error) {
+	insert := func(via, where string, args []any) error {
+		return t.chunks(insertTurns+viaOne+where+end, len(devices), append(slices.Clip(values), via), []Column{texts("device", devices)}, func(text string, before []any) error {
+			n, err := t.exec(text, append(slices.Clip(before), args...)...)
+			made += n
+			return err
+		})
+	}
+	if ways == nil {
+		err = insert(viaText(nil), where, args)
+		return made, err
+	}
+	for _, w := range ways {
+		if err := insert(viaText(w.Via), where+whereOne, append(slices.Clip(args), w.Hardware, w.Digest)); err != nil {
+			return made, err
+		}
+	}
+	return made, nil
 }
 
 // superseders are the arguments of superseding for a rollout.
@@ -123,8 +167,8 @@ func superseders(r ota.Rollout) []any {
 }
 
 // supersede cancels what older rollouts have QUEUED on the devices that were just
-// reached.
-func (t *tx) supersede(r ota.Rollout, o fleet.Opening, by []any, now time.Time) error {
+// reached, all or these.
+func (t *tx) supersede(r ota.Rollout, o fleet.Opening, devices []string, by []any, now time.Time) error {
 	var older []string
 	err := t.rows(func(r row) error {
 		var id string
@@ -141,7 +185,14 @@ func (t *tx) supersede(r ota.Rollout, o fleet.Opening, by []any, now time.Time) 
 		return err
 	}
 	for _, id := range older {
-		err := t.unqueued(id, e, updateSuperseded, e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id, r.ID, r.Line, o.From, o.To)
+		values, turns := []any{e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id}, []any{r.ID, r.Line, o.From, o.To}
+		if devices == nil {
+			err = t.unqueued(id, e, updateSuperseded+amongAll+reached+returnStage, append(values, turns...)...)
+		} else {
+			err = t.chunks(updateSuperseded+amongThese+reached+lastTurn+returnStage, len(devices), values, []Column{texts("device", devices)}, func(text string, before []any) error {
+				return t.unqueued(id, e, text, append(slices.Clip(before), turns...)...)
+			})
+		}
 		if err != nil {
 			return err
 		}

@@ -43,10 +43,10 @@ func (s *Store) TakeTurns(ctx context.Context, rolloutID string, o fleet.Opening
 			return err
 		}
 		stage, from, to := r.OpenTurns()
-		if from == to || stage != o.Stage {
+		if from == to || stage != o.Stage || len(devices) == 0 {
 			return nil
 		}
-		if err := t.keepOut(t.w.dialect.Reach); err != nil {
+		if err := t.beginMaking(r); err != nil {
 			return err
 		}
 		if err := t.offered(r, nil, &o); err != nil {
@@ -55,20 +55,7 @@ func (s *Store) TakeTurns(ctx context.Context, rolloutID string, o fleet.Opening
 		if _, err := t.exec(updateTaken, r.ID); err != nil {
 			return err
 		}
-		for _, id := range devices {
-			var last sql.NullInt64
-			if err := t.row(selectTurn, r.ID, r.Line, id).Scan(&last); err != nil {
-				return err
-			}
-			turn := int(last.Int64)
-			if !last.Valid || turn < from || turn >= to {
-				continue
-			}
-			o.From, o.To = turn, turn+1
-			if err := t.open(r, o, now, true); err != nil {
-				return err
-			}
-		}
-		return nil
+		o.From, o.To = from, to
+		return t.give(r, o, devices, now, true)
 	})
 }

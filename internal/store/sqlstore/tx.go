@@ -210,11 +210,22 @@ func (t *tx) fail(err error) error {
 
 // keepOut waits for others by a statement of the dialect, and keeps them waiting
 // until the transaction ends.
-func (t *tx) keepOut(statement string) error {
+func (t *tx) keepOut(statement string, args ...any) error {
 	if statement == "" {
 		return nil
 	}
-	return t.rows(func(row) error { return nil }, statement)
+	return t.rows(func(row) error { return nil }, statement, args...)
+}
+
+// beginMaking begins what makes executions of a rollout: nobody revokes a device, or makes
+// executions of the same firmware, before the transaction ends.
+func (t *tx) beginMaking(r ota.Rollout) error {
+	if r.Release.Name != "" {
+		if err := t.keepOut(t.w.dialect.Give, r.Release.Name); err != nil {
+			return err
+		}
+	}
+	return t.keepOut(t.w.dialect.Reach)
 }
 
 func (t *tx) forUpdate(table string) string { return t.w.dialect.ForUpdate(table) }
