@@ -19,8 +19,8 @@ type verdict struct {
 	Digest  string            `json:"digest,omitempty"` // of the image that was tried; empty: it did not come so far
 	Status  ota.Status        `json:"status"`
 	Details map[string]string `json:"details,omitempty"`
-	// Quarantined: the image itself failed here, and is not tried again until
-	// the server raises the attempt.
+	// Quarantined: the image itself failed here, and is not tried again unless the
+	// server means it, as blocks says.
 	Quarantined bool `json:"quarantined,omitempty"`
 }
 
@@ -71,15 +71,24 @@ func (h *history) of(jobID string, attempt int) (verdict, bool) {
 	return verdict{}, false
 }
 
-// blocks returns the verdict that keeps an image from being tried: the newest
-// one on it is a quarantine of this attempt or a later one.
-func (h *history) blocks(digest string, attempt int) (verdict, bool) {
+// blocks returns the verdict that keeps the image of a job from being tried: the
+// newest one on it is a quarantine. It does not keep a job from it that lets in
+// quarantined devices, nor a further attempt at a job that has tried it: each attempt
+// at a job tries an image once. Attempts at different jobs say nothing of each other.
+func (h *history) blocks(job Record) (newest verdict, blocked bool) {
 	for i := len(h.verdicts) - 1; i >= 0; i-- {
-		if v := h.verdicts[i]; v.Digest == digest {
-			return v, v.Quarantined && attempt <= v.Attempt
+		v := h.verdicts[i]
+		if v.Digest != job.ToDigest {
+			continue
+		}
+		if newest.Digest == "" {
+			newest = v
+		}
+		if !newest.Quarantined || v.JobID == job.JobID {
+			return newest, newest.Quarantined && job.Attempt <= v.Attempt
 		}
 	}
-	return verdict{}, false
+	return newest, newest.Quarantined && !job.Quarantined
 }
 
 // quarantined lists the images that are blocked.

@@ -31,11 +31,45 @@ func TestHistoryForgetsTheOldest(t *testing.T) {
 	if _, known := h.of("j5", 1); !known {
 		t.Error("a newer one was forgotten")
 	}
-	if _, blocked := h.blocks("d7", 1); !blocked {
+	if _, blocked := h.blocks(Record{JobID: "j7", Attempt: 1, ToDigest: "d7"}); !blocked {
 		t.Error("a bad image is not blocked")
 	}
-	if _, blocked := h.blocks("d7", 2); blocked {
-		t.Error("a new attempt is blocked")
+}
+
+// TestBlocks: an image that was rolled back is tried once by each attempt that means
+// it, and by no other. Attempts at different jobs are not counted together.
+func TestBlocks(t *testing.T) {
+	bad := func(job string, attempt int) verdict {
+		return verdict{JobID: job, Attempt: attempt, Digest: "d", Status: ota.Failed, Quarantined: true}
+	}
+	other := func(job string, attempt int, digest string) verdict {
+		return verdict{JobID: job, Attempt: attempt, Digest: digest, Status: ota.Failed}
+	}
+	order := func(job string, attempt int) Record { return Record{JobID: job, Attempt: attempt, ToDigest: "d"} }
+	meant := func(r Record) Record { r.Quarantined = true; return r }
+	for name, c := range map[string]struct {
+		history []verdict
+		job     Record
+		blocked bool
+	}{
+		"nothing is known of it":                        {nil, order("a", 1), false},
+		"another image failed":                          {[]verdict{bad("a", 1), other("b", 1, "e")}, Record{JobID: "c", Attempt: 1, ToDigest: "e"}, false},
+		"another job":                                   {[]verdict{bad("a", 1)}, order("b", 1), true},
+		"another job, though its attempt is higher":     {[]verdict{bad("a", 1)}, order("b", 2), true},
+		"another job that means it":                     {[]verdict{bad("a", 1)}, meant(order("b", 1)), false},
+		"it means it, the other has tried more":         {[]verdict{bad("a", 3)}, meant(order("b", 1)), false},
+		"the same attempt again":                        {[]verdict{bad("a", 1)}, order("a", 1), true},
+		"it means it, but has tried it":                 {[]verdict{bad("a", 1)}, meant(order("a", 1)), true},
+		"it means it, but a later attempt has tried it": {[]verdict{bad("a", 2), bad("b", 1)}, meant(order("a", 1)), true},
+		"a further attempt":                             {[]verdict{bad("a", 1)}, order("a", 2), false},
+		"a further attempt, refused at another job":     {[]verdict{bad("a", 1), bad("b", 1)}, order("a", 2), false},
+		"a further attempt at the job that was refused": {[]verdict{bad("a", 1), bad("b", 1)}, order("b", 2), false},
+		"it failed by something else since":             {[]verdict{bad("a", 1), other("b", 1, "d")}, order("c", 1), false},
+	} {
+		h := &history{verdicts: c.history}
+		if _, blocked := h.blocks(c.job); blocked != c.blocked {
+			t.Errorf("%s: blocked %v", name, blocked)
+		}
 	}
 }
 

@@ -183,7 +183,7 @@ func (r Record) ordered(d ota.JobDocument) Record {
 	if d.Validate() != nil || d.Operation != ota.OperationInstall {
 		return r
 	}
-	r.Window, r.Consent = d.Window, ota.DefaultConsent
+	r.Quarantined, r.Window, r.Consent = d.Quarantined, d.Window, ota.DefaultConsent
 	if d.Consent != nil {
 		r.Consent = *d.Consent
 		r.Consent.Deadline = r.Consent.Deadline.UTC()

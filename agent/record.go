@@ -70,6 +70,8 @@ type Record struct {
 	SpanStart int   `json:"spanStart,omitempty"` // first chunk of the last span below the watermark
 	Bytes     int64 `json:"bytes,omitempty"`     // fetched over the network
 
+	Quarantined bool `json:"quarantined,omitempty"` // the job lets in what was rolled back here
+
 	Window     ota.Window  `json:"window,omitzero"`     // of the job
 	Consent    ota.Consent `json:"consent,omitzero"`    // bounds of what people may put off
 	Defers     int         `json:"defers,omitempty"`    // times they did

@@ -18,8 +18,9 @@ func TestLongestRecordFits(t *testing.T) {
 		r := Record{
 			State: StateRolledBack, BootID: long(64), JobID: long(maxJobID), Attempt: math.MaxInt, Name: long(63), Version: long(63), Command: long(63),
 			From: long(16), To: long(16), FromDigest: long(64), ToDigest: long(64), Watermark: math.MaxInt, SpanStart: math.MaxInt, Bytes: math.MaxInt64,
-			Window:  ota.Window{RRule: long(ota.MaxRuleBytes), Start: long(19), Duration: math.MaxInt64, Fetch: ota.FetchAnytime},
-			Consent: ota.Consent{MaxDefers: math.MaxInt, Deadline: at}, Defers: math.MaxInt, DeferUntil: at, Consented: true,
+			Quarantined: true,
+			Window:      ota.Window{RRule: long(ota.MaxRuleBytes), Start: long(19), Duration: math.MaxInt64, Fetch: ota.FetchAnytime},
+			Consent:     ota.Consent{MaxDefers: math.MaxInt, Deadline: at}, Defers: math.MaxInt, DeferUntil: at, Consented: true,
 			Floor: math.MaxInt64, FloorAfter: math.MaxInt64, Deadline: at, BootsLeft: math.MaxInt, Restages: math.MaxInt, Waits: math.MaxInt, Doubts: math.MaxInt,
 			Stores: math.MaxInt, Verdict: ota.InProgress, Class: ota.ClassRolledBack,
 		}.because(reason)

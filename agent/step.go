@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -186,9 +187,9 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 		rec.Verdict = ota.Succeeded
 		return rec.at(StateDone).because("already installed"), nil
 	}
-	if v, blocked := a.history.blocks(m.ImageDigest, rec.Attempt); blocked {
+	if v, blocked := a.history.blocks(rec); blocked {
 		rec.Class = ota.Class(v.Details[ota.DetailClass])
-		return failed(rec, ota.Failed, "not tried again before a new attempt is ordered, since it failed here: "+v.Details[ota.DetailReason]), nil
+		return failed(rec, ota.Failed, untried+strings.ReplaceAll(v.Details[ota.DetailReason], untried, "")), nil
 	}
 	free, err := a.cfg.Boot.Free()
 	if err != nil {
@@ -207,6 +208,10 @@ func (a *Agent) stepChecked(ctx context.Context) (Record, error) {
 	a.holds(p)
 	return rec.at(StateFetch).because(""), nil
 }
+
+// untried begins the reason of a job that was refused because of what its image did
+// here before; that reason stands behind it once, however often it is refused.
+const untried = "not tried again but by a further attempt, or a rollout that lets in quarantined devices, since it failed here: "
 
 // deferred puts the decision off. A server that can not be reached is waited
 // for without end, and without a journal write each time; other faults only so

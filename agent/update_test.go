@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/otad/otad/agent"
@@ -78,6 +79,59 @@ func TestFailedHealthRollsBack(t *testing.T) {
 	// A new attempt is tried, and may succeed.
 	r.order("job-2", "1.0", 2)
 	expect(t, d.until("job-2", 2), ota.Succeeded, "")
+	if got := d.running(); got.Digest != digest(img) {
+		t.Fatalf("running %+v", got)
+	}
+}
+
+// TestQuarantinedImageIsTriedWhenMeant: what was rolled back is tried again, once, by a
+// job that lets it in, and by no other, however many there are.
+func TestQuarantinedImageIsTriedWhenMeant(t *testing.T) {
+	r := newRepo(t)
+	d := newDevice(t, r, noise(1, 50_000))
+	var trials atomic.Int64
+	good := false
+	d.health = func(context.Context, string) error {
+		if trials.Add(1); good {
+			return nil
+		}
+		return errors.New("no answer on port 80")
+	}
+	img := noise(2, 60_000)
+	r.release("1.0", img, nil)
+	meant := func(job string) {
+		r.order(job, "1.0", 1)
+		r.edit(func(d *ota.JobDocument) { d.Quarantined = true })
+	}
+	r.order("job-1", "1.0", 1)
+	expect(t, d.until("job-1", 1), ota.Failed, "no answer on port 80")
+	tried := trials.Load()
+	for _, job := range []string{"job-2", "job-3"} {
+		r.order(job, "1.0", 1)
+		v := d.until(job, 1)
+		expect(t, v, ota.Failed, "since it failed here: health: no answer on port 80")
+		if v.Details[ota.DetailClass] != string(ota.ClassRolledBack) || strings.Count(v.Details[ota.DetailReason], "failed here") != 1 {
+			t.Errorf("%s: %v", job, v.Details)
+		}
+	}
+	if n := trials.Load(); n != tried {
+		t.Errorf("%d trials by jobs that do not mean it", n-tried)
+	}
+	meant("job-4")
+	expect(t, d.until("job-4", 1), ota.Failed, "no answer on port 80")
+	again := trials.Load()
+	if again == tried {
+		t.Error("not tried by a job that means it")
+	}
+	r.set(func() { r.reports = nil })
+	meant("job-4") // the server offers it once more
+	expect(t, d.until("job-4", 1), ota.Failed, "no answer on port 80")
+	if n := trials.Load(); n != again {
+		t.Errorf("%d more trials of an attempt that has its verdict", n-again)
+	}
+	good = true
+	meant("job-5")
+	expect(t, d.until("job-5", 1), ota.Succeeded, "")
 	if got := d.running(); got.Digest != digest(img) {
 		t.Fatalf("running %+v", got)
 	}

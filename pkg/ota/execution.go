@@ -92,6 +92,9 @@ type Execution struct {
 	Window  Window
 	Consent *Consent
 	Hold    bool // the rollout is paused, and the device asked to stay as it is
+	// Quarantined is that of Terms: the device is asked to try an image that was
+	// rolled back on it.
+	Quarantined bool
 	// Expires is when the server ends it as TIMED_OUT, of class ExpiresAs, if
 	// nothing else ends it before. Zero: never, and always when terminal.
 	Expires   time.Time
@@ -114,6 +117,7 @@ func (e Execution) Under(r Rollout) Execution {
 	}
 	e.Command, e.Timeout = r.Command, r.InProgressTimeout
 	e.Timers, e.Retry, e.Window, e.Consent, e.Hold = t.Timers, t.Retry, t.Window, t.Consent, r.Holds()
+	e.Quarantined = t.Quarantined
 	return e
 }
 

@@ -22,6 +22,8 @@ type JobDocument struct {
 	Hold bool `json:"hold,omitempty"` // the rollout is paused: wait before the new slot is activated, or the command run
 
 	// Of an install; none of them has to be there.
+	Quarantined bool `json:"quarantined,omitempty"` // try the image also where it was rolled back before
+
 	Window  Window   `json:"window,omitzero"`        // when it may install; zero: always
 	Consent *Consent `json:"consent,omitempty"`      // bounds what the people at the device may put off; nil: DefaultConsent
 	Notes   string   `json:"releaseNotes,omitempty"` // for these people
@@ -80,7 +82,7 @@ func JobOf(e Execution) JobDocument {
 		return d
 	}
 	d := NewJobDocument(e.Release, e.Attempt)
-	d.Window, d.Hold, d.Consent = e.Window, e.Hold, e.Consent
+	d.Window, d.Hold, d.Consent, d.Quarantined = e.Window, e.Hold, e.Consent, e.Quarantined
 	return d
 }
 

@@ -24,6 +24,12 @@ func TestJobDocument(t *testing.T) {
 	if want := `{"operation":"install","name":"gw","version":"1.0","target":"gw/1.0.idx","attempt":1}`; err != nil || string(b) != want {
 		t.Errorf("%s: %v", b, err)
 	}
+	r := rollout(StagePending)
+	r.Release, r.Terms.Quarantined = id, true
+	b, err = json.Marshal(JobOf(Execution{Attempt: 1}.Under(r)))
+	if want := `{"operation":"install","name":"gw","version":"1.0","target":"gw/1.0.idx","attempt":1,"quarantined":true}`; err != nil || string(b) != want {
+		t.Errorf("%s: %v", b, err)
+	}
 	good.Window = Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 3600}
 	good.Consent = &Consent{}
 	good.Notes = strings.Repeat("n", MaxNotesBytes)
@@ -114,7 +120,7 @@ func TestLongestJobDocuments(t *testing.T) {
 	install := NewJobDocument(ReleaseID{Name: strings.Repeat("n", 63), Version: strings.Repeat("v", 63)}, math.MaxInt)
 	install.Notes = strings.Repeat("\x01", MaxNotesBytes)
 	install.Window = Window{RRule: strings.Repeat("R", MaxRuleBytes), Start: layoutStart, Duration: math.MaxInt64, Fetch: FetchAnytime}
-	install.Hold, install.Consent = true, &Consent{MaxDefers: MaxDefers, Deadline: time.Now()}
+	install.Hold, install.Quarantined, install.Consent = true, true, &Consent{MaxDefers: MaxDefers, Deadline: time.Now()}
 	command := NewCommandDocument(Command{Name: strings.Repeat("n", 63), Parameters: parameters(MaxCommandParameters), UploadURL: strings.Repeat("u", MaxUploadURLBytes)}, math.MaxInt)
 	for _, d := range []JobDocument{install, command} {
 		b, err := json.Marshal(d)

@@ -270,7 +270,7 @@ var termTests = []test{
 		s.enrolled("a")
 		terms := ota.Terms{
 			Window: ota.Window{RRule: "FREQ=DAILY;BYHOUR=2", Duration: 3600}, Consent: &ota.Consent{MaxDefers: 2},
-			OnPause: ota.PauseHoldBeforeInstall, Retry: ota.Retry{Attempts: 2}, Timers: ota.Timers{Fetch: time.Hour},
+			OnPause: ota.PauseHoldBeforeInstall, Retry: ota.Retry{Attempts: 2}, Timers: ota.Timers{Fetch: time.Hour}, Quarantined: true,
 		}
 		r := s.bound("r", terms, "a")
 		s.report("r", "a", ota.InProgress, epoch)
@@ -281,7 +281,7 @@ var termTests = []test{
 			pending, err := s.Pending(ctx, "a", 1)
 			s.must(err)
 			for _, e := range []ota.Execution{next, pending[0], s.execution("r", "a"), s.executions(fleet.ExecutionFilter{})[0], s.report("r", "a", ota.InProgress, epoch)} {
-				s.equal("terms", []any{e.Window, e.Consent, e.Retry, e.Timers, e.Hold}, []any{terms.Window, terms.Consent, terms.Retry, terms.Timers, hold})
+				s.equal("terms", []any{e.Window, e.Consent, e.Retry, e.Timers, e.Quarantined, e.Hold}, []any{terms.Window, terms.Consent, terms.Retry, terms.Timers, true, hold})
 			}
 		}
 		check(false)
