@@ -93,7 +93,7 @@ func (r rolloutView) nextAct() string {
 		return act("otactl rollout resume ID lets it go on to its end, abort ID cancels what has not activated")
 	case state == ota.RolloutPaused && r.failedStage() > 0:
 		return act("see to what failed, as otactl rollout show ID lists it, then: otactl rollout resume ID --failed-stage repeat, or skip to pass by it; or abort ID")
-	case state == ota.RolloutPaused && r.Terms.OnPause == string(ota.PauseHoldBeforeInstall):
+	case state == ota.RolloutPaused && r.Holds:
 		return act("otactl rollout resume ID lets it go on, abort ID ends it")
 	case state == ota.RolloutPaused:
 		return act("otactl rollout resume ID lets it go on, pause ID --hold has devices at work wait too, abort ID ends it")

@@ -203,7 +203,7 @@ func newRolloutStopAllCmd(a *app) *cobra.Command {
 runs or is scheduled, that is paused while devices at work finish, that is being
 finished or goes back. No device starts any more, and those in flight are asked
 to wait before they activate the new slot. It does not ask. Each rollout goes on
-with otactl rollout resume, to what it was doing.`,
+with otactl rollout resume, to what it was doing and by its own plan.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -244,7 +244,8 @@ func newRolloutPauseCmd(a *app) *cobra.Command {
 		Use: "pause ID", Short: "Start no more devices", Args: takes("ID"),
 		Long: `pause starts no more devices. Those in flight finish, or with --hold (or a plan
 that says so) wait before they activate the new slot. With --hold it also takes
-a rollout that is paused already, or being finished: devices at work wait then.`,
+a rollout that is paused already, or being finished: devices at work wait then.
+What the plan says of a pause stays as it is: the next one goes by it again.`,
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
 			resp, err := call(ctx, c.rollouts.PauseRollout, &otadv1.PauseRolloutRequest{Id: id, Reason: reason, Policy: policyOf(hold)})
 			return resp.GetRollout(), err

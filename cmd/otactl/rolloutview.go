@@ -30,6 +30,7 @@ type rolloutView struct {
 	Terms      termsView       `json:"terms"`
 	Idle       bool            `json:"idle,omitempty"`     // continuous, with nothing to do until a device joins
 	Ending     bool            `json:"ending,omitempty"`   // aborted or finished, and not ended yet, be it that it is held
+	Holds      bool            `json:"holds,omitempty"`    // paused, and devices at work are asked to wait before they activate
 	Reached    int32           `json:"reached"`            // devices that had their turn
 	Health     *healthView     `json:"health,omitempty"`   // absent: nothing is compared
 	RevertOf   string          `json:"revertOf,omitempty"` // the rollout whose devices it brings back
@@ -118,7 +119,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
+		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Holds: r.GetHolds(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
@@ -245,6 +246,7 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 			{"Reverts", r.RevertOf},
 			{"State", r.State},
 			{"Reason", r.Reason},
+			{"At work", r.held()},
 			{"Reverted by", r.revertedBy()},
 			{"Devices", r.devices()},
 			{"Priority", r.priority()},
@@ -298,6 +300,14 @@ func (r rolloutView) devices() string {
 		return number(r.Population)
 	}
 	return fmt.Sprintf("%d, %d of them had their turn", r.Population, r.Reached)
+}
+
+// held says that devices at work are asked to wait.
+func (r rolloutView) held() string {
+	if !r.Holds {
+		return ""
+	}
+	return "devices wait before they activate, until it is resumed"
 }
 
 func (r rolloutView) priority() string {

@@ -108,6 +108,9 @@ func (w *rolloutWatch) redraw(r rolloutView) error {
 	if r.Reason != "" {
 		fmt.Fprintf(&body, "  %s", printable(r.Reason))
 	}
+	if r.Holds {
+		fmt.Fprint(&body, "  devices at work wait")
+	}
 	if r.Idle {
 		fmt.Fprint(&body, "  waits for devices that join")
 	}

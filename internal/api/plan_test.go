@@ -55,6 +55,20 @@ func TestSpecComesThrough(t *testing.T) {
 }
 
 // Who is being finished and held is told from who is paused.
+func TestHoldingIsTold(t *testing.T) {
+	r := ota.Rollout{State: ota.RolloutRunning, Terms: ota.Terms{OnPause: ota.PauseLetFinish}}
+	for _, policy := range []ota.PausePolicy{"", ota.PauseHoldBeforeInstall} {
+		paused, err := ota.Pause(r, "why", policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := encodeRollout(fleet.RolloutView{Rollout: paused})
+		if got.GetHolds() != (policy != "") || got.GetSpec().GetOnPause() != string(ota.PauseLetFinish) {
+			t.Errorf("paused with %q: holds %v, the plan says %s", policy, got.GetHolds(), got.GetSpec().GetOnPause())
+		}
+	}
+}
+
 func TestEndingIsTold(t *testing.T) {
 	began := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	follows := ota.Rollout{State: ota.RolloutPaused, Terms: ota.Terms{Continuous: true}, Follows: true, StartedAt: began}

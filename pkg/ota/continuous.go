@@ -46,7 +46,7 @@ func Finish(r Rollout, reason string) (Rollout, error) {
 	case r.StartedAt.IsZero():
 		return r, wrongState(r, "it has not begun; abort it")
 	}
-	r.State, r.Reason, r.Follows, r.Idle = RolloutFinishing, reason, false, false
+	r.State, r.Reason, r.Follows, r.Idle, r.Pause = RolloutFinishing, reason, false, false, ""
 	return r, nil
 }
 
@@ -55,7 +55,7 @@ func Finish(r Rollout, reason string) (Rollout, error) {
 func MakeWay(o, r Rollout) (Rollout, error) {
 	next, err := Finish(o, fmt.Sprintf("rollout %s has taken its place", r.ID))
 	if err == nil && o.Holds() {
-		return Pause(next, o.Reason, "")
+		return Pause(next, o.Reason, PauseHoldBeforeInstall)
 	}
 	return next, err
 }

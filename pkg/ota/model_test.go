@@ -468,6 +468,9 @@ func (m *model) operator(t *rapid.T) {
 }
 
 func (m *model) check(t *rapid.T) {
+	if m.r.State != RolloutPaused && m.r.Pause != "" {
+		t.Fatalf("%s, and the pause in force is %s", m.r.State, m.r.Pause)
+	}
 	open := 0
 	for i, s := range m.r.Stages {
 		if err := s.validate(); err != nil {

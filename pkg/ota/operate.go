@@ -91,8 +91,8 @@ func wrongState(r Rollout, rule string) error {
 	return fmt.Errorf("%w: rollout %s is %s: %s", ErrState, r.ID, r.State, rule)
 }
 
-// Pause stops new executions at once; the policy, else Terms.OnPause, says what
-// becomes of those in flight:
+// Pause stops new executions at once; the policy, which holds for this pause only, else
+// Terms.OnPause, says what becomes of those in flight:
 //
 //	state                    policy       next
 //	RUNNING                  any          PAUSED
@@ -113,12 +113,8 @@ func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
 	case !slices.Contains([]RolloutState{RolloutRunning, RolloutScheduled, RolloutRollingBack, RolloutFinishing, RolloutPaused}, r.State):
 		return r, wrongState(r, "only one that is RUNNING, SCHEDULED, FINISHING, ROLLING_BACK or PAUSED can be paused")
 	}
-	was := r
-	if policy != "" {
-		r.Terms.OnPause = policy
-	}
-	if err := r.Terms.validate(); err != nil {
-		return was, err
+	if err := policy.validate(); err != nil {
+		return r, err
 	}
 	switch r.State {
 	case RolloutPaused: // why it stands is still to be seen to
@@ -126,7 +122,7 @@ func Pause(r Rollout, reason string, policy PausePolicy) (Rollout, error) {
 	case RolloutFinishing:
 		reason += finishesReason + r.Reason
 	}
-	r.State, r.Reason, r.Idle = RolloutPaused, reason, false
+	r.State, r.Reason, r.Idle, r.Pause = RolloutPaused, reason, false, policy
 	return r, nil
 }
 
@@ -166,6 +162,8 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	if r.State != RolloutPaused {
 		return r, wrongState(r, "only a PAUSED one can be resumed")
 	}
+	was := r
+	r.Pause = ""
 	if r.Reverting {
 		r.State = RolloutRollingBack
 		return r, nil
@@ -190,7 +188,7 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 		case ResumeRepeat:
 			s.State, s.EndedAt, s.SoakingAt = StagePending, time.Time{}, time.Time{}
 		default:
-			return r, fmt.Errorf("%w: stage %d of rollout %s failed its gate: say repeat or skip", ErrState, r.Current()+1, r.ID)
+			return was, fmt.Errorf("%w: stage %d of rollout %s failed its gate: say repeat or skip", ErrState, r.Current()+1, r.ID)
 		}
 	}
 	r.State, r.Reason, r.ArmedAt = RolloutRunning, "", now
@@ -221,6 +219,7 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 	if err := r.Terms.validate(); err != nil {
 		return r, err
 	}
+	r.Pause = ""
 	if completed { // its stages stay as they ended
 		r.State, r.Reason, r.Reverting, r.EndedAt = RolloutRollingBack, reason, true, time.Time{}
 		return r, nil
@@ -231,5 +230,5 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 
 // Holds reports whether devices in flight are asked to stay as they are.
 func (r Rollout) Holds() bool {
-	return r.State == RolloutPaused && r.Terms.OnPause == PauseHoldBeforeInstall
+	return r.State == RolloutPaused && cmp.Or(r.Pause, r.Terms.OnPause) == PauseHoldBeforeInstall
 }

@@ -318,6 +318,9 @@ func TestOperatorActsFitTheState(t *testing.T) {
 			if got.Holds() != (name == "hold") {
 				t.Errorf("%s in %s: it holds: %v", name, state, got.Holds())
 			}
+			if got.Terms.OnPause != r.Terms.OnPause {
+				t.Errorf("%s in %s: the plan says %q on a pause, not %q", name, state, got.Terms.OnPause, r.Terms.OnPause)
+			}
 			if name == "edit" && !got.ApprovedAt.IsZero() {
 				t.Errorf("an edit in %s left the approval", state)
 			}
@@ -391,6 +394,53 @@ func TestAHeldRolloutIsWhatItWas(t *testing.T) {
 		if c.finishes {
 			if got, err := Resume(held, "", t0); err != nil || got.State != RolloutFinishing {
 				t.Errorf("%s: asks about its failed stage: %s, %v", name, got.State, err)
+			}
+		}
+	}
+}
+
+// TestAPauseSaysNothingOfTheNext: what an operator says with one pause holds for that one,
+// whatever the plan says and wherever the rollout goes on to.
+func TestAPauseSaysNothingOfTheNext(t *testing.T) {
+	ons := map[string]func(Rollout) (Rollout, error){
+		"resumed":  func(r Rollout) (Rollout, error) { return Resume(r, ResumeRepeat, t0) },
+		"finished": func(r Rollout) (Rollout, error) { return Finish(r, "enough") },
+		"made way": func(r Rollout) (Rollout, error) {
+			next, err := MakeWay(r, Rollout{ID: "s"})
+			if err == nil && next.Holds() != r.Holds() {
+				t.Errorf("made way, it holds: %v", next.Holds())
+			}
+			if err == nil && next.State == RolloutPaused {
+				next, err = Resume(next, "", t0)
+			}
+			return next, err
+		},
+		"aborted":  func(r Rollout) (Rollout, error) { return Abort(r, "no", AbortKeep, t0) },
+		"reverted": func(r Rollout) (Rollout, error) { return Abort(r, "no", AbortRevert, t0) },
+	}
+	policies := []PausePolicy{"", PauseLetFinish, PauseHoldBeforeInstall}
+	for _, plan := range policies {
+		for _, said := range policies {
+			for name, on := range ons {
+				r := continuous(rollout(StagePassed, StageOpen))
+				r.Terms.OnPause = plan
+				holds := said == PauseHoldBeforeInstall || said == "" && plan == PauseHoldBeforeInstall
+				paused, err := Pause(r, "why", said)
+				if err != nil || paused.Holds() != holds || paused.Terms.OnPause != plan {
+					t.Errorf("plan %q, said %q: it holds %v, the plan says %q, %v", plan, said, paused.Holds(), paused.Terms.OnPause, err)
+				}
+				next, err := on(paused)
+				r.Terms.OnAbort = next.Terms.OnAbort
+				if err != nil || next.Pause != "" || cmp.Diff(r.Terms, next.Terms) != "" {
+					t.Errorf("plan %q, said %q, %s: %s, %+v, %v", plan, said, name, next.State, next.Terms, err)
+				}
+				if next.State != RolloutRunning {
+					continue
+				}
+				again, err := Pause(next, "why", "")
+				if err != nil || again.Holds() != (plan == PauseHoldBeforeInstall) {
+					t.Errorf("plan %q, said %q, %s, paused again: it holds %v, %v", plan, said, name, again.Holds(), err)
+				}
 			}
 		}
 	}

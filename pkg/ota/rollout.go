@@ -158,15 +158,16 @@ type Rollout struct {
 	RevertOf string
 
 	State      RolloutState
-	Reason     string    // why PAUSED or aborted, and who went back
-	Reverting  bool      // it was aborted, to be ROLLED_BACK; a pause keeps it from that
-	Follows    bool      // continuous, and devices that change are looked at: from before they are arranged to its end
-	Idle       bool      // continuous and RUNNING, with nothing to do until a device joins
-	Population int       // eligible devices when it started; percentages are of this
-	Line       string    // names the arrangement that they stand in
-	Cursor     int       // how many of them, in order, have had their turn
-	PacedAt    time.Time // when the next execution would be due at an even rate, see Rate
-	ApprovedAt time.Time // zero: not yet, or edited since
+	Reason     string      // why PAUSED or aborted, and who went back
+	Pause      PausePolicy // what was said with the pause in force, in place of Terms.OnPause; empty unless PAUSED
+	Reverting  bool        // it was aborted, to be ROLLED_BACK; a pause keeps it from that
+	Follows    bool        // continuous, and devices that change are looked at: from before they are arranged to its end
+	Idle       bool        // continuous and RUNNING, with nothing to do until a device joins
+	Population int         // eligible devices when it started; percentages are of this
+	Line       string      // names the arrangement that they stand in
+	Cursor     int         // how many of them, in order, have had their turn
+	PacedAt    time.Time   // when the next execution would be due at an even rate, see Rate
+	ApprovedAt time.Time   // zero: not yet, or edited since
 	ArmedAt    time.Time
 	Revision   int64 // raised by one on every change, for compare and set
 	CreatedAt  time.Time

@@ -20,19 +20,29 @@ func scanExecution(r row) (ota.Execution, error) {
 	var of ota.Rollout
 	err := r.Scan(&e.RolloutID, &e.DeviceID, textInto{&of.Release.Name}, textInto{&of.Release.Version}, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
-		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of.Terms}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt},
+		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt},
 		timeInto{&e.DriftedAt}, &e.Runs, viaInto{&e.Via}, &e.Leg)
 	return e.Under(of), err
 }
 
-// termsInto scans terms; most rollouts have none.
-type termsInto struct{ t *ota.Terms }
+// termsText is what is kept as the terms of a rollout: beside them what else says
+// whether devices at work hold, so that whoever reads executions has both.
+type termsText struct {
+	ota.Terms
+	Pause ota.PausePolicy `json:"pause,omitempty"`
+}
+
+// termsInto scans it; most rollouts have none.
+type termsInto struct{ r *ota.Rollout }
 
 func (s termsInto) Scan(v any) error {
 	if v == emptyMap {
 		return nil
 	}
-	return jsonInto{s.t}.Scan(v)
+	var t termsText
+	err := jsonInto{&t}.Scan(v)
+	s.r.Terms, s.r.Pause = t.Terms, t.Pause
+	return err
 }
 
 const (

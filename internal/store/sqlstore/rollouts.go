@@ -21,7 +21,7 @@ func scanRollout(r row) (ota.Rollout, error) {
 	err := r.Scan(&o.ID, textInto{&o.Release.Name}, textInto{&o.Release.Version}, commandInto{&o.Command}, &o.Selector, &o.Seed, jsonInto{&o.Stages}, jsonInto{&o.Abort},
 		&o.Priority, &o.State, &o.Reason, &o.Population, timeInto{&o.ArmedAt}, &o.Revision,
 		timeInto{&o.CreatedAt}, timeInto{&o.EndedAt}, durationInto{&o.InProgressTimeout},
-		jsonInto{&o.Terms}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt}, &reverting, &o.RevertOf, &follows, &idle)
+		termsInto{&o}, &o.Line, &o.Cursor, timeInto{&o.PacedAt}, timeInto{&o.ApprovedAt}, timeInto{&o.StartedAt}, &reverting, &o.RevertOf, &follows, &idle)
 	o.Reverting, o.Follows, o.Idle = reverting == 1, follows == 1, idle == 1
 	return o, err
 }
@@ -49,7 +49,7 @@ func planOf(r ota.Rollout) (p planText, err error) {
 		g.ApprovedAt, g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.ApprovedAt), stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
 		g.SkippedAt = stored(g.SkippedAt)
 	}
-	terms := r.Terms
+	terms := termsText{Terms: r.Terms, Pause: r.Pause}
 	terms.Start = stored(terms.Start)
 	if p.stages, err = jsonText(kept); err == nil {
 		p.abort, err = jsonText(append([]ota.AbortRule(nil), r.Abort...))

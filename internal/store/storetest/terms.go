@@ -289,8 +289,12 @@ var termTests = []test{
 		r = s.open(r, epoch)
 		check(true)
 		r.Terms.OnPause = ota.PauseLetFinish
-		s.open(r, epoch)
+		r = s.open(r, epoch)
 		check(false)
+		r.Pause = ota.PauseHoldBeforeInstall
+		r = s.open(r, epoch)
+		check(true)
+		s.equal("the plan and the pause in force are kept apart", []any{r.Terms.OnPause, r.Pause}, []any{ota.PauseLetFinish, ota.PauseHoldBeforeInstall})
 	}},
 	{"a device may wait before it begins", func(s *suite) {
 		s.enrolled("a", "b")

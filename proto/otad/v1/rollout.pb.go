@@ -1058,7 +1058,10 @@ type Rollout struct {
 	AtWork []*Execution `protobuf:"bytes,92,rep,name=at_work,json=atWork,proto3" json:"at_work,omitempty"`
 	// It was aborted or finished and has not ended yet, be it that a pause with hold keeps
 	// it from that.
-	Ending        bool `protobuf:"varint,93,opt,name=ending,proto3" json:"ending,omitempty"`
+	Ending bool `protobuf:"varint,93,opt,name=ending,proto3" json:"ending,omitempty"`
+	// It is PAUSED, and devices at work are asked to wait before they activate: by the
+	// plan's on_pause, or because the pause in force was made so.
+	Holds         bool `protobuf:"varint,94,opt,name=holds,proto3" json:"holds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1264,6 +1267,13 @@ func (x *Rollout) GetAtWork() []*Execution {
 func (x *Rollout) GetEnding() bool {
 	if x != nil {
 		return x.Ending
+	}
+	return false
+}
+
+func (x *Rollout) GetHolds() bool {
+	if x != nil {
+		return x.Holds
 	}
 	return false
 }
@@ -2735,7 +2745,7 @@ type PauseRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Policy        string                 `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"` // let-finish or hold-before-install; empty: that of the plan
+	Policy        string                 `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"` // let-finish or hold-before-install, for this pause only; empty: that of the plan
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3313,7 +3323,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xac\a\n" +
+	"approvedAt\"\xc2\a\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3345,7 +3355,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\bfailures\x18Z \x03(\v2\x12.otad.v1.ExecutionR\bfailures\x12\x12\n" +
 	"\x04idle\x18[ \x01(\bR\x04idle\x12+\n" +
 	"\aat_work\x18\\ \x03(\v2\x12.otad.v1.ExecutionR\x06atWork\x12\x16\n" +
-	"\x06ending\x18] \x01(\bR\x06ending\"=\n" +
+	"\x06ending\x18] \x01(\bR\x06ending\x12\x14\n" +
+	"\x05holds\x18^ \x01(\bR\x05holds\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
