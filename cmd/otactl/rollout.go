@@ -269,7 +269,7 @@ func newRolloutResumeCmd(a *app) *cobra.Command {
 		Use: "resume ID", Short: "Let a paused rollout go on", Args: takes("ID"),
 		Long: `resume lets a paused rollout go on. A failed stage is never passed by in
 silence: --failed-stage repeat tries its unsuccessful devices once more,
---failed-stage skip goes on without them.`,
+--failed-stage skip goes on without them, and the stage says that it was skipped.`,
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
 			if stage != "" && stage != string(ota.ResumeRepeat) && stage != string(ota.ResumeSkip) {
 				return nil, usage("--failed-stage %q: want %s or %s", stage, ota.ResumeRepeat, ota.ResumeSkip)

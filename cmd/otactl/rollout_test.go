@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/otad/otad/pkg/ota"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
@@ -33,6 +34,28 @@ func TestRolloutSpec(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestASkippedStageSaysSo(t *testing.T) {
+	at := timestamppb.New(time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC))
+	for _, c := range []struct {
+		stage *otadv1.Stage
+		want  string
+	}{
+		{&otadv1.Stage{State: "PASSED"}, "PASSED"},
+		{&otadv1.Stage{State: "PASSED", SkippedAt: at}, "PASSED, skipped"},
+		{&otadv1.Stage{State: "OPEN", SkippedAt: at}, "OPEN, skipped"},
+		{&otadv1.Stage{State: "FAILED", SkippedAt: at}, "FAILED"}, // again, since
+	} {
+		r := newRolloutView(&otadv1.Rollout{Stages: []*otadv1.Stage{c.stage}})
+		s := r.Stages[0]
+		if shown, drawn := r.stageRows()[0][2], drawnRows(r, time.Now())[0][2]; shown != c.want || drawn != c.want || !strings.Contains(stageLine(1, s), " "+c.want+":") {
+			t.Errorf("%s is shown as %s, drawn as %s, written as %q", c.want, shown, drawn, stageLine(1, s))
+		}
+		if (s.SkippedAt != nil) != (c.stage.GetSkippedAt() != nil) || s.State != c.stage.GetState() {
+			t.Errorf("%s: %s, skipped at %v", c.want, s.State, s.SkippedAt)
+		}
 	}
 }
 

@@ -63,6 +63,15 @@ type stageView struct {
 	OpenedAt   *time.Time `json:"openedAt,omitempty"`
 	SoakingAt  *time.Time `json:"soakingAt,omitempty"`
 	EndedAt    *time.Time `json:"endedAt,omitempty"`
+	SkippedAt  *time.Time `json:"skippedAt,omitempty"` // when an operator passed by what had failed in it, so that it went on without its gate
+}
+
+// standing is the state for people: a stage that goes on by an operator's word says so.
+func (s stageView) standing() string {
+	if skipped := s.State == string(ota.StagePassed) || s.State == string(ota.StageOpen); skipped && s.SkippedAt != nil {
+		return s.State + ", skipped"
+	}
+	return s.State
 }
 
 // countsView counts executions; Finished is by class: succeeded, failed,
@@ -136,6 +145,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 				Queued:   s.GetCounts().GetQueued(), InProgress: s.GetCounts().GetInProgress(), Finished: orEmpty(s.GetCounts().GetFinished()),
 			},
 			ApprovedAt: when(s.GetApprovedAt()), OpenedAt: when(s.GetOpenedAt()), SoakingAt: when(s.GetSoakingAt()), EndedAt: when(s.GetEndedAt()),
+			SkippedAt: when(s.GetSkippedAt()),
 		})
 	}
 	for _, e := range r.GetFailures() {
@@ -362,7 +372,7 @@ func (r rolloutView) stageRows() [][]string {
 	sizes := r.sizes()
 	for i, s := range r.Stages {
 		rows = append(rows, []string{
-			strconv.Itoa(i + 1), s.Size, s.State, number(sizes[i]), number(s.Counts.Queued), s.Counts.inProgress(),
+			strconv.Itoa(i + 1), s.Size, s.standing(), number(sizes[i]), number(s.Counts.Queued), s.Counts.inProgress(),
 			number(s.Counts.succeeded()), first(s.Counts.unsuccessful(), "0"), s.Gate, s.Soak,
 		})
 	}

@@ -195,7 +195,7 @@ func drawnRows(r rolloutView, now time.Time) [][]string {
 func (s stageView) countdown(now time.Time) string {
 	soak, err := time.ParseDuration(s.Soak)
 	if s.State != string(ota.StageSoaking) || s.SoakingAt == nil || err != nil {
-		return s.State
+		return s.standing()
 	}
 	left := s.SoakingAt.Add(soak).Sub(now).Round(time.Second)
 	if left <= 0 {
@@ -259,7 +259,7 @@ func (c countsView) total() int32 {
 }
 
 func stageLine(n int, s stageView) string {
-	line := fmt.Sprintf("stage %d (%s) %s: %d succeeded, %d in progress, %d queued", n, s.Size, s.State,
+	line := fmt.Sprintf("stage %d (%s) %s: %d succeeded, %d in progress, %d queued", n, s.Size, s.standing(),
 		s.Counts.succeeded(), s.Counts.InProgress, s.Counts.Queued)
 	if n := s.Counts.underway(); n > 0 {
 		line += fmt.Sprintf(", %d underway", n)

@@ -320,6 +320,7 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 		stage := &otadv1.Stage{
 			Spec: encodeStageSpec(s), State: string(s.State), Target: int32(s.Target), Counts: encodeCounts(ota.Counts{}),
 			OpenedAt: timestamp(s.OpenedAt), SoakingAt: timestamp(s.SoakingAt), EndedAt: timestamp(s.EndedAt), ApprovedAt: timestamp(s.ApprovedAt),
+			SkippedAt: timestamp(s.SkippedAt),
 		}
 		if i < len(v.Progress.Stages) {
 			stage.Counts = encodeCounts(v.Progress.Stages[i])

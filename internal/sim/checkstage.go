@@ -90,6 +90,9 @@ func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basi
 	if was.State == ota.StageFailed && !byOperator {
 		k.say("%s went from FAILED to %s and no operator said so", name, now.State)
 	}
+	if skips := was.State == ota.StageFailed && now.State != ota.StagePending; skips == now.SkippedAt.Equal(was.SkippedAt) {
+		k.say("%s went from %s to %s, skipped at %s, before at %s", name, was.State, now.State, now.SkippedAt, was.SkippedAt)
+	}
 	if was.State == ota.StageFailed && now.State == ota.StagePending {
 		k.repeats[r.ID]++
 	}

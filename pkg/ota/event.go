@@ -34,6 +34,9 @@ type Event struct {
 	Reason    string
 }
 
+// SkippedReason is why a stage went on without its gate.
+const SkippedReason = "skipped by an operator"
+
 // Changes are the events of a rollout that stood as before, the zero one for a new
 // rollout, and stands as after.
 func Changes(before, after Rollout, now time.Time) []Event {
@@ -44,13 +47,18 @@ func Changes(before, after Rollout, now time.Time) []Event {
 		})
 	}
 	for i, s := range after.Stages {
-		was := StagePending
+		was := Stage{State: StagePending}
 		if i < len(before.Stages) {
-			was = before.Stages[i].State
+			was = before.Stages[i]
 		}
-		if s.State != was {
-			events = append(events, Event{At: now, RolloutID: after.ID, Kind: EventStage, Stage: i + 1, From: string(was), To: string(s.State)})
+		if s.State == was.State {
+			continue
 		}
+		reason := ""
+		if !s.SkippedAt.Equal(was.SkippedAt) {
+			reason = SkippedReason
+		}
+		events = append(events, Event{At: now, RolloutID: after.ID, Kind: EventStage, Stage: i + 1, From: string(was.State), To: string(s.State), Reason: reason})
 	}
 	return events
 }

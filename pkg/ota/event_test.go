@@ -29,6 +29,36 @@ func TestChangesOfARollout(t *testing.T) {
 	}
 }
 
+// TestAStageThatWasSkippedIsToldFromOneThatPassed: also of a continuous rollout, where it
+// goes on, and each time.
+func TestAStageThatWasSkippedIsToldFromOneThatPassed(t *testing.T) {
+	for _, to := range []StageState{StagePassed, StageOpen} {
+		r := rollout(StageFailed, StagePending)
+		if to == StageOpen {
+			r = continuous(rollout(StagePassed, StageFailed))
+		}
+		i := r.Current()
+		for _, at := range []time.Time{t0, t0.Add(time.Hour)} {
+			r.State, r.Stages[i].State = RolloutPaused, StageFailed
+			skipped, err := Resume(r, ResumeSkip, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := Event{At: at, RolloutID: r.ID, Kind: EventStage, Stage: i + 1, From: "FAILED", To: string(to), Reason: "skipped by an operator"}
+			if d := cmp.Diff(want, Changes(r, skipped, at)[1]); d != "" {
+				t.Error(d)
+			}
+			r = skipped
+		}
+		failed := r
+		failed.Stages = append([]Stage(nil), r.Stages...)
+		failed.Stages[i].State = StageFailed
+		if got := Changes(r, failed, t0)[0]; got.Reason != "" {
+			t.Errorf("what comes of it later is %q too", got.Reason)
+		}
+	}
+}
+
 func TestEventsOfExecutions(t *testing.T) {
 	e := Execution{RolloutID: "r", DeviceID: "d", Stage: 1, Attempt: 2, Status: InProgress}
 	done, err := Apply(e, Report{Status: Failed, Details: map[string]string{DetailReason: "no space"}}, t0)

@@ -181,9 +181,9 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 	if s := r.current(); s != nil && s.State == StageFailed {
 		switch action {
 		case ResumeSkip:
-			s.State, s.EndedAt = StagePassed, now
+			s.State, s.EndedAt, s.SkippedAt = StagePassed, now, now
 			if r.Terms.Continuous && r.Current() == len(r.Stages) { // it goes on
-				s.State, s.EndedAt, s.SkippedAt = StageOpen, time.Time{}, now
+				s.State, s.EndedAt = StageOpen, time.Time{}
 			}
 		case ResumeRepeat:
 			s.State, s.EndedAt, s.SoakingAt = StagePending, time.Time{}, time.Time{}

@@ -266,8 +266,11 @@ func TestRepeatedStageAsksForRetries(t *testing.T) {
 		t.Fatal(diff)
 	}
 	skipped, err := Resume(r, ResumeSkip, t0)
-	if err != nil || skipped.Stages[0].State != StagePassed || r.Stages[0].State != StageFailed {
-		t.Fatalf("%v %v, the input is now %v", skipped.Stages[0].State, err, r.Stages[0].State)
+	if err != nil || skipped.Stages[0].State != StagePassed || !skipped.Stages[0].SkippedAt.Equal(t0) || r.Stages[0].State != StageFailed {
+		t.Fatalf("%+v %v, the input is now %v", skipped.Stages[0], err, r.Stages[0].State)
+	}
+	if !again.Stages[0].SkippedAt.IsZero() {
+		t.Errorf("repeated, it was skipped at %s", again.Stages[0].SkippedAt)
 	}
 }
 

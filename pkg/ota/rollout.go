@@ -122,8 +122,9 @@ type Stage struct {
 	OpenedAt   time.Time  `json:"openedAt,omitzero"`
 	SoakingAt  time.Time  `json:"soakingAt,omitzero"`
 	EndedAt    time.Time  `json:"endedAt,omitzero"`
-	// SkippedAt is when an operator passed by what had failed in a stage that goes
-	// on: the last one of a continuous rollout.
+	// SkippedAt is when an operator last passed by what had failed in the stage, so that
+	// it is PASSED without its gate; the last one of a continuous rollout goes on. Zero:
+	// never.
 	SkippedAt time.Time `json:"skippedAt,omitzero"`
 }
 

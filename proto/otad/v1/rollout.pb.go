@@ -926,15 +926,18 @@ func (x *Counts) GetRetrying() int32 {
 }
 
 type Stage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Spec          *StageSpec             `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Target        int32                  `protobuf:"varint,3,opt,name=target,proto3" json:"target,omitempty"` // cumulative devices, set when the rollout starts
-	Counts        *Counts                `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"`
-	OpenedAt      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
-	SoakingAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=soaking_at,json=soakingAt,proto3" json:"soaking_at,omitempty"`
-	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
-	ApprovedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Spec       *StageSpec             `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	State      string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Target     int32                  `protobuf:"varint,3,opt,name=target,proto3" json:"target,omitempty"` // cumulative devices, set when the rollout starts
+	Counts     *Counts                `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"`
+	OpenedAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
+	SoakingAt  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=soaking_at,json=soakingAt,proto3" json:"soaking_at,omitempty"`
+	EndedAt    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	ApprovedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	// When an operator passed by what had failed in it: it is PASSED without its gate, or,
+	// the last one of a continuous rollout, OPEN again. Not set: never.
+	SkippedAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=skipped_at,json=skippedAt,proto3" json:"skipped_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1024,13 @@ func (x *Stage) GetEndedAt() *timestamppb.Timestamp {
 func (x *Stage) GetApprovedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ApprovedAt
+	}
+	return nil
+}
+
+func (x *Stage) GetSkippedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SkippedAt
 	}
 	return nil
 }
@@ -3312,7 +3322,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\bretrying\x18\x04 \x01(\x05R\bretrying\x1a;\n" +
 	"\rFinishedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xee\x02\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xa9\x03\n" +
 	"\x05Stage\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.otad.v1.StageSpecR\x04spec\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -3323,7 +3333,9 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"soaking_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakingAt\x125\n" +
 	"\bended_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12;\n" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"approvedAt\"\xc2\a\n" +
+	"approvedAt\x129\n" +
+	"\n" +
+	"skipped_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tskippedAt\"\xc2\a\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3624,82 +3636,83 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	50, // 26: otad.v1.Stage.soaking_at:type_name -> google.protobuf.Timestamp
 	50, // 27: otad.v1.Stage.ended_at:type_name -> google.protobuf.Timestamp
 	50, // 28: otad.v1.Stage.approved_at:type_name -> google.protobuf.Timestamp
-	11, // 29: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
-	9,  // 30: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
-	50, // 31: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
-	50, // 32: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	49, // 33: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
-	0,  // 34: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
-	50, // 35: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
-	50, // 36: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	13, // 37: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
-	53, // 38: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
-	14, // 39: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
-	14, // 40: otad.v1.Rollout.at_work:type_name -> otad.v1.Execution
-	47, // 41: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
-	50, // 42: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
-	50, // 43: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	50, // 44: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
-	50, // 45: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
-	50, // 46: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 47: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
-	50, // 48: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
-	50, // 49: otad.v1.Execution.step_at:type_name -> google.protobuf.Timestamp
-	0,  // 50: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	19, // 51: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	20, // 52: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	18, // 53: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	49, // 54: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	17, // 55: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
-	7,  // 56: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	48, // 57: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 58: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 59: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 60: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 61: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 63: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 64: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 65: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 66: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 67: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 68: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 69: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 70: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 71: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 72: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	21, // 73: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	31, // 74: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	33, // 75: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	35, // 76: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	22, // 77: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	24, // 78: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	26, // 79: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	37, // 80: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	39, // 81: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	41, // 82: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	54, // 83: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
-	28, // 84: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	44, // 85: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 86: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	30, // 87: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	32, // 88: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	34, // 89: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	36, // 90: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	23, // 91: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	25, // 92: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	27, // 93: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	38, // 94: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	40, // 95: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	42, // 96: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	43, // 97: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
-	29, // 98: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	45, // 99: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	86, // [86:100] is the sub-list for method output_type
-	72, // [72:86] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	50, // 29: otad.v1.Stage.skipped_at:type_name -> google.protobuf.Timestamp
+	11, // 30: otad.v1.Rollout.stages:type_name -> otad.v1.Stage
+	9,  // 31: otad.v1.Rollout.abort:type_name -> otad.v1.AbortRule
+	50, // 32: otad.v1.Rollout.created_at:type_name -> google.protobuf.Timestamp
+	50, // 33: otad.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	49, // 34: otad.v1.Rollout.in_progress_timeout:type_name -> google.protobuf.Duration
+	0,  // 35: otad.v1.Rollout.spec:type_name -> otad.v1.RolloutSpec
+	50, // 36: otad.v1.Rollout.approved_at:type_name -> google.protobuf.Timestamp
+	50, // 37: otad.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	13, // 38: otad.v1.Rollout.reverts:type_name -> otad.v1.Revert
+	53, // 39: otad.v1.Rollout.health:type_name -> otad.v1.HealthSeen
+	14, // 40: otad.v1.Rollout.failures:type_name -> otad.v1.Execution
+	14, // 41: otad.v1.Rollout.at_work:type_name -> otad.v1.Execution
+	47, // 42: otad.v1.Execution.details:type_name -> otad.v1.Execution.DetailsEntry
+	50, // 43: otad.v1.Execution.queued_at:type_name -> google.protobuf.Timestamp
+	50, // 44: otad.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	50, // 45: otad.v1.Execution.updated_at:type_name -> google.protobuf.Timestamp
+	50, // 46: otad.v1.Execution.finished_at:type_name -> google.protobuf.Timestamp
+	50, // 47: otad.v1.Execution.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 48: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
+	50, // 49: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
+	50, // 50: otad.v1.Execution.step_at:type_name -> google.protobuf.Timestamp
+	0,  // 51: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	19, // 52: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	20, // 53: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	18, // 54: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	49, // 55: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	17, // 56: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
+	7,  // 57: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	48, // 58: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 59: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 60: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 61: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 62: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 64: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 65: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 66: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 67: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 68: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 69: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 70: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 71: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 72: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 73: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	21, // 74: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	31, // 75: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	33, // 76: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	35, // 77: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	22, // 78: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	24, // 79: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	26, // 80: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	37, // 81: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	39, // 82: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	41, // 83: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	54, // 84: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
+	28, // 85: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	44, // 86: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 87: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	30, // 88: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	32, // 89: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	34, // 90: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	36, // 91: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	23, // 92: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	25, // 93: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	27, // 94: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	38, // 95: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	40, // 96: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	42, // 97: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	43, // 98: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
+	29, // 99: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	45, // 100: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	87, // [87:101] is the sub-list for method output_type
+	73, // [73:87] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
