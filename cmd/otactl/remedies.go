@@ -97,7 +97,7 @@ func (r rolloutView) nextAct() string {
 		return act("otactl rollout resume ID lets it go on, abort ID ends it")
 	case state == ota.RolloutPaused:
 		return act("otactl rollout resume ID lets it go on, pause ID --hold has devices at work wait too, abort ID ends it")
-	case state == ota.RolloutCompleted && r.Command == nil:
+	case (state == ota.RolloutCompleted || state == ota.RolloutAborted) && r.Command == nil && r.RevertOf == "":
 		return act("it has ended; otactl rollout revert ID brings its devices back, another plan is another rollout")
 	case state.Terminal():
 		return "it has ended for good; another plan is another rollout"

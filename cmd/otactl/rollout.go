@@ -337,10 +337,10 @@ func newRolloutRevertCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revert ID", Short: "Bring the devices of a rollout back to what they ran before", Args: takes("ID"),
 		Long: `revert brings devices that a rollout has changed back to what each ran before, by
-one rollout for each such release, whether it is COMPLETED or not: of one that
-goes on it is the same as abort --revert. Devices that a newer rollout of the
-firmware has been given stay with that. What no signed release has, or what is
-below the security version that a device has reached, it does not go back to;
+one rollout for each such release, whether it goes on or is COMPLETED or ABORTED:
+of one that goes on it is the same as abort --revert. Devices that a newer rollout
+of the firmware has been given stay with that. What no signed release has, or what
+is below the security version that a device has reached, it does not go back to;
 the rollout's reason says which devices stay.`,
 		Example: "  otactl rollout revert r-abc --reason 'the modem hangs after three days'",
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {

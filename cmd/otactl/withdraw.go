@@ -46,7 +46,7 @@ sign", devices that were told before may still install it.
 
 Devices that run it stay as they are: they are counted, with the command that lists
 them. With --revert the rollouts that it ends bring back the devices they have
-changed; "otactl rollout revert" does so for one that is COMPLETED.`,
+changed; "otactl rollout revert" does so later, also for those that were COMPLETED.`,
 		Example: `  otactl firmware withdraw gateway@1.4.0 --reason 'the modem hangs after three days'
   otactl firmware withdraw gateway@1.4.0 --reason 'bricks rev C' --without-key --revert --yes`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -241,3 +241,77 @@ func TestRevertOfACompletedRollout(t *testing.T) {
 		}
 	})
 }
+
+// TestRevertOfAnAbortedRollout: devices that kept what an aborted rollout brought go
+// back when somebody says so later, be it aborted by hand or by withdrawing its release.
+func TestRevertOfAnAbortedRollout(t *testing.T) {
+	for name, abort := range map[string]func(w *world, v fleet.RolloutView) error{
+		"by hand": func(w *world, v fleet.RolloutView) error {
+			_, err := w.s.AbortRollout(w.ctx, v.ID, "smells", ota.AbortKeep)
+			return err
+		},
+		"by withdrawing": func(w *world, v fleet.RolloutView) error {
+			_, err := w.s.WithdrawRelease(w.ctx, v.Release, "smells", "", nil)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				one, two := w.needing("1.0", ""), w.needing("2.0", "")
+				ids := w.enroll(3, "rpi4")
+				runs := map[string]ota.ReleaseID{}
+				w.settle(runs, ids, one)
+				ctx, cancel := context.WithCancel(w.ctx)
+				defer cancel()
+				outcome := w.installer(runs, func(string, ota.Release) ota.Report { return ota.Report{Status: ota.Succeeded} })
+				for _, id := range ids {
+					go w.device(ctx, id, outcome)
+				}
+				defer w.background(w.s.RunEngine, w.s.RunEngine)()
+				stages := w.stages("2,100%")
+				stages[1].Approval = true
+				v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Stages: stages})
+				w.ok(err)
+				for v.Stages[0].State != ota.StagePassed {
+					<-time.After(time.Second)
+					v = w.view(v.ID)
+				}
+				w.ok(abort(w, v))
+				w.settled(v.ID, ota.RolloutAborted)
+				updated := 0
+				for _, id := range ids {
+					if runs[id] == two.ID() {
+						updated++
+					}
+				}
+				if updated != 2 {
+					t.Fatalf("they run %v", runs)
+				}
+
+				if _, err := w.s.AbortRollout(w.ctx, v.ID, "again", ""); !errors.Is(err, ota.ErrState) || !strings.Contains(err.Error(), "otactl rollout revert") {
+					t.Error(err)
+				}
+				_, err = w.s.AbortRollout(w.ctx, v.ID, "late", ota.AbortRevert)
+				w.ok(err)
+				v = w.settled(v.ID, ota.RolloutRolledBack)
+				if !strings.HasPrefix(v.Reason, "late; it was aborted: ") || !strings.Contains(v.Reason, "smells") || !strings.HasSuffix(v.Reason, "; 2 devices go back to gw@1.0") {
+					t.Errorf("the reason: %s", v.Reason)
+				}
+				for _, id := range ids {
+					if runs[id] != one.ID() {
+						t.Errorf("%s runs %s", id, runs[id])
+					}
+				}
+				if _, err := w.s.AbortRollout(w.ctx, v.ID, "again", ota.AbortRevert); !errors.Is(err, ota.ErrState) || !strings.Contains(err.Error(), "sent back already") {
+					t.Error(err)
+				}
+				faults, err := w.store.Check(w.ctx)
+				w.ok(err)
+				for _, f := range faults {
+					t.Error(f)
+				}
+			})
+		})
+	}
+}

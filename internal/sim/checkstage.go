@@ -17,6 +17,7 @@ var rolloutMoves = map[ota.RolloutState][]ota.RolloutState{
 	ota.RolloutRunning:          {ota.RolloutRunning, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutFinishing, ota.RolloutCompleted},
 	ota.RolloutPaused:           {ota.RolloutPaused, ota.RolloutRunning, ota.RolloutScheduled, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutFinishing},
 	ota.RolloutCompleted:        {ota.RolloutRollingBack},
+	ota.RolloutAborted:          {ota.RolloutRollingBack},
 	ota.RolloutFinishing:        {ota.RolloutFinishing, ota.RolloutPaused, ota.RolloutAborting, ota.RolloutRollingBack, ota.RolloutCompleted},
 	ota.RolloutAborting:         {ota.RolloutAborting, ota.RolloutAborted},
 	ota.RolloutRollingBack:      {ota.RolloutRollingBack, ota.RolloutPaused, ota.RolloutRolledBack},

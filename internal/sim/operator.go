@@ -108,8 +108,9 @@ func (s *Sim) operator() {
 	reason := fmt.Sprintf("reason %d", s.rng.IntN(1000))
 	switch s.rng.IntN(19) {
 	case 17, 18:
+		ended := pick(s, ota.RolloutCompleted, ota.RolloutAborted)
 		for _, done := range list {
-			if done.State == ota.RolloutCompleted {
+			if done.State == ended {
 				r = done
 			}
 		}

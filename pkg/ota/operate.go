@@ -197,15 +197,11 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 
 // Abort ends a rollout: executions are cancelled as Cancel does it, the others
 // finish. The policy, else Terms.OnAbort, says whether devices keep what is
-// installed. One that is COMPLETED can be aborted by AbortRevert alone: then devices go
-// back.
+// installed. One that is COMPLETED or ABORTED can be aborted by AbortRevert alone: then
+// devices go back.
 func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
-	completed := r.State == RolloutCompleted
-	switch {
-	case completed && policy != AbortRevert:
-		return r, wrongState(r, "it can not be aborted; 'otactl rollout revert' brings its devices back")
-	case !completed && (r.State.Terminal() || r.State.Ending() && r.State != RolloutFinishing):
-		return r, wrongState(r, "it can not be aborted")
+	if rule := r.unabortable(policy); rule != "" {
+		return r, wrongState(r, rule)
 	}
 	if policy == AbortRevert && r.Kind() == KindCommand {
 		return r, fmt.Errorf("%w: rollout %s is of a command, which installs nothing that could be reverted: abort it without", ErrState, r.ID)
@@ -220,12 +216,37 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 		return r, err
 	}
 	r.Pause = ""
-	if completed { // its stages stay as they ended
+	if r.State.Terminal() { // its stages stay as they ended
+		if r.State == RolloutAborted && r.Reason != "" {
+			reason += abortedReason + r.Reason
+		}
 		r.State, r.Reason, r.Reverting, r.EndedAt = RolloutRollingBack, reason, true, time.Time{}
 		return r, nil
 	}
 	r.Stages = append([]Stage(nil), r.Stages...)
 	return abort(r, reason, now).Rollout, nil
+}
+
+// abortedReason stands in the reason of a rollout that is reverted after its abort,
+// between why it is reverted and why it was aborted.
+const abortedReason = "; it was aborted: "
+
+// unabortable says why the state of the rollout does not let it be aborted; empty: it
+// does.
+func (r Rollout) unabortable(policy AbortPolicy) string {
+	switch {
+	case r.State == RolloutRolledBack:
+		return "its devices were sent back already"
+	case r.State == RolloutRollingBack:
+		return "its devices go back already"
+	case r.State == RolloutAborting:
+		return "it is being aborted already"
+	case r.State.Terminal() && (r.Kind() == KindCommand || r.RevertOf != ""):
+		return "it has ended, and nothing of it can be reverted"
+	case r.State.Terminal() && policy != AbortRevert:
+		return "it can not be aborted; 'otactl rollout revert' brings its devices back"
+	}
+	return ""
 }
 
 // Holds reports whether devices in flight are asked to stay as they are.

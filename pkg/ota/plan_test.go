@@ -303,6 +303,7 @@ func TestOperatorActsFitTheState(t *testing.T) {
 		}
 	}
 	want[RolloutCompleted] = map[string]RolloutState{"revert": RolloutRollingBack}
+	want[RolloutAborted] = map[string]RolloutState{"revert": RolloutRollingBack}
 	for _, state := range RolloutStates {
 		for name, act := range acts {
 			r := approval(rollout(StageOpen, StagePending), false)

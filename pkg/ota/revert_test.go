@@ -98,6 +98,44 @@ func TestNobodyToSendBack(t *testing.T) {
 	}
 }
 
+// TestRevertOfAnEndedRollout: what has ended is reverted, once, and a refusal says why.
+func TestRevertOfAnEndedRollout(t *testing.T) {
+	of := rollout(StageFailed, StagePending)
+	command, back := commandRollout(StagePassed), of
+	back.RevertOf = "r-0"
+	for _, c := range []struct {
+		r      Rollout
+		state  RolloutState
+		policy AbortPolicy
+		words  string // of the refusal; empty: it goes back
+	}{
+		{of, RolloutCompleted, AbortRevert, ""},
+		{of, RolloutAborted, AbortRevert, ""},
+		{of, RolloutAborted, AbortKeep, "is ABORTED: it can not be aborted; 'otactl rollout revert' brings its devices back"},
+		{of, RolloutAborted, "", "'otactl rollout revert' brings its devices back"},
+		{of, RolloutAborting, AbortRevert, "is ABORTING: it is being aborted already"},
+		{of, RolloutRollingBack, AbortRevert, "is ROLLING_BACK: its devices go back already"},
+		{of, RolloutRolledBack, AbortRevert, "is ROLLED_BACK: its devices were sent back already"},
+		{of, RolloutRolledBack, "", "is ROLLED_BACK: its devices were sent back already"},
+		{command, RolloutAborted, AbortRevert, "nothing of it can be reverted"},
+		{command, RolloutCompleted, "", "nothing of it can be reverted"},
+		{back, RolloutAborted, AbortRevert, "nothing of it can be reverted"},
+	} {
+		c.r.State, c.r.Reason, c.r.EndedAt = c.state, "smells", t0
+		got, err := Abort(c.r, "why", c.policy, t0)
+		if c.words != "" {
+			if !errors.Is(err, ErrState) || !strings.Contains(err.Error(), c.words) || got.State != c.state {
+				t.Errorf("%s by %q: %s, %v, want %q", c.state, c.policy, got.State, err, c.words)
+			}
+			continue
+		}
+		reason := map[RolloutState]string{RolloutCompleted: "why", RolloutAborted: "why; it was aborted: smells"}[c.state]
+		if err != nil || got.State != RolloutRollingBack || !got.Reverting || !got.EndedAt.IsZero() || got.Reason != reason || got.Stages[0].State != StageFailed {
+			t.Errorf("%s: %+v, %v", c.state, got, err)
+		}
+	}
+}
+
 func TestARevertIsCalledOff(t *testing.T) {
 	r, err := Abort(rollout(StageOpen, StagePending), "why", AbortRevert, t0)
 	if err != nil || r.State != RolloutRollingBack {
