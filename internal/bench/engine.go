@@ -59,7 +59,7 @@ func engine(database, title string, size engineSize) func(*runner) error {
 		}
 		r.table.add(plan)
 		within("created: judged once, put in line", "s/create", 0, "")
-		within("a stage of all of them opened: the last in line asks, and has its work", "s/open", size.opens[database], "")
+		within("a stage of all of them opened: 1,000 all along the line ask at once, and have their work", "s/open", size.opens[database], "")
 		within("an execution made for each of them", "s/rows", 0,
 			fmt.Sprintf("%s at the rate of one by one", showShort(seconds("s/open-naive-at-that-rate"))))
 		atLeast("devices told, unpaced", "told/s", tellsTarget)

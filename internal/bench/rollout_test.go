@@ -28,6 +28,7 @@ import (
 const (
 	rolloutAsking  = 10_000 // devices that begin and report
 	rolloutTold    = 50_000 // devices that are told, before the rest is left alone
+	rolloutSpread  = 1000   // devices that ask while the stage is being opened
 	rolloutWriters = 200
 	rolloutNaive   = 500 // of what is done row by row to compare
 )
@@ -176,19 +177,24 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 			}
 		}
 	}
-	last := lastTurn(b, store, id, devices)
+	spread := inLine(b, store, id, devices)
 	took("s/rows", func() {
 		took("s/open", func() {
 			_, err := service.ApproveRollout(ctx, id, 1)
 			must(b, err)
-			for { // the last of them has its work when it asks
-				if _, err = service.NextExecution(ctx, last); err == nil {
-					return
-				}
-				if !errors.Is(err, fleet.ErrNotFound) {
-					b.Fatal(err)
-				}
+			var asking errgroup.Group
+			for _, d := range spread { // all at once; each has its work when it asks
+				asking.Go(func() error {
+					for {
+						_, err := service.NextExecution(ctx, d)
+						if !errors.Is(err, fleet.ErrNotFound) {
+							return err
+						}
+						<-time.After(time.Millisecond)
+					}
+				})
 			}
+			must(b, asking.Wait())
 		})
 		until(func(v fleet.RolloutView) bool { return v.Progress.Total().Queued == devices })
 	})
@@ -246,17 +252,17 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 	})
 }
 
-// lastTurn is the device at the end of the line.
-func lastTurn(b *testing.B, store fleet.Store, id string, devices int) string {
+// inLine are devices from all along the line, and the last of it.
+func inLine(b *testing.B, store fleet.Store, id string, devices int) (list []string) {
 	b.Helper()
 	r, err := store.Rollout(context.Background(), id)
 	must(b, err)
-	list, err := store.Candidates(context.Background(), id, r.Line, devices-1, 1)
-	must(b, err)
-	if len(list) != 1 {
-		b.Fatalf("%d devices at the end of the line", len(list))
+	for i := range rolloutSpread {
+		part, err := store.Candidates(context.Background(), id, r.Line, (i+1)*devices/rolloutSpread-1, 1)
+		must(b, err)
+		list = append(list, part[0].DeviceID)
 	}
-	return list[0].DeviceID
+	return list
 }
 
 func mebibytes(n uint64) float64 { return float64(n) / (1 << 20) }

@@ -143,7 +143,7 @@ func (s *Service) advance(ctx context.Context, id string) (wake time.Time, err e
 		if step.Open == nil {
 			err = s.Store.Advance(ctx, step)
 		} else {
-			err = s.turns.give(func() error { return s.Store.Advance(ctx, step) })
+			err = s.turns.give(ctx, func() error { return s.Store.Advance(ctx, step) })
 		}
 		if errors.Is(err, ErrStale) {
 			continue

@@ -14,9 +14,8 @@ import (
 // step. A device that asks meanwhile does not wait for them: it takes its turn.
 
 const (
-	// maxTurns is how many devices take their turn in one transaction, which holds the
-	// next step of the rollout up.
-	maxTurns = 100
+	// maxTurns is how many devices take their turn in one transaction.
+	maxTurns = 1000
 	// lookAgain is how long nobody looks at what is being opened when that failed.
 	lookAgain = time.Second
 )
@@ -27,8 +26,8 @@ type turns struct {
 	// waiting for the row of the rollout, and what they hold there with them.
 	giving  chan struct{}
 	mu      sync.Mutex
-	looked  time.Time // when open was read, or begun to be
-	looking bool
+	looked  time.Time     // when open was read, or begun to be
+	looking chan struct{} // closed when it is; nil: nobody reads it
 	open    []opening
 	asked   []*taking // what is to be written, one for each rollout
 	writing bool
@@ -93,28 +92,51 @@ func (s *Service) comes(ctx context.Context, r ota.Rollout, deviceID string) (bo
 // or since a step was made here.
 func (s *Service) openings(ctx context.Context) []opening {
 	t := s.turns
-	t.mu.Lock()
-	open, stale := t.open, time.Since(t.looked) >= lookEvery && !t.looking
-	if stale {
-		t.looked, t.looking = time.Now(), true
+	for {
+		open, under, leads := t.known()
+		if leads {
+			return s.lookForOpenings(ctx, under)
+		}
+		if under == nil {
+			return open
+		}
+		select {
+		case <-under:
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	t.mu.Unlock()
-	if !stale {
-		return open
-	}
-	open, err := s.readOpenings(ctx)
+}
+
+// known returns what is being opened if that is fresh. Otherwise the caller waits for who
+// reads it, or reads it itself.
+func (t *turns) known() (open []opening, under chan struct{}, leads bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.looking = false
+	switch {
+	case t.looking != nil:
+		return nil, t.looking, false
+	case time.Since(t.looked) < lookEvery:
+		return t.open, nil, false
+	}
+	t.looked, t.looking = time.Now(), make(chan struct{})
+	return nil, t.looking, true
+}
+
+func (s *Service) lookForOpenings(ctx context.Context, under chan struct{}) []opening {
+	open, err := s.readOpenings(ctx)
+	t := s.turns
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.looking, t.open = nil, open
+	close(under)
 	switch {
 	case ctx.Err() != nil: // who asked has gone: the next looks
 		t.looked = time.Time{}
-		return nil
 	case err != nil:
 		t.looked = time.Now().Add(lookAgain - lookEvery)
 		s.logger(ctx).Warn("the rollouts that are being opened can not be read, devices are told when their turn comes", "error", err)
 	}
-	t.open = open
 	return open
 }
 
@@ -135,8 +157,12 @@ func (s *Service) readOpenings(ctx context.Context) (open []opening, err error) 
 func newTurns() *turns { return &turns{giving: make(chan struct{}, 1)} }
 
 // give runs f while nobody else here gives turns.
-func (t *turns) give(f func() error) error {
-	t.giving <- struct{}{}
+func (t *turns) give(ctx context.Context, f func() error) error {
+	select {
+	case t.giving <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	defer func() { <-t.giving }()
 	return f()
 }
@@ -183,15 +209,21 @@ func (t *turns) next() *taking {
 	return next
 }
 
-// takeTurns writes what was put down until nothing is left.
+// takeTurns writes what was put down until nothing is left. Those who asked together
+// wait for one step of the engine together.
 func (s *Service) takeTurns(ctx context.Context) {
 	for t := s.turns.next(); t != nil; t = s.turns.next() {
 		slices.Sort(t.devices)
-		for devices := range slices.Chunk(slices.Compact(t.devices), maxTurns) {
-			err := s.turns.give(func() error { return s.Store.TakeTurns(ctx, t.rollout.ID, t.of, devices, s.Now()) })
-			if err != nil && !errors.Is(err, ErrStale) {
-				s.logger(ctx).Warn("devices could not take their turn early, they are told when it comes", "rollout", t.rollout.ID, "devices", len(devices), "error", err)
+		err := s.turns.give(ctx, func() error {
+			for devices := range slices.Chunk(slices.Compact(t.devices), maxTurns) {
+				if err := s.Store.TakeTurns(ctx, t.rollout.ID, t.of, devices, s.Now()); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, ErrStale) {
+			s.logger(ctx).Warn("devices could not take their turn early, they are told when it comes", "rollout", t.rollout.ID, "devices", len(t.devices), "error", err)
 		}
 		close(t.done)
 		s.signals.raise("rollout/" + t.rollout.ID)

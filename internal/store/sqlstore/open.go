@@ -22,12 +22,13 @@ const (
 	CAST(? AS BIGINT), CAST(? AS TEXT), q.lane, q.digest, q.via FROM (SELECT c.device_id, c.lane, d.firmware_digest AS digest, `
 	viaNone = `'' AS via
 	FROM candidates c JOIN devices d ON d.id = c.device_id`
-	// viaOne is for these devices only, all of which go one way.
+	// viaOne is for these turns only, of devices that go one way.
 	viaOne = `CAST(? AS TEXT) AS via
-	FROM {rows} JOIN candidates c ON c.device_id = v.device JOIN devices d ON d.id = c.device_id`
-	whereOne = ` AND d.hardware = ? AND d.firmware_digest = ?`
-	// lastTurn is so for the last turn of a device.
-	lastTurn = ` AND c.turn = (SELECT MAX(m.turn) FROM candidates m WHERE m.rollout_id = c.rollout_id AND m.line = c.line AND m.device_id = c.device_id)`
+	FROM {rows} CROSS JOIN candidates c CROSS JOIN devices d`
+	// SQLite goes through the tables of a CROSS JOIN in their order.
+	isThese    = ` AND c.turn = v.turn`
+	whereThese = isThese + ` AND d.id = c.device_id`
+	whereOne   = ` AND d.hardware = ? AND d.firmware_digest = ?`
 	// viaWays keeps devices that stand where a way begins.
 	viaWays = `v.via
 	FROM candidates c JOIN devices d ON d.id = c.device_id JOIN {rows} ON v.hardware = d.hardware AND v.digest = d.firmware_digest`
@@ -59,9 +60,9 @@ const (
 	expires_at = NULL, expires_as = '' WHERE status = 'QUEUED' AND latest = 1 AND rollout_id = ? AND device_id IN
 	(SELECT c.device_id FROM `
 	amongAll   = `candidates c`
-	amongThese = `{rows} JOIN candidates c ON c.device_id = v.device`
-	reached    = ` JOIN executions n ON n.rollout_id = c.rollout_id AND n.device_id = c.device_id AND n.attempt = 1
-	WHERE c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?`
+	amongThese = `{rows} CROSS JOIN candidates c`
+	reached    = ` CROSS JOIN executions n
+	WHERE n.rollout_id = c.rollout_id AND n.device_id = c.device_id AND n.attempt = 1 AND c.rollout_id = ? AND c.line = ? AND c.turn >= ? AND c.turn < ?`
 	returnStage = `) RETURNING stage`
 )
 
@@ -80,9 +81,9 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time, carefully bool)
 	return t.give(r, o, nil, now, carefully)
 }
 
-// give makes the first attempts of an opening whose turns are there, of all devices or
-// of these (nil: all), and has older rollouts make way for them.
-func (t *tx) give(r ota.Rollout, o fleet.Opening, devices []string, now time.Time, carefully bool) error {
+// give makes the first attempts of an opening whose turns are there, of all or of these
+// (nil: all), and has older rollouts make way for them.
+func (t *tx) give(r ota.Rollout, o fleet.Opening, turns []int64, now time.Time, carefully bool) error {
 	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: o.Stage, Timers: r.Terms.Timers}, now)
 	values := []any{r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs}
 	where, args := whereTurns, []any{r.ID, r.Line, o.From, o.To, o.Digest}
@@ -104,9 +105,9 @@ func (t *tx) give(r ota.Rollout, o fleet.Opening, devices []string, now time.Tim
 		end += butThose
 	}
 	insert := t.insertTurns
-	if devices != nil {
+	if turns != nil {
 		insert = func(where, end string, ways []ota.Way, values, args []any) (int64, error) {
-			return t.insertThese(devices, where+lastTurn, end, ways, values, args)
+			return t.insertThese(turns, where+whereThese, end, ways, values, args)
 		}
 	}
 	made, err := insert(where, end, o.Ways, values, args)
@@ -116,10 +117,10 @@ func (t *tx) give(r ota.Rollout, o fleet.Opening, devices []string, now time.Tim
 	if err := t.counted(e, made); err != nil {
 		return err
 	}
-	if made > 0 || devices == nil {
+	if made > 0 || turns == nil {
 		t.tell(ota.MovedTogether("", e, int(made), now))
 	}
-	return t.supersede(r, o, devices, by, now)
+	return t.supersede(r, o, turns, by, now)
 }
 
 // insertTurns inserts once, or for the ways that devices go.
@@ -140,10 +141,10 @@ func (t *tx) insertTurns(where, end string, ways []ota.Way, values, args []any) 
 	return made, err
 }
 
-// insertThese inserts for few devices, way by way.
-func (t *tx) insertThese(devices []string, where, end string, ways []ota.Way, values, args []any) (made int64, err error) {
+// insertThese inserts for few turns, way by way.
+func (t *tx) insertThese(turns []int64, where, end string, ways []ota.Way, values, args []any) (made int64, err error) {
 	insert := func(via, where string, args []any) error {
-		return t.chunks(insertTurns+viaOne+where+end, len(devices), append(slices.Clip(values), via), []Column{texts("device", devices)}, func(text string, before []any) error {
+		return t.chunks(insertTurns+viaOne+where+end, len(turns), append(slices.Clip(values), via), []Column{integers("turn", turns)}, func(text string, before []any) error {
 			n, err := t.exec(text, append(slices.Clip(before), args...)...)
 			made += n
 			return err
@@ -167,8 +168,8 @@ func superseders(r ota.Rollout) []any {
 }
 
 // supersede cancels what older rollouts have QUEUED on the devices that were just
-// reached, all or these.
-func (t *tx) supersede(r ota.Rollout, o fleet.Opening, devices []string, by []any, now time.Time) error {
+// reached, all or those with these turns.
+func (t *tx) supersede(r ota.Rollout, o fleet.Opening, turns []int64, by []any, now time.Time) error {
 	var older []string
 	err := t.rows(func(r row) error {
 		var id string
@@ -185,12 +186,12 @@ func (t *tx) supersede(r ota.Rollout, o fleet.Opening, devices []string, by []an
 		return err
 	}
 	for _, id := range older {
-		values, turns := []any{e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id}, []any{r.ID, r.Line, o.From, o.To}
-		if devices == nil {
-			err = t.unqueued(id, e, updateSuperseded+amongAll+reached+returnStage, append(values, turns...)...)
+		values, given := []any{e.Status, e.Class, details, micros(e.UpdatedAt), micros(e.FinishedAt), id}, []any{r.ID, r.Line, o.From, o.To}
+		if turns == nil {
+			err = t.unqueued(id, e, updateSuperseded+amongAll+reached+returnStage, append(values, given...)...)
 		} else {
-			err = t.chunks(updateSuperseded+amongThese+reached+lastTurn+returnStage, len(devices), values, []Column{texts("device", devices)}, func(text string, before []any) error {
-				return t.unqueued(id, e, text, append(slices.Clip(before), turns...)...)
+			err = t.chunks(updateSuperseded+amongThese+reached+isThese+returnStage, len(turns), values, []Column{integers("turn", turns)}, func(text string, before []any) error {
+				return t.unqueued(id, e, text, append(slices.Clip(before), given...)...)
 			})
 		}
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -46,16 +47,37 @@ func (s *Store) TakeTurns(ctx context.Context, rolloutID string, o fleet.Opening
 		if from == to || stage != o.Stage || len(devices) == 0 {
 			return nil
 		}
+		turns, err := t.lastTurns(r, devices)
+		if err != nil {
+			return err
+		}
+		turns = slices.DeleteFunc(turns, func(turn int64) bool { return turn < int64(from) || turn >= int64(to) })
 		if err := t.beginMaking(r); err != nil {
 			return err
 		}
 		if err := t.offered(r, nil, &o); err != nil {
 			return err
 		}
+		if len(turns) == 0 {
+			return nil
+		}
 		if _, err := t.exec(updateTaken, r.ID); err != nil {
 			return err
 		}
 		o.From, o.To = from, to
-		return t.give(r, o, devices, now, true)
+		return t.give(r, o, turns, now, true)
 	})
+}
+
+const selectLastTurns = `SELECT MAX(c.turn) FROM {rows} CROSS JOIN candidates c WHERE c.rollout_id = ? AND c.line = ? AND c.device_id = v.device GROUP BY v.device`
+
+// lastTurns returns the last turn of each of the devices that is in line.
+func (t *tx) lastTurns(r ota.Rollout, devices []string) (turns []int64, err error) {
+	err = t.lookWith(func(row row) error {
+		var turn int64
+		err := row.Scan(&turn)
+		turns = append(turns, turn)
+		return err
+	}, selectLastTurns, len(devices), []any{r.ID, r.Line}, texts("device", devices))
+	return turns, err
 }
