@@ -31,6 +31,7 @@ var brokerFigures = []observability.Figure[broker.Stats]{
 	{Name: "otad_mqtt_sent_messages_total", Help: "Messages sent to clients.", Total: true, Of: func(s broker.Stats) float64 { return float64(s.Sent) }},
 	{Name: "otad_mqtt_sent_bytes_total", Help: "Bytes sent to clients.", Total: true, Of: func(s broker.Stats) float64 { return float64(s.BytesSent) }},
 	{Name: "otad_mqtt_dropped_messages_total", Help: "Messages of QoS 0 dropped for want of room.", Total: true, Of: func(s broker.Stats) float64 { return float64(s.Dropped) }},
+	{Name: "otad_mqtt_missed_messages_total", Help: "Messages of otad itself for which a client had no room.", Total: true, Of: func(s broker.Stats) float64 { return float64(s.Missed) }},
 	{Name: "otad_mqtt_slowed_clients_total", Help: "Times that a client was ahead of its rates and had to wait.", Total: true, Of: func(s broker.Stats) float64 { return float64(s.Slowed) }},
 	{Name: "otad_mqtt_refused_connections_total", Help: "Connections refused.", Total: true, Of: func(s broker.Stats) float64 { return float64(s.Refused) }},
 }

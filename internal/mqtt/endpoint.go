@@ -219,7 +219,7 @@ func (r request) answerTopic(m Message, suffix string) string {
 func (p *Endpoint) answer(ctx context.Context, m Message, topic string, payload []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	return p.broker.Publish(ctx, Message{Topic: topic, Payload: payload, QoS: m.QoS, CorrelationData: m.CorrelationData})
+	return p.broker.Publish(ctx, Message{Topic: topic, Payload: payload, QoS: m.QoS, CorrelationData: m.CorrelationData, Origin: m.Origin})
 }
 
 // reply is answer to the requester alone, as the jobs protocol has it.

@@ -20,7 +20,8 @@ type Message struct {
 	// say: a device id, or an enrollment token's id of a device that is yet to be
 	// provisioned. Empty where the broker does not tell, and on the way out.
 	Sender string
-	// Origin is the broker's own, for Reply.
+	// Origin is the broker's own, for Reply. In an answer that is published it is that
+	// of the request: with a broker that knows it, who asked has to have room.
 	Origin any
 	// ResponseTopic and CorrelationData are those of MQTT 5, empty for 3.1.1.
 	ResponseTopic   string
@@ -88,7 +89,9 @@ type Broker interface {
 	// active. A message that matches several filters is handed over once.
 	// Replicas of otad share the messages. Called once per Broker.
 	Subscribe(ctx context.Context, filters []string, h Handler) error
-	// Publish sends m; for QoS 1 it returns after the broker took it over.
+	// Publish sends m; for QoS 1 it returns after the broker took it over. That some
+	// of those who are subscribed have no room for it is no error, as long as m answers
+	// none of them.
 	// Publishing is allowed from within a Handler.
 	Publish(ctx context.Context, m Message) error
 	// Reply sends answer to whoever sent request, and to nobody else where the

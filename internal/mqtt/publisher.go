@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -73,10 +74,11 @@ func (p *Publisher) document(ctx context.Context, e ota.Execution) (ota.OpenDocu
 const notifyExpiry = time.Hour
 
 // ShadowUpdated publishes update/accepted, then documents, then delta if there
-// is one. Nothing is made of what nobody listens to. Accepted carries the
-// correlation data of the request.
+// is one, each whatever becomes of the others. Nothing is made of what nobody listens
+// to. Accepted carries the correlation data of the request.
 func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error {
 	prefix := shadowPrefix(deviceID, name) + "update/"
+	var failed error
 	for _, part := range []struct {
 		topic       string
 		payload     func(shadow.Result) []byte // nil: there is none
@@ -93,11 +95,10 @@ func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r 
 		if b == nil {
 			continue
 		}
-		if err := p.Broker.Publish(ctx, Message{Topic: part.topic, Payload: b, QoS: 1, CorrelationData: part.correlation}); err != nil {
-			return err
-		}
+		err := p.Broker.Publish(ctx, Message{Topic: part.topic, Payload: b, QoS: 1, CorrelationData: part.correlation})
+		failed = errors.Join(failed, err)
 	}
-	return nil
+	return failed
 }
 
 // listening is true as well for a broker that can not tell.

@@ -173,6 +173,48 @@ func TestNobodyListensNothingIsPublished(t *testing.T) {
 	}
 }
 
+// picky is a broker that does not take everything.
+type picky struct {
+	outgoing
+	refuses string // suffix of topics
+}
+
+var errPicky = errors.New("not this one")
+
+func (p *picky) Publish(ctx context.Context, m mqtt.Message) error {
+	if strings.HasSuffix(m.Topic, p.refuses) {
+		return errPicky
+	}
+	return p.outgoing.Publish(ctx, m)
+}
+
+// What an update is told by does not depend on each other, and is acknowledged.
+func TestPartsOfAnUpdateStandAlone(t *testing.T) {
+	r, err := shadow.Apply(shadow.Document{}, shadow.NewUpdate(map[string]any{"a": 1}, nil), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for refuses, want := range map[string]string{
+		"accepted": "documents delta", "documents": "accepted delta", "delta": "accepted documents", "none": "accepted documents delta",
+	} {
+		b := &picky{refuses: refuses}
+		err := (&mqtt.Publisher{Broker: b, Now: time.Now}).ShadowUpdated(t.Context(), "gw-1", "", r)
+		if errors.Is(err, errPicky) == (refuses == "none") {
+			t.Errorf("without %s: %v", refuses, err)
+		}
+		var got []string
+		for _, m := range b.sent {
+			got = append(got, strings.TrimPrefix(m.Topic, gw1+"update/"))
+			if m.QoS != 1 {
+				t.Errorf("%s has QoS %d", m.Topic, m.QoS)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("without %s: published %v, want %s", refuses, got, want)
+		}
+	}
+}
+
 // slow is a store whose shadow updates and job reads wait to be let go, and
 // then fail.
 type slow struct {

@@ -10,11 +10,12 @@
 // A client is who its credentials say, never who its client id claims, and uses
 // the topics that its mqtt.Access allows; everything else is denied.
 //
-// Messages of otad itself (Publish, Reply) do not outlive the process: the
-// database is its queue, and a device that comes back asks.
+// Messages of otad itself (Publish, Reply) do not outlive the process, and who has
+// no room for one goes without: the database is its queue, and a device that comes
+// back asks.
 //
 // The parts: listen.go and connect.go bring a connection to its session;
-// receive.go reads its packets, publish.go and subscribe.go handle them; index.go
+// receive.go reads its packets, publish.go and subscribe.go handle them; own.go has what otad says itself; index.go
 // and retained.go know the topics; session.go holds what waits for a client and
 // conn.go writes it; journal.go and persist.go keep what must not be forgotten.
 //
@@ -32,7 +33,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/packet"
@@ -170,67 +170,6 @@ func (b *Broker) Subscribe(ctx context.Context, filters []string, h mqtt.Handler
 		b.index.add(&subscription{filter: f})
 	}
 	return ctx.Err()
-}
-
-// Publish implements mqtt.Broker. The message goes to the clients that are
-// connected now, or have a session, and are subscribed. It does not wait for
-// them: ErrQueueFull when one of them has too much to read already.
-func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	msg, err := b.message(m)
-	if err != nil {
-		return err
-	}
-	var r recipients
-	b.match(msg, &r)
-	var crowded error
-	for _, d := range r.deliveries {
-		if v := d.session.offer(msg, d, true); v == refused || v == full {
-			crowded = fmt.Errorf("publish to %s: %w", m.Topic, d.session.fullError())
-		}
-	}
-	return crowded
-}
-
-// Reply implements mqtt.Broker: to the connection that request came by.
-func (b *Broker) Reply(ctx context.Context, request, answer mqtt.Message) error {
-	c, ok := request.Origin.(*conn)
-	if !ok {
-		return b.Publish(ctx, answer)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	msg, err := b.message(answer)
-	if err != nil {
-		return err
-	}
-	if v := c.session.offerTo(c, msg); v == full || v == refused {
-		return fmt.Errorf("reply on %s: %w", answer.Topic, c.session.fullError())
-	}
-	return nil
-}
-
-// message makes a message of otad's own.
-func (b *Broker) message(m mqtt.Message) (*message, error) {
-	switch {
-	case b.isClosing():
-		return nil, ErrClosed
-	case !packet.ValidTopicName(m.Topic):
-		return nil, fmt.Errorf("%w: topic %q", ErrInvalidMessage, m.Topic)
-	case m.QoS > 1:
-		return nil, fmt.Errorf("%w: QoS %d; use 0 or 1", ErrInvalidMessage, m.QoS)
-	case len(m.Payload) > b.lim.PacketBytes:
-		return nil, fmt.Errorf("%w: payload of %d bytes; at most %d: send less at a time%s", ErrInvalidMessage, len(m.Payload), b.lim.PacketBytes, b.lim.raise("packet-bytes"))
-	}
-	msg := &message{topic: m.Topic, payload: m.Payload, qos: m.QoS}
-	msg.props = packet.AppendAttributes(nil, packet.Attributes{ResponseTopic: m.ResponseTopic, CorrelationData: m.CorrelationData})
-	if m.Expiry > 0 {
-		msg.expires = time.Now().Add(m.Expiry)
-	}
-	return msg, nil
 }
 
 // Listening reports whether anybody would get a message of that topic.

@@ -324,11 +324,16 @@ func (s *session) expel(c *conn) {
 	if slow == nil {
 		return
 	}
-	slow.blame(packet.QuotaExceeded, fmt.Sprintf("no room for a message within %s: read and acknowledge faster", s.b.lim.StallTimeout)+c.b.lim.raise("stall-timeout", "queued", "queued-bytes"))
+	slow.stalled()
 	select {
 	case <-slow.done:
 	case <-c.closing:
 	}
+}
+
+// stalled drops a connection whose client makes no room.
+func (c *conn) stalled() {
+	c.blame(packet.QuotaExceeded, fmt.Sprintf("no room for a message within %s: read and acknowledge faster", c.b.lim.StallTimeout)+c.b.lim.raise("stall-timeout", "queued", "queued-bytes"))
 }
 
 // retain keeps m for those who subscribe later.

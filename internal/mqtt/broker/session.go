@@ -40,6 +40,8 @@ type session struct {
 	seq      uint64
 	space    chan struct{} // somebody waits for room in the queue
 
+	fullSince time.Time // there has been no room for otad's own, zero: there is some
+
 	recorded bool                // the store may know of it
 	received map[uint16]struct{} // QoS 2 packet identifiers between PUBLISH and PUBREL
 }
@@ -117,6 +119,7 @@ func (s *session) enqueue(m *message, d delivery, volatile bool) verdict {
 		}
 		return v
 	}
+	s.fullSince = time.Time{}
 	if o.qos > 0 {
 		o.id = s.newID()
 		s.ids[o.id] = struct{}{}

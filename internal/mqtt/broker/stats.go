@@ -3,7 +3,7 @@ package broker
 import "sync/atomic"
 
 type counters struct {
-	received, sent, dropped, refused, slowed, bytesOut atomic.Uint64
+	received, sent, dropped, missed, refused, slowed, bytesOut atomic.Uint64
 }
 
 // Stats are figures of the broker, as other brokers publish them below $SYS.
@@ -16,6 +16,7 @@ type Stats struct {
 	Received      uint64 // packets
 	Sent          uint64 // publishes
 	Dropped       uint64 // publishes of QoS 0 for which there was no room
+	Missed        uint64 // messages of otad itself for which a client had no room
 	Refused       uint64 // connections
 	Slowed        uint64 // times that a client was ahead of its rates and had to wait
 	BytesSent     uint64
@@ -25,7 +26,8 @@ type Stats struct {
 func (b *Broker) Stats() Stats {
 	s := Stats{
 		Retained: b.retained.size(), Received: b.stats.received.Load(), Sent: b.stats.sent.Load(),
-		Dropped: b.stats.dropped.Load(), Refused: b.stats.refused.Load(), Slowed: b.stats.slowed.Load(), BytesSent: b.stats.bytesOut.Load(),
+		Dropped: b.stats.dropped.Load(), Missed: b.stats.missed.Load(),
+		Refused: b.stats.refused.Load(), Slowed: b.stats.slowed.Load(), BytesSent: b.stats.bytesOut.Load(),
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
