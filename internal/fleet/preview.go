@@ -191,7 +191,27 @@ func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, *
 	if line.Len() == 0 && !j.rollout.Terms.Continuous { // somebody may yet join that one
 		return nil, nil, noDevices(j.rollout, excluded)
 	}
-	return excluded, line, nil
+	return excluded, line, emptyStage(j.rollout, line)
+}
+
+// emptyStage refuses a plan with a stage that is a selector and would get no device: it
+// would prove nothing, which nobody means who writes one.
+func emptyStage(r ota.Rollout, line *ota.Line) error {
+	if !slices.ContainsFunc(r.Stages, func(s ota.Stage) bool { return s.Size.Selector != "" }) {
+		return nil
+	}
+	stages, err := line.Arrange(r.Stages, func(ota.Turn) error { return nil })
+	if err != nil {
+		return err
+	}
+	before := 0
+	for i, s := range stages {
+		if s.Size.Selector != "" && s.Target == before {
+			return ota.AtField(fmt.Sprintf("stages[%d].select", i), fmt.Errorf("%w: stage %d means no device that the rollout reaches and that no stage before it has; correct its selector, or leave the stage out", ErrNoDevices, i+1))
+		}
+		before = s.Target
+	}
+	return nil
 }
 
 func exclude(excluded map[string]*Exclusion, why, detail, id string) {

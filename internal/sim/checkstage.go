@@ -126,7 +126,12 @@ func (k *checker) stage(c change, name string, i int, old, r ota.Rollout, b basi
 		}
 	case now.State == ota.StagePassed && was.State == ota.StageOpen:
 		unproved := r.Kind() == ota.KindCommand && now.Gate.Success == 0 && settled && seen.sample == 0
-		if seen.total > 0 && !unproved || r.Cursor < now.Target {
+		first := 0
+		if i > 0 {
+			first = r.Stages[i-1].Target
+		}
+		proof := i+1 < len(r.Stages) && (now.Size.Selector != "" || now.Target > first) && (r.Kind() == ota.KindInstall || now.Gate.Success > 0)
+		if (seen.total > 0 || proof) && !unproved || r.Cursor < now.Target {
 			k.say("%s passed unjudged at %d of %d: %+v", name, r.Cursor, now.Target, seen)
 		}
 	case now.State == ota.StageSoaking:

@@ -125,7 +125,9 @@ const MaxTaken = 10_000
 //	RUNNING          retries due, the rate allows            attempts made
 //	RUNNING, no open stage, one PENDING and approved         stage OPEN
 //	RUNNING, OPEN    devices left for it, the rate allows    executions made
-//	RUNNING, OPEN    no device was left for it               stage PASSED
+//	RUNNING, OPEN    no device of it was given an execution  stage FAILED, PAUSED
+//	RUNNING, OPEN    the same, the last one, or one whose
+//	                 size adds none to the stages before     stage PASSED
 //	RUNNING, OPEN    a command that wants no success share,
 //	                 all finished without a verdict          stage PASSED
 //	RUNNING, OPEN    gate met                                SOAKING
@@ -323,7 +325,10 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	if r.waiting() > 0 {
 		return Decision{Rollout: r}
 	}
-	if c.Total() == 0 { // it was given no device: nothing to judge and nothing to soak
+	if c.Total() == 0 && r.provesNothing(i) {
+		return failedGate(r, i, c, now)
+	}
+	if c.Total() == 0 { // nothing to judge and nothing to soak
 		stage.State, stage.EndedAt = StagePassed, now
 		return Decision{Rollout: r, Changed: true}
 	}
@@ -341,13 +346,29 @@ func planOpen(r Rollout, i int, c Counts, now time.Time) Decision {
 	return failedGate(r, i, c, now)
 }
 
+// provesNothing reports whether a stage without executions keeps the next one from
+// opening: devices were to prove the release, and not one was given it. A size that adds
+// no device to those before it asks for no proof, nor does the last stage, nor a command
+// without a share that has to succeed.
+func (r Rollout) provesNothing(i int) bool {
+	before := 0
+	if i > 0 {
+		before = r.Stages[i-1].Target
+	}
+	s := r.Stages[i]
+	return i+1 < len(r.Stages) && (s.Target > before || s.Size.Selector != "") && (r.Kind() == KindInstall || s.Gate.Success > 0)
+}
+
 func failedGate(r Rollout, i int, c Counts, now time.Time) Decision {
 	stage := &r.Stages[i]
 	stage.State, stage.EndedAt = StageFailed, now
 	r.State = RolloutPaused
 	r.Reason = fmt.Sprintf("stage %d failed its gate: %d of %d finished succeeded, wanted %s",
 		i+1, c.Of(ClassSucceeded), c.Sample(), stage.Gate)
-	if c.Sample() == 0 {
+	switch {
+	case c.Total() == 0:
+		r.Reason = fmt.Sprintf("stage %d proves nothing: none of its devices could take the release when its turn came", i+1)
+	case c.Sample() == 0:
 		r.Reason = fmt.Sprintf("stage %d proves nothing: its %d executions were all cancelled or removed", i+1, c.Total())
 	}
 	return Decision{Rollout: r, Changed: true}

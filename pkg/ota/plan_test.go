@@ -37,6 +37,18 @@ func progress(stages ...Counts) Progress {
 	return p
 }
 
+// small has the first stage add no device.
+func small(r Rollout) Rollout {
+	r.Stages[0].Target, r.Cursor = 0, 0
+	return r
+}
+
+// selective has the first stage be a selector.
+func selective(r Rollout) Rollout {
+	r.Stages[0].Size = Size{Selector: "x"}
+	return r
+}
+
 // TestPlanWalksTheStageTable has a row for every row of Plan's table and for
 // every stage state in every rollout state.
 func TestPlanWalksTheStageTable(t *testing.T) {
@@ -130,8 +142,16 @@ func TestPlanWalksTheStageTable(t *testing.T) {
 			state: RolloutAborted, stages: []StageState{StageFailed, StagePending}, mustStay: true},
 		{name: "completed stays", r: in(RolloutCompleted), p: progress(counts(0, 0, 0, 50)),
 			state: RolloutCompleted, stages: []StageState{StageFailed, StagePending}, mustStay: true},
-		{name: "a stage without devices passes and does not soak", r: rollout(StageOpen, StagePending), p: progress(Counts{}),
+		{name: "a stage whose devices were given nothing proves nothing", r: rollout(StageOpen, StagePending), p: progress(Counts{}),
+			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
+		{name: "the last one has nothing to prove", r: rollout(StagePassed, StageOpen), p: progress(counts(0, 0, 50, 0), Counts{}),
+			state: RolloutRunning, stages: []StageState{StagePassed, StagePassed}},
+		{name: "a size that adds no device asks for no proof", r: small(rollout(StageOpen, StagePending)), p: progress(Counts{}),
 			state: RolloutRunning, stages: []StageState{StagePassed, StagePending}},
+		{name: "nor does a command that wants no success", r: commandRollout(StageOpen, StagePending), p: progress(Counts{}),
+			state: RolloutRunning, stages: []StageState{StagePassed, StagePending}},
+		{name: "a selector does, whomever it means", r: selective(small(rollout(StageOpen, StagePending))), p: progress(Counts{}),
+			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
 		{name: "a stage with only cancelled executions proves nothing", r: rollout(StageOpen, StagePending),
 			p:     progress(Counts{Finished: map[Class]int{ClassNone: 5}}),
 			state: RolloutPaused, stages: []StageState{StageFailed, StagePending}},
