@@ -162,14 +162,34 @@ func (s *Service) mayComeStill(ctx context.Context, r ota.Rollout) error {
 	})
 }
 
+// overtook reports whether other was made after r and has begun before it: r, which was a
+// draft or awaited its approval, would pass by the devices that other has, or had.
+func overtook(other, r ota.Rollout) bool { return other.Supersedes(r) && !other.StartedAt.IsZero() }
+
+// overtaken refuses a rollout of whose devices another that overtook it has one.
+func (s *Service) overtaken(ctx context.Context, r, other ota.Rollout, reached reach) error {
+	var device string
+	err := s.Store.Executions(ctx, ExecutionFilter{RolloutID: other.ID, Latest: true}, func(e ota.Execution) bool {
+		if at, ok := reached.line.Find(e.DeviceID); ok && reached.is[at] && e.Status != ota.Canceled && e.Status != ota.Removed {
+			device = e.DeviceID
+		}
+		return device == ""
+	})
+	if err != nil || device == "" {
+		return err
+	}
+	return ota.AtField("priority", fmt.Errorf("%w: rollout %s of %s was made after this one and has, or had, devices of it, such as %s, which this one would pass by; create the plan anew (otactl rollout create), or give it priority %d or more (--priority %[5]d)",
+		ErrOutranked, other.ID, other.Release, device, other.Priority+1))
+}
+
 // unrivalled looks at devices, those that find returns, only if there may be a rollout
-// that outranks r.
+// that outranks r, or overtook it.
 func (s *Service) unrivalled(ctx context.Context, r ota.Rollout, find func() (*ota.Line, error)) error {
 	others, err := s.Store.Rollouts(ctx)
 	if err != nil {
 		return err
 	}
-	others = slices.DeleteFunc(others, func(o ota.Rollout) bool { return !outranks(o, r) })
+	others = slices.DeleteFunc(others, func(o ota.Rollout) bool { return !outranks(o, r) && !overtook(o, r) })
 	if len(others) == 0 {
 		return nil
 	}
@@ -184,6 +204,9 @@ func (s *Service) unrivalled(ctx context.Context, r ota.Rollout, find func() (*o
 	})
 	for _, other := range others {
 		var c Conflict
+		if err == nil && overtook(other, r) {
+			err = s.overtaken(ctx, r, other, reached)
+		}
 		if err == nil {
 			c, err = s.conflict(ctx, r, other, reached)
 		}

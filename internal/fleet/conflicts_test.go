@@ -162,3 +162,47 @@ func edits(priority int) func(w *world, id string, plan ota.Rollout) error {
 		return err
 	}
 }
+
+// TestADraftThatWasOvertaken would pass by the devices that a rollout had which was made
+// after it: whoever submits or approves it hears so.
+func TestADraftThatWasOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one, two := w.release("1.0"), w.release("2.0")
+		w.made("a", "north")
+		w.made("b", "south")
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		draft := func(selector string) string {
+			r, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Selector: selector, State: ota.RolloutDraft, Stages: w.stages("100%")})
+			w.ok(err)
+			return r.ID
+		}
+		approval, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Terms: ota.Terms{Approval: true}, Stages: w.stages("100%")})
+		w.ok(err)
+		all, south := draft(""), draft(`tags.site = "south"`)
+		<-time.After(time.Second)
+		newer, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: one.ID(), Selector: `tags.site = "north"`, Stages: w.stages("100%")})
+		w.ok(err)
+		w.rests()
+		refused := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, fleet.ErrOutranked) || !strings.Contains(err.Error(), "rollout "+newer.ID+" of gw@1.0 was made after this one") || !strings.Contains(err.Error(), "such as a") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		_, err = w.s.SubmitRollout(w.ctx, all)
+		refused("submitted", err)
+		_, err = w.s.ApproveRollout(w.ctx, approval.ID, 0)
+		refused("approved", err)
+		_, err = w.s.SubmitRollout(w.ctx, south)
+		w.ok(err) // the other has none of its devices
+		_, err = w.s.EditRollout(w.ctx, all, ota.Rollout{Priority: 1, Stages: w.stages("100%")})
+		w.ok(err)
+		_, err = w.s.SubmitRollout(w.ctx, all)
+		w.ok(err)
+		w.rests()
+		if e := w.attempt(all, "a"); e.Status != ota.Queued {
+			t.Errorf("of a higher priority it has it: %+v", e)
+		}
+	})
+}
