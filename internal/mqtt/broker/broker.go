@@ -23,6 +23,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -33,6 +34,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/otad/otad/internal/mqtt"
 	"github.com/otad/otad/internal/mqtt/packet"
@@ -83,10 +85,16 @@ type Config struct {
 	// Store keeps sessions, their messages and retained messages. Nil: they end
 	// with the process.
 	Store Store
+	// WillGrace is how long clients have after the start to come back before their
+	// wills are published. 0: DefaultWillGrace.
+	WillGrace time.Duration
 	// Logger hears of refused connections and failed handlers. Nil: nobody.
 	Logger *slog.Logger
 	Limits Limits
 }
+
+// DefaultWillGrace is more than most clients wait before they connect again.
+const DefaultWillGrace = 10 * time.Second
 
 // Broker implements mqtt.Broker.
 type Broker struct {
@@ -137,6 +145,7 @@ func New(ctx context.Context, c Config) (*Broker, error) {
 		quit: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{},
 		lasting: map[string]int{}, conns: map[net.Conn]*conn{},
 	}
+	b.conf.WillGrace = cmp.Or(c.WillGrace, DefaultWillGrace)
 	b.journal = newJournal(c.Store, b.quit)
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -251,7 +260,8 @@ func (b *Broker) isClosing() bool {
 }
 
 // Close implements mqtt.Broker. Handlers are waited for, not interrupted: their
-// context is that of Subscribe. An error may be what the store did not take, which
+// context is that of Subscribe. Wills are published, those with a delay after the
+// next start. An error may be what the store did not take, which
 // nobody was told is stored.
 func (b *Broker) Close() error {
 	b.mu.Lock()

@@ -100,6 +100,8 @@ func (w *wire) expect(kind byte) []byte {
 type hello struct {
 	id        string
 	willTopic string
+	willProps []byte // of MQTT 5
+	kept      bool   // the will is to be retained
 	user      string
 	keepAlive uint16
 	persist   bool
@@ -128,8 +130,11 @@ func (w *wire) greet(h hello) []byte {
 	tail := str(h.id)
 	if h.willTopic != "" {
 		flags |= 0x04 | 1<<3
+		if h.kept {
+			flags |= 1 << 5
+		}
 		if w.v5 {
-			tail = append(tail, 0)
+			tail = append(append(tail, byte(len(h.willProps))), h.willProps...)
 		}
 		tail = join(tail, str(h.willTopic), str("will"))
 	}

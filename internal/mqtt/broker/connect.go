@@ -369,6 +369,9 @@ func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID str
 		s.mu.Lock()
 		if before = s.conn; before == nil {
 			if over = p.CleanStart || s.over(time.Now()); over {
+				if s.expiry == 0 { // it ended with a process, and the client is back in time
+					s.will = nil
+				}
 				s.end()
 			}
 		}

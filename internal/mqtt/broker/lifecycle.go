@@ -49,6 +49,7 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 		c.control = packet.AppendAck(c.control, c.version, packet.PUBREL, packet.Ack{ID: o.id}, "")
 	}
 	s.save()
+	s.saveWill()
 }
 
 // dropForeign removes what the identity may not have, or not any more.
@@ -80,7 +81,7 @@ func (b *Broker) detach(c *conn) {
 	s.conn, s.since = nil, now
 	s.up.Store(false)
 	s.wakeIfGone()
-	due := s.lost(c, now, b.closing)
+	due := s.lost(c, now)
 	ended := s.expiry == 0 || s.unkept
 	if ended {
 		s.end()
@@ -104,13 +105,13 @@ func (b *Broker) detach(c *conn) {
 }
 
 // lost decides what becomes of the will now that the connection is gone: it is
-// returned when it is due at once.
-func (s *session) lost(c *conn, now time.Time, closing bool) *will {
+// returned when it is due at once. A server that stops loses its clients too.
+func (s *session) lost(c *conn, now time.Time) *will {
 	w := s.will
 	switch {
 	case w == nil:
 		return nil
-	case c.clean, closing: // a server that stops has not lost its clients
+	case c.clean:
 		s.will = nil
 		return nil
 	case w.delay == 0:

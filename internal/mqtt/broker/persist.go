@@ -39,7 +39,7 @@ type sessionRecord struct {
 	ClientID string               `json:"clientId"`
 	Name     string               `json:"name"`
 	Device   bool                 `json:"device,omitempty"`
-	Expiry   time.Duration        `json:"expiry"`
+	Expiry   time.Duration        `json:"expiry"`         // 0: it ended with its connection, and only the will is left
 	Since    time.Time            `json:"since,omitzero"` // zero: it was connected
 	Subs     []subscriptionRecord `json:"subs,omitempty"`
 	Will     *willRecord          `json:"will,omitempty"`
@@ -72,6 +72,21 @@ func (s *session) save() {
 	for name, sub := range s.subs {
 		r.Subs = append(r.Subs, subscriptionRecord{name, sub.filter, sub.share, sub.qos, sub.noLocal, sub.retainAsPublished, sub.id})
 	}
+	s.put(r)
+}
+
+// saveWill puts the will of a session that ends with its connection into the journal,
+// for the case that the process is killed. s.mu is held.
+func (s *session) saveWill() {
+	if s.b.journal.store == nil || s.persistent() || s.will == nil || s.identity.Passing {
+		return
+	}
+	s.willed = true
+	s.put(sessionRecord{ClientID: s.clientID, Name: s.identity.Name, Device: s.identity.Device})
+}
+
+// put writes r with the will.
+func (s *session) put(r sessionRecord) {
 	if w := s.will; w != nil {
 		r.Will = &willRecord{w.msg.encode(), w.expiry, w.delay, w.due}
 	}
@@ -85,10 +100,12 @@ func (s *session) save() {
 
 // erase removes all of s from the store. s.mu is held.
 func (s *session) erase() {
+	if s.recorded || s.willed {
+		s.b.journal.remove(keySession + s.key)
+	}
 	if !s.recorded {
 		return
 	}
-	s.b.journal.remove(keySession + s.key)
 	for _, o := range s.inflight {
 		s.forget(o)
 	}
@@ -302,7 +319,11 @@ func (l *loader) revive(key string, r sessionRecord, now time.Time) error {
 	l.reviveQueue(s)
 	b.sessions[key] = s
 	b.count(s, s.identity, s.expiry)
-	s.schedule(now)
+	if s.will == nil {
+		s.schedule(now)
+		return nil
+	}
+	s.timer = time.AfterFunc(b.conf.WillGrace, func() { b.timeUp(s) })
 	return nil
 }
 
@@ -317,6 +338,9 @@ func (s *session) reviveWill(r *willRecord, now time.Time) error {
 	s.will = &will{msg: m, expiry: r.Expiry, delay: r.Delay, due: r.Due}
 	if r.Due.IsZero() { // the server was lost, not the client
 		s.will.due = now.Add(r.Delay)
+	}
+	if back := now.Add(s.b.conf.WillGrace); s.will.due.Before(back) {
+		s.will.due = back
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ type session struct {
 	fullSince time.Time // there has been no room for otad's own, zero: there is some
 
 	recorded bool                // the store may know of it
+	willed   bool                // the store may know of its will alone
 	received map[uint16]struct{} // QoS 2 packet identifiers between PUBLISH and PUBREL
 }
 
