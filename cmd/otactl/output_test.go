@@ -48,7 +48,7 @@ func TestOutputShapes(t *testing.T) {
 	}
 	rollout := newRolloutView(&otadv1.Rollout{
 		Id: "r1", Firmware: "gateway@1.1.0", Selector: `tags.site = "paris"`, Seed: "s", State: "PAUSED", Reason: "stage 2 failed its gate",
-		Population: 30, CreatedAt: ago(2 * time.Hour), Abort: []*otadv1.AbortRule{{Class: "any", Share: 0.1, MinSample: 3}},
+		Population: 30, Revision: 2, CreatedAt: ago(2 * time.Hour), Abort: []*otadv1.AbortRule{{Class: "any", Share: 0.1, MinSample: 3}},
 		Stages: []*otadv1.Stage{
 			{Spec: spec(10), State: "PASSED", Target: 3, Counts: &otadv1.Counts{Finished: map[string]int32{"succeeded": 3}}, OpenedAt: ago(2 * time.Hour)},
 			{Spec: spec(100), State: "FAILED", Target: 30, Counts: &otadv1.Counts{Queued: 4, InProgress: 2, Retrying: 3, Finished: map[string]int32{"succeeded": 19, "rolled_back": 1, "silent": 1, "underway": 2}}},

@@ -92,7 +92,7 @@ func (a *app) startRollout(ctx context.Context, f rolloutFlags) error {
 	case ota.RolloutDraft:
 		a.note("rollout %s is a draft: otactl rollout submit %s starts it", r.ID, r.ID)
 	case ota.RolloutAwaitingApproval:
-		a.note("rollout %s awaits approval: otactl rollout approve %s", r.ID, r.ID)
+		a.note("rollout %s awaits approval: %s", r.ID, r.approval())
 	case ota.RolloutScheduled:
 		a.note("rollout %s is scheduled", r.ID)
 	default:
@@ -184,13 +184,31 @@ func newRolloutSubmitCmd(a *app) *cobra.Command {
 
 func newRolloutApproveCmd(a *app) *cobra.Command {
 	var stage int32
+	var revision int64
 	cmd := &cobra.Command{
 		Use: "approve ID", Short: "Approve a rollout, or one of its stages", Args: takes("ID"),
+		Long: `approve lets a rollout that awaits it start, or with --stage one of its stages
+open when its turn comes.
+
+With --revision it approves the plan that you looked at: otactl rollout show has
+the number, and the command with it. Where the plan was edited since, it is
+refused with status 4. Only an edit raises the number, so it stays the same while
+a rollout runs. Without it the plan is approved as it is now.`,
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {
-			resp, err := call(ctx, c.rollouts.ApproveRollout, &otadv1.ApproveRolloutRequest{Id: id, Stage: stage})
+			if revision < 0 {
+				return nil, usage("--revision %d: otactl rollout show %s has the number", revision, id)
+			}
+			resp, err := call(ctx, c.rollouts.ApproveRollout, &otadv1.ApproveRolloutRequest{Id: id, Stage: stage, Revision: revision})
+			if connect.CodeOf(err) == connect.CodeAborted && revision != 0 {
+				return nil, hint(err, "otactl rollout show %s has the plan as it is now, and the command that approves it", id)
+			}
+			if r := resp.GetRollout(); err == nil && stage == 0 {
+				a.note("revision %d of its plan is approved", r.GetRevision())
+			}
 			return resp.GetRollout(), err
 		}),
 	}
+	cmd.Flags().Int64Var(&revision, "revision", 0, "the revision of the plan that you looked at (default: as it is now)")
 	cmd.Flags().Int32Var(&stage, "stage", 0, "the stage, from 1 (default: the rollout)")
 	return cmd
 }

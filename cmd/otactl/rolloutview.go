@@ -28,6 +28,7 @@ type rolloutView struct {
 	Stages     []stageView     `json:"stages"`
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	Terms      termsView       `json:"terms"`
+	Revision   int64           `json:"revision"`           // of the plan: 1 as it was created, raised by each edit
 	Idle       bool            `json:"idle,omitempty"`     // continuous, with nothing to do until a device joins
 	Ending     bool            `json:"ending,omitempty"`   // aborted or finished, and not ended yet, be it that it is held
 	Holds      bool            `json:"holds,omitempty"`    // paused, and devices at work are asked to wait before they activate
@@ -128,7 +129,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Holds: r.GetHolds(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
+		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Holds: r.GetHolds(), Revision: r.GetRevision(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
@@ -265,6 +266,7 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 			{"Abort", strings.Join(r.Abort, ", ")},
 			{"Timeout", r.Timeout},
 			{"Terms", strings.Join(r.Terms.words(), "; ")},
+			{"Revision", strconv.FormatInt(r.Revision, 10)},
 			{"Waits for", r.waitsFor()},
 			{"Created", a.ago(r.CreatedAt)},
 			{"Approved", a.ago(r.ApprovedAt)},

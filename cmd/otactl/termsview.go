@@ -112,13 +112,18 @@ func rfc3339(t *time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
+// approval is the command that approves the plan as it is shown, and no other.
+func (r rolloutView) approval() string {
+	return fmt.Sprintf("otactl rollout approve %s --revision %d", r.ID, r.Revision)
+}
+
 // waitsFor says what an operator has to do, or which time has to come.
 func (r rolloutView) waitsFor() string {
 	switch ota.RolloutState(r.State) {
 	case ota.RolloutDraft:
 		return "otactl rollout submit " + r.ID
 	case ota.RolloutAwaitingApproval:
-		return "otactl rollout approve " + r.ID
+		return r.approval()
 	case ota.RolloutScheduled:
 		return rfc3339(r.Terms.Start)
 	case ota.RolloutRollingBack:

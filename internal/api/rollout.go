@@ -232,7 +232,7 @@ func (h rolloutHandler) SubmitRollout(ctx context.Context, r *connect.Request[ot
 }
 
 func (h rolloutHandler) ApproveRollout(ctx context.Context, r *connect.Request[otadv1.ApproveRolloutRequest]) (*connect.Response[otadv1.ApproveRolloutResponse], error) {
-	v, err := h.fleet.ApproveRollout(ctx, r.Msg.GetId(), int(r.Msg.GetStage()))
+	v, err := h.fleet.ApproveRollout(ctx, r.Msg.GetId(), int(r.Msg.GetStage()), r.Msg.GetRevision())
 	if err != nil {
 		return nil, err
 	}
@@ -308,7 +308,7 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
 		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt), ApprovedAt: timestamp(v.ApprovedAt), StartedAt: timestamp(v.StartedAt),
 		Spec: encodeSpec(v.Rollout), Reached: int32(v.Cursor), Rate: v.Terms.Rate.At(v.Progress.Total()),
-		Idle: v.Idle, Ending: v.Ending(), Holds: v.Holds(), RevertOf: v.RevertOf, Health: encodeSeen(v),
+		Idle: v.Idle, Ending: v.Ending(), Holds: v.Holds(), Revision: v.PlanRevision(), RevertOf: v.RevertOf, Health: encodeSeen(v),
 	}
 	for _, back := range v.Progress.Reverts {
 		out.Reverts = append(out.Reverts, &otadv1.Revert{RolloutId: back.ID, State: string(back.State)})

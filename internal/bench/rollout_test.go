@@ -180,7 +180,7 @@ func benchRollout(b *testing.B, store fleet.Store, db *sql.DB, devices int) {
 	spread := inLine(b, store, id, devices)
 	took("s/rows", func() {
 		took("s/open", func() {
-			_, err := service.ApproveRollout(ctx, id, 1)
+			_, err := service.ApproveRollout(ctx, id, 1, 0)
 			must(b, err)
 			var asking errgroup.Group
 			for _, d := range spread { // all at once; each has its work when it asks

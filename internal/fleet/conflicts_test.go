@@ -151,7 +151,7 @@ func submits(w *world, id string, _ ota.Rollout) error {
 }
 
 func approves(w *world, id string, _ ota.Rollout) error {
-	_, err := w.s.ApproveRollout(w.ctx, id, 0)
+	_, err := w.s.ApproveRollout(w.ctx, id, 0, 0)
 	return err
 }
 

@@ -210,6 +210,53 @@ func TestWhoTakesThePlaceOfAHeldRolloutLeavesItHeld(t *testing.T) {
 	})
 }
 
+// TestApprovingWhatWasLookedAt: an approval by revision is of that plan, and neither of
+// what it was edited to nor spoilt by what becomes of the rollout.
+func TestApprovingWhatWasLookedAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.enroll(4, "rpi4")
+		plan := ota.Rollout{Release: w.release("1.0").ID(), Stages: w.stages("1,50%,100%"), Terms: ota.Terms{Approval: true}, State: ota.RolloutDraft}
+		plan.Stages[1].Approval, plan.Stages[2].Approval = true, true
+		v, err := w.s.CreateRollout(w.ctx, plan)
+		w.ok(err)
+		looked := v.PlanRevision()
+		_, err = w.s.SubmitRollout(w.ctx, v.ID)
+		w.ok(err)
+		_, err = w.s.ApproveRollout(w.ctx, v.ID, 2, looked) // it was submitted, not edited
+		w.ok(err)
+		plan.Stages = w.stages("1,100%")
+		plan.Stages[1].Approval = true
+		edited, err := w.s.EditRollout(w.ctx, v.ID, plan)
+		w.ok(err)
+		if edited.PlanRevision() == looked {
+			t.Fatalf("the plan was edited and is at revision %d still", looked)
+		}
+		for _, stage := range []int{0, 2} {
+			for _, revision := range []int64{looked, edited.PlanRevision() + 1, -1} {
+				if _, err := w.s.ApproveRollout(w.ctx, v.ID, stage, revision); !errors.Is(err, fleet.ErrStale) {
+					t.Errorf("stage %d, revision %d: %v", stage, revision, err)
+				}
+			}
+		}
+		if now := w.view(v.ID); now.State != ota.RolloutAwaitingApproval || now.Revision != edited.Revision {
+			t.Fatalf("approvals were refused, and it is %s", now.State)
+		}
+		_, err = w.s.ApproveRollout(w.ctx, v.ID, 0, edited.PlanRevision())
+		w.ok(err)
+		w.opened(v.ID)
+		running := w.view(v.ID)
+		if running.State != ota.RolloutRunning || running.Revision <= edited.Revision+1 {
+			t.Fatalf("it is %s at revision %d", running.State, running.Revision)
+		}
+		_, err = w.s.ApproveRollout(w.ctx, v.ID, 2, edited.PlanRevision())
+		w.ok(err)
+		if s := w.view(v.ID).Stages[1]; s.ApprovedAt.IsZero() {
+			t.Error("the stage of a running rollout was not approved")
+		}
+	})
+}
+
 func TestLimitsOfOperators(t *testing.T) {
 	w := newWorld(t)
 	r := w.release("1.0")

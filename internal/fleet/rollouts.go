@@ -247,9 +247,13 @@ func (s *Service) SubmitRollout(ctx context.Context, id string) (RolloutView, er
 }
 
 // ApproveRollout approves a rollout that awaits it, unless another one has come that
-// outranks it; or with a stage, counted from 1, that stage.
-func (s *Service) ApproveRollout(ctx context.Context, id string, stage int) (RolloutView, error) {
+// outranks it; or with a stage, counted from 1, that stage. ErrStale when its plan is not
+// that of the revision, see ota.Rollout.PlanRevision; 0 approves any.
+func (s *Service) ApproveRollout(ctx context.Context, id string, stage int, revision int64) (RolloutView, error) {
 	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
+		if at := r.PlanRevision(); revision != 0 && revision != at {
+			return r, fmt.Errorf("the plan of rollout %s is at revision %d, not %d: look at it again, then approve that: %w", id, at, revision, ErrStale)
+		}
 		if stage != 0 {
 			return ota.ApproveStage(r, stage, s.Now())
 		}

@@ -105,7 +105,7 @@ func TestWhyNothingWasGiven(t *testing.T) {
 		<-time.After(time.Hour + time.Minute)
 		w.rests()
 		w.says(second, staged, fleet.CauseStageApproval, "stage 2 awaits its approval", "otactl rollout approve "+staged+" --stage 2")
-		_, err = w.s.ApproveRollout(w.ctx, staged, 2)
+		_, err = w.s.ApproveRollout(w.ctx, staged, 2, 0)
 		w.ok(err)
 		w.rests()
 		if b := w.says(third, staged, fleet.CauseRate, "the rate is 0.1/m", "at the earliest at"); b.Until.Before(time.Now().Add(5*time.Minute)) || b.Until.After(time.Now().Add(time.Hour)) {

@@ -172,14 +172,14 @@ func (s *Sim) approve(r ota.Rollout) {
 		})
 	case r.State == ota.RolloutAwaitingApproval:
 		s.operate("approve "+r.ID, func(ctx context.Context, f *fleet.Service) error {
-			_, err := f.ApproveRollout(ctx, r.ID, 0)
+			_, err := f.ApproveRollout(ctx, r.ID, 0, 0)
 			return s.orDrop(ctx, f, r, err)
 		})
 	case r.State == ota.RolloutRunning:
 		for i, stage := range r.Stages {
 			if stage.State == ota.StagePending && stage.Approval && stage.ApprovedAt.IsZero() {
 				s.operate(fmt.Sprintf("approve stage %d of %s", i+1, r.ID), func(ctx context.Context, f *fleet.Service) error {
-					_, err := f.ApproveRollout(ctx, r.ID, i+1)
+					_, err := f.ApproveRollout(ctx, r.ID, i+1, 0)
 					return err
 				})
 				return

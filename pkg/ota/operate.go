@@ -74,7 +74,7 @@ func Edit(r, plan Rollout) (Rollout, error) {
 		return r, err
 	}
 	r.Selector, r.Seed, r.Abort, r.Priority = plan.Selector, plan.Seed, plan.Abort, plan.Priority
-	r.InProgressTimeout, r.Terms = plan.InProgressTimeout, plan.Terms
+	r.InProgressTimeout, r.Terms, r.Edits = plan.InProgressTimeout, plan.Terms, r.Edits+1
 	r.Stages = append([]Stage(nil), plan.Stages...)
 	for i := range r.Stages {
 		r.Stages[i].ApprovedAt = time.Time{}

@@ -153,6 +153,7 @@ type Rollout struct {
 	// TIMED_OUT, and can not be changed later; 0: for ever.
 	InProgressTimeout time.Duration
 	Terms             Terms
+	Edits             int // how often all that was replaced, see Edit
 
 	// RevertOf is the rollout whose devices this one brings back; empty: it is none
 	// such.
@@ -175,6 +176,10 @@ type Rollout struct {
 	StartedAt  time.Time // when its devices were arranged; zero before
 	EndedAt    time.Time // zero until terminal
 }
+
+// PlanRevision is that of the plan: 1 as it was created, and raised by each edit, but by
+// nothing that becomes of the rollout.
+func (r Rollout) PlanRevision() int64 { return int64(r.Edits) + 1 }
 
 // Supersedes reports whether what is QUEUED for o makes way on devices that r
 // reaches: the same firmware, created earlier, of no higher priority.

@@ -25,11 +25,12 @@ func scanExecution(r row) (ota.Execution, error) {
 	return e.Under(of), err
 }
 
-// termsText is what is kept as the terms of a rollout: beside them what else says
-// whether devices at work hold, so that whoever reads executions has both.
+// termsText is what is kept as the terms of a rollout: beside them what goes with its plan
+// and its executions, and is looked for by nobody.
 type termsText struct {
 	ota.Terms
 	Pause ota.PausePolicy `json:"pause,omitempty"`
+	Edits int             `json:"edits,omitempty"`
 }
 
 // termsInto scans it; most rollouts have none.
@@ -41,7 +42,7 @@ func (s termsInto) Scan(v any) error {
 	}
 	var t termsText
 	err := jsonInto{&t}.Scan(v)
-	s.r.Terms, s.r.Pause = t.Terms, t.Pause
+	s.r.Terms, s.r.Pause, s.r.Edits = t.Terms, t.Pause, t.Edits
 	return err
 }
 

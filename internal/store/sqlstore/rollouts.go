@@ -49,7 +49,7 @@ func planOf(r ota.Rollout) (p planText, err error) {
 		g.ApprovedAt, g.OpenedAt, g.SoakingAt, g.EndedAt = stored(g.ApprovedAt), stored(g.OpenedAt), stored(g.SoakingAt), stored(g.EndedAt)
 		g.SkippedAt = stored(g.SkippedAt)
 	}
-	terms := termsText{Terms: r.Terms, Pause: r.Pause}
+	terms := termsText{Terms: r.Terms, Pause: r.Pause, Edits: r.Edits}
 	terms.Start = stored(terms.Start)
 	if p.stages, err = jsonText(kept); err == nil {
 		p.abort, err = jsonText(append([]ota.AbortRule(nil), r.Abort...))

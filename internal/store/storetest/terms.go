@@ -49,6 +49,7 @@ var termTests = []test{
 		s.must(err)
 		s.equal("rollout", got, r)
 		r.State, r.Line, r.Cursor, r.InProgressTimeout = ota.RolloutRunning, "l1", 2, time.Hour
+		r.Pause, r.Edits = ota.PauseLetFinish, 3
 		r.PacedAt, r.ApprovedAt, r.StartedAt, r.Stages[1].ApprovedAt = kept.Add(1000), kept.Add(2000), kept.Add(3000), kept.Add(4000)
 		got = s.open(r, epoch)
 		r.Revision++

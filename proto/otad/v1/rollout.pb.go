@@ -1071,7 +1071,8 @@ type Rollout struct {
 	Ending bool `protobuf:"varint,93,opt,name=ending,proto3" json:"ending,omitempty"`
 	// It is PAUSED, and devices at work are asked to wait before they activate: by the
 	// plan's on_pause, or because the pause in force was made so.
-	Holds         bool `protobuf:"varint,94,opt,name=holds,proto3" json:"holds,omitempty"`
+	Holds         bool  `protobuf:"varint,94,opt,name=holds,proto3" json:"holds,omitempty"`
+	Revision      int64 `protobuf:"varint,95,opt,name=revision,proto3" json:"revision,omitempty"` // of its plan: 1 as it was created, raised by each edit and nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1286,6 +1287,13 @@ func (x *Rollout) GetHolds() bool {
 		return x.Holds
 	}
 	return false
+}
+
+func (x *Rollout) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // Revert is how a rollout stands that brings devices of another back.
@@ -2252,9 +2260,12 @@ func (x *SubmitRolloutResponse) GetRollout() *Rollout {
 }
 
 type ApproveRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Stage         int32                  `protobuf:"varint,2,opt,name=stage,proto3" json:"stage,omitempty"` // from 1; 0: the rollout
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Stage int32                  `protobuf:"varint,2,opt,name=stage,proto3" json:"stage,omitempty"` // from 1; 0: the rollout
+	// Of the plan that was looked at, as Rollout.revision has it: refused (ABORTED) when it
+	// was edited since. 0: whatever the plan is.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2299,6 +2310,13 @@ func (x *ApproveRolloutRequest) GetId() string {
 func (x *ApproveRolloutRequest) GetStage() int32 {
 	if x != nil {
 		return x.Stage
+	}
+	return 0
+}
+
+func (x *ApproveRolloutRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
 	}
 	return 0
 }
@@ -3335,7 +3353,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"approvedAt\x129\n" +
 	"\n" +
-	"skipped_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tskippedAt\"\xc2\a\n" +
+	"skipped_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tskippedAt\"\xde\a\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3368,7 +3386,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x04idle\x18[ \x01(\bR\x04idle\x12+\n" +
 	"\aat_work\x18\\ \x03(\v2\x12.otad.v1.ExecutionR\x06atWork\x12\x16\n" +
 	"\x06ending\x18] \x01(\bR\x06ending\x12\x14\n" +
-	"\x05holds\x18^ \x01(\bR\x05holds\"=\n" +
+	"\x05holds\x18^ \x01(\bR\x05holds\x12\x1a\n" +
+	"\brevision\x18_ \x01(\x03R\brevision\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
@@ -3461,10 +3480,11 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x14SubmitRolloutRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"C\n" +
 	"\x15SubmitRolloutResponse\x12*\n" +
-	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"=\n" +
+	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"Y\n" +
 	"\x15ApproveRolloutRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05stage\x18\x02 \x01(\x05R\x05stage\"D\n" +
+	"\x05stage\x18\x02 \x01(\x05R\x05stage\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"D\n" +
 	"\x16ApproveRolloutResponse\x12*\n" +
 	"\arollout\x18\x01 \x01(\v2\x10.otad.v1.RolloutR\arollout\"-\n" +
 	"\x13StopRolloutsRequest\x12\x16\n" +
