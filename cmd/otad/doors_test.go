@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/otad/otad/agent"
 	agentmqtt "github.com/otad/otad/agent/mqtt"
+	"github.com/otad/otad/internal/fleet"
 	otadv1 "github.com/otad/otad/proto/otad/v1"
 )
 
@@ -62,14 +64,7 @@ func (o *otad) dial(cert *tls.Certificate, id, user, password string) (*client, 
 	}
 	nc, err := tls.Dial("tcp", strings.TrimPrefix(o.at.MQTT, "mqtts://"), c)
 	must(o.t, err)
-	cli := &client{got: make(chan *paho.Publish, 100)}
-	cli.Client = paho.NewClient(paho.ClientConfig{
-		Conn: packets.NewThreadSafeConn(nc), PacketTimeout: 10 * time.Second,
-		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
-			cli.got <- p.Packet
-			return true, nil
-		}},
-	})
+	cli := newClient(nc)
 	p := &paho.Connect{ClientID: id, KeepAlive: 30, CleanStart: true}
 	if user != "" {
 		p.UsernameFlag, p.Username, p.PasswordFlag, p.Password = true, user, true, []byte(password)
@@ -80,6 +75,34 @@ func (o *otad) dial(cert *tls.Certificate, id, user, password string) (*client, 
 	}
 	o.t.Cleanup(func() { _ = cli.Disconnect(&paho.Disconnect{}) })
 	return cli, nil
+}
+
+// join connects with a password and a session that is to last.
+func (o *otad) join(id, user, password string) (*client, *paho.Connack) {
+	o.t.Helper()
+	nc, err := tls.Dial("tcp", strings.TrimPrefix(o.at.MQTT, "mqtts://"), &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.roots})
+	must(o.t, err)
+	c := newClient(nc)
+	hour := uint32(3600)
+	ack, err := c.Connect(o.t.Context(), &paho.Connect{
+		ClientID: id, KeepAlive: 30, UsernameFlag: true, Username: user, PasswordFlag: true, Password: []byte(password),
+		Properties: &paho.ConnectProperties{SessionExpiryInterval: &hour},
+	})
+	must(o.t, err)
+	o.t.Cleanup(func() { _ = c.Disconnect(&paho.Disconnect{}) })
+	return c, ack
+}
+
+func newClient(nc net.Conn) *client {
+	c := &client{got: make(chan *paho.Publish, 100)}
+	c.Client = paho.NewClient(paho.ClientConfig{
+		Conn: packets.NewThreadSafeConn(nc), PacketTimeout: 10 * time.Second,
+		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
+			c.got <- p.Packet
+			return true, nil
+		}},
+	})
+	return c
 }
 
 // ask sends a request and returns the one answer, which comes without a
@@ -204,5 +227,48 @@ func (o *otad) isDevice(cert *tls.Certificate, id string) {
 	if len(list) != 2 || list[0].GetKind() != "state" || list[0].GetData() != `{"to":"FETCH"}` || list[0].GetTrace() == "" ||
 		list[1].GetKind() != "start" || list[1].GetAt().AsTime().UnixMilli() != 1_700_000_000_000 {
 		t.Fatalf("history: %v", list)
+	}
+}
+
+// Who has the id of a deleted device has none of what waited for that one, and stays.
+func TestNewDeviceOfADeletedId(t *testing.T) {
+	o := start(t, filepath.Join(t.TempDir(), "data"))
+	const id = "sensor-1"
+	password := func() string {
+		_, err := o.devices.CreateDevice(t.Context(), connect.NewRequest(&otadv1.CreateDeviceRequest{Id: id, Hardware: "esp32"}))
+		must(t, err)
+		set, err := o.devices.SetDevicePassword(t.Context(), connect.NewRequest(&otadv1.SetDevicePasswordRequest{DeviceId: id}))
+		must(t, err)
+		return set.Msg.GetPassword()
+	}
+	session := func(clientID, password string) *client {
+		c, ack := o.join(clientID, id, password)
+		if ack.SessionPresent {
+			t.Errorf("%s finds a session", clientID)
+		}
+		return c
+	}
+	first := password()
+	for _, clientID := range []string{id, id + "/1"} {
+		c := session(clientID, first)
+		_, err := c.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "$aws/things/" + id + "/shadow/update/documents", QoS: 1}}})
+		must(t, err)
+		must(t, c.Disconnect(&paho.Disconnect{}))
+	}
+	_, err := o.shadows.UpdateShadow(t.Context(), connect.NewRequest(&otadv1.UpdateShadowRequest{DeviceId: id, Update: []byte(`{"state":{"desired":{"secret":1}}}`)}))
+	must(t, err)
+	_, err = o.devices.DeleteDevice(t.Context(), connect.NewRequest(&otadv1.DeleteDeviceRequest{Id: id}))
+	must(t, err)
+	second := password()
+	var here *client
+	for _, clientID := range []string{id + "/1", id} {
+		here = session(clientID, second)
+	}
+	select {
+	case <-here.Done():
+		t.Error("the new device was thrown out")
+	case m := <-here.got:
+		t.Errorf("the new device got %s: %s", m.Topic, m.Payload)
+	case <-time.After(2*fleet.EvictionPoll + time.Second):
 	}
 }

@@ -47,7 +47,7 @@ type deaf struct{}
 func (deaf) NotifyJobs(context.Context, string, []ota.Execution) error          { return nil }
 func (deaf) NotifyNext(context.Context, string, *ota.Execution) error           { return nil }
 func (deaf) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
-func (deaf) Disconnect(string, string)                                          {}
+func (deaf) Evict(fleet.Eviction)                                               {}
 
 // flaky is a store that can be told to fail.
 type flaky struct {

@@ -42,7 +42,7 @@ func (s *silent) NotifyNext(context.Context, string, *ota.Execution) error {
 }
 func (*silent) NotifyJobs(context.Context, string, []ota.Execution) error          { return nil }
 func (*silent) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
-func (*silent) Disconnect(string, string)                                          {}
+func (*silent) Evict(fleet.Eviction)                                               {}
 
 // BenchmarkRollout plans a rollout over a fleet, opens a stage of all of it, lets
 // 10,000 devices ask, begin and report, reads where it stands, and trips its abort

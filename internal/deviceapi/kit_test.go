@@ -42,7 +42,7 @@ type deaf struct{}
 func (deaf) NotifyJobs(context.Context, string, []ota.Execution) error          { return nil }
 func (deaf) NotifyNext(context.Context, string, *ota.Execution) error           { return nil }
 func (deaf) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
-func (deaf) Disconnect(string, string)                                          {}
+func (deaf) Evict(fleet.Eviction)                                               {}
 
 // clock is the limiter's time.
 type clock struct {

@@ -162,7 +162,7 @@ func (s *Service) putCredential(ctx context.Context, c Credential) error {
 	}
 	s.Log.Info("credential stored", "device", c.DeviceID, "credential", c.ID, "kind", c.Kind)
 	if c.Kind == CredentialPassword { // whoever has the old one is not to stay
-		s.Publisher.Disconnect(c.DeviceID, EvictedCredential)
+		s.evictNow(c.DeviceID, EvictedCredential)
 	}
 	return nil
 }
@@ -174,7 +174,7 @@ func (s *Service) DeleteCredential(ctx context.Context, deviceID, id string) err
 		return err
 	}
 	s.Log.Info("credential deleted", "device", deviceID, "credential", id)
-	s.Publisher.Disconnect(deviceID, EvictedCredential)
+	s.evictNow(deviceID, EvictedCredential)
 	return nil
 }
 

@@ -202,7 +202,7 @@ func (s *Service) RevokeDevice(ctx context.Context, id string) (DeviceRecord, er
 		s.tellRevoked(ctx, id, before)
 	}
 	s.signals.raise(revocation) // first the list, so that who is dropped can not come back
-	s.Publisher.Disconnect(id, EvictedRevoked)
+	s.evictNow(id, EvictedRevoked)
 	s.Wake() // a stage may have waited for it
 	return s.Device(ctx, id)
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 )
@@ -25,11 +26,52 @@ const (
 	EvictedIssuer     = "its JWT's issuer is not trusted any more"
 )
 
-// Eviction says that sessions of the device that began before At have to end.
+// Eviction says that sessions of the device that began at At or before have to end.
 type Eviction struct {
 	DeviceID string
 	Reason   string
 	At       time.Time
+}
+
+// evictions are those that this process had carried out as soon as they were
+// stored, by device, with the moment after that as At. A login that was under way at
+// Eviction.At may have seen what was there before, so it is this moment that a
+// session has to begin after.
+type evictions struct {
+	mu sync.Mutex
+	of map[string]Eviction
+}
+
+func newEvictions() *evictions { return &evictions{of: map[string]Eviction{}} }
+
+func (v *evictions) note(e Eviction) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.of[e.DeviceID] = e
+}
+
+// moment returns when the sessions that e ends have begun at the latest.
+func (v *evictions) moment(e Eviction) time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if here := v.of[e.DeviceID]; here.Reason == e.Reason && here.At.After(e.At) {
+		return here.At
+	}
+	return e.At
+}
+
+func (v *evictions) dropBefore(t time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	maps.DeleteFunc(v.of, func(_ string, e Eviction) bool { return e.At.Before(t) })
+}
+
+// evictNow ends the device's sessions as of now, which is after what ends them was
+// stored.
+func (s *Service) evictNow(deviceID, reason string) {
+	e := Eviction{DeviceID: deviceID, Reason: reason, At: s.Now()}
+	s.evictions.note(e)
+	s.Publisher.Evict(e)
 }
 
 // bearers are the devices whose sessions began with a JWT.
@@ -80,7 +122,7 @@ func (s *Service) RunEvictions(ctx context.Context) error {
 	tick := time.NewTicker(EvictionPoll)
 	defer tick.Stop()
 	done := map[string]time.Time{} // device -> At of the eviction that was carried out
-	if err := s.forgetDeleted(ctx); err != nil && ctx.Err() == nil {
+	if err := s.forgetDeleted(ctx, done); err != nil && ctx.Err() == nil {
 		s.Log.Warn("sessions of devices deleted meanwhile were not ended", "error", err)
 	}
 	for {
@@ -96,8 +138,9 @@ func (s *Service) RunEvictions(ctx context.Context) error {
 }
 
 // forgetDeleted ends the sessions of devices that were deleted while nobody here
-// could. One that has come anew since keeps its own.
-func (s *Service) forgetDeleted(ctx context.Context) error {
+// could. One that has come anew since keeps its own: when a session began that
+// outlived a restart, nobody knows.
+func (s *Service) forgetDeleted(ctx context.Context, done map[string]time.Time) error {
 	list, err := s.Store.Evictions(ctx, s.Now().Add(-DeletionMemory))
 	if err != nil {
 		return err
@@ -107,10 +150,11 @@ func (s *Service) forgetDeleted(ctx context.Context) error {
 			continue
 		}
 		if _, err := s.Store.Device(ctx, e.DeviceID); errors.Is(err, ErrNotFound) {
-			s.Publisher.Disconnect(e.DeviceID, e.Reason)
+			s.Publisher.Evict(e)
 		} else if err != nil {
 			return err
 		}
+		done[e.DeviceID] = e.At
 	}
 	return nil
 }
@@ -126,8 +170,10 @@ func (s *Service) evict(ctx context.Context, done map[string]time.Time) error {
 			continue
 		}
 		done[e.DeviceID] = e.At
-		s.Publisher.Disconnect(e.DeviceID, e.Reason)
+		e.At = s.evictions.moment(e)
+		s.Publisher.Evict(e)
 	}
+	s.evictions.dropBefore(since)
 	for id, at := range done {
 		if at.Before(since) {
 			delete(done, id)
@@ -150,7 +196,7 @@ func (s *Service) expireBearers(ctx context.Context) error {
 		trusted[i.Name] = true
 	}
 	for _, e := range s.bearers.over(s.Now(), trusted) {
-		s.Publisher.Disconnect(e.DeviceID, e.Reason)
+		s.Publisher.Evict(e)
 	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,10 +34,10 @@ import (
 
 // notes is a Publisher that remembers whom it told what.
 type notes struct {
-	mu           sync.Mutex
-	next         map[string]*ota.Execution
-	said         map[string][]string // by device, in order
-	disconnected []string
+	mu        sync.Mutex
+	next      map[string]*ota.Execution
+	said      map[string][]string // by device, in order
+	evictions []fleet.Eviction
 }
 
 func (n *notes) NotifyNext(_ context.Context, id string, e *ota.Execution) error {
@@ -75,17 +74,21 @@ func (n *notes) take(id string) string {
 
 func (n *notes) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
 
-func (n *notes) Disconnect(id, _ string) {
+func (n *notes) Evict(e fleet.Eviction) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.disconnected = append(n.disconnected, id)
+	n.evictions = append(n.evictions, e)
 }
 
 // ended returns whose sessions were ended, in order.
 func (n *notes) ended() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Clone(n.disconnected)
+	var ids []string
+	for _, e := range n.evictions {
+		ids = append(ids, e.DeviceID)
+	}
+	return ids
 }
 
 // world is a service over the readable store, with an operator beside it.

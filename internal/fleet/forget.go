@@ -44,7 +44,7 @@ func (s *Service) DeleteDevice(ctx context.Context, d Deletion) error {
 	}
 	s.presence.forget(d.DeviceID)
 	s.signals.raise(revocation)
-	s.Publisher.Disconnect(d.DeviceID, EvictedDeleted)
+	s.evictNow(d.DeviceID, EvictedDeleted)
 	s.Wake() // a stage may have waited for it
 	s.logger(ctx).Info("device deleted", "device", d.DeviceID, "forced", d.Force)
 	if err := s.SweepUploads(ctx); err != nil {

@@ -582,3 +582,54 @@ func TestEvictions(t *testing.T) {
 		<-done
 	})
 }
+
+// An eviction that was carried out at once is looked at again, for the sake of logins
+// that were under way; whoever has come since is not meant by it.
+func TestEvictionsMeanWhoWasThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &notes{}
+		s := fleet.New(fleet.Config{Store: memstore.New(), Publisher: n, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.RunEvictions(ctx) }()
+		synctest.Wait()
+		ok := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		create := func(id string) {
+			_, err := s.CreateDevice(t.Context(), fleet.Device{ID: id, Hardware: "h"})
+			ok(err)
+			_, _, err = s.SetPassword(t.Context(), id, "")
+			ok(err)
+		}
+		create("again")
+		create("changed")
+		time.Sleep(time.Second)
+		began := time.Now()
+		_, _, err := s.SetPassword(t.Context(), "changed", "")
+		ok(err)
+		ok(s.DeleteDevice(t.Context(), fleet.Deletion{DeviceID: "again"}))
+		create("again")
+		time.Sleep(time.Millisecond)
+		came := time.Now()
+		time.Sleep(3 * fleet.EvictionPoll)
+		synctest.Wait()
+		reasons := map[string]int{}
+		for _, e := range n.evictions {
+			if e.At.Before(began) {
+				continue // of the first passwords
+			}
+			reasons[e.DeviceID+" "+e.Reason]++
+			if !came.After(e.At) {
+				t.Errorf("%+v ends who came %s later", e, came.Sub(began))
+			}
+		}
+		if reasons["again "+fleet.EvictedDeleted] != 2 || reasons["changed "+fleet.EvictedCredential] != 2 {
+			t.Errorf("want each at once and once again: %v", reasons)
+		}
+		cancel()
+		<-done
+	})
+}

@@ -33,8 +33,8 @@ type Publisher interface {
 	// ShadowUpdated sends accepted, delta and documents of an update to those
 	// that listen.
 	ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error
-	// Disconnect drops the device's live session, if the broker can.
-	Disconnect(deviceID, reason string)
+	// Evict ends the sessions that e is about, where the broker can. It does not wait.
+	Evict(e Eviction)
 }
 
 // CA issues device certificates.
@@ -91,6 +91,7 @@ type Service struct {
 	passwords *passwords
 	failures  *failures
 	bearers   *bearers
+	evictions *evictions
 	signals   *signals
 	claims    *claims
 	verifying chan struct{} // one element for each object that is read back
@@ -126,7 +127,7 @@ func New(c Config) *Service {
 		c.JWTAudience = DefaultJWTAudience
 	}
 	return &Service{
-		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(),
+		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), failures: newFailures(c.Now), bearers: newBearers(), evictions: newEvictions(),
 		signals: newSignals(), claims: newClaims(), turns: newTurns(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(), look: make(chan struct{}, 1),

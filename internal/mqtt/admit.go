@@ -22,11 +22,11 @@ type admitted struct {
 	log   *slog.Logger
 }
 
-// Disconnect ends the session of a revoked or deleted device. The other reasons are about
+// Evict ends the session of a revoked or deleted device. The other reasons are about
 // credentials that such a broker does not know.
-func (a admitted) Disconnect(deviceID, reason string) {
-	if d, ok := a.Broker.(interface{ Disconnect(deviceID, reason string) }); ok && (reason == fleet.EvictedRevoked || reason == fleet.EvictedDeleted) {
-		d.Disconnect(deviceID, reason)
+func (a admitted) Evict(e Eviction) {
+	if e.Reason == fleet.EvictedRevoked || e.Reason == fleet.EvictedDeleted {
+		a.Broker.Evict(e)
 	}
 }
 

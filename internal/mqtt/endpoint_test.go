@@ -20,7 +20,10 @@ import (
 var now = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
 
 // outgoing is the Broker an Endpoint under test publishes to.
-type outgoing struct{ sent []mqtt.Message }
+type outgoing struct {
+	sent    []mqtt.Message
+	evicted []mqtt.Eviction
+}
 
 func (o *outgoing) Subscribe(context.Context, []string, mqtt.Handler) error { return nil }
 func (o *outgoing) Publish(_ context.Context, m mqtt.Message) error {
@@ -30,7 +33,9 @@ func (o *outgoing) Publish(_ context.Context, m mqtt.Message) error {
 func (o *outgoing) Reply(ctx context.Context, _, answer mqtt.Message) error {
 	return o.Publish(ctx, answer)
 }
-func (o *outgoing) Close() error { return nil }
+func (o *outgoing) Listening(string) bool { return true }
+func (o *outgoing) Evict(e mqtt.Eviction) { o.evicted = append(o.evicted, e) }
+func (o *outgoing) Close() error          { return nil }
 
 type fixture struct {
 	t     *testing.T
@@ -320,3 +325,17 @@ func FuzzHandle(f *testing.F) {
 }
 
 func hash(secret [32]byte) [32]byte { return sha256.Sum256(secret[:]) }
+
+// A broker elsewhere knows certificates only: what is about other credentials does
+// not concern it, and what is about the device does.
+func TestAdmittedEvicts(t *testing.T) {
+	out := &outgoing{}
+	p := &mqtt.Publisher{Broker: mqtt.Admitted(out, nil, slog.New(slog.DiscardHandler))}
+	for _, reason := range []string{fleet.EvictedRevoked, fleet.EvictedDeleted, fleet.EvictedCredential, fleet.EvictedExpired, fleet.EvictedIssuer} {
+		p.Evict(fleet.Eviction{DeviceID: "gw-1", Reason: reason, At: now})
+	}
+	want := []mqtt.Eviction{{DeviceID: "gw-1", Reason: fleet.EvictedRevoked, At: now}, {DeviceID: "gw-1", Reason: fleet.EvictedDeleted, At: now, Forget: true}}
+	if !slices.Equal(out.evicted, want) {
+		t.Errorf("%v, want %v", out.evicted, want)
+	}
+}

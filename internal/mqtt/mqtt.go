@@ -45,16 +45,6 @@ type Handler func(ctx context.Context, m Message) error
 // PresenceHandler hears that a device came or went. reason is empty on connect.
 type PresenceHandler func(deviceID string, connected bool, reason string, at time.Time)
 
-// Listener is what a Broker may be besides: one that knows its subscriptions.
-// What nobody listens to is then not even made.
-type Listener interface {
-	// Listening reports whether a message on topic has anybody to go to: a
-	// session, connected or kept for one that comes back, with a filter that
-	// matches. A subscription that is acknowledged is seen. It is asked for every
-	// message, so it is quick.
-	Listening(topic string) bool
-}
-
 // Identity is who a connection belongs to, as its credentials say.
 type Identity struct {
 	// Name is a device id or, for a device that is yet to be provisioned, an
@@ -82,6 +72,29 @@ type Access interface {
 	MayReceive(topic string) bool
 }
 
+// Sessions is what a Broker knows of its clients. It is a part of Broker, not
+// something that one may be besides: what is wrapped around a broker, for metrics or
+// admission, would lose it without a word.
+type Sessions interface {
+	// Listening reports whether a message on topic has anybody to go to: a
+	// session, connected or kept for one that comes back, with a filter that
+	// matches. A subscription that is acknowledged is seen. It is asked for every
+	// message, so it is quick. True of a broker that can not tell.
+	Listening(topic string) bool
+	// Evict ends the connections that e is about and tells an MQTT 5 client the
+	// reason. They may come back; to keep them out, refuse them first. It does not
+	// wait.
+	Evict(e Eviction)
+}
+
+// Eviction says that the connections of a device and its companions have to end.
+type Eviction struct {
+	DeviceID string
+	Reason   string
+	At       time.Time // those that began later stay, where the broker can tell
+	Forget   bool      // sessions end too, with what waits in them, connected or not
+}
+
 // Broker is the port.
 type Broker interface {
 	// Subscribe hands every message that matches one of the filters to h until
@@ -99,6 +112,7 @@ type Broker interface {
 	// request is a Message as the Handler got it. Nobody there any more is not
 	// an error: the answer has no other taker.
 	Reply(ctx context.Context, request, answer Message) error
+	Sessions
 	// Close ends the connections and waits for running handlers. Idempotent.
 	Close() error
 }

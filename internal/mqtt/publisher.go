@@ -25,7 +25,7 @@ type Publisher struct {
 // asks, so it goes without acknowledgement.
 func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.Execution) error {
 	topic := jobsPrefix(deviceID) + "notify-next"
-	if !p.listening(topic) {
+	if !p.Broker.Listening(topic) {
 		return nil
 	}
 	now := p.Now()
@@ -48,7 +48,7 @@ func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.E
 // NotifyJobs publishes jobs/notify, by status, in the order given.
 func (p *Publisher) NotifyJobs(ctx context.Context, deviceID string, pending []ota.Execution) error {
 	topic := jobsPrefix(deviceID) + "notify"
-	if !p.listening(topic) {
+	if !p.Broker.Listening(topic) {
 		return nil
 	}
 	note := notifyJobs{Timestamp: p.Now().Unix(), Jobs: map[ota.Status][]execution{}}
@@ -88,7 +88,7 @@ func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r 
 		{prefix + "documents", shadow.Result.DocumentsPayload, nil},
 		{prefix + "delta", shadow.Result.DeltaPayload, nil},
 	} {
-		if !p.listening(part.topic) {
+		if !p.Broker.Listening(part.topic) {
 			continue
 		}
 		b := part.payload(r)
@@ -101,20 +101,7 @@ func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r 
 	return failed
 }
 
-// listening is true as well for a broker that can not tell.
-func (p *Publisher) listening(topic string) bool {
-	l, ok := p.Broker.(Listener)
-	return !ok || l.Listening(topic)
-}
-
-// Disconnect drops the device's session where the broker can, and what waits in it
-// of one that was deleted. A broker that is not ours has it drop both ways.
-func (p *Publisher) Disconnect(deviceID, reason string) {
-	if f, ok := p.Broker.(interface{ Forget(deviceID, reason string) }); ok && reason == fleet.EvictedDeleted {
-		f.Forget(deviceID, reason)
-		return
-	}
-	if d, ok := p.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
-		d.Disconnect(deviceID, reason)
-	}
+// Evict implements fleet.Publisher.
+func (p *Publisher) Evict(e fleet.Eviction) {
+	p.Broker.Evict(Eviction{DeviceID: e.DeviceID, Reason: e.Reason, At: e.At, Forget: e.Reason == fleet.EvictedDeleted})
 }

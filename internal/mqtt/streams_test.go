@@ -308,7 +308,9 @@ func (b *silent) Publish(_ context.Context, m mqtt.Message) error {
 func (b *silent) Reply(ctx context.Context, _, answer mqtt.Message) error {
 	return b.Publish(ctx, answer)
 }
-func (b *silent) Close() error { return nil }
+func (b *silent) Listening(string) bool { return true }
+func (b *silent) Evict(mqtt.Eviction)   {}
+func (b *silent) Close() error          { return nil }
 
 // However many devices ask, and whatever the storage does: a bounded number of
 // reads, one request of each device at a time, and everybody else is answered.

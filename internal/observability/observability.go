@@ -145,18 +145,6 @@ func (b measuredBroker) Reply(ctx context.Context, request, answer mqtt.Message)
 	return err
 }
 
-// Listening implements mqtt.Listener, with yes for a broker that can not tell.
-func (b measuredBroker) Listening(topic string) bool {
-	l, ok := b.Broker.(mqtt.Listener)
-	return !ok || l.Listening(topic)
-}
-
-func (b measuredBroker) Disconnect(deviceID, reason string) {
-	if d, ok := b.Broker.(interface{ Disconnect(deviceID, reason string) }); ok {
-		d.Disconnect(deviceID, reason)
-	}
-}
-
 // Webhooks counts and times the attempts of a sender: ok, refused by the receiver,
 // or no answer (error).
 func (m *Metrics) Webhooks(s fleet.WebhookSender) fleet.WebhookSender { return measuredSender{s, m} }

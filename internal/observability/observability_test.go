@@ -96,9 +96,9 @@ func TestStreamsAndDeadlinesGoThrough(t *testing.T) {
 }
 
 type broker struct {
-	err          error
-	disconnected string
-	asked        bool
+	err     error
+	evicted []mqtt.Eviction
+	asked   bool
 }
 
 func (b *broker) Subscribe(ctx context.Context, _ []string, h mqtt.Handler) error {
@@ -108,7 +108,7 @@ func (b *broker) Publish(context.Context, mqtt.Message) error             { retu
 func (b *broker) Reply(context.Context, mqtt.Message, mqtt.Message) error { return b.err }
 func (b *broker) Close() error                                            { return nil }
 func (b *broker) Listening(string) bool                                   { b.asked = true; return true }
-func (b *broker) Disconnect(id, _ string)                                 { b.disconnected = id }
+func (b *broker) Evict(e mqtt.Eviction)                                   { b.evicted = append(b.evicted, e) }
 
 func TestBrokerIsCountedAndPassedThrough(t *testing.T) {
 	m, inner := observability.NewMetrics(""), &broker{}
@@ -122,15 +122,15 @@ func TestBrokerIsCountedAndPassedThrough(t *testing.T) {
 			t.Errorf("handle: %v, want %v", got, err)
 		}
 	}
-	b.(interface{ Disconnect(id, reason string) }).Disconnect("gw-1", "revoked")
-	if inner.disconnected != "gw-1" {
-		t.Error("a revoked device keeps its session")
-	}
-	if l := b.(mqtt.Listener); !l.Listening("any") || !inner.asked {
-		t.Error("the broker was not asked who listens, or its answer was lost")
-	}
-	if l := m.Broker(mqtt.Admitted(inner, nil, nil)).(mqtt.Listener); !l.Listening("any") {
-		t.Error("a broker that can not tell counts as one with listeners")
+	for _, b := range []mqtt.Broker{b, m.Broker(mqtt.Admitted(inner, nil, nil))} {
+		inner.evicted, inner.asked = nil, false
+		e := mqtt.Eviction{DeviceID: "gw-1", Reason: fleet.EvictedDeleted, At: time.Now(), Forget: true}
+		if b.Evict(e); len(inner.evicted) != 1 || inner.evicted[0] != e {
+			t.Errorf("sessions of a deleted device go on: %v", inner.evicted)
+		}
+		if !b.Listening("any") || !inner.asked {
+			t.Error("the broker was not asked who listens, or its answer was lost")
+		}
 	}
 	_, text := get(t, m.Handler(), "GET", "/metrics")
 	for _, result := range []string{"ok", "canceled", "error"} {

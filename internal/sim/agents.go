@@ -511,9 +511,9 @@ func (p publisher) NotifyJobs(ctx context.Context, _ string, _ []ota.Execution) 
 
 func (p publisher) ShadowUpdated(context.Context, string, string, shadow.Result) error { return nil }
 
-func (p publisher) Disconnect(id, reason string) {
-	a := p.sim.agent[id]
-	if reason != fleet.EvictedDeleted { // of that the store tells every server
+func (p publisher) Evict(e fleet.Eviction) {
+	a := p.sim.agent[e.DeviceID]
+	if e.Reason != fleet.EvictedDeleted { // of that the store tells every server
 		p.sim.after(0, func() { a.revoked = true })
 	}
 }

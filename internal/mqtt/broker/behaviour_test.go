@@ -329,8 +329,8 @@ func TestDisconnect(t *testing.T) {
 			t.Fatal(code)
 		}
 		take(t, p.ch)
-		b.Disconnect("other", "x")
-		b.Disconnect("dev", "certificate revoked")
+		b.Evict(mqtt.Eviction{DeviceID: "other", Reason: "x", At: time.Now()})
+		b.Evict(mqtt.Eviction{DeviceID: "dev", Reason: "certificate revoked", At: time.Now()})
 		if v5 {
 			if body := w.expect(disconnect); body[0] != 0x98 || !bytes.Contains(body, []byte("certificate revoked")) {
 				t.Errorf("DISCONNECT %q", body)
@@ -387,7 +387,7 @@ func TestCompanions(t *testing.T) {
 	if codes := device.subscribe("ota/dev/#"); codes[0] != 1 { // it still is connected
 		t.Errorf("SUBACK % x", codes)
 	}
-	b.Disconnect("dev", "revoked")
+	b.Evict(mqtt.Eviction{DeviceID: "dev", Reason: "revoked", At: time.Now()})
 	for _, w := range append(companions, device) {
 		for kind := byte(1); kind != 0; {
 			kind, _ = w.read()
@@ -420,7 +420,7 @@ func TestDisconnectOfAStalledClient(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.Disconnect("dev", "revoked")
+	b.Evict(mqtt.Eviction{DeviceID: "dev", Reason: "revoked", At: time.Now()})
 	if err := waitFor(func() bool { return b.Stats().Connections == 0 }); err != nil {
 		t.Fatal(err)
 	}

@@ -193,30 +193,32 @@ func (b *Broker) Listening(topic string) bool {
 	return found
 }
 
-// Disconnect ends the device's connection, if there is one, and those of its
-// companions, and tells an MQTT 5 client the reason. The device may come back; to keep it out, let Authenticate
-// refuse it first.
-func (b *Broker) Disconnect(deviceID, reason string) {
-	for _, s := range b.sessionsOf(deviceID) {
+// Evict implements mqtt.Broker: of the device and its companions.
+func (b *Broker) Evict(e mqtt.Eviction) {
+	for _, s := range b.sessionsOf(e.DeviceID) {
+		if e.Forget {
+			b.forget(s, e)
+			continue
+		}
 		s.mu.Lock()
 		c := s.conn
+		stays := s.began.After(e.At)
 		s.mu.Unlock()
-		if c != nil {
-			c.close(packet.AdministrativeAction, reason)
+		if c != nil && !stays {
+			c.close(packet.AdministrativeAction, e.Reason)
 		}
 	}
 }
 
-// Forget is Disconnect, and ends the sessions with what waits in them.
-func (b *Broker) Forget(deviceID, reason string) {
-	for _, s := range b.sessionsOf(deviceID) {
-		b.forget(s, reason)
-	}
-}
-
-func (b *Broker) forget(s *session, reason string) {
+// forget ends the session with what waits in it, unless somebody came by it since.
+func (b *Broker) forget(s *session, e mqtt.Eviction) {
 	b.mu.Lock()
 	s.mu.Lock()
+	if s.began.After(e.At) {
+		s.mu.Unlock()
+		b.mu.Unlock()
+		return
+	}
 	c, over := s.conn, s.conn == nil && !s.ended && !b.closing
 	s.unkept = true
 	if over {
@@ -228,7 +230,7 @@ func (b *Broker) forget(s *session, reason string) {
 	s.mu.Unlock()
 	b.mu.Unlock()
 	if c != nil {
-		c.close(packet.AdministrativeAction, reason)
+		c.close(packet.AdministrativeAction, e.Reason)
 	}
 	if over {
 		b.bury(s)

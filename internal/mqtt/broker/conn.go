@@ -22,7 +22,8 @@ type conn struct {
 
 	frames  frames
 	version byte
-	session *session // set once, before anybody else knows of the connection
+	began   time.Time // before its credentials were looked at
+	session *session  // set once, before anybody else knows of the connection
 	aliases map[uint16]string
 	deadline
 	pace

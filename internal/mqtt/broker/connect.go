@@ -201,6 +201,7 @@ func (b *Broker) identify(c *conn, p packet.Connect) (mqtt.Identity, error) {
 	if state != nil && len(state.VerifiedChains) > 0 {
 		creds.Certificates = state.PeerCertificates
 	}
+	c.began = time.Now()
 	id, err := b.conf.Authenticate(ctx, creds)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/otad/otad/internal/mqtt"
 )
@@ -34,9 +35,10 @@ func TestForget(t *testing.T) {
 		t.Errorf("got %q before the end", got.payload)
 	}
 	before := m.keys("")
-	b.Forget("nobody", "deleted")
-	b.Forget("away", "deleted")
-	b.Forget("here", "deleted")
+	deleted := time.Now()
+	for _, id := range []string{"nobody", "away", "here"} {
+		b.Evict(mqtt.Eviction{DeviceID: id, Reason: "deleted", At: deleted, Forget: true})
+	}
 	offline(t, b, 1)
 	b.journal.flush() // the two were written one after the other, or are still to be
 	if n := m.keys(""); n >= before {
@@ -59,5 +61,47 @@ func TestForget(t *testing.T) {
 	pub.mustPublish("b", 2, "for the new one")
 	if got := again.receive(); got.payload != "for the new one" {
 		t.Errorf("the new one got %q", got.payload)
+	}
+}
+
+// Whoever came after the moment of an eviction is not meant by it: neither its
+// connection ends, nor what waits for it when it has gone meanwhile.
+func TestEvictionSparesWhoCameSince(t *testing.T) {
+	b := openPlain(t, &memory{state: map[string][]byte{}}, func(c *Config) {
+		c.Authenticate = func(_ context.Context, creds Credentials) (mqtt.Identity, error) {
+			return mqtt.Identity{Name: creds.ClientID, Device: true, Access: mqtt.OpenAccess()}, nil
+		}
+	})
+	evict := func(forget bool, at time.Time) {
+		for _, id := range []string{"here", "away"} {
+			b.Evict(mqtt.Eviction{DeviceID: id, Reason: "x", At: at, Forget: forget})
+		}
+	}
+	earlier := time.Now()
+	here, away := join5(t, b, "here"), join5(t, b, "away")
+	here.subscribe("a")
+	away.subscribe("a")
+	away.drop()
+	offline(t, b, 1)
+	evict(false, earlier)
+	evict(true, earlier)
+	if err := b.Publish(t.Context(), mqtt.Message{Topic: "a", Payload: []byte("x"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := here.receive(); got.payload != "x" {
+		t.Errorf("got %q", got.payload)
+	}
+	if n := len(b.sessionsOf("away")); n != 1 {
+		t.Errorf("%d sessions of who is away", n)
+	}
+	evict(false, time.Now())
+	if body := here.expect(disconnect); body[0] != 0x98 {
+		t.Errorf("DISCONNECT % x", body)
+	}
+	evict(true, time.Now())
+	for _, id := range []string{"here", "away"} {
+		if err := waitFor(func() bool { return len(b.sessionsOf(id)) == 0 }); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
 	}
 }

@@ -28,6 +28,7 @@ type session struct {
 	subs   map[string]*subscription
 	expiry time.Duration // how long it outlives its connection, 0: not at all
 	since  time.Time     // when it was last connected, zero while it is
+	began  time.Time     // when the credentials of its last connection were looked at, zero: before this process
 	will   *will         // pending
 	timer  *time.Timer   // of will and expiry, while there is no connection
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
+
+	"github.com/otad/otad/internal/mqtt"
 )
 
 // evictPauses are how long to wait before each time that a session is ended. The
@@ -18,23 +20,23 @@ var evictPauses = []time.Duration{0, time.Second, 2 * time.Second, 5 * time.Seco
 // maxEvicting is how many sessions are ended at the same time.
 const maxEvicting = 8
 
-// Disconnect ends the device's session in the background, again and again for
+// Evict ends the device's session in the background, again and again for
 // about a minute: MQTT has no word for it, so otad connects under the device's
 // client id with StandIn, which the broker takes for the device itself, ends the
 // session and goes. The broker has to refuse the device by itself when it comes
-// back.
-func (b *Broker) Disconnect(deviceID, reason string) {
+// back, and does not say when a session began.
+func (b *Broker) Evict(e mqtt.Eviction) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.conf.StandIn == nil || b.closing || b.evicted[deviceID] {
+	if b.conf.StandIn == nil || b.closing || b.evicted[e.DeviceID] {
 		return
 	}
-	b.evicted[deviceID] = true
+	b.evicted[e.DeviceID] = true
 	b.wg.Go(func() {
-		b.evict(deviceID, reason)
+		b.evict(e.DeviceID, e.Reason)
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		delete(b.evicted, deviceID)
+		delete(b.evicted, e.DeviceID)
 	})
 }
 

@@ -316,6 +316,9 @@ func (b *Broker) Reply(ctx context.Context, _, answer mqtt.Message) error {
 	return b.Publish(ctx, answer)
 }
 
+// Listening implements mqtt.Broker: nobody tells what a broker elsewhere has.
+func (b *Broker) Listening(string) bool { return true }
+
 // Subscribe implements mqtt.Broker. Messages that the broker kept for this
 // replica come first.
 func (b *Broker) Subscribe(ctx context.Context, filters []string, h mqtt.Handler) error {

@@ -288,8 +288,8 @@ func TestDisconnectTakesTheDevicesPlace(t *testing.T) {
 	})
 	defer b.Close()
 	gone, stays := device(t, srv, pki, "gone"), device(t, srv, pki, "stays")
-	b.Disconnect("gone", "revoked")
-	b.Disconnect("gone", "revoked") // again, while it is under way
+	b.Evict(mqtt.Eviction{DeviceID: "gone", Reason: "revoked"})
+	b.Evict(mqtt.Eviction{DeviceID: "gone", Reason: "revoked"}) // again, while it is under way
 	take(t, gone.Done())
 	send(t, stays, "ota/stays/x", "1")
 	select {
@@ -308,16 +308,16 @@ func TestDisconnectEndsWithTheBroker(t *testing.T) {
 	without := open(t, srv, nil)
 	defer without.Close()
 	dev := device(t, srv, pki, "dev")
-	without.Disconnect("dev", "revoked")
+	without.Evict(mqtt.Eviction{DeviceID: "dev", Reason: "revoked"})
 	send(t, dev, "ota/dev/x", "1")
 	b := open(t, srv, func(c *Config) {
 		c.DeviceURL = "mqtts://" + srv.DeviceAddr
 		c.StandIn = func(string) (*tls.Config, error) { return nil, errors.New("no key") }
 	})
-	b.Disconnect("dev", "revoked")
+	b.Evict(mqtt.Eviction{DeviceID: "dev", Reason: "revoked"})
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
-	b.Disconnect("dev", "revoked") // after it: nothing
+	b.Evict(mqtt.Eviction{DeviceID: "dev", Reason: "revoked"}) // after it: nothing
 	send(t, dev, "ota/dev/x", "2")
 }
