@@ -192,7 +192,7 @@ func TestADraftThatWasOvertaken(t *testing.T) {
 		}
 		_, err = w.s.SubmitRollout(w.ctx, all)
 		refused("submitted", err)
-		_, err = w.s.ApproveRollout(w.ctx, approval.ID, 0)
+		_, err = w.s.ApproveRollout(w.ctx, approval.ID, 0, 0)
 		refused("approved", err)
 		_, err = w.s.SubmitRollout(w.ctx, south)
 		w.ok(err) // the other has none of its devices
