@@ -164,7 +164,11 @@ func (s *Service) mayComeStill(ctx context.Context, r ota.Rollout) error {
 
 // overtook reports whether other was made after r and has begun before it: r, which was a
 // draft or awaited its approval, would pass by the devices that other has, or had.
-func overtook(other, r ota.Rollout) bool { return other.Supersedes(r) && !other.StartedAt.IsZero() }
+// One that is being made has no id yet, and nobody has overtaken it: what began at the same
+// moment is not newer.
+func overtook(other, r ota.Rollout) bool {
+	return r.ID != "" && other.Supersedes(r) && !other.StartedAt.IsZero()
+}
 
 // overtaken refuses a rollout of whose devices another that overtook it has one.
 func (s *Service) overtaken(ctx context.Context, r, other ota.Rollout, reached reach) error {
