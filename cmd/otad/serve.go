@@ -337,7 +337,7 @@ func (s *server) openBroker(ctx context.Context) error {
 	s.publisher.Broker = s.broker
 	s.fleet.MQTTURL = s.addresses.MQTT
 	endpoint := mqtt.NewEndpoint(s.broker, s.fleet, s.log, time.Now)
-	endpoint.Provisioning = s.config.MQTTBroker == ""
+	endpoint.Provisioning, endpoint.Told = s.config.MQTTBroker == "", s.config.MQTTBroker == ""
 	// The subscription outlives ctx, as Close ends it after the listeners; but
 	// waiting for a broker that is away has to end when ctx does.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -357,6 +357,9 @@ func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
 	}
 	if s.claim, err = s.store.ClaimBroker(ctx); err != nil {
 		return nil, fmt.Errorf("%w; see \"PostgreSQL\" in docs/operations.md", err)
+	}
+	if err := s.fleet.BrokerStarts(ctx); err != nil {
+		return nil, err
 	}
 	b, err := broker.New(ctx, broker.Config{
 		Store: s.claim, Limits: limits,

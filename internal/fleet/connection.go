@@ -36,8 +36,8 @@ const (
 // Reachability is whether a device can be reached, in one word.
 type Reachability string
 
-// A device is online, offline or, when whoever knew has gone, unknown until it
-// is heard of.
+// A device is online, offline or, when it was never heard of or whoever knew has
+// gone, unknown until it is heard of.
 const (
 	Online  Reachability = "online"
 	Offline Reachability = "offline"

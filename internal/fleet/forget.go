@@ -57,6 +57,7 @@ func (s *Service) DeleteDevice(ctx context.Context, d Deletion) error {
 func (p *presence) forget(deviceID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.live, deviceID)
 	delete(p.seen, deviceID)
 	delete(p.heard, deviceID)
 }

@@ -103,6 +103,9 @@ type PresenceStore interface {
 	// SaveConnections writes what a replica has heard. Unknown ids are passed over,
 	// and so is what Connection.Overrides does not let pass.
 	SaveConnections(ctx context.Context, heard map[string]Connection) error
+	// EndConnections has every device that is stored as connected gone at now, for
+	// reason; Began stays, so that what is newer counts.
+	EndConnections(ctx context.Context, reason string, now time.Time) error
 	// Beat says that the replica lives, and forgets those that did not for
 	// ReplicaMemory.
 	Beat(ctx context.Context, replica string, now time.Time) error

@@ -31,12 +31,26 @@ func newPresence(now time.Time) *presence {
 // SeenInterval is how often presence is written to the store.
 const SeenInterval = time.Minute
 
+// ReasonRestarted is why a device went whose broker did.
+const ReasonRestarted = "server restarted"
+
+// BrokerStarts records that nobody is connected any more: the broker of this process
+// is the only one there may be, and it has nobody yet.
+func (s *Service) BrokerStarts(ctx context.Context) error {
+	return s.Store.EndConnections(ctx, ReasonRestarted, s.Now())
+}
+
 // Presence records that a device connected or went, and why. It fits
-// mqtt.PresenceHandler.
+// mqtt.PresenceHandler. The end of what a deleted device had says nothing of who has
+// the id now.
 func (s *Service) Presence(deviceID string, connected bool, reason string, at time.Time) {
 	p := s.presence
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !connected && reason == EvictedDeleted {
+		delete(p.live, deviceID)
+		return
+	}
 	c := Connection{Connected: connected, Since: at, Replica: p.replica, Began: at}
 	if connected {
 		p.live[deviceID] = at
@@ -85,8 +99,9 @@ func (p *presence) saw(deviceID string, at time.Time) {
 // Reachability says what is known of a device as it was read, and since when.
 //
 // What this replica heard counts before what is stored. That a replica said a
-// device is connected counts while that replica lives: after a restart a device
-// is unknown until it is heard of, by a connection or by any message.
+// device is connected counts while that replica lives; after that a device is unknown
+// until it is heard of, by a connection or by any message. With the embedded broker
+// its connection is all that counts, and at a start nobody has one (BrokerStarts).
 func (s *Service) Reachability(d Device) (Reachability, Connection) {
 	p := s.presence
 	p.mu.Lock()

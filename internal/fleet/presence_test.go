@@ -102,3 +102,59 @@ func TestPresence(t *testing.T) {
 		c.kill()
 	})
 }
+
+// With the embedded broker a process that was killed can not have kept a device.
+func TestBrokerStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		a := start(t, store)
+		for _, id := range []string{"stays", "goes", "back"} {
+			if _, err := a.CreateDevice(t.Context(), fleet.Device{ID: id, Hardware: "h"}); err != nil {
+				t.Fatal(err)
+			}
+			a.Presence(id, true, "", time.Now())
+		}
+		a.Presence("goes", false, "closed", time.Now())
+		time.Sleep(2 * fleet.SeenInterval)
+		a.want(t, "stays", fleet.Online, "", 2*time.Minute)
+		a.kill()
+		b := start(t, store)
+		if err := b.BrokerStarts(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		b.Seen("stays", time.Now()) // by a companion
+		b.Presence("back", true, "", time.Now())
+		b.want(t, "stays", fleet.Offline, fleet.ReasonRestarted, time.Second)
+		b.want(t, "goes", fleet.Offline, "closed", 2*time.Minute+time.Second)
+		b.want(t, "back", fleet.Online, "", 0)
+		if n, err := b.CountDevices(t.Context(), "online = true"); n != 1 || err != nil {
+			t.Errorf("%d devices online, %v", n, err)
+		}
+		b.kill()
+	})
+}
+
+// Who gets the id of a device that was deleted while it was connected begins anew.
+func TestDeletedWhileConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, memstore.New())
+		create := func() {
+			if _, err := a.CreateDevice(t.Context(), fleet.Device{ID: "d", Hardware: "h"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		create()
+		a.Presence("d", true, "", time.Now())
+		if err := a.DeleteDevice(t.Context(), fleet.Deletion{DeviceID: "d"}); err != nil {
+			t.Fatal(err)
+		}
+		create()
+		a.want(t, "d", fleet.Unknown, "", 0)
+		a.Presence("d", false, fleet.EvictedDeleted, time.Now()) // as its session ends
+		a.want(t, "d", fleet.Unknown, "", 0)
+		time.Sleep(2 * fleet.SeenInterval)
+		a.want(t, "d", fleet.Unknown, "", 0)
+		a.kill()
+	})
+}

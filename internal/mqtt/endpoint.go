@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,10 @@ type Endpoint struct {
 	// only with a broker that sets Message.Sender and whose Reply reaches the
 	// requester alone.
 	Provisioning bool
+
+	// Told: the broker tells the fleet who is connected, so that what is published as
+	// presence, by a will or a companion perhaps, does not. It is set before Serve.
+	Told bool
 
 	broker Broker
 	fleet  *fleet.Service
@@ -63,7 +68,11 @@ func (p *Endpoint) Handle(ctx context.Context, m Message) error {
 	}
 	now := p.now()
 	if r.kind == kindPresence {
-		p.presence(r.device, m.Payload, now)
+		if !p.Told {
+			p.presence(r.device, m.Payload, now)
+		} else if m.Origin != nil { // no will
+			p.fleet.Seen(r.device, now)
+		}
 		return nil
 	}
 	if !p.flights.begin(r.device) {
@@ -112,6 +121,10 @@ func (p *Endpoint) refuse(ctx context.Context, r request, m Message, why *shadow
 // refusals are the codes of refuse in the words of the jobs protocol.
 var refusals = map[*shadow.Error]string{shadow.ErrThrottled: "RequestThrottled", shadow.ErrInternal: "InternalError"}
 
+// SaidOffline is why a device went that gives no reason: nothing tells its will from
+// what it says itself.
+const SaidOffline = "its will or own word"
+
 func (p *Endpoint) presence(device string, payload []byte, now time.Time) {
 	var body struct {
 		Online bool   `json:"online"`
@@ -121,7 +134,7 @@ func (p *Endpoint) presence(device string, payload []byte, now time.Time) {
 		p.log.Warn("presence is not JSON", "device", device, "error", err)
 		return
 	}
-	p.fleet.Presence(device, body.Online, body.Reason, now)
+	p.fleet.Presence(device, body.Online, cmp.Or(body.Reason, SaidOffline), now)
 }
 
 func (p *Endpoint) shadow(ctx context.Context, r request, m Message) error {

@@ -42,6 +42,7 @@ type fixture struct {
 	out   *outgoing
 	store fleet.Store
 	now   time.Time
+	s     *fleet.Service
 	e     *mqtt.Endpoint
 }
 
@@ -52,7 +53,7 @@ func newFixture(t *testing.T) *fixture {
 	clock := func() time.Time { return f.now }
 	log := slog.New(slog.DiscardHandler)
 	s := fleet.New(fleet.Config{Store: f.store, Blobs: directory(t), Publisher: &mqtt.Publisher{Broker: f.out, Now: clock}, Now: clock, Log: log})
-	f.e = mqtt.NewEndpoint(f.out, s, log, clock)
+	f.s, f.e = s, mqtt.NewEndpoint(f.out, s, log, clock)
 	ctx := t.Context()
 	_, secret, err := s.CreateEnrollmentToken(ctx, fleet.EnrollmentToken{Uses: 2})
 	f.ok(err)
@@ -337,5 +338,33 @@ func TestAdmittedEvicts(t *testing.T) {
 	want := []mqtt.Eviction{{DeviceID: "gw-1", Reason: fleet.EvictedRevoked, At: now}, {DeviceID: "gw-1", Reason: fleet.EvictedDeleted, At: now, Forget: true}}
 	if !slices.Equal(out.evicted, want) {
 		t.Errorf("%v, want %v", out.evicted, want)
+	}
+}
+
+// What is published as presence counts where the broker does not tell who is
+// connected, and there only.
+func TestPresenceMessages(t *testing.T) {
+	for _, c := range []struct {
+		told    bool
+		payload string
+		reach   fleet.Reachability
+		reason  string
+		origin  any
+		seen    bool
+	}{
+		{payload: `{"online":true}`, reach: fleet.Online, seen: true},
+		{payload: `{"online":false}`, reach: fleet.Offline, reason: mqtt.SaidOffline, seen: true},
+		{payload: `{"online":false,"reason":"low battery"}`, reach: fleet.Offline, reason: "low battery", seen: true},
+		{told: true, payload: `{"online":false}`, reach: fleet.Unknown, origin: 1, seen: true},
+		{told: true, payload: `{"online":true}`, reach: fleet.Unknown}, // a will
+	} {
+		f := newFixture(t)
+		f.e.Told = c.told
+		f.ok(f.e.Handle(t.Context(), mqtt.Message{Topic: "ota/gw-1/presence", Payload: []byte(c.payload), QoS: 1, Origin: c.origin}))
+		d, err := f.s.Device(t.Context(), "gw-1")
+		f.ok(err)
+		if d.Reachability != c.reach || d.Connection.Reason != c.reason || d.LastSeen.IsZero() == c.seen {
+			t.Errorf("%+v: %s, %q, seen %s", c, d.Reachability, d.Connection.Reason, d.LastSeen)
+		}
 	}
 }

@@ -165,6 +165,19 @@ func (s *Store) SaveConnections(ctx context.Context, heard map[string]fleet.Conn
 	})
 }
 
+// EndConnections implements fleet.PresenceStore.
+func (s *Store) EndConnections(ctx context.Context, reason string, now time.Time) error {
+	return s.locked(ctx, func() error {
+		for id, d := range s.devices {
+			if d.Connection.Connected {
+				d.Connection.Connected, d.Connection.Since, d.Connection.Reason = false, stored(now), reason
+				s.devices[id] = d
+			}
+		}
+		return nil
+	})
+}
+
 // Beat implements fleet.PresenceStore.
 func (s *Store) Beat(ctx context.Context, replica string, now time.Time) error {
 	return s.locked(ctx, func() error {

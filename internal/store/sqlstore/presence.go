@@ -65,6 +65,18 @@ func (s *Store) SaveConnections(ctx context.Context, heard map[string]fleet.Conn
 	return nil
 }
 
+// EndConnections implements fleet.PresenceStore.
+func (s *Store) EndConnections(ctx context.Context, reason string, now time.Time) error {
+	err := s.writer.do(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE device_connections SET connected = 0, since_at = ?, reason = ? WHERE connected = 1`, micros(now), reason)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("end connections: %w", err)
+	}
+	return nil
+}
+
 func flag(b bool) int64 {
 	if b {
 		return 1

@@ -187,6 +187,25 @@ var presenceTests = []test{
 		s.equal("a then", []any{a.Connection, a.LastSeen}, []any{c, kept})
 		s.equal("b then", []any{b.Connection, b.LastSeen}, []any{c, kept})
 	}},
+	{"all connections end at once", func(s *suite) {
+		s.enrolled("on", "off", "never")
+		on := fleet.Connection{Connected: true, Since: kept, Began: kept, Replica: "r"}
+		off := fleet.Connection{Since: kept, Began: kept, Replica: "r", Reason: "why"}
+		s.must(s.SaveConnections(ctx, map[string]fleet.Connection{"on": on, "off": off}))
+		s.must(s.EndConnections(ctx, "restarted", epoch.Add(time.Hour)))
+		want := map[string]fleet.Connection{"on": {Since: kept.Add(time.Hour), Began: kept, Replica: "r", Reason: "restarted"}, "off": off}
+		check := func() {
+			s.must(s.Devices(ctx, "", func(v fleet.DeviceView) bool {
+				s.equal(v.ID, v.Connection, want[v.ID])
+				return true
+			}))
+		}
+		check()
+		on.Since, on.Began = kept.Add(time.Minute), kept.Add(time.Minute) // it came before, and was told of late
+		want["on"] = on
+		s.must(s.SaveConnections(ctx, map[string]fleet.Connection{"on": on}))
+		check()
+	}},
 	{"replicas are known while they beat", func(s *suite) {
 		s.must(s.Beat(ctx, "r1", epoch))
 		s.must(s.Beat(ctx, "r2", epoch.Add(time.Hour)))

@@ -380,6 +380,7 @@ var cancelledTests = []test{
 			"SaveConnections": func() error {
 				return s.SaveConnections(gone, map[string]fleet.Connection{"d": {Since: epoch, Began: epoch}})
 			},
+			"EndConnections":   func() error { return s.EndConnections(gone, "x", epoch) },
 			"Beat":             func() error { return s.Beat(gone, "r", epoch) },
 			"PutCredential":    func() error { return s.PutCredential(gone, key("d", "x")) },
 			"DeleteCredential": func() error { return s.DeleteCredential(gone, "d", "x", epoch) },

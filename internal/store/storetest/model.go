@@ -56,7 +56,7 @@ func testModel(t *testing.T, open func(t testing.TB) fleet.Store) {
 func (w *walk) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"enroll": w.enroll, "provision": w.provision, "certificate": w.certificate, "events": w.happen, "tag": w.tag, "revoke": w.revoke, "forget": w.forget, "seen": w.seen,
-		"create": w.create, "connection": w.connection, "credential": w.credential, "drop credential": w.dropCredential,
+		"create": w.create, "connection": w.connection, "connections end": w.connectionsEnd, "credential": w.credential, "drop credential": w.dropCredential,
 		"update": w.update, "update again": w.update, "delete": w.delete,
 		"release": w.release, "publish": w.publish, "withdraw": w.withdraw, "rollout": w.rollout,
 		"line": w.line, "advance": w.advance, "advance again": w.advance, "retry": w.retry, "go on": w.goOn, "go on again": w.goOn, "go on once more": w.goOn, "cancel": w.cancel,
@@ -221,6 +221,11 @@ func (w *walk) connection(t *rapid.T) {
 	}
 	heard := map[string]fleet.Connection{devices.Draw(t, "device"): c}
 	w.same("connection", func(s fleet.Store) (any, error) { return nil, s.SaveConnections(ctx, heard) })
+}
+
+func (w *walk) connectionsEnd(t *rapid.T) {
+	now := w.time(t)
+	w.same("connections end", func(s fleet.Store) (any, error) { return nil, s.EndConnections(ctx, "restarted", now) })
 }
 
 var credentialIDs = rapid.SampledFrom([]string{"1", "2", "3"})
