@@ -13,6 +13,11 @@ var deviceFigures = []observability.Figure[int]{
 	{Name: "otad_devices_online", Help: "Devices connected to this replica.", Of: func(n int) float64 { return float64(n) }},
 }
 
+var loginFigures = []observability.Figure[fleet.LoginFigures]{
+	{Name: "otad_device_logins_denied_total", Help: "Logins of devices at the broker that were denied.", Total: true, Of: func(f fleet.LoginFigures) float64 { return float64(f.Denied) }},
+	{Name: "otad_device_logins_waited_total", Help: "Logins denied unlooked at, as there were too many wrong passwords before.", Total: true, Of: func(f fleet.LoginFigures) float64 { return float64(f.Waited) }},
+}
+
 var webhookFigures = []observability.Figure[fleet.WebhookFigures]{
 	{Name: "otad_webhooks_enabled", Help: "Webhooks that are enabled.", Of: func(f fleet.WebhookFigures) float64 { return float64(f.Enabled) }},
 	{Name: "otad_webhooks_failing", Help: "Webhooks that are enabled and whose last attempt failed.", Of: func(f fleet.WebhookFigures) float64 { return float64(f.Failing) }},

@@ -282,6 +282,7 @@ func (s *server) openFleet() error {
 	})
 	s.publisher.Document = s.fleet.JobDocument
 	observability.AddFigures(s.metrics, s.fleet.OnlineCount, deviceFigures)
+	observability.AddFigures(s.metrics, s.fleet.LoginFigures, loginFigures)
 	observability.AddFigures(s.metrics, s.fleet.WebhookFigures, webhookFigures)
 	return nil
 }

@@ -38,12 +38,14 @@ type Admission struct {
 // or a password of the device that the user name names, or the client id without
 // one. ErrDenied when it is nobody.
 //
-// Failures are slowed down by address and logged here, once in a while and
-// without what was sent. Not an ErrDenied is a fault of ours.
+// What is certain without much work (certificates, JWTs, tokens, passwords that
+// nobody can guess or that were right before) is always looked at; other passwords
+// have to wait after failures, see tries. Failures are logged here, once in a while
+// and without what was sent. Not an ErrDenied is a fault of ours.
 func (s *Service) Login(ctx context.Context, l Login) (Admission, error) {
 	a, err := s.login(ctx, l)
 	if errors.Is(err, ErrDenied) {
-		if say, before := s.failures.failed(addressOf(l.Remote)); say {
+		if say, before := s.refusals.note(addressOf(l.Remote)); say {
 			s.Log.Warn("device login refused; more from this address are not logged for a while",
 				"remote", addressOf(l.Remote), "error", err, "unlogged", before)
 		}
@@ -82,14 +84,6 @@ func (s *Service) admitted(deviceID string, b bearer, err error) (Admission, err
 	return Admission{Name: deviceID}, nil
 }
 
-// patience refuses an address that has failed too often.
-func (s *Service) patience(l Login) error {
-	if wait := s.failures.wait(addressOf(l.Remote)); wait > 0 {
-		return fmt.Errorf("%w: too many failed logins from this address, try again in %s", ErrDenied, wait.Round(time.Second))
-	}
-	return nil
-}
-
 func (s *Service) loginPassword(ctx context.Context, l Login) (Admission, error) {
 	id := l.Username
 	if id == "" {
@@ -106,10 +100,7 @@ func (s *Service) loginPassword(ctx context.Context, l Login) (Admission, error)
 		c = &Credential{Secret: nobodysPassword}
 	}
 	if !s.passwords.known(id, c.Secret, l.Password) {
-		if err := s.patience(l); err != nil {
-			return Admission{}, err
-		}
-		right, err := s.passwords.check(ctx, id, c.Secret, l.Password)
+		right, err := s.judge(ctx, l, id, c.Secret)
 		if err != nil {
 			return Admission{}, err
 		}
@@ -120,13 +111,34 @@ func (s *Service) loginPassword(ctx context.Context, l Login) (Admission, error)
 	return s.admitted(id, bearer{}, s.Known(ctx, id))
 }
 
+// judge checks a password that is not known yet, unless it can be guessed and who
+// sends it has to wait.
+func (s *Service) judge(ctx context.Context, l Login, deviceID, stored string) (right bool, err error) {
+	if cheap(stored) {
+		return s.passwords.check(ctx, deviceID, stored, l.Password)
+	}
+	y := try{address: addressOf(l.Remote), user: deviceID}
+	if wait, say := s.tries.begin(y); wait > 0 {
+		if say {
+			s.Log.Warn("a device has to wait after wrong passwords from its address; until then none is looked at, and that is not logged again for a while",
+				"device", deviceID, "remote", y.address, "wait", wait.Round(time.Millisecond))
+		}
+		return false, fmt.Errorf("%w: too many failed logins: the next password of device %s from this address is looked at in %s", ErrDenied, deviceID, wait.Round(time.Millisecond))
+	}
+	right, err = s.passwords.check(ctx, deviceID, stored, l.Password)
+	switch {
+	case err != nil:
+		s.tries.unjudged(y)
+	case right:
+		s.tries.right(y)
+	}
+	return right, err
+}
+
 // nobodysPassword is a hash at costGenerated that no password is known for.
 const nobodysPassword = "$argon2id$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 func (s *Service) loginJWT(ctx context.Context, l Login) (Admission, error) {
-	if err := s.patience(l); err != nil {
-		return Admission{}, err
-	}
 	b, err := s.verifyJWT(ctx, l.Password)
 	if err != nil {
 		return Admission{}, err
@@ -139,9 +151,6 @@ func looksLikeClaim(password []byte) bool { return bytes.HasPrefix(password, []b
 // loginClaim lets the holder of an enrollment token ask for a certificate. What
 // the token lets in is looked at again when it is used.
 func (s *Service) loginClaim(ctx context.Context, l Login) (Admission, error) {
-	if err := s.patience(l); err != nil {
-		return Admission{}, err
-	}
 	token, err := enroll.Parse(string(l.Password))
 	if err != nil {
 		return Admission{}, fmt.Errorf("%w: %w", ErrDenied, err)

@@ -471,44 +471,136 @@ func FuzzLoginJWT(f *testing.F) {
 	})
 }
 
+// chosen gives the device a password that can be guessed.
+func (d *door) chosen(id string) string {
+	d.Helper()
+	text := "chosen password of " + id
+	_, _, err := d.s.SetPassword(d.Context(), id, text)
+	d.must(err)
+	return text
+}
+
+// waits wants the login to be refused unlooked at; wrong, to be looked at.
+func (d *door) waits(id, password string) {
+	d.Helper()
+	if _, err := d.login(id, id, password); !errors.Is(err, fleet.ErrDenied) || !strings.Contains(err.Error(), "too many failed logins") {
+		d.Fatalf("login of %s: %v; want it to wait", id, err)
+	}
+}
+
+func (d *door) wrong(id string, from ...net.Addr) {
+	d.Helper()
+	if _, err := d.login(id, id, "not the password", from...); !errors.Is(err, fleet.ErrDenied) || !strings.Contains(err.Error(), "wrong password") {
+		d.Fatalf("login of %s: %v; want it to be looked at", id, err)
+	}
+}
+
 func TestGuessingIsSlowedDown(t *testing.T) {
-	d := newDoor(t, "d", "e")
-	good, fresh := d.password("d"), d.password("e")
-	d.in("d", "d", "d", good)
+	d := newDoor(t, "d")
+	right := d.chosen("d")
 	for range fleet.FreeFailures {
-		if _, err := d.login("d", "d", "wrong password"); !errors.Is(err, fleet.ErrDenied) || strings.Contains(err.Error(), "too many") {
-			t.Fatal(err)
-		}
+		d.wrong("d")
 	}
-	for wait := time.Second; ; wait *= 2 {
-		wait = min(wait, fleet.MaxFailureWait)
-		d.now = d.now.Add(wait - time.Millisecond)
-		if _, err := d.login("e", "e", fresh); !errors.Is(err, fleet.ErrDenied) || !strings.Contains(err.Error(), "too many failed logins") {
-			t.Fatalf("after %s: %v", wait, err)
+	for wait := time.Second; wait < fleet.MaxFailureWait; wait *= 2 {
+		d.now = d.now.Add(min(wait, fleet.MaxFailureWait) - time.Millisecond)
+		for range 20 { // none of these is a failure, or makes the wait longer
+			d.waits("d", right)
 		}
-		// that refusal was a failure too, and doubles the wait
-		if wait == fleet.MaxFailureWait {
-			break
-		}
+		d.now = d.now.Add(time.Millisecond)
+		d.wrong("d")
 	}
-	d.in("d", "d", "d", good) // was right before: behind the same address it still gets in
-	d.in("e", "e", "e", fresh, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1})
-	d.now = d.now.Add(fleet.MaxFailureWait)
-	d.in("e", "e", "e", fresh)
+	d.waits("d", right)
+	d.in("d", "d", "d", right, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1}) // a stranger does not lock out the device
+	if n := strings.Count(d.log.String(), "has to wait"); n != 1 {
+		t.Errorf("%d lines say that a device waits:\n%s", n, d.log.String())
+	}
 	if n := strings.Count(d.log.String(), "device login refused"); n != 1 {
 		t.Errorf("%d lines in the log for one address:\n%s", n, d.log.String())
 	}
-	if strings.Contains(d.log.String(), "wrong password\"") && strings.Contains(d.log.String(), good) {
+	if f := d.s.LoginFigures(); f.Waited < 100 || f.Denied < f.Waited+fleet.FreeFailures {
+		t.Errorf("figures %+v", f)
+	}
+	if strings.Contains(d.log.String(), right) {
 		t.Error("the log has a secret")
 	}
-	for i := range fleet.FreeFailures + 1 { // one /64 is one address
-		from := &net.TCPAddr{IP: net.ParseIP(fmt.Sprintf("2001:db8::%x", i+1)), Port: 1}
-		if _, err := d.login("d", "d", "wrong password", from); !errors.Is(err, fleet.ErrDenied) {
-			t.Fatal(err)
-		}
+	for i := range fleet.FreeFailures { // one /64 is one address
+		d.wrong("d", &net.TCPAddr{IP: net.ParseIP(fmt.Sprintf("2001:db8::%x", i+1)), Port: 1})
 	}
 	if _, err := d.login("d", "d", "wrong password", &net.TCPAddr{IP: net.ParseIP("2001:db8::ffff"), Port: 1}); !strings.Contains(err.Error(), "too many") {
 		t.Fatal(err)
+	}
+}
+
+// After the wait the right password lets in, however often it was tried during it, and
+// the failures are forgotten: else a device that tries every few seconds stays out.
+func TestTheRightPasswordGetsIn(t *testing.T) {
+	d := newDoor(t, "d")
+	right := d.chosen("d")
+	for range fleet.FreeFailures {
+		d.wrong("d")
+	}
+	d.now = d.now.Add(time.Second)
+	d.wrong("d")
+	d.waits("d", right)
+	d.now = d.now.Add(1999 * time.Millisecond)
+	d.waits("d", right)
+	d.now = d.now.Add(time.Millisecond)
+	d.in("d", "d", "d", right)
+	d.chosen("d") // stored anew: it is not known from before
+	for range fleet.FreeFailures {
+		d.wrong("d")
+	}
+	d.waits("d", "not the password")
+}
+
+// Whatever others behind the address do: what is certain is let in, and the password
+// of another device is looked at, at the latest after AddressFailureInterval.
+func TestNeighboursAreNotShutOut(t *testing.T) {
+	var ids []string
+	for i := range fleet.FreeAddressFailures / fleet.FreeFailures {
+		ids = append(ids, fmt.Sprintf("old-%d", i))
+	}
+	d := newDoor(t, append(ids, "chosen", "made", "key")...)
+	chosen, made := d.chosen("chosen"), d.password("made")
+	p := newPair(t, "EdDSA")
+	_, err := d.s.AddKey(t.Context(), "key", p.public(t))
+	d.must(err)
+	for i, id := range ids {
+		d.chosen(id)
+		if i == 1 {
+			d.in("chosen", "chosen", "chosen", chosen)
+			d.chosen("chosen") // stored anew: it is not known from before
+		}
+		for range fleet.FreeFailures {
+			d.wrong(id)
+		}
+	}
+	d.waits("chosen", chosen)
+	d.in("made", "made", "made", made)
+	d.in("key", "", "", p.sign(t, d.claims("key")))
+	d.now = d.now.Add(fleet.AddressFailureInterval)
+	d.in("chosen", "chosen", "chosen", chosen)
+}
+
+// Many at once have no more guesses than one after the other.
+func TestGuessingAtOnce(t *testing.T) {
+	d := newDoor(t, "d")
+	d.chosen("d")
+	errs := make(chan error)
+	for range 5 * fleet.FreeFailures {
+		go func() {
+			_, err := d.login("d", "d", "not the password")
+			errs <- err
+		}()
+	}
+	looked := 0
+	for range 5 * fleet.FreeFailures {
+		if strings.Contains((<-errs).Error(), "wrong password") {
+			looked++
+		}
+	}
+	if looked != fleet.FreeFailures {
+		t.Errorf("%d passwords were looked at, want %d", looked, fleet.FreeFailures)
 	}
 }
 
