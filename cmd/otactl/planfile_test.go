@@ -58,7 +58,7 @@ func TestPlanFile(t *testing.T) {
 // What a plan file leaves out is as the flags have it; none is said by an empty list,
 // and by 0s.
 func TestPlanFileDefaults(t *testing.T) {
-	flags := rolloutFlags{firmware: "gw@1", stages: "100%", gate: "95%", soak: defaultSoak, abort: []string{defaultAbort}}
+	flags := rolloutFlags{firmware: "gw@1", stages: "100%", gate: "95%", soak: defaultSoak, retry: ota.Retry{Attempts: 1}, abort: []string{defaultAbort}}
 	byFlags, err := flags.plan()
 	if err != nil {
 		t.Fatal(err)

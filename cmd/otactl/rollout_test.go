@@ -20,11 +20,18 @@ func TestRolloutSpec(t *testing.T) {
 	f := rolloutFlags{
 		firmware: "gateway@1.0.0", selector: "online = true", stages: "5,10%,100%", gate: "98% min 20", soak: time.Hour,
 		abort: []string{"failed>5% min 20", "any>=3", ""}, seed: "s", priority: 2, timeout: 2 * time.Hour,
-		maxDefers: ota.DefaultConsent.MaxDefers,
+		maxDefers: ota.DefaultConsent.MaxDefers, retry: ota.Retry{Attempts: 1},
 	}
 	got, err := f.spec(nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, attempts := range []int{0, -1} {
+		none := f
+		none.retry.Attempts = attempts
+		if _, err := none.spec(nil); err == nil || classify(err).status != exitUsage {
+			t.Errorf("%d attempts: %v", attempts, err)
+		}
 	}
 	gate, soak := &otadv1.Gate{Success: 0.98, MinFinished: 20}, durationpb.New(time.Hour)
 	want := &otadv1.RolloutSpec{

@@ -195,6 +195,9 @@ func (f *rolloutFlags) plan() (ota.Rollout, error) {
 }
 
 func (f *rolloutFlags) terms() (t ota.Terms, err error) {
+	if f.retry.Attempts < 1 {
+		return t, usage("--attempts %d: want 1, which is no retry, to %d", f.retry.Attempts, ota.MaxAttempts)
+	}
 	t = ota.Terms{
 		Approval: f.approval, InFlight: ota.InFlight{Max: f.maxInFlight}, Timers: f.timers, Strata: f.strata, Quarantined: f.quarantined,
 		Continuous: f.continuous,

@@ -82,7 +82,7 @@ func parseRecurrence(rule string, start time.Time, given bool) (recurrence, erro
 		return r, err
 	}
 	if !given && !p.saysAll() {
-		return r, invalid("recurrence rule %q without a start: it has to say its days and BYHOUR, and have no INTERVAL or COUNT; or give a start", rule)
+		return r, invalid("recurrence rule %q without a start: it has to say its days and BYHOUR, and have no INTERVAL or COUNT; or give a start, as in %s", rule, windowFromForm)
 	}
 	p.fill()
 	if p.count > 0 {

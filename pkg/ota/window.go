@@ -274,7 +274,11 @@ func ParseWindow(text string) (Window, error) {
 	return w, w.Validate()
 }
 
-const windowForm = `"FREQ=WEEKLY;BYDAY=SA,SU;BYHOUR=2 for 3h"`
+// How a window is written, and how one with a start.
+const (
+	windowForm     = `"FREQ=WEEKLY;BYDAY=SA,SU;BYHOUR=2 for 3h"`
+	windowFromForm = `"FREQ=DAILY;COUNT=3 from 2026-12-01T02:00:00 for 3h"`
+)
 
 // read takes one pair of words of the short form.
 func (w *Window) read(word, value string) error {

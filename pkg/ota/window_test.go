@@ -3,6 +3,7 @@ package ota
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -406,5 +407,18 @@ func BenchmarkWindowState(b *testing.B) {
 				w.State(now, berlin)
 			}
 		})
+	}
+}
+
+// TestFormsOfAWindowAreWindows: what refusals say to write can be written.
+func TestFormsOfAWindowAreWindows(t *testing.T) {
+	for _, form := range []string{windowForm, windowFromForm} {
+		text, err := strconv.Unquote(form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParseWindow(text); err != nil {
+			t.Errorf("%s: %v", form, err)
+		}
 	}
 }
