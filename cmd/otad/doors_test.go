@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,4 +272,39 @@ func TestNewDeviceOfADeletedId(t *testing.T) {
 		t.Errorf("the new device got %s: %s", m.Topic, m.Payload)
 	case <-time.After(2*fleet.EvictionPoll + time.Second):
 	}
+}
+
+// With the embedded broker a device's own connection says whether it is online, not
+// what is published about it; and none outlives the server.
+func TestPresenceByConnection(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	o := start(t, data)
+	const id = "sensor-1"
+	_, err := o.devices.CreateDevice(t.Context(), connect.NewRequest(&otadv1.CreateDeviceRequest{Id: id, Hardware: "esp32"}))
+	must(t, err)
+	set, err := o.devices.SetDevicePassword(t.Context(), connect.NewRequest(&otadv1.SetDevicePasswordRequest{DeviceId: id}))
+	must(t, err)
+	want := func(o *otad, reachability, reason string) {
+		t.Helper()
+		got, err := o.devices.GetDevice(t.Context(), connect.NewRequest(&otadv1.GetDeviceRequest{Id: id}))
+		must(t, err)
+		if d := got.Msg.GetDevice(); d.GetReachability() != reachability || d.GetOfflineReason() != reason {
+			t.Errorf("%s, %q; want %s, %q", d.GetReachability(), d.GetOfflineReason(), reachability, reason)
+		}
+	}
+	say := func(c *client, online string) {
+		t.Helper()
+		_, err := c.Publish(t.Context(), &paho.Publish{Topic: "ota/" + id + "/presence", QoS: 1, Payload: []byte(`{"online":` + online + `}`)})
+		must(t, err)
+	}
+	companion, _ := o.join(id+"/1", id, set.Msg.GetPassword())
+	say(companion, "true")
+	want(o, "unknown", "")
+	own, _ := o.join(id, id, set.Msg.GetPassword())
+	say(own, "false")
+	say(companion, "false")
+	want(o, "online", "")
+	must(t, o.cmd.Process.Signal(syscall.SIGTERM))
+	must(t, o.cmd.Wait())
+	want(start(t, data), "offline", fleet.ReasonRestarted)
 }
