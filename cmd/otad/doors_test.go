@@ -21,6 +21,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/otad/otad/agent"
 	agentmqtt "github.com/otad/otad/agent/mqtt"
@@ -274,16 +275,24 @@ func TestNewDeviceOfADeletedId(t *testing.T) {
 	}
 }
 
+<<<<<<< HEAD
 // With the embedded broker a device's own connection says whether it is online, not
 // what is published about it; and none outlives the server.
 func TestPresenceByConnection(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	o := start(t, data)
+=======
+// A connection that began with a JWT ends with that, or with its issuer, whoever comes
+// as its companion meanwhile; and no other one of the device does.
+func TestConnectionsOfJWTs(t *testing.T) {
+	o := start(t, filepath.Join(t.TempDir(), "data"))
+>>>>>>> 02e9add (internal/mqtt, internal/fleet: a connection ends with its own JWT)
 	const id = "sensor-1"
 	_, err := o.devices.CreateDevice(t.Context(), connect.NewRequest(&otadv1.CreateDeviceRequest{Id: id, Hardware: "esp32"}))
 	must(t, err)
 	set, err := o.devices.SetDevicePassword(t.Context(), connect.NewRequest(&otadv1.SetDevicePasswordRequest{DeviceId: id}))
 	must(t, err)
+<<<<<<< HEAD
 	want := func(o *otad, reachability, reason string) {
 		t.Helper()
 		got, err := o.devices.GetDevice(t.Context(), connect.NewRequest(&otadv1.GetDeviceRequest{Id: id}))
@@ -307,4 +316,38 @@ func TestPresenceByConnection(t *testing.T) {
 	must(t, o.cmd.Process.Signal(syscall.SIGTERM))
 	must(t, o.cmd.Wait())
 	want(start(t, data), "offline", fleet.ReasonRestarted)
+=======
+	password := set.Msg.GetPassword()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	must(t, err)
+	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	_, err = o.devices.AddDeviceKey(t.Context(), connect.NewRequest(&otadv1.AddDeviceKeyRequest{DeviceId: id, Key: public}))
+	must(t, err)
+	_, err = o.devices.CreateJwtIssuer(t.Context(), connect.NewRequest(&otadv1.CreateJwtIssuerRequest{Name: "iss", Keys: public}))
+	must(t, err)
+	sign := func(iss string, exp time.Time) string {
+		text, err := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": id, "aud": "otad", "iss": iss, "exp": exp.Unix()}).SignedString(key)
+		must(t, err)
+		return text
+	}
+	device, _ := o.join(id, id, sign(id, time.Now().Add(3*time.Second-fleet.JWTLeeway)))
+	issued, _ := o.join(id+"/1", id, sign("iss", time.Now().Add(time.Hour)))
+	stays, _ := o.join(id+"/2", id, password)
+	_, err = o.devices.DeleteJwtIssuer(t.Context(), connect.NewRequest(&otadv1.DeleteJwtIssuerRequest{Name: "iss"}))
+	must(t, err)
+	for what, c := range map[string]*client{"expired": device, "issuer": issued} {
+		select {
+		case <-c.Done():
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: the connection goes on", what)
+		}
+	}
+	select {
+	case <-stays.Done():
+		t.Error("a companion with a password was thrown out")
+	default:
+	}
+>>>>>>> 02e9add (internal/mqtt, internal/fleet: a connection ends with its own JWT)
 }

@@ -401,7 +401,9 @@ func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.I
 		return mqtt.Identity{Name: a.Name, Passing: true, Access: mqtt.ProvisioningAccess()}, nil
 	}
 	companion := slices.Contains(mqtt.CompanionIDs(a.Name), c.ClientID)
-	return mqtt.Identity{Name: a.Name, Device: !companion, Access: mqtt.DeviceAccess(a.Name, s.templates)}, nil
+	return mqtt.Identity{
+		Name: a.Name, Device: !companion, Access: mqtt.DeviceAccess(a.Name, s.templates), Until: a.Until, Issuer: a.Issuer,
+	}, nil
 }
 
 func (s *server) connectBroker() (mqtt.Broker, error) {

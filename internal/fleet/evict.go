@@ -9,8 +9,9 @@ import (
 )
 
 // EvictionPoll is how often a replica looks for devices whose sessions have to
-// end: revoked or with a credential less, by whichever replica, or with a JWT
-// that has expired. With the time to drop a session it stays under 5 s.
+// end: revoked or with a credential less, by whichever replica, or with a JWT of an
+// issuer that is gone. With the time to drop a session it stays under 5 s. That a JWT
+// has expired the broker sees by itself, see Admission.Until.
 const EvictionPoll = 2 * time.Second
 
 // evictionLookback is how far back it looks each time: further than the clocks
@@ -22,13 +23,14 @@ const (
 	EvictedRevoked    = "revoked"
 	EvictedDeleted    = "deleted"
 	EvictedCredential = "its credentials changed"
-	EvictedExpired    = "its JWT has expired"
 	EvictedIssuer     = "its JWT's issuer is not trusted any more"
 )
 
-// Eviction says that sessions of the device that began at At or before have to end.
+// Eviction says that sessions of the device, or those that began with a JWT of the
+// issuer, have to end if they began at At or before.
 type Eviction struct {
 	DeviceID string
+	Issuer   string // DeviceID is empty then
 	Reason   string
 	At       time.Time
 }
@@ -74,45 +76,42 @@ func (s *Service) evictNow(deviceID, reason string) {
 	s.Publisher.Evict(e)
 }
 
-// bearers are the devices whose sessions began with a JWT.
-type bearers struct {
+// vouchers are the issuers whose JWTs let somebody in here, and when the last one did.
+type vouchers struct {
 	mu sync.Mutex
-	of map[string]bearer
+	of map[string]time.Time
 }
 
-func newBearers() *bearers { return &bearers{of: map[string]bearer{}} }
+func newVouchers() *vouchers { return &vouchers{of: map[string]time.Time{}} }
 
-// note keeps what the device came with last.
-func (b *bearers) note(deviceID string, with bearer) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if with.until.IsZero() {
-		delete(b.of, deviceID)
-	} else {
-		b.of[deviceID] = with
-	}
+func (v *vouchers) note(issuer string, now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.of[issuer] = now
 }
 
-func (b *bearers) empty() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.of) == 0
+func (v *vouchers) empty() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.of) == 0
 }
 
-// over forgets and returns the devices whose time is over.
-func (b *bearers) over(now time.Time, trusted map[string]bool) (out []Eviction) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for id, with := range b.of {
-		switch {
-		case !now.Before(with.until.Add(JWTLeeway)):
-			out = append(out, Eviction{DeviceID: id, Reason: EvictedExpired, At: now})
-		case with.issuer != "" && !trusted[with.issuer]:
-			out = append(out, Eviction{DeviceID: id, Reason: EvictedIssuer, At: now})
-		default:
+// loginTime is longer than a login takes that was under way when its issuer went.
+const loginTime = time.Minute
+
+// gone returns those that are not trusted any more, again and again until nobody can
+// come in by a login that was under way.
+func (v *vouchers) gone(now time.Time, trusted map[string]bool) (out []Eviction) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for issuer, last := range v.of {
+		if trusted[issuer] {
 			continue
 		}
-		delete(b.of, id)
+		out = append(out, Eviction{Issuer: issuer, Reason: EvictedIssuer, At: now})
+		if now.Sub(last) > loginTime {
+			delete(v.of, issuer)
+		}
 	}
 	return out
 }
@@ -179,12 +178,12 @@ func (s *Service) evict(ctx context.Context, done map[string]time.Time) error {
 			delete(done, id)
 		}
 	}
-	return s.expireBearers(ctx)
+	return s.evictVouched(ctx)
 }
 
-// expireBearers ends the sessions of JWTs that are good no more.
-func (s *Service) expireBearers(ctx context.Context) error {
-	if s.bearers.empty() {
+// evictVouched ends the sessions of issuers that are trusted no more.
+func (s *Service) evictVouched(ctx context.Context) error {
+	if s.vouchers.empty() {
 		return nil
 	}
 	issuers, err := s.Store.Issuers(ctx)
@@ -195,7 +194,7 @@ func (s *Service) expireBearers(ctx context.Context) error {
 	for _, i := range issuers {
 		trusted[i.Name] = true
 	}
-	for _, e := range s.bearers.over(s.Now(), trusted) {
+	for _, e := range s.vouchers.gone(s.Now(), trusted) {
 		s.Publisher.Evict(e)
 	}
 	return nil

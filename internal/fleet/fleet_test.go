@@ -86,7 +86,7 @@ func (n *notes) ended() []string {
 	defer n.mu.Unlock()
 	var ids []string
 	for _, e := range n.evictions {
-		ids = append(ids, e.DeviceID)
+		ids = append(ids, e.DeviceID+e.Issuer)
 	}
 	return ids
 }

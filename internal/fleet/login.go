@@ -30,6 +30,11 @@ type Admission struct {
 	// connection may only ask for a certificate (fleet provisioning).
 	Name  string
 	Claim bool
+	// Until is when a session that begins with it has to end, by whatever means the
+	// device comes besides: that of its JWT, with JWTLeeway. Zero: it has no such end.
+	Until time.Time
+	// Issuer is who signed that JWT, see Eviction; empty: the device itself.
+	Issuer string
 }
 
 // Login says who a connection is. The strongest credential decides alone: a
@@ -62,7 +67,7 @@ func (s *Service) login(ctx context.Context, l Login) (Admission, error) {
 	switch {
 	case len(l.Certificates) > 0:
 		d, err := s.AdmitCertificate(ctx, l.Certificates[0])
-		return s.admitted(d.ID, bearer{}, err)
+		return admitted(d.ID, err)
 	case len(l.Password) == 0:
 		return Admission{}, fmt.Errorf("%w: no credential: a device certificate, a password or a JWT is needed", ErrDenied)
 	case len(l.Password) > MaxJWTBytes:
@@ -75,12 +80,10 @@ func (s *Service) login(ctx context.Context, l Login) (Admission, error) {
 	return s.loginPassword(ctx, l)
 }
 
-// admitted notes how long the device's session may live.
-func (s *Service) admitted(deviceID string, b bearer, err error) (Admission, error) {
+func admitted(deviceID string, err error) (Admission, error) {
 	if err != nil {
 		return Admission{}, err
 	}
-	s.bearers.note(deviceID, b)
 	return Admission{Name: deviceID}, nil
 }
 
@@ -108,7 +111,7 @@ func (s *Service) loginPassword(ctx context.Context, l Login) (Admission, error)
 			return Admission{}, fmt.Errorf("%w: wrong password, or no device %s with one", ErrDenied, id)
 		}
 	}
-	return s.admitted(id, bearer{}, s.Known(ctx, id))
+	return admitted(id, s.Known(ctx, id))
 }
 
 // judge checks a password that is not known yet, unless it can be guessed and who
@@ -143,7 +146,14 @@ func (s *Service) loginJWT(ctx context.Context, l Login) (Admission, error) {
 	if err != nil {
 		return Admission{}, err
 	}
-	return s.admitted(b.device, b, s.Known(ctx, b.device))
+	if b.issuer != "" {
+		s.vouchers.note(b.issuer, s.Now())
+	}
+	a, err := admitted(b.device, s.Known(ctx, b.device))
+	if err == nil {
+		a.Until, a.Issuer = b.until.Add(JWTLeeway), b.issuer
+	}
+	return a, err
 }
 
 func looksLikeClaim(password []byte) bool { return bytes.HasPrefix(password, []byte(enroll.Prefix)) }

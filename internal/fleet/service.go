@@ -91,7 +91,7 @@ type Service struct {
 	passwords *passwords
 	tries     *tries
 	refusals  *refusals
-	bearers   *bearers
+	vouchers  *vouchers
 	evictions *evictions
 	signals   *signals
 	claims    *claims
@@ -128,7 +128,7 @@ func New(c Config) *Service {
 		c.JWTAudience = DefaultJWTAudience
 	}
 	return &Service{
-		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), tries: newTries(c.Now), refusals: newRefusals(c.Now), bearers: newBearers(), evictions: newEvictions(),
+		Config: c, presence: newPresence(c.Now()), passwords: newPasswords(), tries: newTries(c.Now), refusals: newRefusals(c.Now), vouchers: newVouchers(), evictions: newEvictions(),
 		signals: newSignals(), claims: newClaims(), turns: newTurns(),
 		verifying: make(chan struct{}, MaxVerifying), streaming: make(chan struct{}, MaxStreamReads),
 		images: rawimage.New(c.Blobs), wake: make(chan struct{}, 1), notifier: newNotifier(), look: make(chan struct{}, 1),

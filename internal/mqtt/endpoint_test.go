@@ -332,7 +332,7 @@ func hash(secret [32]byte) [32]byte { return sha256.Sum256(secret[:]) }
 func TestAdmittedEvicts(t *testing.T) {
 	out := &outgoing{}
 	p := &mqtt.Publisher{Broker: mqtt.Admitted(out, nil, slog.New(slog.DiscardHandler))}
-	for _, reason := range []string{fleet.EvictedRevoked, fleet.EvictedDeleted, fleet.EvictedCredential, fleet.EvictedExpired, fleet.EvictedIssuer} {
+	for _, reason := range []string{fleet.EvictedRevoked, fleet.EvictedDeleted, fleet.EvictedCredential, fleet.EvictedIssuer} {
 		p.Evict(fleet.Eviction{DeviceID: "gw-1", Reason: reason, At: now})
 	}
 	want := []mqtt.Eviction{{DeviceID: "gw-1", Reason: fleet.EvictedRevoked, At: now}, {DeviceID: "gw-1", Reason: fleet.EvictedDeleted, At: now, Forget: true}}

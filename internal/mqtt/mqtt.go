@@ -58,6 +58,11 @@ type Identity struct {
 	// is with a device that is yet to be provisioned, whose credentials many share.
 	Passing bool
 	Access  Access
+	// Until is when its JWT is over, and Issuer who signed that, if not the device
+	// itself: the connection ends then, and no other one of the device does. Zero:
+	// it came with another credential.
+	Until  time.Time
+	Issuer string
 }
 
 // Access says which topics one connection may use; everything else is denied.
@@ -87,9 +92,11 @@ type Sessions interface {
 	Evict(e Eviction)
 }
 
-// Eviction says that the connections of a device and its companions have to end.
+// Eviction says that the connections of a device and its companions have to end, or
+// those of an Issuer.
 type Eviction struct {
 	DeviceID string
+	Issuer   string // DeviceID is empty then
 	Reason   string
 	At       time.Time // those that began later stay, where the broker can tell
 	Forget   bool      // sessions end too, with what waits in them, connected or not

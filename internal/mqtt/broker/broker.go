@@ -193,8 +193,14 @@ func (b *Broker) Listening(topic string) bool {
 	return found
 }
 
-// Evict implements mqtt.Broker: of the device and its companions.
+// Evict implements mqtt.Broker: of the device and its companions, or of the issuer.
 func (b *Broker) Evict(e mqtt.Eviction) {
+	if e.DeviceID == "" {
+		for _, c := range b.issuedBy(e) {
+			c.close(packet.AdministrativeAction, e.Reason)
+		}
+		return
+	}
 	for _, s := range b.sessionsOf(e.DeviceID) {
 		if e.Forget {
 			b.forget(s, e)
@@ -208,6 +214,18 @@ func (b *Broker) Evict(e mqtt.Eviction) {
 			c.close(packet.AdministrativeAction, e.Reason)
 		}
 	}
+}
+
+// issuedBy are the connections that began with a JWT of the issuer.
+func (b *Broker) issuedBy(e mqtt.Eviction) (all []*conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.conns {
+		if c != nil && e.Issuer != "" && c.issuer == e.Issuer && !c.began.After(e.At) {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // forget ends the session with what waits in it, unless somebody came by it since.

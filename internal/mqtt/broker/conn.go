@@ -20,11 +20,13 @@ type conn struct {
 	nc    net.Conn
 	plain bool
 
-	frames  frames
-	version byte
-	began   time.Time // before its credentials were looked at
-	session *session  // set once, before anybody else knows of the connection
-	aliases map[uint16]string
+	frames   frames
+	version  byte
+	began    time.Time   // before its credentials were looked at
+	issuer   string      // of its JWT, see mqtt.Identity; guarded by Broker.mu
+	expiring *time.Timer // nil: it came without a JWT
+	session  *session    // set once, before anybody else knows of the connection
+	aliases  map[uint16]string
 	deadline
 	pace
 	shortened bool // its keep alive is Limits.KeepAlive, and it was told

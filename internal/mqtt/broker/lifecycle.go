@@ -38,6 +38,7 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 	c.session = s
 	c.takePace()
 	s.stopTimer()
+	c.issuer, c.expiring = id.Issuer, c.expire(id.Until)
 	s.conn, s.identity, s.began, s.fullSince = c, id, c.began, time.Time{}
 	s.expiry, s.since = s.b.expiry(p.SessionExpiry, id), time.Time{}
 	s.will = newWill(p.Will, id.Name)
@@ -50,6 +51,17 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 	}
 	s.save()
 	s.saveWill()
+}
+
+// reasonExpired is why a connection ends whose JWT is over.
+const reasonExpired = "its JWT has expired"
+
+// expire ends the connection then; nil: never.
+func (c *conn) expire(until time.Time) *time.Timer {
+	if until.IsZero() {
+		return nil
+	}
+	return time.AfterFunc(time.Until(until), func() { c.close(packet.AdministrativeAction, reasonExpired) })
 }
 
 // dropForeign removes what the identity may not have, or not any more.
@@ -73,6 +85,9 @@ func (s *session) over(now time.Time) bool {
 func (b *Broker) detach(c *conn) {
 	s := c.session
 	c.lose(errGone) // if nobody has
+	if c.expiring != nil {
+		c.expiring.Stop()
+	}
 	reason := c.cause.reason
 	now := time.Now()
 	c.keepPace(now)
