@@ -275,24 +275,16 @@ func TestNewDeviceOfADeletedId(t *testing.T) {
 	}
 }
 
-<<<<<<< HEAD
 // With the embedded broker a device's own connection says whether it is online, not
 // what is published about it; and none outlives the server.
 func TestPresenceByConnection(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	o := start(t, data)
-=======
-// A connection that began with a JWT ends with that, or with its issuer, whoever comes
-// as its companion meanwhile; and no other one of the device does.
-func TestConnectionsOfJWTs(t *testing.T) {
-	o := start(t, filepath.Join(t.TempDir(), "data"))
->>>>>>> 02e9add (internal/mqtt, internal/fleet: a connection ends with its own JWT)
 	const id = "sensor-1"
 	_, err := o.devices.CreateDevice(t.Context(), connect.NewRequest(&otadv1.CreateDeviceRequest{Id: id, Hardware: "esp32"}))
 	must(t, err)
 	set, err := o.devices.SetDevicePassword(t.Context(), connect.NewRequest(&otadv1.SetDevicePasswordRequest{DeviceId: id}))
 	must(t, err)
-<<<<<<< HEAD
 	want := func(o *otad, reachability, reason string) {
 		t.Helper()
 		got, err := o.devices.GetDevice(t.Context(), connect.NewRequest(&otadv1.GetDeviceRequest{Id: id}))
@@ -316,7 +308,17 @@ func TestConnectionsOfJWTs(t *testing.T) {
 	must(t, o.cmd.Process.Signal(syscall.SIGTERM))
 	must(t, o.cmd.Wait())
 	want(start(t, data), "offline", fleet.ReasonRestarted)
-=======
+}
+
+// A connection that began with a JWT ends with that, or with its issuer, whoever comes
+// as its companion meanwhile; and no other one of the device does.
+func TestConnectionsOfJWTs(t *testing.T) {
+	o := start(t, filepath.Join(t.TempDir(), "data"))
+	const id = "sensor-1"
+	_, err := o.devices.CreateDevice(t.Context(), connect.NewRequest(&otadv1.CreateDeviceRequest{Id: id, Hardware: "esp32"}))
+	must(t, err)
+	set, err := o.devices.SetDevicePassword(t.Context(), connect.NewRequest(&otadv1.SetDevicePasswordRequest{DeviceId: id}))
+	must(t, err)
 	password := set.Msg.GetPassword()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -349,5 +351,4 @@ func TestConnectionsOfJWTs(t *testing.T) {
 		t.Error("a companion with a password was thrown out")
 	default:
 	}
->>>>>>> 02e9add (internal/mqtt, internal/fleet: a connection ends with its own JWT)
 }
