@@ -58,7 +58,7 @@ func parseEvents(payload []byte) (eventBatch, error) {
 	if len(payload) > MaxEventsPayload {
 		return b, fmt.Errorf("%w: %d bytes of events in one message, at most %d", fleet.ErrInvalid, len(payload), MaxEventsPayload)
 	}
-	if err := json.Unmarshal(payload, &b); err != nil {
+	if err := readJSON(payload, &b); err != nil {
 		return b, fmt.Errorf("%w: events: %w", fleet.ErrInvalid, err)
 	}
 	if len(b.Events) > fleet.MaxEvents {

@@ -73,13 +73,15 @@ type bitmap []byte
 // UnmarshalJSON implements json.Unmarshaler.
 func (b *bitmap) UnmarshalJSON(text []byte) error {
 	var s *string
-	if err := json.Unmarshal(text, &s); err != nil || s == nil {
-		return err // null is not given
+	if err := json.Unmarshal(text, &s); err == nil && s == nil {
+		return nil // null is not given
+	} else if err != nil {
+		return errBitmap
 	}
 	digits := strings.TrimPrefix(strings.TrimPrefix(*s, "0x"), "0X")
 	raw, err := hex.DecodeString(digits)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errBitmap, err)
+		return errBitmap
 	}
 	*b = raw
 	return nil

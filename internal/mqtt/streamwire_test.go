@@ -167,3 +167,32 @@ func FuzzStreamRequest(f *testing.F) {
 		}
 	})
 }
+
+// What is wrong with a payload is said in words of the protocol, not of this program.
+func TestWrongTypesInWords(t *testing.T) {
+	encoded := func(v any) string {
+		b, err := cbor.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, c := range []struct {
+		format, payload, want string
+		to                    any
+	}{
+		{"json", `{"f":"x"}`, "a member has the wrong type: f can not be of the type string", new(streamRequest)},
+		{"json", `{"f":1.5}`, "a member has the wrong type: f can not be of the type number 1.5", new(streamRequest)},
+		{"json", `{"b":1}`, "a member has the wrong type: b is not whole bytes in hexadecimal", new(streamRequest)},
+		{"json", `{"b":"0g"}`, "a member has the wrong type: b is not whole bytes in hexadecimal", new(streamRequest)},
+		{"json", `[]`, "the payload can not be of the type array", new(streamRequest)},
+		{"json", `{"parameters":{"k":1}}`, "a member has the wrong type: parameters can not be of the type number", new(provisionRequest)},
+		{"json", `{"events":[{"seq":"x"}]}`, "a member has the wrong type: events.seq can not be of the type string", new(eventBatch)},
+		{"cbor", encoded(map[string]any{"f": "x"}), "a member has the wrong type: f can not be of the type UTF-8 text string", new(streamRequest)},
+		{"cbor", encoded([]int{}), "the payload can not be of the type array", new(streamRequest)},
+	} {
+		if err := wireFormats[c.format].read([]byte(c.payload), c.to); err == nil || err.Error() != c.want {
+			t.Errorf("%s %q: %v, want %s", c.format, c.payload, err, c.want)
+		}
+	}
+}

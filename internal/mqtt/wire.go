@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -29,10 +30,22 @@ var errType = errors.New("a member has the wrong type")
 func readJSON(payload []byte, to any) error {
 	err := json.Unmarshal(payload, to)
 	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.Field != "" || errors.Is(err, errBitmap) {
+	switch {
+	case errors.Is(err, errBitmap):
 		return fmt.Errorf("%w: %w", errType, err)
+	case errors.As(err, &wrong):
+		return mismatch(wrong.Field, wrong.Value)
 	}
 	return err
+}
+
+// mismatch says so of a value that can not be where it is; member is empty for the
+// whole payload. What we hold it in is no concern of a device.
+func mismatch(member, value string) error {
+	if member == "" {
+		return fmt.Errorf("the payload can not be of the type %s", value)
+	}
+	return fmt.Errorf("%w: %s can not be of the type %s", errType, member, value)
 }
 
 // strictCBOR reads what RFC 8949 allows and a small device sends: one map with
@@ -51,8 +64,8 @@ var strictCBOR = func() cbor.DecMode {
 func readCBOR(payload []byte, to any) error {
 	err := strictCBOR.Unmarshal(payload, to)
 	var wrong *cbor.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.StructFieldName != "" {
-		return fmt.Errorf("%w: %w", errType, err)
+	if errors.As(err, &wrong) {
+		return mismatch(wrong.StructFieldName[strings.LastIndexByte(wrong.StructFieldName, '.')+1:], wrong.CBORType)
 	}
 	return err
 }
