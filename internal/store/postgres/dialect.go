@@ -64,9 +64,9 @@ func dialect() sqlstore.Dialect {
 		Start:     "SELECT pg_advisory_xact_lock_shared" + stopping,
 		Stop:      "SELECT pg_advisory_xact_lock" + stopping,
 		Confident: true,
-		Analyze:   "ANALYZE executions",
-		Fault:     fault,
-		Timeout:   statementTimeout,
+		Analyze:   "ANALYZE executions", AnalyzeLines: "ANALYZE candidates",
+		Fault:   fault,
+		Timeout: statementTimeout,
 		Outcome: &sqlstore.Outcome{
 			Mark:      markCommit,
 			Committed: committed,

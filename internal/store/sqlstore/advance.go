@@ -47,7 +47,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 			return err
 		}
 	}
-	tries := 0
+	tries, begins := 0, false
 	err = s.writer.doReading(ctx, reading{stops: a.Rollout.State != ota.RolloutRunning, alone: true}, func(t *tx) error {
 		tries++
 		old, err := scanRollout(t.row(selectRollout+` WHERE id = ?`+t.forUpdate("rollouts"), a.Rollout.ID))
@@ -63,6 +63,7 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		if err := t.row(selectTaken, old.ID).Scan(&taken); err != nil {
 			return err
 		}
+		begins = old.StartedAt.IsZero() && !a.Rollout.StartedAt.IsZero()
 		r := a.Rollout
 		r.Release, r.Command = old.Release, old.Command
 		if old.State.Begun() {
@@ -95,6 +96,9 @@ func (s *Store) Advance(ctx context.Context, a fleet.Advance) error {
 		t.tell(ota.Changes(old, r, a.Now)...)
 		return t.follow(old, r, a)
 	})
+	if analyze := s.config.Dialect.AnalyzeLines; err == nil && begins && a.Rollout.Population >= manyRows && analyze != "" {
+		_, _ = s.config.Writer.ExecContext(ctx, analyze) // as below
+	}
 	if analyze := s.config.Dialect.Analyze; err == nil && a.Open != nil && grewMuch(a.Open.From, a.Open.To) && analyze != "" {
 		_, _ = s.config.Writer.ExecContext(ctx, analyze) // the step is made; without it, the database looks by itself later
 	}

@@ -73,6 +73,9 @@ type Dialect struct {
 	// rows: it has the database look at what it knows of the table, by which it
 	// chooses how to read. Empty: it never looks.
 	Analyze string
+	// AnalyzeLines is the same of the lines of rollouts, for when a long one begins: a
+	// device that takes its turn is looked for in it.
+	AnalyzeLines string
 	// Fault says what an error of the database means.
 	Fault func(error) Fault
 	// Timeout bounds each statement of the writer, so that a peer that has gone
