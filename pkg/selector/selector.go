@@ -71,8 +71,8 @@ func Parse(expr string) (Selector, error) {
 	return Selector{expr: trimmed, root: root}, nil
 }
 
-// checkTokens refuses what would make the parser recurse deeply, and text that
-// is not UTF-8.
+// checkTokens refuses what would make the parser recurse deeply, text that is not
+// UTF-8, and numbers that the parser has no words for.
 func checkTokens(expr, trimmed string, lead int) error {
 	if !utf8.ValidString(expr) {
 		valid := strings.IndexRune(expr, utf8.RuneError)
@@ -80,6 +80,7 @@ func checkTokens(expr, trimmed string, lead int) error {
 	}
 	var l filtering.Lexer
 	l.Init(trimmed)
+	numbers := numerals{text: trimmed}
 	depth := 0
 	for range len(trimmed) {
 		token, err := l.Lex()
@@ -97,6 +98,9 @@ func checkTokens(expr, trimmed string, lead int) error {
 		}
 		if depth > MaxNesting {
 			return syntaxError(expr, lead+int(token.Position.Offset), "more than %d parentheses inside each other: split the expression", MaxNesting)
+		}
+		if why := numbers.refusal(token); why != "" {
+			return syntaxError(expr, lead+int(token.Position.Offset), "%s", why)
 		}
 	}
 	return nil

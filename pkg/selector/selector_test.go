@@ -358,7 +358,6 @@ func TestSyntaxErrors(t *testing.T) {
 		{`id == a`, 5, "unexpected ="},
 		{`id = "a`, 6, "unterminated string"},
 		{`id = "\q"`, 6, "unable to unescape"},
-		{`shadow.reported.n = 9223372036854775808`, 21, "in quotes"},
 		{"id = \xff", 6, "not UTF-8"},
 		{strings.Repeat("(", MaxNesting+1) + "id = a" + strings.Repeat(")", MaxNesting+1), MaxNesting + 1, "split the expression"},
 		{`id = "` + strings.Repeat("x", MaxBytes) + `"`, MaxBytes + 1, "use at most 4096"},
@@ -372,6 +371,53 @@ func TestSyntaxErrors(t *testing.T) {
 		}
 		if se.Column != tt.column || !strings.Contains(se.Message, tt.message) || se.Expr != tt.expr {
 			t.Errorf("%.80s: got column %d %q, want column %d ...%s...", tt.expr, se.Column, se.Message, tt.column, tt.message)
+		}
+	}
+}
+
+// TestNumbersAreReadAsTheyAreWritten, or refused with what to write instead.
+func TestNumbersAreReadAsTheyAreWritten(t *testing.T) {
+	const (
+		beyond   = "is beyond the whole numbers that are compared, -9223372036854775807 to 9223372036854775807"
+		exponent = "has an exponent: write the number out"
+		digits   = "has more digits than are compared: write at most 15"
+		zero     = "begins with a zero: leave it out"
+	)
+	for _, tt := range []struct{ number, read, refused string }{
+		{"0", "0", ""}, {"-5", "-5", ""}, {"5.", "5", ""}, {".5", "0.5", ""}, {"-.5", "-0.5", ""}, {"0.50", "0.5", ""}, {"0x1E5", "485", ""}, {"-0x10", "-16", ""},
+		{"9223372036854775807", "9223372036854775807", ""}, {"-9223372036854775807", "-9223372036854775807", ""},
+		{"9223372036854775808", "", beyond}, {"-9223372036854775808", "", beyond}, {"99999999999999999999", "", beyond}, {"0xffffffffffffffff", "", beyond},
+		{strings.Repeat("9", 400), "", beyond},
+		{"1e400", "", exponent}, {"-1E400", "", exponent}, {"1e5", "", exponent}, {"1.5e3", "", exponent}, {"1.e3", "", exponent}, {".5e+3", "", exponent}, {"1e-5", "", exponent},
+		{"0.30000000000000004", "0.30000000000000004", ""}, {"1.00000000000000000000", "1", ""}, {"100000000000000000000.0", "100000000000000000000", ""},
+		{"1.0000000000000000000000000001", "", digits}, {"0.1234567890123456789", "", digits}, {"9007199254740993.0", "", digits}, {"1152921504606846976.0", "", digits}, {strings.Repeat("9", 400) + ".0", "", digits},
+		{"010", "", zero}, {"-007", "", zero}, {"00.5", "", zero},
+		{"1e", "", "goes in quotes"}, {"12a", "", "goes in quotes"}, {"1_000", "", "goes in quotes"},
+	} {
+		for _, op := range []string{" = ", " > ", ":"} {
+			expr := "tags.x = y AND shadow.reported.n" + op + tt.number
+			s, err := Parse(expr)
+			if tt.refused != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.refused) {
+					t.Errorf("%s: got %v, want ...%s...", expr, err, tt.refused)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %v", expr, err)
+				continue
+			}
+			if got := s.root.(And).Right.(Comparison).Value; got.Kind != Number || got.Text != tt.read {
+				t.Errorf("%s: read as %+v, want the number %s", expr, got, tt.read)
+			}
+		}
+	}
+	for _, key := range []string{"007", "1e400", "99999999999999999999", "5.010"} { // keys of a path are no numbers
+		if _, err := Parse("shadow.reported." + key + " = 1"); err != nil && !strings.Contains(err.Error(), "goes in quotes") {
+			t.Errorf("a key %s: %v", key, err)
+		}
+		if !mustParse(t, `tags.a = "`+key+`" OR id = x`).Match(facts{id: "x"}) {
+			t.Errorf("the text %q is not taken", key)
 		}
 	}
 }

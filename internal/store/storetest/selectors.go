@@ -137,6 +137,29 @@ var selectorTests = []test{
 			s.equal("not "+tt.desired+tt.reported, s.selected(fleet.DeviceQuery{Selector: s.parse(`id = "` + id + `" AND NOT ` + tt.expr)}), []string(nil))
 		}
 	}},
+	{"numbers about the limits of what selectors compare", func(s *suite) {
+		numbers := map[string]string{
+			"a": "-1e400", "b": "-99999999999999999999", "c": "-9223372036854775807", "d": "0.3", "e": "0.30000000000000004", "f": "0.300000000000000041",
+			"g": "9223372036854775807", "h": "9223372036854775808", "i": "99999999999999999999", "j": "1e400", "k": `"99999999999999999999"`,
+		}
+		for _, id := range slices.Sorted(maps.Keys(numbers)) {
+			s.enrolled(id)
+			s.mixed(id, "", `{"i":`+numbers[id]+`,"n":`+numbers[id]+`}`)
+		}
+		for _, fields := range [][]selector.Field{nil, indexed} {
+			s.must(s.IndexFields(ctx, fields))
+			for tail, want := range map[string][]string{
+				" = 9223372036854775807": {"g"}, " > 9223372036854775807": {"h", "i", "j"}, " >= 9223372036854775807": {"g", "h", "i", "j"},
+				" < -9223372036854775807": {"a", "b"}, " = -9223372036854775807": {"c"}, " = 0.30000000000000004": {"e"}, " > 0.30000000000000004": {"f", "g", "h", "i", "j"},
+				" = 100000000000000000000.0": nil, " > 100000000000000000000.0": {"j"}, " < 100000000000000000000.0": {"a", "b", "c", "d", "e", "f", "g", "h", "i"},
+				` = "99999999999999999999"`: {"k"},
+			} {
+				for _, field := range []string{"shadow.reported.i", "shadow.reported.n"} {
+					s.equal(field+tail, s.selected(fleet.DeviceQuery{Selector: s.parse(field + tail)}), want)
+				}
+			}
+		}
+	}},
 	{"indexes come and go, and change no answer", func(s *suite) {
 		s.enrolled("a", "b", "c")
 		s.update("a", "", "i", "x")
