@@ -230,10 +230,22 @@ func filled(n *yaml.Node, name string) error {
 	return nil
 }
 
+// otherShape is what the parser says of one value in place of a list or a mapping, or
+// of one of these in place of the other.
+var otherShape = regexp.MustCompile("(?s)cannot unmarshal !\\S+ (`.*?` )?into (\\S+)")
+
 // readable leaves out what only a programmer of the parser understands.
 func readable(err error) error {
 	s := strings.TrimPrefix(err.Error(), "yaml: ")
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "unmarshal errors:\n"), "  ")
+	s = otherShape.ReplaceAllStringFunc(s, func(said string) string {
+		part := otherShape.FindStringSubmatch(said)
+		value := strings.Replace(part[1], "` ", "`: ", 1)
+		if strings.HasPrefix(part[2], "[]") {
+			return value + "want a list, as in [A, B], or with - before each"
+		}
+		return value + "want keys with values, as in {key: value}"
+	})
 	s = strings.ReplaceAll(s, "not found in type main.", "is not known in ")
 	for _, name := range []string{"planFile", "planCommand", "planStage", "planFlight", "planTimers", "planRetry", "planConsent", "planHealth"} {
 		s = strings.ReplaceAll(s, name, "a "+strings.ToLower(strings.TrimPrefix(name, "plan")))

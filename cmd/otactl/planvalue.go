@@ -23,13 +23,17 @@ func (t *text) UnmarshalYAML(n *yaml.Node) error {
 
 func (t *text) read(n *yaml.Node, want string, tags ...string) error {
 	if n.Kind != yaml.ScalarNode {
-		return fmt.Errorf("line %d: want one value", n.Line)
+		return errOneValue(n)
 	}
 	if !slices.Contains(tags, n.ShortTag()) {
 		return fmt.Errorf("line %d: %s: want %s", n.Line, n.Value, want)
 	}
 	t.value, t.line = n.Value, n.Line
 	return nil
+}
+
+func errOneValue(n *yaml.Node) error {
+	return fmt.Errorf("line %d: want one value, not a list or keys", n.Line)
 }
 
 // loose is a text that may be written as a number, or as true or false: a stage of 5
@@ -47,6 +51,9 @@ type whole int32
 // UnmarshalYAML refuses fractions.
 func (w *whole) UnmarshalYAML(n *yaml.Node) error {
 	var number int32
+	if n.Kind != yaml.ScalarNode {
+		return errOneValue(n)
+	}
 	if n.ShortTag() != "!!int" || n.Decode(&number) != nil {
 		return fmt.Errorf("line %d: %q: want a whole number of at most 32 bits", n.Line, n.Value)
 	}
@@ -60,6 +67,9 @@ type truth bool
 // UnmarshalYAML refuses yes, no, on and off, which are texts.
 func (b *truth) UnmarshalYAML(n *yaml.Node) error {
 	var is bool
+	if n.Kind != yaml.ScalarNode {
+		return errOneValue(n)
+	}
 	if n.ShortTag() != "!!bool" || n.Decode(&is) != nil {
 		return fmt.Errorf("line %d: %q: want true or false", n.Line, n.Value)
 	}

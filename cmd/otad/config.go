@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -103,14 +104,13 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 			}
 		}
 		fromEnv := env.Provider(".", env.Opt{Prefix: "OTAD_", TransformFunc: func(key, value string) (string, any) {
-			name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "OTAD_")), "_", "-")
-			if name == "hosts" || name == "index" || name == "mqtt-limit" || name == "webhook-allow" {
-				return name, strings.Split(value, ",")
-			}
-			return name, value
+			return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "OTAD_")), "_", "-"), value
 		}})
 		if err := k.Load(fromEnv, nil); err != nil {
 			return config{}, fmt.Errorf("environment: %w", err)
+		}
+		if err := splitLists(k); err != nil {
+			return config{}, err
 		}
 		if err := k.Load(posflag.Provider(f, ".", k), nil); err != nil {
 			return config{}, fmt.Errorf("flags: %w", err)
@@ -126,10 +126,44 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 			return config{}, usageError{errors.New("--database holds a password, and every user of this machine can read a command line: put the URL into OTAD_DATABASE or the config file, or the password into a file for --database-password-file")}
 		}
 		empty := func(s string) bool { return s == "" }
-		c.Hosts, c.Index = slices.DeleteFunc(c.Hosts, empty), slices.DeleteFunc(c.Index, empty)
-		c.WebhookAllow = slices.DeleteFunc(c.WebhookAllow, empty)
+		for _, list := range []*[]string{&c.Hosts, &c.Index, &c.MQTTLimits, &c.TopicPublish, &c.TopicSubscribe, &c.WebhookAllow} {
+			*list = slices.DeleteFunc(*list, empty)
+		}
 		return c, c.validate()
 	}
+}
+
+// splitLists makes lists of the texts that stand for one, in the environment or the
+// file: as the flags have it, with commas between. One value of a list is a text too.
+func splitLists(k *koanf.Koanf) (err error) {
+	newServeFlags().Flags().VisitAll(func(f *pflag.Flag) {
+		given := k.Get(f.Name)
+		if f.Value.Type() != "stringSlice" || given == nil || err != nil {
+			return
+		}
+		parts, isList := given.([]any)
+		if !isList {
+			text, isText := given.(string)
+			if !isText {
+				err = usageError{fmt.Errorf("%s: %v is no list of texts: write %[1]s: [A, B]", f.Name, given)}
+				return
+			}
+			for part := range strings.SplitSeq(text, ",") {
+				parts = append(parts, part)
+			}
+		}
+		list := make([]string, len(parts))
+		for i, part := range parts {
+			text, isText := part.(string)
+			if !isText {
+				err = usageError{fmt.Errorf("%s: %v is no text: put it in quotes", f.Name, part)}
+				return
+			}
+			list[i] = strings.TrimSpace(text)
+		}
+		err = errors.Join(err, k.Set(f.Name, list))
+	})
+	return err
 }
 
 // configPath is the file to read: the flag's, else the environment's.
@@ -177,6 +211,11 @@ func knownKeys(k *koanf.Koanf, cmd *cobra.Command) error {
 func (c config) validate() error {
 	if c.Data == "" {
 		return usageError{errors.New("--data must name a directory")}
+	}
+	for _, host := range c.Hosts {
+		if net.ParseIP(host) == nil && !hostName.MatchString(host) {
+			return usageError{fmt.Errorf("hosts: %q: want a name or an address, without a port, such as ota.example", host)}
+		}
 	}
 	if c.Database != "" {
 		if err := postgres.Validate(c.Database); err != nil {
@@ -227,6 +266,9 @@ func (c config) validate() error {
 	}
 	return nil
 }
+
+// hostName is what a name may look like that stands in certificates and URLs.
+var hostName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*$`)
 
 // minShadowBytes keeps room for what the agent itself reports.
 const minShadowBytes = 1 << 10

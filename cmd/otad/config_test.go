@@ -6,11 +6,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 
 	"github.com/otad/otad/internal/fleet"
 )
@@ -63,6 +65,57 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	}
 	if c, err := loadWith(t, file, "--hosts", "x,y"); err != nil || strings.Join(c.Hosts, " ") != "x y" {
 		t.Errorf("%v, %v", c.Hosts, err)
+	}
+}
+
+// TestListsAreWrittenInAnyWay: what the flag takes, the environment and the file do,
+// for every setting that is a list.
+func TestListsAreWrittenInAnyWay(t *testing.T) {
+	lists := map[string]struct {
+		one, two string
+		of       func(config) []string
+	}{
+		"hosts":           {"gw.example", "192.0.2.1", func(c config) []string { return c.Hosts }},
+		"index":           {"tags.site", "shadow.reported.a", func(c config) []string { return c.Index }},
+		"mqtt-limit":      {"keep-alive=60s", "queued=5", func(c config) []string { return c.MQTTLimits }},
+		"topic-publish":   {"a/{device}/#", "b/{device}", func(c config) []string { return c.TopicPublish }},
+		"topic-subscribe": {"a/{device}/#", "b/{device}", func(c config) []string { return c.TopicSubscribe }},
+		"webhook-allow":   {"10.0.0.0/8", "::1", func(c config) []string { return c.WebhookAllow }},
+	}
+	newServeFlags().Flags().VisitAll(func(f *pflag.Flag) {
+		if _, known := lists[f.Name]; strings.Contains(f.Value.Type(), "Slice") != known {
+			t.Errorf("--%s is a %s: is it among the lists of this test?", f.Name, f.Value.Type())
+		}
+	})
+	for name, l := range lists {
+		want := []string{l.one, l.two}
+		check := func(how string, want []string, file string, args ...string) {
+			t.Helper()
+			if c, err := loadWith(t, file, args...); err != nil || !slices.Equal(l.of(c), want) {
+				t.Errorf("%s %s: %q, %v", name, how, l.of(c), err)
+			}
+		}
+		check("flag", want, "", "--"+name, l.one+","+l.two)
+		check("list", want, name+": ['"+l.one+"', '"+l.two+"']\n")
+		check("text", want, name+": '"+l.one+","+l.two+"'\n")
+		check("text with spaces", want, name+": "+l.one+", "+l.two+" ,\n")
+		check("one", []string{l.one}, name+": '"+l.one+"'\n")
+		check("none", []string{}, name+": []\n")
+		check("nothing", []string{}, name+":\n")
+		check("empty", []string{}, name+": ''\n")
+		variable := "OTAD_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		t.Setenv(variable, l.one+", "+l.two)
+		check("environment", want, name+": [x]\n")
+		t.Setenv(variable, l.one)
+		check("one of the environment", []string{l.one}, "")
+		if err := os.Unsetenv(variable); err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []string{"5", "true", "[5]", "['" + l.one + "', [x]]", "{a: b}"} {
+			if _, err := loadWith(t, name+": "+bad+"\n"); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: %s: %v", name, bad, err)
+			}
+		}
 	}
 }
 
@@ -126,6 +179,10 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"enrollments below none":       {args: []string{"--enroll-limit", "-1"}, words: "1 to 1000000"},
 		"a shadow too small":           {args: []string{"--shadow-bytes", "1023"}, words: "1024 to 30720"},
 		"a shadow too large":           {args: []string{"--shadow-bytes", "30721"}, words: "1024 to 30720"},
+		"two hosts in one":             {file: "hosts: ['a,b']\n", words: `"a,b": want a name or an address`},
+		"a host with its port":         {args: []string{"--hosts", "gw:8443"}, words: "without a port"},
+		"a host in brackets":           {args: []string{"--hosts", "[::1]"}, words: "without a port"},
+		"a host that is a URL":         {env: []string{"OTAD_HOSTS", "https://gw"}, words: "without a port"},
 		"S3 without keys":              {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
 		"access key as a flag":         {args: []string{"--s3-access-key", "x"}, words: "unknown flag"},
 		"secret key as a flag":         {args: []string{"--s3-secret-key=x"}, words: "unknown flag"},
@@ -145,7 +202,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}
 	for _, good := range [][]string{
 		{"--mqtt-plain", "127.0.0.1:1883"}, {"--mqtt-plain", "[::1]:1883"}, {"--mqtt-client-id", "gw-1"},
-		{"--enroll-limit", "1000000"}, {"--shadow-bytes", "30720"}, {"--shadow-bytes", "1024"},
+		{"--hosts", "localhost,*.ota.example,my_box,::1"}, {"--enroll-limit", "1000000"}, {"--shadow-bytes", "30720"}, {"--shadow-bytes", "1024"},
 		{"--mqtt-broker", "mqtts://b:8883", "--mqtt-client-id", "otad-2"},
 		{"--database", "postgres://u@h/d?sslmode=verify-full"},
 	} {
