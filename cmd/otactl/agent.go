@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -117,8 +116,8 @@ func newAgentRunCmd(a *app) *cobra.Command {
 		Use: "run", Short: "Run the agent of an enrolled directory until interrupted", Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if o.Log, err = a.agentLogger(format, level); err != nil {
-				return err
+			if o.Log, err = device.NewLogger(a.stderr, format, level); err != nil {
+				return usage("%w", err)
 			}
 			o.Version = buildVersion()
 			device.Tune(a.env)
@@ -131,21 +130,6 @@ func newAgentRunCmd(a *app) *cobra.Command {
 	f.StringVar(&format, "log-format", "text", "text or json")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
-}
-
-func (a *app) agentLogger(format, level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usage("log level %q: want debug, info, warn or error", level)
-	}
-	o := &slog.HandlerOptions{Level: l}
-	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(a.stderr, o)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(a.stderr, o)), nil
-	}
-	return nil, usage("log format %q: want text or json", format)
 }
 
 // buildVersion is the module version that this program was built from.

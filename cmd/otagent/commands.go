@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -198,27 +197,11 @@ func (p program) serve(ctx context.Context, args []string) error {
 		return err
 	}
 	var err error
-	if o.Log, err = p.logger(*format, *level); err != nil {
-		return err
+	if o.Log, err = device.NewLogger(p.stderr, *format, *level); err != nil {
+		return usage("%v", err)
 	}
 	device.Tune(p.env)
 	return device.Run(ctx, o)
-}
-
-func (p program) logger(format, level string) (*slog.Logger, error) {
-	var o slog.HandlerOptions
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usage("log level %q: want debug, info, warn or error", level)
-	}
-	o.Level = l
-	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(p.stderr, &o)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(p.stderr, &o)), nil
-	}
-	return nil, usage("log format %q: want text or json", format)
 }
 
 func (p program) status(args []string) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -38,6 +39,22 @@ func TestLoggerRefusesWhatItDoesNotKnow(t *testing.T) {
 	for _, bad := range [][2]string{{"xml", "info"}, {"", "info"}, {"text", "loud"}} {
 		if _, err := observability.NewLogger(&b, bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), "want") {
 			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
+func TestDurationsAreReadableInEveryFormat(t *testing.T) {
+	for _, format := range []string{"text", "json"} {
+		var b bytes.Buffer
+		log, err := observability.NewLogger(&b, format, "info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.With("since", time.Hour).Warn("loud", "wait", 90*time.Second, slog.Group("g", "took", time.Millisecond))
+		for _, want := range []string{"1h0m0s", "1m30s", "1ms"} {
+			if s := b.String(); !strings.Contains(s, want) {
+				t.Errorf("%s: no %s in %s", format, want, s)
+			}
 		}
 	}
 }
