@@ -437,6 +437,7 @@ type executionView struct {
 	FromDigest string            `json:"fromDigest,omitempty"` // of the image that the device said it ran before
 	DriftedAt  *time.Time        `json:"driftedAt,omitempty"`  // when the device said that it runs another image than it was given
 	Runs       string            `json:"runs,omitempty"`       // the digest of that one
+	WentBackAt *time.Time        `json:"wentBackAt,omitempty"` // when the device said that it had gone back, after the server had ended the attempt
 }
 
 func newExecutionView(e *otadv1.Execution) executionView {
@@ -446,6 +447,6 @@ func newExecutionView(e *otadv1.Execution) executionView {
 		StartedAt: when(e.GetStartedAt()), UpdatedAt: when(e.GetUpdatedAt()), FinishedAt: when(e.GetFinishedAt()),
 		StepAt: when(e.GetStepAt()), ExpiresAt: when(e.GetExpiresAt()), FromDigest: e.GetFromDigest(),
 		Version: e.GetVersion(), Lane: e.GetLane(), Command: e.GetCommand(), QueuedAt: when(e.GetQueuedAt()), RetryAt: when(e.GetRetryAt()),
-		DriftedAt: when(e.GetDriftedAt()), Runs: e.GetRuns(),
+		DriftedAt: when(e.GetDriftedAt()), Runs: e.GetRuns(), WentBackAt: when(e.GetWentBackAt()),
 	}
 }

@@ -357,7 +357,7 @@ func encodeExecution(e ota.Execution) *otadv1.Execution {
 		Version: e.Version, Firmware: e.Release.String(), QueuedAt: timestamp(e.QueuedAt), StartedAt: timestamp(e.StartedAt),
 		UpdatedAt: timestamp(e.UpdatedAt), FinishedAt: timestamp(e.FinishedAt), ExpiresAt: timestamp(e.Expires),
 		RetryAt: timestamp(e.RetryAt), Lane: e.Lane, FromDigest: e.From, DriftedAt: timestamp(e.DriftedAt), Runs: e.Runs,
-		Via: encodeReleases(e.Via), Leg: int32(e.Leg), StepAt: timestamp(e.StepAt),
+		Via: encodeReleases(e.Via), Leg: int32(e.Leg), StepAt: timestamp(e.StepAt), WentBackAt: timestamp(e.WentBackAt),
 	}
 }
 

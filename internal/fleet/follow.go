@@ -250,7 +250,7 @@ func (w watched) belonging(f follower, m Marked, l Look) ota.Belonging {
 		switch {
 		case e.RolloutID == f.ID:
 			b.Newest = &e // they come by attempt
-		case e.Class == ota.ClassRolledBack && !f.Terms.Quarantined:
+		case e.WentBack() && !f.Terms.Quarantined:
 			j.quarantined[w.digests[e.Release]] = map[string]bool{m.ID: true}
 		}
 		if o.Supersedes(f.Rollout) && e.Status != ota.Canceled && e.Status != ota.Removed {

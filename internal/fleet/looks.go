@@ -108,7 +108,7 @@ type Changed struct{ From, To ota.Execution }
 // SameStanding reports whether an execution stands as it was read. It is one of
 // the rules of Settle.
 func SameStanding(a, b ota.Execution) bool {
-	return a.Attempt == b.Attempt && a.Version == b.Version && a.Class == b.Class && a.RetryAt.Equal(b.RetryAt) && a.DriftedAt.Equal(b.DriftedAt)
+	return a.Attempt == b.Attempt && a.Version == b.Version && a.Class == b.Class && a.RetryAt.Equal(b.RetryAt) && a.DriftedAt.Equal(b.DriftedAt) && a.WentBackAt.Equal(b.WentBackAt)
 }
 
 // SaysFirmware reports whether an update of the classic shadow says which image
@@ -214,7 +214,7 @@ func (w watched) look(m Marked, now time.Time) Look {
 	var list []ota.Standing
 	for i, e := range m.Executions {
 		before[e.RolloutID] = e
-		if older := i+1 < len(m.Executions) && m.Executions[i+1].RolloutID == e.RolloutID; older && e.Class == ota.ClassRolledBack {
+		if older := i+1 < len(m.Executions) && m.Executions[i+1].RolloutID == e.RolloutID; older && e.WentBack() {
 			continue // that is for follow
 		}
 		list = append(list, ota.Standing{Execution: e, Rollout: w.rollouts[e.RolloutID], Digest: w.digests[e.Release], Goal: w.digests[w.rollouts[e.RolloutID].Release]})

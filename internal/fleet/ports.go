@@ -336,14 +336,15 @@ type ExecutionStore interface {
 	// has none. f must not call the store. It reads no more of them than that, so it is
 	// for a whole fleet.
 	Unfinished(ctx context.Context, rolloutID string, f func(deviceID string) bool) error
-	// WentBack calls f for each attempt of the rollout of ota.ClassRolledBack, ordered by
-	// device, attempt, until f returns false. f must not call the store. It reads none
+	// WentBack calls f for each attempt of the rollout that ota.Execution.WentBack, ordered by
+	// attempt, device, until f returns false. f must not call the store. It reads none
 	// of those that went well.
 	WentBack(ctx context.Context, rolloutID string, f func(ota.Execution) bool) error
 	// StartNext is NextExecution followed by ota.Start, in one.
 	StartNext(ctx context.Context, deviceID string, s ota.Starting, now time.Time) (ota.Execution, error)
 	// Report applies ota.Apply to the newest attempt. On an error of ota.Apply the
-	// execution comes back as it stands, with that error. A QUEUED execution that
+	// execution comes back as it stands, with that error; but what ota.Late takes of the
+	// attempt that the report is about is kept. A QUEUED execution that
 	// NextExecution holds back can not be started: ota.ErrTransition.
 	Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error)
 	// Expire ends what is due at now, as ota.Expire does, those due first first;

@@ -158,7 +158,7 @@ func (w inquiry) taken(r ota.Rollout, e ota.Execution) Because {
 		b.Cause = CauseRevoked
 	case by != "":
 		return w.superseded(r, b, by)
-	case e.Reason() == ota.LeftReason:
+	case e.Left():
 		b.Cause = CauseJoinsWhenSelected
 		if !r.Follows {
 			b.Cause = CauseEnded
@@ -197,7 +197,7 @@ func (w inquiry) finished(r ota.Rollout, e ota.Execution) Because {
 		b.Why += "; " + notRunning(r).Why
 	case e.Stranded():
 		b.Cause = CauseStranded
-	case e.Class == ota.ClassRolledBack:
+	case e.WentBack():
 		b.Cause = CauseRolledBack
 	}
 	return b

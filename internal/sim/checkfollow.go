@@ -48,7 +48,7 @@ func (k *checker) stays(name string, r ota.Rollout, e ota.Execution) {
 // deleted.
 func leavings(attempts []ota.Execution) (n int) {
 	for _, e := range attempts {
-		if e.Status == ota.Canceled && e.Reason() == ota.LeftReason || e.Status == ota.Removed && e.Reason() == ota.DeletedReason {
+		if e.Left() || e.Status == ota.Removed && e.Reason() == ota.DeletedReason {
 			n++
 		}
 	}
@@ -146,7 +146,7 @@ func (k *checker) excused(r ota.Rollout, device string) bool {
 		}
 		o := k.rollouts[at.rollout]
 		for _, e := range attempts {
-			if e.Class == ota.ClassRolledBack && e.Release == r.Release && !r.Terms.Quarantined || o.Supersedes(r) && e.Status != ota.Canceled && e.Status != ota.Removed {
+			if e.WentBack() && e.Release == r.Release && !r.Terms.Quarantined || o.Supersedes(r) && e.Status != ota.Canceled && e.Status != ota.Removed {
 				return true
 			}
 		}
@@ -178,7 +178,7 @@ func (k *checker) reported(device string) (runs string) {
 func (k *checker) cut(r ota.Rollout, device, runs string) bool {
 	path := k.pathOf(r, device, runs)
 	back := func(e ota.Execution) bool {
-		return e.Class == ota.ClassRolledBack && slices.Contains(path.Via, e.Release)
+		return e.WentBack() && slices.Contains(path.Via, e.Release)
 	}
 	for at, attempts := range k.executions {
 		if at.device == device && !r.Terms.Quarantined && slices.ContainsFunc(attempts, back) {

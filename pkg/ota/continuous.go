@@ -15,6 +15,9 @@ import (
 // rollout before it had begun.
 const LeftReason = "the device left: the rollout's selector does not match it any more"
 
+// Left reports whether it was CANCELED for that.
+func (e Execution) Left() bool { return e.Status == Canceled && e.Details[DetailReason] == LeftReason }
+
 func (r Rollout) validateContinuous() error {
 	if !r.Terms.Continuous {
 		return nil
@@ -205,10 +208,9 @@ func (r Rollout) again(e Execution, now time.Time) *Execution {
 	if !e.Status.Terminal() || !e.RetryAt.IsZero() {
 		return nil
 	}
-	left := e.Status == Canceled && e.Details[DetailReason] == LeftReason
 	deleted := e.Status == Removed && e.Details[DetailReason] == DeletedReason
 	switch {
-	case (left || deleted || e.Stranded()) && e.Attempt < MaxAttempts:
+	case (e.Left() || deleted || e.Stranded()) && e.Attempt < MaxAttempts:
 		e.RetryAt = now
 	case e.Class == ClassUnderway:
 		e.RetryAt = now

@@ -105,7 +105,14 @@ type Execution struct {
 	// given, and Runs is the digest of that. Zero and empty unless drifted.
 	DriftedAt time.Time
 	Runs      string
+	// WentBackAt is when the device said of one that the server had ended that it had
+	// tried the image and gone back, see Late. Zero: it did not, or its own report
+	// ended the execution, which is ClassRolledBack then.
+	WentBackAt time.Time
 }
+
+// WentBack reports whether the image was tried on the device and rolled back.
+func (e Execution) WentBack() bool { return e.Class == ClassRolledBack || !e.WentBackAt.IsZero() }
 
 // Under returns the execution with what it has of its rollout: the terms, and the
 // release unless it is one to pass through.
@@ -141,12 +148,19 @@ func (e Execution) SettledAt() time.Time {
 func (e Execution) Step() Step { return Step(e.Details[DetailStep]) }
 
 // Reason is why it is as it is, for people: the agent's explanation, empty when it
-// gave none, or what is known of a drift.
+// gave none, or what is known of a drift, and that it went back after all.
 func (e Execution) Reason() string {
 	if e.Class == ClassDrifted {
 		return fmt.Sprintf("runs another image since %s: %s", e.DriftedAt.UTC().Format(time.RFC3339), e.Runs)
 	}
-	return e.Details[DetailReason]
+	why := e.Details[DetailReason]
+	if e.WentBackAt.IsZero() {
+		return why
+	}
+	if why != "" {
+		why += "; "
+	}
+	return why + "the device said at " + e.WentBackAt.UTC().Format(time.RFC3339) + " that it had gone back"
 }
 
 // Keys of statusDetails that our agent sets; other devices may leave them out.
@@ -246,6 +260,36 @@ func Apply(e Execution, r Report, now time.Time) (Execution, error) {
 	}
 	next.rearm(r, e.Status == Queued || e.Step() != next.Step(), now)
 	return next, nil
+}
+
+// Late returns an execution that the server ended, after a report that comes too late for
+// it: what has ended stays so, with its class and its version, and counts as before. But
+// that the device has tried the image and gone back is remembered, so that no other rollout
+// gives it the image again. It is false when the report says nothing of that, or nothing
+// new: who ended it by itself has said how.
+func Late(e Execution, r Report, now time.Time) (Execution, bool) {
+	if !r.wentBack() || e.Command != nil || e.Status != TimedOut && e.Status != Canceled || !e.WentBackAt.IsZero() {
+		return e, false
+	}
+	if r.Attempt != 0 && r.Attempt != e.Attempt || r.validate() != nil {
+		return e, false
+	}
+	e.WentBackAt = now
+	return e, true
+}
+
+// wentBack reports whether the device says that it went back.
+func (r Report) wentBack() bool {
+	return classOf(Execution{Status: r.Status, Details: r.Details}) == ClassRolledBack
+}
+
+// LateFor returns the attempt that a report is about which Apply refused for the newest
+// one, if Late may take it; false: it takes none.
+func LateFor(newest Execution, r Report, refused error) (attempt int, ok bool) {
+	if !errors.Is(refused, ErrTerminal) && !errors.Is(refused, ErrVersionMismatch) || !r.wentBack() {
+		return 0, false
+	}
+	return cmp.Or(r.Attempt, newest.Attempt), r.Attempt >= 0 && r.Attempt <= newest.Attempt
 }
 
 // putOff is a QUEUED execution whose device has looked at it and waits, for its

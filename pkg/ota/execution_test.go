@@ -62,6 +62,75 @@ func TestApplyComparesVersionAndAttempt(t *testing.T) {
 	}
 }
 
+// TestLateWalksEveryPair: of what the server ended, a word that the device went back is
+// remembered, once, and nothing else of any execution changes.
+func TestLateWalksEveryPair(t *testing.T) {
+	back := map[string]string{DetailClass: string(ClassRolledBack)}
+	for _, stands := range Statuses {
+		for _, said := range Statuses {
+			for _, class := range []Class{"", ClassFailed, ClassSilent, ClassRolledBack} {
+				e := Execution{Status: stands, Class: ClassSilent, Version: 7, Attempt: 2, FinishedAt: t0, RetryAt: t0}
+				r := Report{Status: said, Details: map[string]string{DetailClass: string(class)}, ExpectedVersion: 6, Attempt: 2}
+				got, ok := Late(e, r, t0.Add(time.Hour))
+				if want := (stands == TimedOut || stands == Canceled) && said == Failed && class == ClassRolledBack; ok != want || got.WentBack() != want {
+					t.Errorf("%s, and the device says %s %q: taken %v, went back %v", stands, said, class, ok, got.WentBack())
+				}
+				if got.WentBackAt = e.WentBackAt; cmp.Diff(e, got) != "" {
+					t.Errorf("%s, and the device says %s %q:\n%s", stands, said, class, cmp.Diff(e, got))
+				}
+			}
+		}
+	}
+	e := Execution{Status: TimedOut, Attempt: 2, Details: map[string]string{DetailReason: "no word"}}
+	said := Report{Status: Failed, Details: back}
+	first, ok := Late(e, said, t0)
+	if want := "no word; the device said at 2026-03-01T10:00:00Z that it had gone back"; !ok || first.Reason() != want {
+		t.Errorf("the reason: %q", first.Reason())
+	}
+	if again, ok := Late(first, said, t0.Add(time.Hour)); ok || !again.WentBackAt.Equal(t0) {
+		t.Errorf("said again: %s", again.WentBackAt)
+	}
+	command := e
+	command.Command = &Command{}
+	for name, c := range map[string]struct {
+		e Execution
+		r Report
+	}{
+		"another attempt": {e, Report{Status: Failed, Details: back, Attempt: 1}},
+		"a command":       {command, said},
+		"no report":       {e, Report{Status: Failed, Details: map[string]string{DetailClass: string(ClassRolledBack), "": ""}}},
+	} {
+		if _, ok := Late(c.e, c.r, t0); ok {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+func TestLateIsForWhatApplyRefused(t *testing.T) {
+	back := Report{Status: Failed, Details: map[string]string{DetailClass: string(ClassRolledBack)}}
+	of := func(attempt int, r Report) Report { r.Attempt = attempt; return r }
+	for _, c := range []struct {
+		r       Report
+		refused error
+		want    int
+	}{
+		{back, ErrTerminal, 2},
+		{of(1, back), ErrTerminal, 1},
+		{of(1, back), ErrVersionMismatch, 1},
+		{of(2, back), ErrTerminal, 2},
+		{of(3, back), ErrVersionMismatch, 0},
+		{of(-1, back), ErrVersionMismatch, 0},
+		{back, ErrTransition, 0},
+		{back, ErrInvalid, 0},
+		{Report{Status: Failed}, ErrTerminal, 0},
+		{Report{Status: Succeeded}, ErrTerminal, 0},
+	} {
+		if got, ok := LateFor(Execution{Attempt: 2}, c.r, c.refused); ok != (c.want > 0) || ok && got != c.want {
+			t.Errorf("%+v, %v: attempt %d, %v", c.r, c.refused, got, ok)
+		}
+	}
+}
+
 func TestClassRefinesFailed(t *testing.T) {
 	for class, want := range map[string]Class{
 		"": ClassFailed, "failed": ClassFailed, "rolled_back": ClassRolledBack, "silent": ClassSilent,

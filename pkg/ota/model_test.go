@@ -652,7 +652,7 @@ func (m *model) checkFollowed(t *rapid.T) {
 			}
 		case e == nil:
 			t.Fatalf("%s matches, and was given nothing: line %+v, cursor %d", id, m.candidates, m.r.Cursor)
-		case (e.Status == Canceled && e.Reason() == LeftReason || e.Stranded()) && e.Attempt < MaxAttempts:
+		case (e.Left() || e.Stranded()) && e.Attempt < MaxAttempts:
 			t.Fatalf("%s is back, and was given nothing more: %+v", id, *e)
 		}
 	}

@@ -157,6 +157,9 @@ func checkExecution(r ota.Rollout, e ota.Execution, say func(string, ...any)) {
 	if on := len(e.Via) > 0; e.Leg < 1 || e.Leg > e.Attempt || on && e.Class == ota.ClassSucceeded || !on && e.Class == ota.ClassUnderway {
 		say("%s is of class %q on leg %d, via %v", name, e.Class, e.Leg, e.Via)
 	}
+	if !e.WentBackAt.IsZero() && e.Status != ota.TimedOut && e.Status != ota.Canceled {
+		say("%s is %s, and went back later, at %s", name, e.Status, e.WentBackAt)
+	}
 	if drifted := e.Class == ota.ClassDrifted; drifted == e.DriftedAt.IsZero() || drifted == (e.Runs == "") {
 		say("%s is of class %q, drifted at %s to %q", name, e.Class, e.DriftedAt, e.Runs)
 	}

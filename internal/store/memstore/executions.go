@@ -90,9 +90,18 @@ func (s *Store) Unfinished(ctx context.Context, rolloutID string, f func(deviceI
 
 // WentBack implements fleet.ExecutionStore.
 func (s *Store) WentBack(ctx context.Context, rolloutID string, f func(ota.Execution) bool) error {
-	return s.Executions(ctx, fleet.ExecutionFilter{RolloutID: rolloutID}, func(e ota.Execution) bool {
-		return e.Class != ota.ClassRolledBack || f(e)
+	var list []ota.Execution
+	err := s.Executions(ctx, fleet.ExecutionFilter{RolloutID: rolloutID}, func(e ota.Execution) bool {
+		if e.WentBack() {
+			list = append(list, e)
+		}
+		return true
 	})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(list, func(a, b ota.Execution) int { return a.Attempt - b.Attempt })
+	return each(ctx, list, f)
 }
 
 // next is what the device shall work on.
@@ -165,6 +174,7 @@ func (s *Store) Report(ctx context.Context, r ota.Report, now time.Time) (ota.Ex
 		}
 		next, err := ota.Apply(e, r, stored(now))
 		if err != nil {
+			e = s.takeLate(e, r, err, stored(now))
 			return err
 		}
 		if e.Status == ota.Queued && next.Status == ota.InProgress {
@@ -176,6 +186,22 @@ func (s *Store) Report(ctx context.Context, r ota.Report, now time.Time) (ota.Ex
 		return nil
 	})
 	return ownExecution(e), err
+}
+
+// takeLate keeps what a report says that was refused for the newest attempt, and returns that.
+func (s *Store) takeLate(newest ota.Execution, r ota.Report, refused error, now time.Time) ota.Execution {
+	attempt, ok := ota.LateFor(newest, r, refused)
+	if !ok {
+		return newest
+	}
+	e, ok := ota.Late(s.executions[r.RolloutID][r.DeviceID][attempt-1].Under(s.rollouts[r.RolloutID]), r, now)
+	if ok {
+		s.set(e)
+	}
+	if ok && attempt == newest.Attempt {
+		return e
+	}
+	return newest
 }
 
 // mayStart reports why a QUEUED execution must wait.

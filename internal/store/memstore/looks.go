@@ -46,7 +46,7 @@ func (s *Store) Marked(ctx context.Context, limit int) (list []fleet.Marked, err
 			for _, rollout := range slices.Sorted(maps.Keys(s.executions)) {
 				attempts := s.executions[rollout][id]
 				for i, e := range attempts {
-					if i == len(attempts)-1 || e.Class == ota.ClassDrifted || e.Class == ota.ClassUnderway || e.Class == ota.ClassRolledBack {
+					if i == len(attempts)-1 || e.Class == ota.ClassDrifted || e.Class == ota.ClassUnderway || e.WentBack() {
 						m.Executions = append(m.Executions, ownExecution(e.Under(s.rollouts[rollout])))
 					}
 				}

@@ -39,6 +39,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"timer of the finished", `UPDATE executions SET expires_at = 1, expires_as = 'silent' WHERE status = 'FAILED'`, "expires_at is set only on what is not finished, with expires_as: r on a attempt 1"},
 		{"retry of an older attempt", `UPDATE executions SET retry_at = 1 WHERE status = 'FAILED'`, "retry_at is set only on the newest attempt, which did not succeed: r on a attempt 1"},
 		{"retry of a success", `UPDATE executions SET retry_at = 1 WHERE status = 'SUCCEEDED'`, "retry_at is set only on the newest attempt, which did not succeed: q on a"},
+		{"went back later", `UPDATE executions SET went_back_at = 1 WHERE status = 'FAILED'`, "went_back_at is set only on what the server ended: r on a attempt 1"},
 		{"in flight", `UPDATE rollouts SET max_in_flight = 1 WHERE id = 'r'; UPDATE executions SET status = 'IN_PROGRESS', started_at = 1 WHERE status = 'QUEUED' AND rollout_id = 'r'`,
 			"rollout has more in flight than it may: r"},
 		{"lane", `UPDATE rollouts SET max_per_lane = 1 WHERE id = 'r'; UPDATE executions SET status = 'IN_PROGRESS', started_at = 1 WHERE status = 'QUEUED' AND rollout_id = 'r'`,

@@ -41,6 +41,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		{"place", "candidates_standing (rollout_id=? AND line=? AND device_id=?)"},
 		{"busy devices", "COVERING INDEX executions_active (device_id>?)"},
 		{"at work", "executions_progress (rollout_id=? AND status=?)"},
+		{"went back", "executions_went_back (rollout_id=? AND "},
 		{"cancel at work", "executions_progress (rollout_id=? AND status=?)"},
 		{"remove of the revoked", "COVERING INDEX devices_revoked (revoked_at>?)"},
 		{"newest attempt", "(rollout_id=? AND device_id=?"},

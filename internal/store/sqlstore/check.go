@@ -40,6 +40,8 @@ var invariants = []invariant{
 		AND (e.latest <> 1 OR e.status IN ('QUEUED', 'IN_PROGRESS') OR e.class = 'succeeded')`},
 	{"drifted_at, with what it runs, is set exactly when a device has drifted", executionName + ` WHERE
 		(e.drifted_at IS NULL) = (e.class = 'drifted') OR (e.drifted_at IS NULL) <> (e.runs = '')`},
+	{"went_back_at is set only on what the server ended", executionName + ` WHERE
+		e.went_back_at IS NOT NULL AND e.status NOT IN ('TIMED_OUT', 'CANCELED')`},
 	{"mark is of no device", `SELECT device_id FROM marks WHERE device_id NOT IN (SELECT id FROM devices)`},
 	{"rollout has more in flight than it may", `SELECT r.id FROM rollouts r WHERE r.max_in_flight > 0
 		AND r.max_in_flight < (SELECT COUNT(*) FROM executions e WHERE e.rollout_id = r.id AND e.status = 'IN_PROGRESS')`},

@@ -12,7 +12,7 @@ import (
 const selectExecution = `SELECT e.rollout_id, e.device_id, r.release_name, r.release_version, e.stage, e.attempt, e.status, e.class,
 	e.version, e.queued_at, e.started_at, e.step_at, e.updated_at, e.finished_at, e.details, e.lane, e.from_digest,
 	r.command, r.in_progress_timeout, r.state, r.terms, e.expires_at, e.expires_as, e.retry_at,
-	e.drifted_at, e.runs, e.via, e.leg
+	e.drifted_at, e.runs, e.via, e.leg, e.went_back_at
 	FROM executions e JOIN rollouts r ON r.id = e.rollout_id`
 
 func scanExecution(r row) (ota.Execution, error) {
@@ -21,7 +21,7 @@ func scanExecution(r row) (ota.Execution, error) {
 	err := r.Scan(&e.RolloutID, &e.DeviceID, textInto{&of.Release.Name}, textInto{&of.Release.Version}, &e.Stage, &e.Attempt, &e.Status, &e.Class,
 		&e.Version, timeInto{&e.QueuedAt}, timeInto{&e.StartedAt}, timeInto{&e.StepAt}, timeInto{&e.UpdatedAt}, timeInto{&e.FinishedAt},
 		mapInto{&e.Details}, &e.Lane, &e.From, commandInto{&of.Command}, durationInto{&of.InProgressTimeout}, &of.State, termsInto{&of}, timeInto{&e.Expires}, &e.ExpiresAs, timeInto{&e.RetryAt},
-		timeInto{&e.DriftedAt}, &e.Runs, viaInto{&e.Via}, &e.Leg)
+		timeInto{&e.DriftedAt}, &e.Runs, viaInto{&e.Via}, &e.Leg, timeInto{&e.WentBackAt})
 	return e.Under(of), err
 }
 

@@ -84,13 +84,13 @@ func (s *Store) Marked(ctx context.Context, limit int) ([]fleet.Marked, error) {
 }
 
 // executionsOf calls f for the newest attempts on the devices, and for older ones
-// that drifted, were rolled back or came a leg, by rollout.
+// that drifted, went back or came a leg, by rollout.
 func (s *Store) executionsOf(ctx context.Context, ids []string, f func(ota.Execution)) error {
 	return s.ofDevices(ctx, ids, func(r row) error {
 		e, err := scanExecution(r)
 		f(e)
 		return err
-	}, selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class IN ('drifted', 'rolled_back', 'underway') ORDER BY e.device_id, e.rollout_id, e.attempt`)
+	}, selectExecution+` JOIN {rows} ON v.device = e.device_id WHERE e.latest = 1 OR e.class IN ('drifted', 'rolled_back', 'underway') OR e.went_back_at IS NOT NULL ORDER BY e.device_id, e.rollout_id, e.attempt`)
 }
 
 // placesOf calls f for the places of the devices in lines that are followed.

@@ -22,6 +22,7 @@ func HotQueries() map[string]string {
 		"progress":                selectProgress,
 		"cancel":                  "SELECT rollout_id, device_id, attempt" + selectQueued,
 		"at work":                 selectAtWork,
+		"went back":               selectWentBack,
 		"cancel at work":          cancelBegun,
 		"due again":               countDue,
 		"next retry":              nextRetry,

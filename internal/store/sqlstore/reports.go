@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -67,11 +68,13 @@ const selectNewest = selectExecution + ` WHERE e.rollout_id = ? AND e.device_id 
 // Report implements fleet.ExecutionStore.
 func (s *Store) Report(ctx context.Context, r ota.Report, now time.Time) (ota.Execution, error) {
 	var e ota.Execution
+	var refused error
 	key := executionKey{r.RolloutID, r.DeviceID}
 	err := s.writer.doReading(ctx, reading{execution: key, begins: r.Status == ota.InProgress}, func(t *tx) (err error) {
-		e, err = t.report(r, stored(now))
+		e, refused, err = t.report(r, stored(now))
 		return err
 	})
+	err = cmp.Or(err, refused)
 	if err != nil && !answersState(err) {
 		return ota.Execution{}, err
 	}
@@ -84,21 +87,54 @@ func answersState(err error) bool {
 		errors.Is(err, ota.ErrTransition) || errors.Is(err, ota.ErrInvalid)
 }
 
-func (t *tx) report(r ota.Report, now time.Time) (ota.Execution, error) {
+// report applies a report; refused says why it was not taken, beside what was kept of it.
+func (t *tx) report(r ota.Report, now time.Time) (e ota.Execution, refused, err error) {
 	c, err := t.newestExecution(executionKey{r.RolloutID, r.DeviceID}, r.Status == ota.InProgress)
 	if err != nil {
-		return ota.Execution{}, noExecution(err, r.RolloutID, r.DeviceID)
+		return ota.Execution{}, nil, noExecution(err, r.RolloutID, r.DeviceID)
 	}
-	next, err := ota.Apply(c.Execution, r, now)
-	if err != nil {
-		return c.Execution, err
+	next, refused := ota.Apply(c.Execution, r, now)
+	if refused != nil {
+		err := t.takeLate(c, r, refused, now)
+		return c.Execution, refused, err
 	}
 	if c.Status == ota.Queued && next.Status == ota.InProgress {
 		if err := t.mayStart(c.Execution); err != nil {
-			return c.Execution, err
+			return c.Execution, nil, err
 		}
 	}
-	return next, t.changeExecution(c, next)
+	return next, nil, t.changeExecution(c, next)
+}
+
+const (
+	selectAttempt  = selectExecution + ` WHERE e.rollout_id = ? AND e.device_id = ? AND e.attempt = ?`
+	updateWentBack = `UPDATE executions SET went_back_at = ? WHERE rollout_id = ? AND device_id = ? AND attempt = ? AND went_back_at IS NULL`
+)
+
+// takeLate keeps what a report says that was refused for the newest attempt. What it is about
+// has ended and stays so, so that an attempt before the newest is only read: whoever holds
+// several holds them in ascending order.
+func (t *tx) takeLate(c *cachedExecution, r ota.Report, refused error, now time.Time) error {
+	attempt, ok := ota.LateFor(c.Execution, r, refused)
+	if !ok {
+		return nil
+	}
+	e := c.Execution
+	if attempt != e.Attempt {
+		var err error
+		if e, err = scanExecution(t.row(selectAttempt, r.RolloutID, r.DeviceID, attempt)); err != nil {
+			return err
+		}
+	}
+	late, ok := ota.Late(e, r, now)
+	if !ok {
+		return nil
+	}
+	_, err := t.exec(updateWentBack, micros(late.WentBackAt), r.RolloutID, r.DeviceID, attempt)
+	if err == nil && attempt == c.Attempt {
+		c.WentBackAt = late.WentBackAt
+	}
+	return err
 }
 
 // noExecution says what is not there.

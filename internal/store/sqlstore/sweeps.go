@@ -39,9 +39,10 @@ func (s *Store) Unfinished(ctx context.Context, rolloutID string, f func(deviceI
 	}
 }
 
-// selectWentBack is about few of the rows of the index of what ended unsuccessfully.
-const selectWentBack = selectExecution + ` WHERE e.rollout_id = ? AND e.class NOT IN ('', 'succeeded', 'underway') AND e.class = 'rolled_back'
-	AND (e.device_id, e.attempt) > (?, ?) ORDER BY e.device_id, e.attempt LIMIT ?`
+// selectWentBack says the condition of its index in the words of that. The order is one that
+// the primary key does not have: SQLite would rather go along that, through all of a rollout.
+const selectWentBack = selectExecution + ` WHERE e.rollout_id = ? AND (e.class = 'rolled_back' OR e.went_back_at IS NOT NULL)
+	AND (e.attempt, e.device_id) > (?, ?) ORDER BY e.attempt, e.device_id LIMIT ?`
 
 // WentBack implements fleet.ExecutionStore.
 func (s *Store) WentBack(ctx context.Context, rolloutID string, f func(ota.Execution) bool) error {
@@ -52,7 +53,7 @@ func (s *Store) WentBack(ctx context.Context, rolloutID string, f func(ota.Execu
 			e, err := scanExecution(r)
 			page = append(page, e)
 			return err
-		}, selectWentBack, rolloutID, last.DeviceID, last.Attempt, size)
+		}, selectWentBack, rolloutID, last.Attempt, last.DeviceID, size)
 		if err != nil {
 			return fmt.Errorf("read what went back in rollout %s: %w", rolloutID, err)
 		}

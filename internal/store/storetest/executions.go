@@ -93,6 +93,8 @@ var executionTests = []test{
 			}
 		}
 		s.open(r, epoch, queued(0, 2, devices[70])...) // what went back stays so
+		goesBack("r", devices[70])
+		want = append(want, devices[70]+" 2")
 		var got []string
 		all := func(e ota.Execution) bool { got = append(got, fmt.Sprint(e.DeviceID, " ", e.Attempt)); return true }
 		s.must(s.WentBack(ctx, "r", all))
@@ -101,6 +103,58 @@ var executionTests = []test{
 		s.must(s.WentBack(ctx, "r", func(e ota.Execution) bool { return all(e) && len(got) < 2 }))
 		s.equal("until it is enough", got, want[:2])
 		s.must(s.WentBack(ctx, "nobody's", func(e ota.Execution) bool { s.Errorf("%+v", e); return true }))
+	}},
+	{"what went back after the server had ended it", func(s *suite) {
+		s.enrolled("a", "b", "c")
+		s.timed("r", time.Hour, "a", "b", "c")
+		r := s.rolled("r")
+		for _, id := range []string{"a", "b", "c"} {
+			s.report("r", id, ota.InProgress, epoch)
+		}
+		ended, _ := s.expire(epoch.Add(time.Hour))
+		s.equal("ended", ended, "r a, r b, r c")
+		s.open(r, epoch.Add(time.Hour), queued(0, 2, "b")...)
+		progress := func() ota.Progress {
+			p, err := s.Progress(ctx, s.rolled("r"), epoch.Add(2*time.Hour))
+			s.must(err)
+			return p
+		}
+		counted := progress()
+		before := map[string]ota.Execution{"a": s.execution("r", "a"), "b": s.execution("r", "b"), "c": s.execution("r", "c")}
+		back := func(device string, attempt int, want error) ota.Execution {
+			s.Helper()
+			e, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: device, Attempt: attempt, Status: ota.Failed, Details: map[string]string{ota.DetailClass: string(ota.ClassRolledBack)}}, at(90))
+			s.wantErr(err, want)
+			return e
+		}
+		s.equal("answered", back("a", 1, ota.ErrTerminal), s.execution("r", "a"))
+		s.equal("answered with the newest", back("b", 1, ota.ErrVersionMismatch), before["b"])
+		_, err := s.Report(ctx, ota.Report{RolloutID: "r", DeviceID: "c", Status: ota.Succeeded}, at(90))
+		s.wantErr(err, ota.ErrTerminal)
+		back("a", 1, ota.ErrTerminal)
+		var got []string
+		s.must(s.WentBack(ctx, "r", func(e ota.Execution) bool {
+			got = append(got, fmt.Sprint(e.DeviceID, " ", e.Attempt))
+			s.equal("since", e.WentBackAt, keptAt(90))
+			return true
+		}))
+		s.equal("went back", got, []string{"a 1", "b 1"})
+		s.equal("counted as before", progress(), counted)
+		for id, e := range before {
+			now := s.execution("r", id)
+			if now.WentBackAt = e.WentBackAt; id != "a" {
+				s.equal(id, s.execution("r", id), e)
+			}
+			s.equal(id, now, e)
+		}
+		// Who looks at the device sees it on an older attempt too.
+		s.runs("b", "x", at(91))
+		for _, m := range s.marked(10) {
+			if m.ID == "b" && (len(m.Executions) != 2 || !m.Executions[0].WentBack()) {
+				s.Errorf("marked: %+v", m.Executions)
+			}
+		}
+		s.equal("marks", s.marks(), []string{"b"})
 	}},
 	{"the oldest of one priority is next", func(s *suite) {
 		s.enrolled("d")

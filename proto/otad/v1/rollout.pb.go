@@ -1379,9 +1379,13 @@ type Execution struct {
 	Runs      string                 `protobuf:"bytes,66,opt,name=runs,proto3" json:"runs,omitempty"`
 	// Releases that the device passes through before that of the rollout, with this
 	// execution (the first of them) and those that follow it; empty: this is the last.
-	Via           []string               `protobuf:"bytes,105,rep,name=via,proto3" json:"via,omitempty"`
-	Leg           int32                  `protobuf:"varint,106,opt,name=leg,proto3" json:"leg,omitempty"`                    // the how manieth release of the device's path it installs, from 1
-	StepAt        *timestamppb.Timestamp `protobuf:"bytes,107,opt,name=step_at,json=stepAt,proto3" json:"step_at,omitempty"` // when it came to its step; not set: it has not begun
+	Via    []string               `protobuf:"bytes,105,rep,name=via,proto3" json:"via,omitempty"`
+	Leg    int32                  `protobuf:"varint,106,opt,name=leg,proto3" json:"leg,omitempty"`                    // the how manieth release of the device's path it installs, from 1
+	StepAt *timestamppb.Timestamp `protobuf:"bytes,107,opt,name=step_at,json=stepAt,proto3" json:"step_at,omitempty"` // when it came to its step; not set: it has not begun
+	// When the device said of an attempt that the server had ended (TIMED_OUT, CANCELED) that
+	// it had tried the image and gone back: it counts as it ended, and the image is
+	// quarantined on the device.
+	WentBackAt    *timestamppb.Timestamp `protobuf:"bytes,108,opt,name=went_back_at,json=wentBackAt,proto3" json:"went_back_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1587,6 +1591,13 @@ func (x *Execution) GetLeg() int32 {
 func (x *Execution) GetStepAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.StepAt
+	}
+	return nil
+}
+
+func (x *Execution) GetWentBackAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WentBackAt
 	}
 	return nil
 }
@@ -3391,7 +3402,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\tR\x05state\"\xd3\a\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\"\x91\b\n" +
 	"\tExecution\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1b\n" +
@@ -3425,7 +3436,9 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x04runs\x18B \x01(\tR\x04runs\x12\x10\n" +
 	"\x03via\x18i \x03(\tR\x03via\x12\x10\n" +
 	"\x03leg\x18j \x01(\x05R\x03leg\x123\n" +
-	"\astep_at\x18k \x01(\v2\x1a.google.protobuf.TimestampR\x06stepAt\x1a:\n" +
+	"\astep_at\x18k \x01(\v2\x1a.google.protobuf.TimestampR\x06stepAt\x12<\n" +
+	"\fwent_back_at\x18l \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"wentBackAt\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -3678,61 +3691,62 @@ var file_otad_v1_rollout_proto_depIdxs = []int32{
 	50, // 48: otad.v1.Execution.retry_at:type_name -> google.protobuf.Timestamp
 	50, // 49: otad.v1.Execution.drifted_at:type_name -> google.protobuf.Timestamp
 	50, // 50: otad.v1.Execution.step_at:type_name -> google.protobuf.Timestamp
-	0,  // 51: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	19, // 52: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
-	20, // 53: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
-	18, // 54: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
-	49, // 55: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
-	17, // 56: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
-	7,  // 57: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
-	48, // 58: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
-	0,  // 59: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	0,  // 60: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
-	12, // 61: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 62: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 63: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 64: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 65: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 66: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
-	12, // 67: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 68: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 69: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 70: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	12, // 71: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
-	14, // 72: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
-	15, // 73: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
-	21, // 74: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
-	31, // 75: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
-	33, // 76: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
-	35, // 77: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
-	22, // 78: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
-	24, // 79: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
-	26, // 80: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
-	37, // 81: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
-	39, // 82: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
-	41, // 83: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
-	54, // 84: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
-	28, // 85: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
-	44, // 86: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
-	16, // 87: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
-	30, // 88: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
-	32, // 89: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
-	34, // 90: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
-	36, // 91: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
-	23, // 92: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
-	25, // 93: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
-	27, // 94: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
-	38, // 95: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
-	40, // 96: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
-	42, // 97: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
-	43, // 98: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
-	29, // 99: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
-	45, // 100: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
-	87, // [87:101] is the sub-list for method output_type
-	73, // [73:87] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	50, // 51: otad.v1.Execution.went_back_at:type_name -> google.protobuf.Timestamp
+	0,  // 52: otad.v1.PlanRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	19, // 53: otad.v1.PlanRolloutResponse.stages:type_name -> otad.v1.PlannedStage
+	20, // 54: otad.v1.PlanRolloutResponse.excluded:type_name -> otad.v1.Exclusion
+	18, // 55: otad.v1.PlanRolloutResponse.conflicts:type_name -> otad.v1.Conflict
+	49, // 56: otad.v1.PlanRolloutResponse.duration:type_name -> google.protobuf.Duration
+	17, // 57: otad.v1.PlanRolloutResponse.paths:type_name -> otad.v1.PlannedPath
+	7,  // 58: otad.v1.PlannedStage.spec:type_name -> otad.v1.StageSpec
+	48, // 59: otad.v1.PlannedStage.strata:type_name -> otad.v1.PlannedStage.StrataEntry
+	0,  // 60: otad.v1.CreateRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	0,  // 61: otad.v1.EditRolloutRequest.spec:type_name -> otad.v1.RolloutSpec
+	12, // 62: otad.v1.EditRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 63: otad.v1.SubmitRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 64: otad.v1.ApproveRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 65: otad.v1.CreateRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 66: otad.v1.GetRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 67: otad.v1.ListRolloutsResponse.rollouts:type_name -> otad.v1.Rollout
+	12, // 68: otad.v1.WatchRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 69: otad.v1.PauseRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 70: otad.v1.ResumeRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 71: otad.v1.AbortRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	12, // 72: otad.v1.FinishRolloutResponse.rollout:type_name -> otad.v1.Rollout
+	14, // 73: otad.v1.ListExecutionsResponse.executions:type_name -> otad.v1.Execution
+	15, // 74: otad.v1.RolloutService.PlanRollout:input_type -> otad.v1.PlanRolloutRequest
+	21, // 75: otad.v1.RolloutService.CreateRollout:input_type -> otad.v1.CreateRolloutRequest
+	31, // 76: otad.v1.RolloutService.GetRollout:input_type -> otad.v1.GetRolloutRequest
+	33, // 77: otad.v1.RolloutService.ListRollouts:input_type -> otad.v1.ListRolloutsRequest
+	35, // 78: otad.v1.RolloutService.WatchRollout:input_type -> otad.v1.WatchRolloutRequest
+	22, // 79: otad.v1.RolloutService.EditRollout:input_type -> otad.v1.EditRolloutRequest
+	24, // 80: otad.v1.RolloutService.SubmitRollout:input_type -> otad.v1.SubmitRolloutRequest
+	26, // 81: otad.v1.RolloutService.ApproveRollout:input_type -> otad.v1.ApproveRolloutRequest
+	37, // 82: otad.v1.RolloutService.PauseRollout:input_type -> otad.v1.PauseRolloutRequest
+	39, // 83: otad.v1.RolloutService.ResumeRollout:input_type -> otad.v1.ResumeRolloutRequest
+	41, // 84: otad.v1.RolloutService.AbortRollout:input_type -> otad.v1.AbortRolloutRequest
+	54, // 85: otad.v1.RolloutService.FinishRollout:input_type -> otad.v1.FinishRolloutRequest
+	28, // 86: otad.v1.RolloutService.StopRollouts:input_type -> otad.v1.StopRolloutsRequest
+	44, // 87: otad.v1.RolloutService.ListExecutions:input_type -> otad.v1.ListExecutionsRequest
+	16, // 88: otad.v1.RolloutService.PlanRollout:output_type -> otad.v1.PlanRolloutResponse
+	30, // 89: otad.v1.RolloutService.CreateRollout:output_type -> otad.v1.CreateRolloutResponse
+	32, // 90: otad.v1.RolloutService.GetRollout:output_type -> otad.v1.GetRolloutResponse
+	34, // 91: otad.v1.RolloutService.ListRollouts:output_type -> otad.v1.ListRolloutsResponse
+	36, // 92: otad.v1.RolloutService.WatchRollout:output_type -> otad.v1.WatchRolloutResponse
+	23, // 93: otad.v1.RolloutService.EditRollout:output_type -> otad.v1.EditRolloutResponse
+	25, // 94: otad.v1.RolloutService.SubmitRollout:output_type -> otad.v1.SubmitRolloutResponse
+	27, // 95: otad.v1.RolloutService.ApproveRollout:output_type -> otad.v1.ApproveRolloutResponse
+	38, // 96: otad.v1.RolloutService.PauseRollout:output_type -> otad.v1.PauseRolloutResponse
+	40, // 97: otad.v1.RolloutService.ResumeRollout:output_type -> otad.v1.ResumeRolloutResponse
+	42, // 98: otad.v1.RolloutService.AbortRollout:output_type -> otad.v1.AbortRolloutResponse
+	43, // 99: otad.v1.RolloutService.FinishRollout:output_type -> otad.v1.FinishRolloutResponse
+	29, // 100: otad.v1.RolloutService.StopRollouts:output_type -> otad.v1.StopRolloutsResponse
+	45, // 101: otad.v1.RolloutService.ListExecutions:output_type -> otad.v1.ListExecutionsResponse
+	88, // [88:102] is the sub-list for method output_type
+	74, // [74:88] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_otad_v1_rollout_proto_init() }
