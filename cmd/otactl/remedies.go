@@ -82,7 +82,7 @@ func (r rolloutView) nextAct() string {
 	case state == ota.RolloutDraft:
 		return act("otactl rollout submit ID starts it, edit ID changes it, abort ID drops it")
 	case state == ota.RolloutAwaitingApproval:
-		return act("otactl rollout approve ID lets it start, edit ID changes it, abort ID drops it")
+		return act(r.approval() + " lets it start, edit ID changes it, abort ID drops it")
 	case state == ota.RolloutScheduled:
 		return act("it starts by itself; otactl rollout pause ID keeps it from that, edit ID changes it, abort ID drops it")
 	case state == ota.RolloutRunning && r.Terms.Continuous:

@@ -109,7 +109,7 @@ var remedies = map[Cause]string{
 	CauseAwaits:        "nothing to do, if that is meant; else end the newer one: otactl rollout finish {other}",
 
 	CauseDraft:       "otactl rollout submit {rollout}",
-	CauseApproval:    "otactl rollout approve {rollout}",
+	CauseApproval:    "otactl rollout approve {rollout} --revision {revision}",
 	CauseScheduled:   "nothing to do: it starts by itself{when}",
 	CausePaused:      "otactl rollout resume {rollout}",
 	CauseStageFailed: "see to the failures, then: otactl rollout resume {rollout} --failed-stage repeat, or skip to pass by them",
@@ -154,6 +154,7 @@ func (c Cause) remedy(w inquiry, b Because) string {
 	text := strings.NewReplacer("{again}", oneDevice(r, w.device.ID)).Replace(remedies[c])
 	return strings.NewReplacer(
 		"{rollout}", r.ID, "{device}", w.device.ID, "{hardware}", w.device.Hardware, "{other}", b.Other,
+		"{revision}", strconv.FormatInt(r.PlanRevision(), 10),
 		"{stage}", strconv.Itoa(min(r.Current(), len(r.Stages)-1)+1),
 		"{when}", at(" at ", b.Until), "{earliest}", at(", at the earliest at ", b.Until),
 		"{ends}", at("; it is ended as "+what+" at ", b.Until),

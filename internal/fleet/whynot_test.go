@@ -68,7 +68,7 @@ func TestWhyNothingWasGiven(t *testing.T) {
 		w.says("a", draft, fleet.CauseDraft, "DRAFT", "otactl rollout submit "+draft)
 		_, err := w.s.SubmitRollout(w.ctx, draft)
 		w.ok(err)
-		w.says("a", draft, fleet.CauseApproval, "AWAITING_APPROVAL", "otactl rollout approve "+draft)
+		w.says("a", draft, fleet.CauseApproval, "AWAITING_APPROVAL", "otactl rollout approve "+draft+" --revision 1")
 		abort(draft)
 		w.says("a", draft, fleet.CauseEnded, "ABORTED: enough", again(one, "a"))
 		start := time.Now().Add(time.Hour)
