@@ -323,7 +323,8 @@ func newRolloutAbortCmd(a *app) *cobra.Command {
 		Long: `abort cancels what has not been activated and ends the rollout. Devices keep
 what they have installed, or with --revert (or a plan that says so) those that it
 has changed go back to what they ran before: one rollout for each such release,
-in reverse order. What no signed release has, or what is below the security
+in reverse order. What the plan says of an abort stays as it was written; rollout
+show has both. What no signed release has, or what is below the security
 version that a device has reached, it does not go back to; the rollout's reason
 says which devices stay.`,
 		RunE: a.rolloutAct(func(ctx context.Context, c *client, id string) (*otadv1.Rollout, error) {

@@ -28,15 +28,16 @@ type rolloutView struct {
 	Stages     []stageView     `json:"stages"`
 	Abort      []string        `json:"abort"` // rules as --abort takes them
 	Terms      termsView       `json:"terms"`
-	Revision   int64           `json:"revision"`           // of the plan: 1 as it was created, raised by each edit
-	Idle       bool            `json:"idle,omitempty"`     // continuous, with nothing to do until a device joins
-	Ending     bool            `json:"ending,omitempty"`   // aborted or finished, and not ended yet, be it that it is held
-	Holds      bool            `json:"holds,omitempty"`    // paused, and devices at work are asked to wait before they activate
-	Reached    int32           `json:"reached"`            // devices that had their turn
-	Health     *healthView     `json:"health,omitempty"`   // absent: nothing is compared
-	RevertOf   string          `json:"revertOf,omitempty"` // the rollout whose devices it brings back
-	Reverts    []revertView    `json:"reverts,omitempty"`  // those that bring its devices back
-	Rate       float64         `json:"rate,omitempty"`     // devices a minute that it may start now; absent: no bound
+	Revision   int64           `json:"revision"`            // of the plan: 1 as it was created, raised by each edit
+	Idle       bool            `json:"idle,omitempty"`      // continuous, with nothing to do until a device joins
+	Ending     bool            `json:"ending,omitempty"`    // aborted or finished, and not ended yet, be it that it is held
+	Holds      bool            `json:"holds,omitempty"`     // paused, and devices at work are asked to wait before they activate
+	Reverting  bool            `json:"reverting,omitempty"` // aborted, and devices that it changed go back, have gone back or, paused, are to
+	Reached    int32           `json:"reached"`             // devices that had their turn
+	Health     *healthView     `json:"health,omitempty"`    // absent: nothing is compared
+	RevertOf   string          `json:"revertOf,omitempty"`  // the rollout whose devices it brings back
+	Reverts    []revertView    `json:"reverts,omitempty"`   // those that bring its devices back
+	Rate       float64         `json:"rate,omitempty"`      // devices a minute that it may start now; absent: no bound
 	ApprovedAt *time.Time      `json:"approvedAt,omitempty"`
 	StartedAt  *time.Time      `json:"startedAt,omitempty"`
 	CreatedAt  *time.Time      `json:"createdAt,omitempty"`
@@ -129,7 +130,7 @@ func newRolloutView(r *otadv1.Rollout) rolloutView {
 		ID: r.GetId(), Firmware: r.GetFirmware(), Command: newCommandView(r.GetSpec().GetCommand()), Selector: r.GetSelector(), State: r.GetState(), Reason: r.GetReason(),
 		Population: r.GetPopulation(), Seed: r.GetSeed(), Priority: r.GetPriority(), Stages: []stageView{}, Abort: []string{},
 		CreatedAt: when(r.GetCreatedAt()), EndedAt: when(r.GetEndedAt()), ApprovedAt: when(r.GetApprovedAt()), StartedAt: when(r.GetStartedAt()),
-		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Holds: r.GetHolds(), Revision: r.GetRevision(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
+		Terms: newTermsView(r.GetSpec()), Idle: r.GetIdle(), Ending: r.GetEnding(), Holds: r.GetHolds(), Reverting: r.GetReverting(), Revision: r.GetRevision(), Reached: r.GetReached(), Rate: r.GetRate(), RevertOf: r.GetRevertOf(), Health: newHealthView(r.GetSpec().GetHealth(), r.GetHealth()),
 	}
 	if d := r.GetInProgressTimeout(); d != nil {
 		v.Timeout = d.AsDuration().String()
@@ -258,6 +259,7 @@ func (a *app) showRollout(r rolloutView) func(io.Writer) error {
 			{"State", r.State},
 			{"Reason", r.Reason},
 			{"At work", r.held()},
+			{"Aborted", r.aborted()},
 			{"Reverted by", r.revertedBy()},
 			{"Devices", r.devices()},
 			{"Priority", r.priority()},
@@ -320,6 +322,20 @@ func (r rolloutView) held() string {
 		return ""
 	}
 	return "devices wait before they activate, until it is resumed"
+}
+
+// aborted says what became of devices that it had changed, whatever the plan says; empty:
+// it was not aborted.
+func (r rolloutView) aborted() string {
+	switch state := ota.RolloutState(r.State); {
+	case state == ota.RolloutRolledBack:
+		return "devices that it changed went back to what they ran before"
+	case r.Reverting:
+		return "devices that it changed go back to what they ran before"
+	case r.Command == nil && (state == ota.RolloutAborting || state == ota.RolloutAborted):
+		return "devices that it changed keep what they have"
+	}
+	return ""
 }
 
 func (r rolloutView) priority() string {

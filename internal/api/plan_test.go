@@ -69,6 +69,20 @@ func TestHoldingIsTold(t *testing.T) {
 	}
 }
 
+// The plan's word on an abort is told beside what was said with it.
+func TestGoingBackIsTold(t *testing.T) {
+	for _, said := range []ota.AbortPolicy{ota.AbortKeep, ota.AbortRevert} {
+		aborted, err := ota.Abort(ota.Rollout{State: ota.RolloutRunning, Terms: ota.Terms{OnAbort: ota.AbortKeep}}, "why", said, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := encodeRollout(fleet.RolloutView{Rollout: aborted})
+		if got.GetReverting() != (said == ota.AbortRevert) || got.GetSpec().GetOnAbort() != string(ota.AbortKeep) {
+			t.Errorf("aborted with %q: goes back %v, the plan says %s", said, got.GetReverting(), got.GetSpec().GetOnAbort())
+		}
+	}
+}
+
 func TestEndingIsTold(t *testing.T) {
 	began := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	follows := ota.Rollout{State: ota.RolloutPaused, Terms: ota.Terms{Continuous: true}, Follows: true, StartedAt: began}

@@ -308,7 +308,7 @@ func encodeRollout(v fleet.RolloutView) *otadv1.Rollout {
 		State: string(v.State), Reason: v.Reason, Population: int32(v.Population),
 		CreatedAt: timestamp(v.CreatedAt), EndedAt: timestamp(v.EndedAt), ApprovedAt: timestamp(v.ApprovedAt), StartedAt: timestamp(v.StartedAt),
 		Spec: encodeSpec(v.Rollout), Reached: int32(v.Cursor), Rate: v.Terms.Rate.At(v.Progress.Total()),
-		Idle: v.Idle, Ending: v.Ending(), Holds: v.Holds(), Revision: v.PlanRevision(), RevertOf: v.RevertOf, Health: encodeSeen(v),
+		Idle: v.Idle, Ending: v.Ending(), Holds: v.Holds(), Reverting: v.Reverting, Revision: v.PlanRevision(), RevertOf: v.RevertOf, Health: encodeSeen(v),
 	}
 	for _, back := range v.Progress.Reverts {
 		out.Reverts = append(out.Reverts, &otadv1.Revert{RolloutId: back.ID, State: string(back.State)})

@@ -366,7 +366,7 @@ func worst(list []Verdict, j Judgement) (Verdict, bool) {
 func unhealthy(r Rollout, v Verdict, now time.Time) Decision {
 	reason := "health " + v.String()
 	if r.Terms.Health.OnFail == HealthAbort {
-		return abort(r, reason, now)
+		return abort(r, reason, r.Terms.OnAbort, now)
 	}
 	if s := r.current(); s != nil && s.State != StagePending {
 		s.State, s.EndedAt = StageFailed, now

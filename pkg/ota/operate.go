@@ -196,8 +196,8 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 }
 
 // Abort ends a rollout: executions are cancelled as Cancel does it, the others
-// finish. The policy, else Terms.OnAbort, says whether devices keep what is
-// installed. One that is COMPLETED or ABORTED can be aborted by AbortRevert alone: then
+// finish. The policy, else Terms.OnAbort, which stays as it was written, says whether
+// devices keep what is installed; Reverting has which it is. One that is COMPLETED or ABORTED can be aborted by AbortRevert alone: then
 // devices go back.
 func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
 	if rule := r.unabortable(policy); rule != "" {
@@ -209,10 +209,7 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 	if policy == AbortRevert && r.RevertOf != "" {
 		return r, fmt.Errorf("%w: rollout %s reverts %s: what it brought back stays", ErrState, r.ID, r.RevertOf)
 	}
-	if policy != "" {
-		r.Terms.OnAbort = policy
-	}
-	if err := r.Terms.validate(); err != nil {
+	if err := policy.validate(); err != nil {
 		return r, err
 	}
 	r.Pause = ""
@@ -224,7 +221,7 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 		return r, nil
 	}
 	r.Stages = append([]Stage(nil), r.Stages...)
-	return abort(r, reason, now).Rollout, nil
+	return abort(r, reason, cmp.Or(policy, r.Terms.OnAbort), now).Rollout, nil
 }
 
 // abortedReason stands in the reason of a rollout that is reverted after its abort,

@@ -155,7 +155,7 @@ func Plan(r Rollout, p Progress, now time.Time) Decision {
 		return planEnding(r, p, now)
 	case RolloutRunning:
 		if rule, tripped := firstTripped(r.Abort, p.Armed); tripped {
-			return abort(r, tripReason(rule, p.Armed), now)
+			return abort(r, tripReason(rule, p.Armed), r.Terms.OnAbort, now)
 		}
 		verdicts := Verdicts(r.Terms.Health, p.Health)
 		if v, failed := worst(verdicts, HealthFail); failed {
@@ -202,8 +202,8 @@ func tripReason(rule AbortRule, c Counts) string {
 	return fmt.Sprintf("abort rule %s: %d of %d finished", rule, c.Of(rule.Class), c.Sample())
 }
 
-func abort(r Rollout, reason string, now time.Time) Decision {
-	r.State, r.Reason, r.Reverting = RolloutAborting, reason, r.Terms.OnAbort == AbortRevert
+func abort(r Rollout, reason string, policy AbortPolicy, now time.Time) Decision {
+	r.State, r.Reason, r.Reverting = RolloutAborting, reason, policy == AbortRevert
 	r.Follows, r.Idle = false, false
 	if r.Reverting {
 		r.State = RolloutRollingBack

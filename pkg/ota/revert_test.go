@@ -136,6 +136,28 @@ func TestRevertOfAnEndedRollout(t *testing.T) {
 	}
 }
 
+// TestAbortGoesByWhatIsSaid: what is said with an abort is for that abort, and the plan
+// stays as it was written.
+func TestAbortGoesByWhatIsSaid(t *testing.T) {
+	policies := []AbortPolicy{"", AbortKeep, AbortRevert}
+	for _, state := range []RolloutState{RolloutDraft, RolloutRunning, RolloutPaused, RolloutCompleted} {
+		for _, plan := range policies {
+			for _, said := range policies {
+				r := rollout(StageOpen, StagePending)
+				r.State, r.Terms.OnAbort = state, plan
+				goes := said == AbortRevert || said == "" && plan == AbortRevert
+				got, err := Abort(r, "why", said, t0)
+				if refused := state == RolloutCompleted && said != AbortRevert; refused != (err != nil) || !refused && got.Reverting != goes {
+					t.Errorf("%s, plan %q, said %q: goes back %v, %v", state, plan, said, got.Reverting, err)
+				}
+				if got.Terms.OnAbort != plan {
+					t.Errorf("%s, plan %q, said %q: the plan says %q", state, plan, said, got.Terms.OnAbort)
+				}
+			}
+		}
+	}
+}
+
 func TestARevertIsCalledOff(t *testing.T) {
 	r, err := Abort(rollout(StageOpen, StagePending), "why", AbortRevert, t0)
 	if err != nil || r.State != RolloutRollingBack {

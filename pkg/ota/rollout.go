@@ -162,7 +162,7 @@ type Rollout struct {
 	State      RolloutState
 	Reason     string      // why PAUSED or aborted, and who went back
 	Pause      PausePolicy // what was said with the pause in force, in place of Terms.OnPause; empty unless PAUSED
-	Reverting  bool        // it was aborted, to be ROLLED_BACK; a pause keeps it from that
+	Reverting  bool        // it was aborted, to be ROLLED_BACK, by Terms.OnAbort or by what was said with the abort; a pause keeps it from that
 	Follows    bool        // continuous, and devices that change are looked at: from before they are arranged to its end
 	Idle       bool        // continuous and RUNNING, with nothing to do until a device joins
 	Population int         // eligible devices when it started; percentages are of this

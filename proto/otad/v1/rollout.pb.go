@@ -1071,7 +1071,10 @@ type Rollout struct {
 	Ending bool `protobuf:"varint,93,opt,name=ending,proto3" json:"ending,omitempty"`
 	// It is PAUSED, and devices at work are asked to wait before they activate: by the
 	// plan's on_pause, or because the pause in force was made so.
-	Holds         bool  `protobuf:"varint,94,opt,name=holds,proto3" json:"holds,omitempty"`
+	Holds bool `protobuf:"varint,94,opt,name=holds,proto3" json:"holds,omitempty"`
+	// Devices that it has changed go back, have gone back or, if it is PAUSED, are to go
+	// back: by the plan's on_abort, or by what was said with its abort in place of that.
+	Reverting     bool  `protobuf:"varint,96,opt,name=reverting,proto3" json:"reverting,omitempty"`
 	Revision      int64 `protobuf:"varint,95,opt,name=revision,proto3" json:"revision,omitempty"` // of its plan: 1 as it was created, raised by each edit and nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1285,6 +1288,13 @@ func (x *Rollout) GetEnding() bool {
 func (x *Rollout) GetHolds() bool {
 	if x != nil {
 		return x.Holds
+	}
+	return false
+}
+
+func (x *Rollout) GetReverting() bool {
+	if x != nil {
+		return x.Reverting
 	}
 	return false
 }
@@ -2985,7 +2995,7 @@ type AbortRolloutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Policy        string                 `protobuf:"bytes,80,opt,name=policy,proto3" json:"policy,omitempty"` // keep or revert; empty: that of the plan
+	Policy        string                 `protobuf:"bytes,80,opt,name=policy,proto3" json:"policy,omitempty"` // keep or revert, for this abort: the plan stays as it is; empty: that of the plan
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3364,7 +3374,7 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\vapproved_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"approvedAt\x129\n" +
 	"\n" +
-	"skipped_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tskippedAt\"\xde\a\n" +
+	"skipped_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tskippedAt\"\xfc\a\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfirmware\x18\x02 \x01(\tR\bfirmware\x12\x1a\n" +
@@ -3397,7 +3407,8 @@ const file_otad_v1_rollout_proto_rawDesc = "" +
 	"\x04idle\x18[ \x01(\bR\x04idle\x12+\n" +
 	"\aat_work\x18\\ \x03(\v2\x12.otad.v1.ExecutionR\x06atWork\x12\x16\n" +
 	"\x06ending\x18] \x01(\bR\x06ending\x12\x14\n" +
-	"\x05holds\x18^ \x01(\bR\x05holds\x12\x1a\n" +
+	"\x05holds\x18^ \x01(\bR\x05holds\x12\x1c\n" +
+	"\treverting\x18` \x01(\bR\treverting\x12\x1a\n" +
 	"\brevision\x18_ \x01(\x03R\brevision\"=\n" +
 	"\x06Revert\x12\x1d\n" +
 	"\n" +
