@@ -65,6 +65,9 @@ func dialect() sqlstore.Dialect {
 		Stop:      "SELECT pg_advisory_xact_lock" + stopping,
 		Confident: true,
 		Analyze:   "ANALYZE executions", AnalyzeLines: "ANALYZE candidates",
+		// A part of a line is short beside the fleet, whatever the costs say.
+		PlanAnew: "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), " +
+			"set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)",
 		Fault:   fault,
 		Timeout: statementTimeout,
 		Outcome: &sqlstore.Outcome{

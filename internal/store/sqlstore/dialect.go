@@ -76,6 +76,10 @@ type Dialect struct {
 	// AnalyzeLines is the same of the lines of rollouts, for when a long one begins: a
 	// device that takes its turn is looked for in it.
 	AnalyzeLines string
+	// PlanAnew is a statement after which each one of the transaction is planned for its
+	// own arguments: what fits any part of a line reads the whole fleet for a short one.
+	// Empty: it is never planned otherwise.
+	PlanAnew string
 	// Fault says what an error of the database means.
 	Fault func(error) Fault
 	// Timeout bounds each statement of the writer, so that a peer that has gone

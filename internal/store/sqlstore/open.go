@@ -84,6 +84,9 @@ func (t *tx) open(r ota.Rollout, o fleet.Opening, now time.Time, carefully bool)
 // give makes the first attempts of an opening whose turns are there, of all or of these
 // (nil: all), and has older rollouts make way for them.
 func (t *tx) give(r ota.Rollout, o fleet.Opening, turns []int64, now time.Time, carefully bool) error {
+	if err := t.keepOut(t.w.dialect.PlanAnew); err != nil {
+		return err
+	}
 	e := ota.Queue(ota.Execution{RolloutID: r.ID, Stage: o.Stage, Timers: r.Terms.Timers}, now)
 	values := []any{r.ID, o.Stage, e.Status, micros(e.QueuedAt), micros(e.UpdatedAt), micros(e.Expires), e.ExpiresAs}
 	where, args := whereTurns, []any{r.ID, r.Line, o.From, o.To, o.Digest}
