@@ -259,6 +259,9 @@ type RolloutStore interface {
 	Advance(ctx context.Context, a Advance) error
 	// Openings returns the rollouts that are ota.Rollout.Opening, in order of their ids.
 	Openings(ctx context.Context) ([]ota.Rollout, error)
+	// Due reports whether a device is about to have its turn: its last one in the line is
+	// of ota.Rollout.OpenTurns of this rollout, as it was read, and no attempt is there.
+	Due(ctx context.Context, r ota.Rollout, deviceID string) (bool, error)
 	// TakeTurns gives devices that ask the turn that they are about to have, one of
 	// ota.Rollout.OpenTurns, as Open of Advance would give it to them; From and To of o
 	// do not count. It passes by devices without such a turn or with an attempt, and does

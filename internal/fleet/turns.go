@@ -51,11 +51,11 @@ type taking struct {
 func (s *Service) takeTurn(ctx context.Context, deviceID string) {
 	var with []*taking
 	for _, o := range s.openings(ctx) {
-		comes, err := s.comes(ctx, o.rollout, deviceID)
+		due, err := s.Store.Due(ctx, o.rollout, deviceID)
 		if err != nil {
 			s.logger(ctx).Warn("where a device stands in line can not be read, it is told when its turn comes", "rollout", o.rollout.ID, "device", deviceID, "error", err)
 		}
-		if comes {
+		if due {
 			with = append(with, s.turns.ask(o, deviceID))
 		}
 	}
@@ -72,20 +72,6 @@ func (s *Service) takeTurn(ctx context.Context, deviceID string) {
 			return
 		}
 	}
-}
-
-// comes reports whether the device is about to have its turn.
-func (s *Service) comes(ctx context.Context, r ota.Rollout, deviceID string) (bool, error) {
-	_, from, to := r.OpenTurns()
-	turn, ok, err := s.Store.Turn(ctx, r.ID, r.Line, deviceID)
-	if err != nil || !ok || turn < from || turn >= to {
-		return false, err
-	}
-	_, err = s.Store.Execution(ctx, r.ID, deviceID)
-	if errors.Is(err, ErrNotFound) {
-		return true, nil
-	}
-	return false, err
 }
 
 // openings are the rollouts that are being opened, as they were lookEvery ago at most,
@@ -196,25 +182,32 @@ func (t *turns) lead() bool {
 	return leads
 }
 
-// next takes out what is to be written; nil: nothing is.
+// next takes out what is to be written, of which leads reported that there is some.
 func (t *turns) next() *taking {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.asked) == 0 {
-		t.writing = false
-		return nil
-	}
 	next := t.asked[0]
 	t.asked = t.asked[1:]
 	return next
 }
 
-// takeTurns writes what was put down until nothing is left. Those who asked together
-// wait for one step of the engine together.
+// leads reports whether something is left to be written, for who writes it: otherwise
+// the next that asks has to.
+func (t *turns) leads() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.writing = len(t.asked) > 0
+	return t.writing
+}
+
+// takeTurns writes what was put down until nothing is left. Who asks while this waits
+// for a step of the engine goes with the others.
 func (s *Service) takeTurns(ctx context.Context) {
-	for t := s.turns.next(); t != nil; t = s.turns.next() {
-		slices.Sort(t.devices)
+	for s.turns.leads() {
+		var t *taking
 		err := s.turns.give(ctx, func() error {
+			t = s.turns.next()
+			slices.Sort(t.devices)
 			for devices := range slices.Chunk(slices.Compact(t.devices), maxTurns) {
 				if err := s.Store.TakeTurns(ctx, t.rollout.ID, t.of, devices, s.Now()); err != nil {
 					return err

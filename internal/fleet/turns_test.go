@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,7 @@ type slowSteps struct {
 	held   atomic.Bool
 	broken atomic.Bool // it can not say what is being opened
 	takes  time.Duration
+	step   chan struct{} // nil: a step does not wait for it to be closed
 	mu     sync.Mutex
 	taken  []int // how many took their turn together
 }
@@ -29,6 +31,9 @@ var errHeld = errors.New("held")
 func (s *slowSteps) Advance(ctx context.Context, a fleet.Advance) error {
 	if a.Open != nil && s.held.Load() {
 		return errHeld
+	}
+	if a.Open != nil && s.step != nil {
+		<-s.step
 	}
 	return s.Store.Advance(ctx, a)
 }
@@ -195,6 +200,40 @@ func TestManyTakeTheirTurnTogether(t *testing.T) {
 			if devices > 1000 {
 				t.Errorf("%d in one transaction", devices)
 			}
+		}
+	})
+}
+
+// TestWhoAsksDuringAStepGoesWithTheOthers: all wait for one step of the engine, nobody for
+// the one after it.
+func TestWhoAsksDuringAStepGoesWithTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, slow := slowWorld(t)
+		w.release("1.0")
+		ids := w.enroll(5, "rpi4")
+		_, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("100%")})
+		w.ok(err)
+		w.engine()
+		slow.held.Store(false)
+		slow.step = make(chan struct{})
+		ctx, cancel := context.WithCancel(w.ctx)
+		var running sync.WaitGroup
+		running.Go(func() { w.ok(w.s.RunEngine(ctx)) })
+		for _, id := range ids[:4] {
+			synctest.Wait()
+			running.Go(func() {
+				if _, err := w.s.NextExecution(w.ctx, id); err != nil {
+					t.Errorf("%s: %v", id, err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(slow.step)
+		synctest.Wait()
+		cancel()
+		running.Wait()
+		if !slices.Equal(slow.taken, []int{4}) {
+			t.Errorf("they took their turns in transactions of %v", slow.taken)
 		}
 	})
 }

@@ -109,6 +109,11 @@ func (f faulty) Openings(ctx context.Context) (list []ota.Rollout, err error) {
 	return list, err
 }
 
+func (f faulty) Due(ctx context.Context, r ota.Rollout, device string) (due bool, err error) {
+	err = f.through(ctx, "Due", fmt.Sprint(r.ID, " ", device), func() error { due, err = f.Store.Due(ctx, r, device); return err })
+	return due, err
+}
+
 func (f faulty) Turn(ctx context.Context, id, line, device string) (turn int, ok bool, err error) {
 	err = f.through(ctx, "Turn", fmt.Sprint(id, " ", device), func() error { turn, ok, err = f.Store.Turn(ctx, id, line, device); return err })
 	return turn, ok, err

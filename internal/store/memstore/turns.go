@@ -25,6 +25,17 @@ func (s *Store) Openings(ctx context.Context) (list []ota.Rollout, err error) {
 	return list, err
 }
 
+// Due implements fleet.RolloutStore.
+func (s *Store) Due(ctx context.Context, r ota.Rollout, deviceID string) (due bool, err error) {
+	err = s.locked(ctx, func() error {
+		_, from, to := r.OpenTurns()
+		turn, ok := s.turn(r, deviceID)
+		due = ok && turn >= from && turn < to && len(s.executions[r.ID][deviceID]) == 0
+		return nil
+	})
+	return due, err
+}
+
 // TakeTurns implements fleet.RolloutStore.
 func (s *Store) TakeTurns(ctx context.Context, rolloutID string, o fleet.Opening, devices []string, now time.Time) error {
 	return s.locked(ctx, func() error {

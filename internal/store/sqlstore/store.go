@@ -29,6 +29,7 @@ type Store struct {
 	writer     *inbox
 	shadows    *lookups[shadowKey, string]           // nil: each is read by itself
 	executions *lookups[pendingKey, []ota.Execution] // likewise
+	due        *lookups[dueKey, bool]                // likewise
 	statements sync.Map                              // query -> *sql.Stmt of the readers
 	indexes    atomic.Pointer[[]selector.Field]
 	closing    sync.Once
@@ -44,7 +45,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{config: c, writer: startWriters(c.Dialect, c.Writer)}
 	if c.Dialect.Chunks == nil {
-		s.shadows, s.executions = startLookups(s.readShadows), startLookups(s.readPending)
+		s.shadows, s.executions, s.due = startLookups(s.readShadows), startLookups(s.readPending), startLookups(s.readDue)
 	}
 	if c.Dialect.LockBroker == nil {
 		if err := s.freeWebhooks(ctx); err != nil {
@@ -72,6 +73,7 @@ func (s *Store) Close() error {
 		if s.shadows != nil {
 			s.shadows.stop()
 			s.executions.stop()
+			s.due.stop()
 		}
 		readers := s.config.Reader.Close()
 		if s.config.Cleanup != nil {

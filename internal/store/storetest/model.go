@@ -443,6 +443,23 @@ func (w *walk) turn(t *rapid.T) {
 	id, now := rapid.SampledFrom([]string{"q", "r", "s", "f"}).Draw(t, "rollout"), w.time(t)
 	o := fleet.Opening{Stage: rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "stage"), Digest: digests.Draw(t, "not on"), Ways: ways(t)}
 	list := rapid.SliceOfNDistinct(devices, 0, 3, rapid.ID).Draw(t, "devices")
+	w.same("due", func(s fleet.Store) (any, error) {
+		var ids []string
+		r, err := s.Rollout(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		for _, device := range list {
+			due, err := s.Due(ctx, r, device)
+			if err != nil {
+				return nil, err
+			}
+			if due {
+				ids = append(ids, device)
+			}
+		}
+		return ids, nil
+	})
 	w.same("turn", func(s fleet.Store) (any, error) { return nil, s.TakeTurns(ctx, id, o, list, now) })
 	w.same("openings", func(s fleet.Store) (any, error) {
 		var ids []string

@@ -39,6 +39,20 @@ func (s *suite) reached(id string) []string {
 	return names(s.executions(fleet.ExecutionFilter{RolloutID: id}))
 }
 
+// due are the devices from a to g whose turn in the rollout comes.
+func (s *suite) due(id string) (list []string) {
+	s.Helper()
+	r := s.rolled(id)
+	for _, device := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		due, err := s.Due(ctx, r, device)
+		s.must(err)
+		if due {
+			list = append(list, device)
+		}
+	}
+	return list
+}
+
 var turnTests = []test{
 	{"a rollout is being opened while turns of its open stage are left, and nothing bounds them", func(s *suite) {
 		s.enrolled("a", "b")
@@ -76,12 +90,14 @@ var turnTests = []test{
 		s.must(err)
 		s.must(s.RevokeDevice(ctx, "c", epoch))
 		o := fleet.Opening{Digest: image}
+		s.equal("due", s.due("r"), []string{"b", "c", "d", "e"})
 		s.must(s.TakeTurns(ctx, "r", o, []string{"a", "b", "c", "e", "f", "g", "gone"}, epoch))
 		s.equal("taken", s.reached("r"), []string{"r e 1"})
 		s.equal("e", s.execution("r", "e"), ota.Execution{
 			RolloutID: "r", DeviceID: "e", Release: r.Release, Attempt: 1, Leg: 1, Status: ota.Queued, Version: 1, Lane: "lane of e", QueuedAt: kept, UpdatedAt: kept,
 		})
 		s.must(s.TakeTurns(ctx, "r", o, []string{"e"}, at(1)))
+		s.equal("due then", s.due("r"), []string{"b", "c", "d"})
 		next, err := s.NextExecution(ctx, "e")
 		s.must(err)
 		s.equal("it is there once", next.QueuedAt, kept)
@@ -118,6 +134,7 @@ var turnTests = []test{
 			s.must(s.Advance(ctx, fleet.Advance{Rollout: r, Now: epoch}))
 			s.must(s.TakeTurns(ctx, id, fleet.Opening{}, []string{"a"}, at(1)))
 			s.equal(id, s.reached(id), []string(nil))
+			s.equal(id+", due", s.due(id), []string(nil))
 		}
 	}},
 	{"what takes a turn makes older rollouts give way, and gives way to newer ones", func(s *suite) {
@@ -157,6 +174,7 @@ var turnTests = []test{
 		s.equal("taken", s.reached("r"), []string{"r b 1"})
 		s.tag("a", "site", "north")
 		s.moves("r", ota.MoveJoin)
+		s.equal("due", s.due("r"), []string{"a"})
 		s.must(s.TakeTurns(ctx, "r", fleet.Opening{}, []string{"a"}, at(2)))
 		s.equal("it came back", s.reached("r"), []string{"r a 1", "r b 1"})
 		s.turns(s.rolled("r"), 2, at(3))
