@@ -482,6 +482,13 @@ func TestPlanSaysWhoAndWhyNot(t *testing.T) {
 	if p.Stages[0].Devices != 2 || fmt.Sprint(p.Stages) != fmt.Sprint(again.Stages) || len(p.Stages[1].Sample) != 5 {
 		t.Fatalf("stages %+v, again %+v", p.Stages, again.Stages)
 	}
+	plan.Stages = w.stages("1%,2%,50%,100%") // the second adds nobody, and is skipped
+	for i := range plan.Stages {
+		plan.Stages[i].Soak = time.Hour
+	}
+	if p, err = w.s.PlanRollout(w.ctx, plan); err != nil || p.Stages[1].Devices != 0 || p.Duration != 3*time.Hour {
+		t.Fatalf("takes %s, stages %+v: %v", p.Duration, p.Stages, err)
+	}
 	if all, err := w.s.Rollouts(w.ctx, ""); err != nil || len(all) != 0 {
 		t.Fatalf("planning made %d rollouts, %v", len(all), err)
 	}

@@ -85,7 +85,9 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	}
 	for i, stage := range stages {
 		p.Stages[i].finish(r, stage)
-		p.Duration += stage.Soak
+		if p.Stages[i].Devices > 0 { // else there is nothing to soak
+			p.Duration += stage.Soak
+		}
 	}
 	if j.ways != nil {
 		p.Paths = paths.list
