@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,8 +28,8 @@ const soakRounds = 2
 
 // TestDeviceTrafficOutlivesKills kills otad at random moments while devices
 // update their shadows over MQTT with TLS, on both databases: what a PUBACK was
-// sent for is in the shadow afterwards, every time. SOAKSEED repeats the moments
-// of a run, SOAKTIME makes it long.
+// sent for is in the shadow afterwards, every time, and a device that was away hears
+// what was desired of it. SOAKSEED repeats the moments of a run, SOAKTIME makes it long.
 func TestDeviceTrafficOutlivesKills(t *testing.T) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
@@ -66,6 +67,9 @@ func killAgainAndAgain(t *testing.T, env []string) {
 		s.enroll(beats[i].id)
 		beats[i].conf = s.deviceTLS(beats[i].id)
 	}
+	s.enroll("absent")
+	away := absent{t: t, s: s, conf: s.deviceTLS("absent")}
+	away.visit(0)
 	began, total := time.Now(), 0
 	for round := 1; round <= soakRounds || time.Since(began) < soakTime; round++ {
 		var load sync.WaitGroup
@@ -85,12 +89,14 @@ func killAgainAndAgain(t *testing.T, env []string) {
 		case <-time.After(patience):
 			t.Fatalf("round %d: only %d of %d updates acknowledged", round, acked.Load(), after)
 		}
+		s.must("shadow", "set", "absent", fmt.Sprintf("n=%d", round))
 		s.server.kill()
 		load.Wait()
 		s.startServer()
 		for _, b := range beats {
 			b.settle(t, s, round)
 		}
+		away.visit(round)
 		total += int(acked.Load())
 		if t.Failed() {
 			t.Fatalf("round %d of SOAKSEED=%d lost what it had acknowledged", round, seed)
@@ -145,6 +151,53 @@ func (b *beat) settle(t *testing.T, s *site, round int) {
 	got := doc.State.Reported.N
 	if got < b.acked || got > b.sent {
 		t.Errorf("round %d: %s has %d, acknowledged was %d, sent %d", round, b.id, got, b.acked, b.sent)
+	}
+}
+
+// absent is a device with a session that lasts, which comes and goes, and asks for
+// nothing.
+type absent struct {
+	t    *testing.T
+	s    *site
+	conf *tls.Config
+}
+
+// visit connects until the delta comes by itself that desires n, unless that is 0.
+func (a absent) visit(n int) {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: a.conf}).DialContext(ctx, "tcp", a.s.ports[2])
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	heard := make(chan string, 100)
+	c := paho.NewClient(paho.ClientConfig{Conn: packets.NewThreadSafeConn(conn), OnPublishReceived: []func(paho.PublishReceived) (bool, error){
+		func(p paho.PublishReceived) (bool, error) { heard <- string(p.Packet.Payload); return true, nil },
+	}})
+	day := uint32(86400)
+	if _, err := c.Connect(ctx, &paho.Connect{ClientID: "absent", KeepAlive: 30, Properties: &paho.ConnectProperties{SessionExpiryInterval: &day}}); err != nil {
+		a.t.Fatal(err)
+	}
+	if n == 0 {
+		if _, err := c.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "$aws/things/absent/shadow/update/delta", QoS: 1}}}); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	for want := fmt.Sprintf(`"state":{"n":%d}`, n); n > 0; {
+		select {
+		case delta := <-heard:
+			if strings.Contains(delta, want) {
+				n = 0
+			}
+		case <-ctx.Done():
+			a.t.Errorf("round %d: the delta did not come by itself", n)
+			return
+		}
+	}
+	if err := c.Disconnect(&paho.Disconnect{}); err != nil {
+		a.t.Error(err)
 	}
 }
 

@@ -27,6 +27,9 @@ type Message struct {
 	ResponseTopic   string
 	CorrelationData []byte
 	Expiry          time.Duration // 0: none
+	// Hint: whoever is away will ask when it is back, so that it is not worth a place
+	// in a store, where the broker is told. Only on the way out.
+	Hint bool
 	// Trace is the request's id for logs, the user property TraceProperty of MQTT
 	// 5. Empty: none, or not one that may stand in a log.
 	Trace string

@@ -42,7 +42,7 @@ func (p *Publisher) NotifyNext(ctx context.Context, deviceID string, next *ota.E
 	if err != nil {
 		return fmt.Errorf("encode notify-next: %w", err)
 	}
-	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry})
+	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry, Hint: true})
 }
 
 // NotifyJobs publishes jobs/notify, by status, in the order given.
@@ -59,7 +59,7 @@ func (p *Publisher) NotifyJobs(ctx context.Context, deviceID string, pending []o
 	if err != nil {
 		return fmt.Errorf("encode notify: %w", err)
 	}
-	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry})
+	return p.Broker.Publish(ctx, Message{Topic: topic, Payload: b, QoS: 1, Expiry: notifyExpiry, Hint: true})
 }
 
 func (p *Publisher) document(ctx context.Context, e ota.Execution) (ota.OpenDocument, error) {

@@ -10,9 +10,10 @@
 // A client is who its credentials say, never who its client id claims, and uses
 // the topics that its mqtt.Access allows; everything else is denied.
 //
-// Messages of otad itself (Publish, Reply) do not outlive the process, and who has
-// no room for one goes without: the database is its queue, and a device that comes
-// back asks.
+// Who has no room for a message of otad itself (Publish, Reply) goes without: the
+// database is its queue, and a device that comes back asks. What is for a session
+// whose client is away is in the store, hints and replies excepted; what is on its way
+// to a client that is there does not outlive a kill.
 //
 // The parts: listen.go and connect.go bring a connection to its session;
 // receive.go reads its packets, publish.go and subscribe.go handle them; own.go has what otad says itself; index.go
@@ -116,9 +117,10 @@ type Broker struct {
 
 	handler atomic.Pointer[handler]
 
-	wg     sync.WaitGroup // accept loops, connections, timers
-	quit   chan struct{}  // closed when Close begins
-	closed chan struct{}  // closed when Close has finished
+	wg      sync.WaitGroup // accept loops, connections, timers
+	quit    chan struct{}  // closed when Close begins
+	stopped chan struct{}  // closed when there are no clients any more, and their wills are published
+	closed  chan struct{}  // closed when Close has finished
 
 	mu       sync.Mutex
 	closing  bool
@@ -142,7 +144,7 @@ func New(ctx context.Context, c Config) (*Broker, error) {
 	}
 	b := &Broker{
 		conf: c, lim: c.Limits.withDefaults(), log: c.Logger, index: newIndex(), retained: newRetained(),
-		quit: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{},
+		quit: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{},
 		lasting: map[string]int{}, conns: map[net.Conn]*conn{},
 	}
 	b.conf.WillGrace = cmp.Or(c.WillGrace, DefaultWillGrace)
@@ -270,9 +272,15 @@ func (b *Broker) sessionsOf(deviceID string) (all []*session) {
 	return all
 }
 
-func (b *Broker) isClosing() bool {
+func (b *Broker) isClosing() bool { return isOver(b.quit) }
+
+// isStopped reports whether nothing is published any more: later than that clients
+// are shut out, since their wills have consequences.
+func (b *Broker) isStopped() bool { return isOver(b.stopped) }
+
+func isOver(c <-chan struct{}) bool {
 	select {
-	case <-b.quit:
+	case <-c:
 		return true
 	default:
 		return false
@@ -309,6 +317,7 @@ func (b *Broker) Close() error {
 	}
 	b.wg.Wait()
 	b.stopTimers()
+	close(b.stopped)
 	err = errors.Join(err, b.journal.flush())
 	close(b.closed)
 	return err

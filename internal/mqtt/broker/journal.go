@@ -131,6 +131,18 @@ func (j *journal) then(f func(error)) {
 	j.start()
 }
 
+// written waits until all changes up to now, open units excepted, are durable.
+func (j *journal) written(ctx context.Context) error {
+	done := make(chan error, 1)
+	j.then(func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // thenUnit is then for the changes of u as well.
 func (j *journal) thenUnit(u *unit, f func(error)) {
 	if u == nil {

@@ -103,6 +103,7 @@ func (b *Broker) detach(c *conn) {
 		b.leave(s)
 	} else {
 		s.save()
+		s.keepAway()
 		s.schedule(now)
 	}
 	s.mu.Unlock()
@@ -267,8 +268,8 @@ func (b *Broker) passOn(o *outgoing) {
 		return
 	}
 	m := o.msg.copy()
-	m.refs.Store(1)
-	to.session.offer(m, delivery{session: to.session, qos: to.qos, group: o.group}, false)
+	m.route()
+	to.session.offer(m, delivery{session: to.session, qos: to.qos, group: o.group})
 	b.unref(m)
 }
 

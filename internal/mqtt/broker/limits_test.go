@@ -174,11 +174,11 @@ func TestNoPacketIDIsFree(t *testing.T) {
 		s.ids[uint16(id)] = struct{}{}
 	}
 	m := &message{topic: "a", qos: 1}
-	if v := s.enqueue(m, delivery{qos: 1}, true); v != refused {
+	if v := s.enqueue(m, delivery{qos: 1}); v != refused {
 		t.Errorf("verdict %d", v)
 	}
 	delete(s.ids, 7)
-	if v := s.enqueue(m, delivery{qos: 1}, true); v != taken || s.queue[0].id != 7 {
+	if v := s.enqueue(m, delivery{qos: 1}); v != taken || s.queue[0].id != 7 {
 		t.Errorf("verdict %d, queue %+v", v, s.queue)
 	}
 }

@@ -2,7 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/otad/otad/internal/mqtt/packet"
@@ -20,14 +20,40 @@ type message struct {
 	sender  string    // name of the identity that published it, empty: otad
 	from    *session  // nil: otad, or a session that is gone
 
-	unit *unit        // of what is stored of it, nil: none
-	id   uint64       // its place in the store, 0: not kept there
-	refs atomic.Int32 // who needs it in the store: queue entries, and whoever is routing it
+	keeping keeping
+	unit    *unit // of what is stored of it, nil: none
+
+	mu   sync.Mutex
+	id   uint64 // its place in the store, 0: not kept there
+	refs int    // who needs it in the store: queue entries, and whoever is routing it
 }
+
+// keeping says for which sessions that last a message is stored.
+type keeping byte
+
+const (
+	keptForAll  keeping = iota // until the client has it: who published it may forget it
+	keptForAway                // from when the client is away, which does not know then what it missed
+	keptForNone                // not: the client asks when it is back
+)
 
 // copy returns a message of its own with the same content.
 func (m *message) copy() *message {
-	return &message{topic: m.topic, payload: m.payload, props: m.props, qos: m.qos, retain: m.retain, expires: m.expires, sender: m.sender}
+	return &message{topic: m.topic, payload: m.payload, props: m.props, qos: m.qos, retain: m.retain, expires: m.expires, sender: m.sender, keeping: m.keeping}
+}
+
+// route takes the reference of who routes m. Broker.unref gives it back.
+func (m *message) route() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refs++
+}
+
+// kept reports whether m is in the store for somebody.
+func (m *message) kept() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.id != 0
 }
 
 func (m *message) expired(now time.Time) bool { return !m.expires.IsZero() && !now.Before(m.expires) }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 // connected now, or have a session, and are subscribed. It does not wait for them:
 // who has too much to read already goes without, at nobody else's cost. In an answer
 // to a request that came here (Message.Origin) that is ErrQueueFull for who asked.
+// What is for a session without a connection is durable when it returns, hints
+// excepted; what a client that is connected has not acknowledged is stored when it goes.
 func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -21,11 +24,15 @@ func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
 	if err != nil {
 		return err
 	}
+	if msg.keeping = keptForAway; m.Hint {
+		msg.keeping = keptForNone
+	}
+	msg.route()
 	asker, _ := m.Origin.(*conn)
 	var r recipients
 	b.match(msg, &r)
 	for _, d := range r.deliveries {
-		v := d.session.offer(msg, d, true)
+		v := d.session.offer(msg, d)
 		switch {
 		case v == taken, v == dropped:
 		case asker != nil && d.session == asker.session:
@@ -34,6 +41,10 @@ func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
 			b.miss(d.session, msg)
 		}
 	}
+	if msg.kept() {
+		err = errors.Join(err, b.journal.written(ctx))
+	}
+	b.unref(msg)
 	return err
 }
 
@@ -79,7 +90,7 @@ func (b *Broker) Reply(ctx context.Context, request, answer mqtt.Message) error 
 // message makes a message of otad's own.
 func (b *Broker) message(m mqtt.Message) (*message, error) {
 	switch {
-	case b.isClosing():
+	case b.isStopped():
 		return nil, ErrClosed
 	case !packet.ValidTopicName(m.Topic):
 		return nil, fmt.Errorf("%w: topic %q", ErrInvalidMessage, m.Topic)
@@ -88,7 +99,7 @@ func (b *Broker) message(m mqtt.Message) (*message, error) {
 	case len(m.Payload) > b.lim.PacketBytes:
 		return nil, fmt.Errorf("%w: payload of %d bytes; at most %d: send less at a time%s", ErrInvalidMessage, len(m.Payload), b.lim.PacketBytes, b.lim.raise("packet-bytes"))
 	}
-	msg := &message{topic: m.Topic, payload: m.Payload, qos: m.QoS}
+	msg := &message{topic: m.Topic, payload: m.Payload, qos: m.QoS, keeping: keptForNone}
 	msg.props = packet.AppendAttributes(nil, packet.Attributes{ResponseTopic: m.ResponseTopic, CorrelationData: m.CorrelationData})
 	if m.Expiry > 0 {
 		msg.expires = time.Now().Add(m.Expiry)

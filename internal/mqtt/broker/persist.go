@@ -117,17 +117,19 @@ func (s *session) erase() {
 	}
 }
 
-// keep puts o and, if nobody has yet, its message into the journal. s.mu is held,
-// and the caller, who routes the message, has a reference to it, so that it does
-// not go while it gets to others. One of QoS 2 may be sent when it is durable.
+// keep puts o and, if nobody has yet, its message into the journal. s.mu is held.
+// Who routes the message has a reference to it, so that it does not go and come
+// again while it gets to others. One of QoS 2 may be sent when it is durable.
 func (s *session) keep(o *outgoing) {
-	j := s.b.journal
-	if o.msg.refs.Add(1); o.msg.id == 0 {
-		o.msg.id = s.b.lastID.Add(1)
-		j.add(messageKey(o.msg.id), o.msg.encode(), o.msg.unit)
+	j, m := s.b.journal, o.msg
+	m.mu.Lock()
+	if m.refs++; m.id == 0 {
+		m.id = s.b.lastID.Add(1)
+		j.add(messageKey(m.id), m.encode(), m.unit)
 	}
-	j.add(queueKey(s.key, o.seq), o.encode(), o.msg.unit)
-	if o.held {
+	j.add(queueKey(s.key, o.seq), o.encode(), m.unit)
+	m.mu.Unlock()
+	if o.stored, o.held = true, o.qos == 2; o.held {
 		j.thenUnit(o.msg.unit, func(error) { // on an error its publisher sends it again; it goes out all the same
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -135,6 +137,26 @@ func (s *session) keep(o *outgoing) {
 			s.kick()
 		})
 	}
+}
+
+// keepAway puts what is kept for clients that are away into the journal, since this
+// one is now. s.mu is held.
+func (s *session) keepAway() {
+	for _, list := range [][]*outgoing{s.inflight, s.queue[s.head:]} {
+		for _, o := range list {
+			if !o.stored && s.keeps(o) {
+				s.keep(o)
+			}
+		}
+	}
+}
+
+// keeps reports whether o is to be in the store now. s.mu is held.
+func (s *session) keeps(o *outgoing) bool {
+	if o.qos == 0 || !s.persistent() || s.b.journal.store == nil {
+		return false
+	}
+	return o.msg.keeping == keptForAll || o.msg.keeping == keptForAway && s.conn == nil
 }
 
 // keepReleased notes that PUBREC has come for o. s.mu is held.
@@ -160,8 +182,11 @@ func (s *session) forget(o *outgoing) {
 
 // unref removes m from the store when nobody needs it there any more.
 func (b *Broker) unref(m *message) {
-	if m.refs.Add(-1) == 0 && m.id != 0 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refs--; m.refs == 0 && m.id != 0 {
 		b.journal.remove(messageKey(m.id))
+		m.id = 0
 	}
 }
 
@@ -231,7 +256,24 @@ func (b *Broker) load(ctx context.Context) error {
 		}
 	}
 	l.sweep()
+	b.startTimers(now)
 	return nil
+}
+
+// startTimers lets the time of the revived sessions run, now that all are there, and
+// hear each other's wills.
+func (b *Broker) startTimers(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.sessions {
+		s.mu.Lock()
+		if s.will == nil {
+			s.schedule(now)
+		} else {
+			s.timer = time.AfterFunc(b.conf.WillGrace, func() { b.timeUp(s) })
+		}
+		s.mu.Unlock()
+	}
 }
 
 func (l *loader) record(key string, value []byte) error {
@@ -319,11 +361,6 @@ func (l *loader) revive(key string, r sessionRecord, now time.Time) error {
 	l.reviveQueue(s)
 	b.sessions[key] = s
 	b.count(s, s.identity, s.expiry)
-	if s.will == nil {
-		s.schedule(now)
-		return nil
-	}
-	s.timer = time.AfterFunc(b.conf.WillGrace, func() { b.timeUp(s) })
 	return nil
 }
 
@@ -356,7 +393,7 @@ func (l *loader) reviveQueue(s *session) {
 				l.b.journal.remove(queueKey(s.key, o.seq))
 				continue
 			}
-			o.msg.refs.Add(1)
+			o.msg.route()
 			o.dup = len(s.queue) < l.b.lim.Inflight
 			s.push(o)
 		} else {
@@ -382,7 +419,7 @@ func (l *loader) sweep() {
 		}
 	}
 	for id, m := range l.messages {
-		if m.refs.Load() == 0 {
+		if m.refs == 0 {
 			l.b.journal.remove(messageKey(id))
 		}
 	}

@@ -236,14 +236,14 @@ func (b *Broker) distribute(m *message, c *conn, to *recipients) error {
 	if len(to.deliveries) == 0 {
 		return nil
 	}
-	m.refs.Store(1)
+	m.route()
 	var failed error
 	for _, d := range to.deliveries {
-		if err := b.insist(d.session, c, func() verdict { return d.session.offer(m, d, false) }); err != nil {
+		if err := b.insist(d.session, c, func() verdict { return d.session.offer(m, d) }); err != nil {
 			failed = err
 		}
 	}
-	if m.id != 0 && c != nil {
+	if c != nil && m.kept() {
 		c.dirty = true
 	}
 	b.unref(m)

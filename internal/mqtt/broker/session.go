@@ -82,15 +82,15 @@ type delivery struct {
 	group   *group
 }
 
-// offer puts m into the queue of d's session. A volatile message does not outlive
-// the process. One of QoS 2 that does is held back until it is durable.
-func (s *session) offer(m *message, d delivery, volatile bool) verdict {
+// offer puts m into the queue of d's session, and into the store if it is kept. One
+// of QoS 2 that is waits until it is durable.
+func (s *session) offer(m *message, d delivery) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.mayReceive(m.topic) {
 		return dropped
 	}
-	return s.enqueue(m, d, volatile)
+	return s.enqueue(m, d)
 }
 
 // probe says what offer would say now.
@@ -110,10 +110,10 @@ func (s *session) offerTo(c *conn, m *message) verdict {
 	if s.conn != c {
 		return dropped
 	}
-	return s.enqueue(m, delivery{qos: m.qos}, true)
+	return s.enqueue(m, delivery{qos: m.qos})
 }
 
-func (s *session) enqueue(m *message, d delivery, volatile bool) verdict {
+func (s *session) enqueue(m *message, d delivery) verdict {
 	o := &outgoing{msg: m, qos: min(m.qos, d.qos), retain: d.retain, subIDs: d.subIDs, group: d.group}
 	if v := s.judge(m, o.qos); v != taken {
 		if v == dropped && s.conn != nil {
@@ -128,8 +128,7 @@ func (s *session) enqueue(m *message, d delivery, volatile bool) verdict {
 	}
 	s.seq++
 	o.seq = s.seq
-	if o.qos > 0 && s.persistent() && !volatile && s.b.journal.store != nil {
-		o.stored, o.held = true, o.qos == 2
+	if s.keeps(o) {
 		s.keep(o)
 	}
 	s.push(o)

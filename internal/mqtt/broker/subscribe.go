@@ -121,8 +121,8 @@ func (c *conn) sendRetained(all []delivered) error {
 		to := d.sub.delivery(d.msg, nil)
 		to.retain = true // 3.3.1-8
 		m := d.msg.copy()
-		m.refs.Store(1)
-		v := c.session.offer(m, to, false)
+		m.route()
+		v := c.session.offer(m, to)
 		c.b.unref(m)
 		if v == full || v == refused {
 			return &packet.Error{Code: packet.QuotaExceeded, Text: fmt.Sprintf("more retained messages than the queue of %d holds: use a narrower filter", c.b.lim.Queued) + c.b.lim.raise("queued", "queued-bytes")}
