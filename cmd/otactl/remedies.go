@@ -89,6 +89,10 @@ func (r rolloutView) nextAct() string {
 		return act("it runs: otactl rollout pause ID stops it for a while, finish ID or abort ID for good")
 	case state == ota.RolloutRunning:
 		return act("it runs: otactl rollout pause ID stops it for a while, abort ID for good; another plan is another rollout")
+	case state == ota.RolloutPaused && r.Reverting && len(r.Reverts) > 0:
+		return act("otactl rollout resume ID goes on to its end; what brings its devices back are rollouts of their own: otactl rollout show ID lists them")
+	case state == ota.RolloutPaused && r.Reverting:
+		return act("otactl rollout resume ID has its devices go back, abort ID --keep ends it and they keep what they have")
 	case state == ota.RolloutPaused && r.Ending:
 		return act("otactl rollout resume ID lets it go on to its end, abort ID cancels what has not activated")
 	case state == ota.RolloutPaused && r.failedStage() > 0:

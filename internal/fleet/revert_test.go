@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -310,6 +311,77 @@ func TestRevertOfAnAbortedRollout(t *testing.T) {
 				w.ok(err)
 				for _, f := range faults {
 					t.Error(f)
+				}
+			})
+		})
+	}
+}
+
+// TestARevertIsCalledOffBeforeItIsMade: a rollout that is paused on its way back keeps its
+// devices as they are while nothing brings them back yet, and a later revert finds them.
+// Once they go back, the rollouts that bring them are what is to be ended: else a later
+// revert would find these made, and bring nobody back whom they had left.
+func TestARevertIsCalledOffBeforeItIsMade(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		t.Run(fmt.Sprintf("made=%v", made), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				one, two := w.needing("1.0", ""), w.needing("2.0", "")
+				ids := w.enroll(3, "rpi4")
+				for _, id := range ids {
+					w.runs(id, one.ImageDigest)
+				}
+				defer w.background(w.s.RunEngine)()
+				v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Stages: w.stages("100%")})
+				w.ok(err)
+				synctest.Wait()
+				says := func(id string, status ota.Status, details map[string]string) {
+					t.Helper()
+					_, err := w.s.Report(w.ctx, ota.Report{RolloutID: v.ID, DeviceID: id, Status: status, Details: details})
+					w.ok(err)
+					synctest.Wait()
+				}
+				says(ids[2], ota.InProgress, map[string]string{ota.DetailStep: string(ota.StepTrial)})
+				for _, id := range ids[:2] {
+					w.runs(id, two.ImageDigest)
+					says(id, ota.Succeeded, map[string]string{ota.DetailDigest: two.ImageDigest})
+				}
+				abort := func(id string, policy ota.AbortPolicy) error {
+					_, err := w.s.AbortRollout(w.ctx, id, "smells", policy)
+					synctest.Wait()
+					return err
+				}
+				w.ok(abort(v.ID, ota.AbortRevert))
+				if made { // when nobody is at work any more
+					w.runs(ids[2], two.ImageDigest)
+					says(ids[2], ota.Succeeded, map[string]string{ota.DetailDigest: two.ImageDigest})
+					<-time.After(time.Minute)
+				}
+				_, err = w.s.PauseRollout(w.ctx, v.ID, "wait", "")
+				w.ok(err)
+				v = w.view(v.ID)
+				if (len(v.Progress.Reverts) == 1) != made || v.State != ota.RolloutPaused {
+					t.Fatalf("%s, reverts %+v", v.State, v.Progress.Reverts)
+				}
+				err = abort(v.ID, ota.AbortKeep)
+				if made {
+					back := v.Progress.Reverts[0].ID
+					if !errors.Is(err, ota.ErrState) || !strings.Contains(err.Error(), "by "+back+", RUNNING: to have devices stay, abort") {
+						t.Fatalf("called off: %v", err)
+					}
+					w.ok(abort(back, ota.AbortKeep))
+					_, err = w.s.ResumeRollout(w.ctx, v.ID, "")
+					w.ok(err)
+					w.settled(v.ID, ota.RolloutRolledBack)
+					return
+				}
+				w.ok(err)
+				says(ids[2], ota.Failed, nil)
+				w.settled(v.ID, ota.RolloutAborted)
+				w.ok(abort(v.ID, ota.AbortRevert))
+				v = w.view(v.ID)
+				if len(v.Progress.Reverts) != 1 || v.Progress.Reverts[0].State.Terminal() || !strings.Contains(v.Reason, "2 devices go back to gw@1.0") {
+					t.Errorf("%s: %s, %+v", v.State, v.Reason, v.Progress.Reverts)
 				}
 			})
 		})

@@ -302,7 +302,17 @@ func (s *Service) ResumeRollout(ctx context.Context, id string, failed ota.Resum
 // flight has finished: at once when nothing is. A policy overrides that of the
 // plan.
 func (s *Service) AbortRollout(ctx context.Context, id, reason string, policy ota.AbortPolicy) (RolloutView, error) {
-	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) { return ota.Abort(r, reason, policy, s.Now()) })
+	return s.operate(ctx, id, func(r ota.Rollout) (ota.Rollout, error) {
+		next, err := ota.Abort(r, reason, policy, s.Now())
+		if err != nil || !r.Reverting {
+			return next, err
+		}
+		p, err := s.Store.Progress(ctx, r, s.Now())
+		if err == nil {
+			err = ota.CalledOff(r, p.Reverts)
+		}
+		return next, err
+	})
 }
 
 // FinishRollout ends a continuous rollout: what is queued is cancelled, what is in

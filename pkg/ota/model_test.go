@@ -440,7 +440,8 @@ func (m *model) operator(t *rapid.T) {
 	case 10:
 		next, err = Finish(m.r, "enough")
 	case 0:
-		if next, err = Abort(m.r, "stop", rapid.SampledFrom([]AbortPolicy{"", AbortKeep, AbortRevert}).Draw(t, "policy"), m.now); err == nil {
+		next, err = Abort(m.r, "stop", rapid.SampledFrom([]AbortPolicy{"", AbortKeep, AbortRevert}).Draw(t, "policy"), m.now)
+		if err == nil && CalledOff(m.r, m.progress().Reverts) == nil {
 			m.write(t, Decision{Rollout: next})
 		}
 		return
@@ -513,6 +514,9 @@ func (m *model) check(t *rapid.T) {
 			t.Fatalf("stage %d (%s) has %d executions, from %d to %d", i+1, s.State, size[i], from, s.Target)
 		}
 		from = max(from, s.Target)
+	}
+	if !m.r.Reverting && len(m.reverts) > 0 {
+		t.Fatalf("%s by itself, beside %+v", m.r.State, m.reverts)
 	}
 	if m.r.State == RolloutRolledBack && slices.ContainsFunc(m.reverts, func(v Revert) bool { return !v.State.Terminal() }) {
 		t.Fatalf("ROLLED_BACK beside %+v", m.reverts)

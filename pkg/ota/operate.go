@@ -198,7 +198,8 @@ func Resume(r Rollout, action ResumeAction, now time.Time) (Rollout, error) {
 // Abort ends a rollout: executions are cancelled as Cancel does it, the others
 // finish. The policy, else Terms.OnAbort, which stays as it was written, says whether
 // devices keep what is installed; Reverting has which it is. One that is COMPLETED or ABORTED can be aborted by AbortRevert alone: then
-// devices go back.
+// devices go back. One that goes back and is PAUSED is called off by AbortKeep alone, see
+// CalledOff.
 func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout, error) {
 	if rule := r.unabortable(policy); rule != "" {
 		return r, wrongState(r, rule)
@@ -228,6 +229,21 @@ func Abort(r Rollout, reason string, policy AbortPolicy, now time.Time) (Rollout
 // between why it is reverted and why it was aborted.
 const abortedReason = "; it was aborted: "
 
+// CalledOff reports why a rollout that is PAUSED on its way to ROLLED_BACK can not be
+// aborted by AbortKeep: the rollouts that bring its devices back are made, and end by
+// themselves. If it ended without them, a later revert would find them made, and bring back
+// nobody whom they had left.
+func CalledOff(r Rollout, reverts []Revert) error {
+	if r.State != RolloutPaused || !r.Reverting || len(reverts) == 0 {
+		return nil
+	}
+	var at []string
+	for _, v := range reverts {
+		at = append(at, fmt.Sprintf("%s, %s", v.ID, v.State))
+	}
+	return wrongState(r, "its devices go back already, by "+strings.Join(at, "; ")+": to have devices stay, abort those of them that go on, then resume this one, which ends it")
+}
+
 // unabortable says why the state of the rollout does not let it be aborted; empty: it
 // does.
 func (r Rollout) unabortable(policy AbortPolicy) string {
@@ -236,6 +252,8 @@ func (r Rollout) unabortable(policy AbortPolicy) string {
 		return "its devices were sent back already"
 	case r.State == RolloutRollingBack:
 		return "its devices go back already"
+	case r.State == RolloutPaused && r.Reverting && policy != AbortKeep:
+		return "its devices are to go back already: 'otactl rollout resume' lets them, and to have them stay it is aborted with keep (--keep)"
 	case r.State == RolloutAborting:
 		return "it is being aborted already"
 	case r.State.Terminal() && (r.Kind() == KindCommand || r.RevertOf != ""):

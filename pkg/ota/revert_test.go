@@ -173,6 +173,22 @@ func TestARevertIsCalledOff(t *testing.T) {
 	if _, err := ApproveStage(approval(r, false), 2, t0); !errors.Is(err, ErrState) {
 		t.Errorf("a stage was approved: %v", err)
 	}
+	for _, policy := range []AbortPolicy{"", AbortRevert} {
+		if _, err := Abort(r, "again", policy, t0); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "resume") || !strings.Contains(err.Error(), "--keep") {
+			t.Errorf("aborted by %q: %v", policy, err)
+		}
+	}
+	made := []Revert{{"r-1-aa", RolloutRunning}, {"r-1-bb", RolloutAborted}}
+	for _, c := range []struct {
+		r       Rollout
+		reverts []Revert
+		refused bool
+	}{{r, nil, false}, {r, made, true}, {on, made, false}, {paused(), made, false}} {
+		err := CalledOff(c.r, c.reverts)
+		if c.refused != errors.Is(err, ErrState) || c.refused && !strings.Contains(err.Error(), "by r-1-aa, RUNNING; r-1-bb, ABORTED: ") {
+			t.Errorf("%s beside %v: %v", c.r.State, c.reverts, err)
+		}
+	}
 	off, err := Abort(r, "keep it", AbortKeep, t0)
 	if err != nil || off.State != RolloutAborting || off.Reverting {
 		t.Errorf("called off: %s, %v", off.State, err)
