@@ -39,6 +39,42 @@ func files(t *testing.T, ending string, f func(path, text string)) {
 	}
 }
 
+// TestWhatIsSaidBesideOthersIsShown: each row of the table that compares rollouts with those
+// of other servers names what shows it, and a case that it names by its words is one.
+func TestWhatIsSaidBesideOthersIsShown(t *testing.T) {
+	cases := ""
+	files(t, ".go", func(path, text string) {
+		if strings.Contains(path, "storetest") || strings.HasSuffix(path, "_test.go") {
+			cases += text
+		}
+	})
+	raw, err := os.ReadFile(filepath.Join(root, "docs/rollouts.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(raw), "\n## Beside others\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	rows := regexp.MustCompile(`(?m)^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|`).FindAllStringSubmatch(table, -1)
+	if len(rows) < 20 || strings.Contains(table, "\t") {
+		t.Fatalf("the table has %d rows", len(rows))
+	}
+	words := regexp.MustCompile(`"([^"]+)"`)
+	for _, row := range rows {
+		if row[3] == "shown by" {
+			continue
+		}
+		said := words.FindAllStringSubmatch(row[3], -1)
+		if len(said) == 0 && !named.MatchString(row[3]) {
+			t.Errorf("%q is shown by no test: %s", row[1], row[3])
+		}
+		for _, s := range said {
+			if !strings.Contains(cases, `{"`+s[1]+`", func(`) && !strings.Contains(cases, `.Run("`+s[1]+`", `) {
+				t.Errorf("%q is shown by %q, which no test is called", row[1], s[1])
+			}
+		}
+	}
+}
+
 // TestDocsNameTestsThatExist: what a document calls proven by a test is.
 func TestDocsNameTestsThatExist(t *testing.T) {
 	exist := map[string]bool{}

@@ -128,6 +128,32 @@ func TestADeviceThatAsksTakesItsTurn(t *testing.T) {
 	})
 }
 
+// TestAnotherServerGivesTurnsToo: within 20 ms of the commit that opens a stage, a device of
+// it that asks any other otad on the same store has its turn.
+func TestAnotherServerGivesTurnsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, slow := slowWorld(t)
+		w.release("1.0")
+		id := w.enroll(1, "rpi4")[0]
+		config := w.s.Config
+		config.Store = slow
+		other := fleet.New(config)
+		if _, err := other.NextExecution(w.ctx, id); !errors.Is(err, fleet.ErrNotFound) { // it has just looked
+			t.Fatalf("before there is a rollout: %v", err)
+		}
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("100%")})
+		w.ok(err)
+		w.engine()
+		<-time.After(20 * time.Millisecond)
+		if e, err := other.NextExecution(w.ctx, id); err != nil || e.RolloutID != v.ID || e.Status != ota.Queued {
+			t.Errorf("next is %+v: %v", e, err)
+		}
+		if r, err := w.store.Rollout(w.ctx, v.ID); err != nil || r.Cursor != 0 {
+			t.Errorf("a step gave %d turns, and that was not to be seen: %v", r.Cursor, err)
+		}
+	})
+}
+
 // TestADeviceThatAsksWaitsForTheRate, the approval of its stage, and for a rollout that
 // is paused.
 func TestADeviceThatAsksWaitsForTheRate(t *testing.T) {
