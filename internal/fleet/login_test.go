@@ -532,6 +532,43 @@ func TestGuessingIsSlowedDown(t *testing.T) {
 	}
 }
 
+// The wait grows no longer than MaxFailureWait, and FailureMemory without a wrong
+// password is a new beginning. Who was let in with a password before never waits.
+func TestTheWaitHasItsBounds(t *testing.T) {
+	d := newDoor(t, "d")
+	right := d.chosen("d")
+	d.in("d", "d", "d", right)
+	for range fleet.FreeFailures + 7 { // a wait of a second, then 2, 4, 8, 16, 32 and the longest
+		d.wrong("d")
+		d.now = d.now.Add(fleet.MaxFailureWait)
+	}
+	for range 5 {
+		d.wrong("d")
+		d.now = d.now.Add(fleet.MaxFailureWait - time.Millisecond)
+		d.waits("d", "not the password")
+		d.in("d", "d", "d", right)
+		d.now = d.now.Add(time.Millisecond)
+	}
+	d.wrong("d")
+	d.now = d.now.Add(fleet.FailureMemory)
+	for range fleet.FreeFailures {
+		d.wrong("d")
+	}
+	d.waits("d", "not the password")
+}
+
+// A password that nobody came to look at, for a fault of ours, is no failure.
+func TestAFaultIsNoFailure(t *testing.T) {
+	d := newDoor(t, "d")
+	broken := fleet.Credential{ID: "c", DeviceID: "d", Kind: fleet.CredentialPassword, Secret: "no hash", CreatedAt: d.now}
+	d.must(d.s.Store.PutCredential(t.Context(), broken))
+	for range fleet.FreeAddressFailures + fleet.FreeFailures {
+		if _, err := d.login("d", "d", "x"); err == nil || errors.Is(err, fleet.ErrDenied) {
+			t.Fatalf("%v, want a fault of ours", err)
+		}
+	}
+}
+
 // After the wait the right password lets in, however often it was tried during it, and
 // the failures are forgotten: else a device that tries every few seconds stays out.
 func TestTheRightPasswordGetsIn(t *testing.T) {

@@ -103,6 +103,29 @@ func TestPresence(t *testing.T) {
 	})
 }
 
+// What this replica heard of an older connection does not win over what is stored of a
+// newer one, which another replica has.
+func TestTheNewerConnectionCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		a, b := start(t, store), start(t, store)
+		for _, id := range []string{"lingers", "ended"} {
+			if _, err := a.CreateDevice(t.Context(), fleet.Device{ID: id, Hardware: "h"}); err != nil {
+				t.Fatal(err)
+			}
+			a.Presence(id, true, "", time.Now())
+			b.Presence(id, true, "", time.Now().Add(time.Second))
+		}
+		b.Presence("lingers", false, "closed", time.Now().Add(2*time.Second))
+		b.Presence("ended", false, "closed", time.Now().Add(2*time.Second))
+		b.kill() // writes what it heard
+		a.Presence("ended", false, "keep alive timeout", time.Now().Add(3*time.Second))
+		a.want(t, "lingers", fleet.Offline, "closed", -2*time.Second)
+		a.want(t, "ended", fleet.Offline, "closed", -2*time.Second)
+		a.kill()
+	})
+}
+
 // With the embedded broker a process that was killed can not have kept a device.
 func TestBrokerStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -151,6 +174,9 @@ func TestDeletedWhileConnected(t *testing.T) {
 		}
 		create()
 		a.want(t, "d", fleet.Unknown, "", 0)
+		if d, err := a.Device(t.Context(), "d"); err != nil || !d.LastSeen.IsZero() {
+			t.Errorf("seen at %s, %v", d.LastSeen, err)
+		}
 		a.Presence("d", false, fleet.EvictedDeleted, time.Now()) // as its session ends
 		a.want(t, "d", fleet.Unknown, "", 0)
 		time.Sleep(2 * fleet.SeenInterval)

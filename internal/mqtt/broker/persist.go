@@ -376,9 +376,6 @@ func (s *session) reviveWill(r *willRecord, now time.Time) error {
 	if r.Due.IsZero() { // the server was lost, not the client
 		s.will.due = now.Add(r.Delay)
 	}
-	if back := now.Add(s.b.conf.WillGrace); s.will.due.Before(back) {
-		s.will.due = back
-	}
 	return nil
 }
 

@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/otad/otad/internal/mqtt"
 )
 
 // leaver connects with a will for topic; delay of MQTT 5, in seconds.
@@ -75,6 +78,15 @@ func TestStopPublishesWills(t *testing.T) {
 	if got := heard(t, b, 1); !slices.Equal(got, []string{"w/slow"}) {
 		t.Errorf("heard %q", got)
 	}
+	if err := b.journal.flush(); err != nil {
+		t.Fatal(err)
+	}
+	again := openPlain(t, b.conf.Store.(*memory).killed(), nil)
+	for key, s := range again.sessions {
+		if s.will != nil {
+			t.Errorf("%s: the will would be published again", key)
+		}
+	}
 	late := member(t, b, "late")
 	late.subscribe("w/clean")
 	if got := late.receive(); got.payload != "will" || !got.Retain {
@@ -95,10 +107,11 @@ func TestKilledServerPublishesWills(t *testing.T) {
 	for _, id := range []string{"lasting", "lasting-back"} {
 		leaver(t, b, hello{id: id, willTopic: "w/" + id, persist: true}, 0)
 	}
+	leaver(t, b, hello{id: "later", willTopic: "w/later", persist: true}, 3600) // its delay begins when the server is back
 	gone := leaver(t, b, hello{id: "gone", willTopic: "w/gone"}, 0)
 	gone.send([]byte{0xe0, 0}) // DISCONNECT
 	gone.ended()
-	if err := waitFor(func() bool { return m.keys(keySession) == 5 }); err != nil {
+	if err := waitFor(func() bool { return m.keys(keySession) == 6 }); err != nil {
 		t.Fatalf("%d records", m.keys(keySession))
 	}
 	m = m.killed()
@@ -114,7 +127,7 @@ func TestKilledServerPublishesWills(t *testing.T) {
 	}
 	join5(t, b, "lasting-back").drop()
 	offline(t, b, 0)
-	if n := m.keys(keySession) + len(heard(t, b, 0)); n != 4 {
+	if n := m.keys(keySession) + len(heard(t, b, 0)); n != 5 {
 		t.Errorf("%d records", n)
 	}
 	b = openPlain(t, m.killed(), func(c *Config) { c.WillGrace = time.Millisecond })
@@ -124,8 +137,30 @@ func TestKilledServerPublishesWills(t *testing.T) {
 	if got := heard(t, b, 2); !slices.Equal(got, []string{"w/clean", "w/lasting"}) {
 		t.Errorf("heard %q", got)
 	}
-	if n := b.Stats().Sessions; n != 3 {
+	if n := b.Stats().Sessions; n != 4 {
 		t.Errorf("%d sessions", n)
+	}
+}
+
+// The time of a will's message begins when it is published.
+func TestWillExpiresFromWhenItIsPublished(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	sub := member(t, b, "sub")
+	sub.subscribe("w")
+	for _, expiry := range []uint32{0, 3600} {
+		w := dialPlain(t, b)
+		h := hello{id: "x", keepAlive: 60, willTopic: "w"}
+		if expiry > 0 {
+			h.willProps = uint32Property(2, expiry)
+		}
+		if code, _ := w.connect(h); code != 0 {
+			t.Fatal(code)
+		}
+		w.drop()
+		got := sub.receive()
+		if sub.ack(4, got.ID); got.HasExpiry != (expiry > 0) || got.Expiry > expiry || expiry > 0 && got.Expiry < expiry-60 {
+			t.Errorf("expiry %d: %v, %d", expiry, got.HasExpiry, got.Expiry)
+		}
 	}
 }
 
@@ -140,5 +175,14 @@ func TestConnectWithoutAWillIsNotWritten(t *testing.T) {
 	offline(t, b, 0)
 	if err := b.journal.flush(); err != nil || m.saves != 0 {
 		t.Errorf("%d writes, %v", m.saves, err)
+	}
+	b = openPlain(t, m, func(c *Config) {
+		c.Authenticate = func(context.Context, Credentials) (mqtt.Identity, error) { // who shares credentials with many
+			return mqtt.Identity{Name: "claim", Passing: true, Access: mqtt.OpenAccess()}, nil
+		}
+	})
+	leaver(t, b, hello{id: "y", willTopic: "w", persist: true}, 0)
+	if err := b.journal.flush(); err != nil || m.saves != 0 {
+		t.Errorf("%d writes of a connection that passes, %v", m.saves, err)
 	}
 }
