@@ -36,20 +36,19 @@ func newWireSize(nc net.Conn, size int) *wire {
 
 // hello is what matters of a CONNECT here.
 type hello struct {
-	id             string
+	id             string // and the user name, where there is a password
+	password       string
 	receiveMaximum uint16 // 0: unset
 }
 
-// connect opens a session and subscribes to filters with QoS 1.
-func (w *wire) connect(id string, filters ...string) error {
-	return w.open(hello{id: id}, 1, filters...)
-}
-
-// open is connect with more to say; without filters it subscribes to nothing.
+// open opens a session and subscribes to the filters, if there are any.
 func (w *wire) open(h hello, qos byte, filters ...string) error {
 	connect := packets.NewControlPacket(packets.CONNECT)
 	c := connect.Content.(*packets.Connect)
 	c.ClientID, c.KeepAlive, c.CleanStart = h.id, 600, true
+	if h.password != "" {
+		c.UsernameFlag, c.PasswordFlag, c.Username, c.Password = true, true, h.id, []byte(h.password)
+	}
 	if h.receiveMaximum > 0 {
 		c.Properties = &packets.Properties{ReceiveMaximum: &h.receiveMaximum}
 	}
