@@ -112,8 +112,11 @@ func configFlags(cmd *cobra.Command) func() (config, error) {
 		if err := splitLists(k); err != nil {
 			return config{}, err
 		}
-		if err := k.Load(posflag.Provider(f, ".", k), nil); err != nil {
-			return config{}, fmt.Errorf("flags: %w", err)
+		// What serve has a default for has it in every subcommand: one file is for all.
+		for _, flags := range []*pflag.FlagSet{f, newServeFlags().Flags()} {
+			if err := k.Load(posflag.Provider(flags, ".", k), nil); err != nil {
+				return config{}, fmt.Errorf("flags: %w", err)
+			}
 		}
 		if err := knownKeys(k, cmd); err != nil {
 			return config{}, err
@@ -231,7 +234,7 @@ func (c config) validate() error {
 			return usageError{fmt.Errorf("--mqtt-plain %q: plain MQTT listens on a loopback address only, such as 127.0.0.1:1883", c.MQTTPlain)}
 		}
 	}
-	if !slices.Contains([]string{"", plainAuthCredentials, plainAuthNone}, c.MQTTPlainAuth) { // empty: not serve
+	if !slices.Contains([]string{plainAuthCredentials, plainAuthNone}, c.MQTTPlainAuth) {
 		return usageError{fmt.Errorf("--mqtt-plain-auth %q: want %s or %s", c.MQTTPlainAuth, plainAuthCredentials, plainAuthNone)}
 	}
 	if _, err := brokerLimits(c.MQTTLimits); err != nil {

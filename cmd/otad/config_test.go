@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/otad/otad/internal/fleet"
@@ -144,6 +145,93 @@ func TestTheFileMayBeNamedInTheEnvironment(t *testing.T) {
 	if _, err := loadWith(t, ""); err == nil || !strings.Contains(err.Error(), "config file") {
 		t.Errorf("a file that is not there: %v", err)
 	}
+}
+
+// everySetting is a file with every name that one may have, all of them in use.
+const everySetting = `
+data: DATA
+api-listen: 127.0.0.1:0
+device-listen: 127.0.0.1:0
+mqtt-listen: 127.0.0.1:0
+mqtt-plain: 127.0.0.1:1883
+mqtt-plain-auth: none
+mqtt-limit: [keep-alive=60s]
+hosts: [localhost]
+mqtt-broker: mqtts://broker.example:8883
+mqtt-shared: true
+mqtt-device-url: mqtts://devices.example:8883
+mqtt-client-id: otad-1
+crl-file: DATA/crl.pem
+shadow-bytes: 8192
+enroll-limit: 60
+topic-publish: ['sensors/{device}/#']
+topic-subscribe: ['sensors/{device}/command']
+jwt-audience: otad
+index: [tags.site]
+job-links: 1h
+notify-rate: 100
+webhook-allow: [10.1.0.0/16]
+database: postgres://otad@127.0.0.1:1/otad?sslmode=disable
+database-password-file: DATA/password
+s3-endpoint: http://127.0.0.1:1
+s3-bucket: firmware
+s3-prefix: otad
+s3-region: us-east-1
+s3-create-bucket: false
+s3-access-key: a
+s3-secret-key: b
+log-format: json
+log-level: info
+`
+
+// TestOneFileIsForAllSubcommands: each takes the file of the server, with every
+// setting and with those alone that make it use an external broker, which may
+// stand in the environment too.
+func TestOneFileIsForAllSubcommands(t *testing.T) {
+	serve := newServeFlags()
+	configFlags(serve)
+	serve.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Name != "config" && !strings.Contains(everySetting, "\n"+f.Name+": ") {
+			t.Errorf("--%s is not in the file", f.Name)
+		}
+	})
+	dir := t.TempDir()
+	lines := map[string][][]string{
+		"otad check":         {{}},
+		"otad broker cert":   {{"--hosts", "broker.example", "--out", filepath.Join(dir, "cert")}},
+		"otad broker config": {{"mosquitto"}, {"emqx"}},
+		"otad broker crl":    {{}},
+	}
+	external := "data: DATA\nmqtt-broker: mqtts://broker.example:8883\n"
+	take := func(how, file string) {
+		file = strings.ReplaceAll(file, "DATA", dir)
+		if _, err := loadWith(t, file); err != nil {
+			t.Errorf("serve, %s: %v", how, err)
+		}
+		for command, all := range lines {
+			for _, more := range all {
+				args := slices.Concat(strings.Fields(command)[1:], more, []string{"--config", write(t, file)})
+				if _, err := run(t.Context(), args...); err != nil && exitCode(err) == 2 {
+					t.Errorf("%s, %s: %v", command, how, err)
+				}
+			}
+		}
+	}
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		path := c.CommandPath()
+		if _, known := lines[path]; c.Flags().Lookup("config") != nil && !known && path != "otad serve" {
+			t.Errorf("%s takes --config: how is it run?", path)
+		}
+		for _, below := range c.Commands() {
+			walk(below)
+		}
+	}
+	walk(newRoot())
+	take("every setting", everySetting)
+	take("an external broker", external)
+	t.Setenv("OTAD_MQTT_BROKER", "mqtts://broker.example:8883")
+	take("a broker in the environment", "data: DATA\n")
 }
 
 func TestSettingsThatAreRefused(t *testing.T) {
