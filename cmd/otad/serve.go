@@ -380,7 +380,7 @@ func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
 }
 
 // openIdentity is who everybody is on the listener without credentials.
-const openIdentity = "open"
+const openIdentity = "anonymous"
 
 // authenticate says who a connection is and what it may use.
 func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.Identity, error) {

@@ -119,3 +119,49 @@ func TestAskerHasToHaveRoom(t *testing.T) {
 	asker.told(puback, 0x83, "not taken; send it again")
 	deaf.mustPublish("ask", 1, "") // it does not listen
 }
+
+// TestMessageToNobody: a client that asks on a topic which is no request's, a slip of the
+// pen perhaps, hears that nobody got it (3.4.2.1), and the log has it; of a free topic
+// that is nothing to complain of. A request is not retained: it would be heard again.
+func TestMessageToNobody(t *testing.T) {
+	var log logText
+	b := openPlain(t, nil, func(c *Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		c.Authenticate = func(_ context.Context, c Credentials) (mqtt.Identity, error) {
+			if c.Username == "" {
+				return mqtt.Identity{Name: "open", Access: mqtt.OpenAccess()}, nil
+			}
+			return mqtt.Identity{Name: c.Username, Device: true, Access: mqtt.DeviceAccess(c.Username, nil)}, nil
+		}
+	})
+	if err := b.Subscribe(t.Context(), []string{"$aws/things/+/shadow/get"}, func(context.Context, mqtt.Message) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	listener, other, dev := member(t, b, "listener"), member(t, b, "other"), dialPlain(t, b)
+	listener.subscribe("heard/#")
+	dev.connect(hello{id: "dev", user: "dev", keepAlive: 30})
+	for i, c := range []struct {
+		from  *wire
+		topic string
+		qos   byte
+		code  byte
+	}{
+		{dev, "$aws/things/dev/shadow/got", 1, nobody},
+		{dev, "$aws/things/dev/shadow/get", 1, 0},
+		{other, "heard/x", 1, 0},
+		{other, "unheard/x", 1, nobody},
+		{other, "unheard/y", 2, nobody},
+	} {
+		c.from.publish(c.topic, uint16(i+1), c.qos<<1|1, "x")
+		ack := c.from.expect(map[byte]byte{1: puback, 2: pubrec}[c.qos])
+		if got := append(ack, 0)[2]; got != c.code {
+			t.Errorf("%s: % x, want code %#x", c.topic, ack, c.code)
+		}
+	}
+	if n := b.Stats().Retained; n != 4 {
+		t.Errorf("%d messages are retained", n)
+	}
+	if s := log.String(); !strings.Contains(s, "$aws/things/dev/shadow/got") || strings.Contains(s, "unheard") {
+		t.Errorf("logged:\n%s", s)
+	}
+}

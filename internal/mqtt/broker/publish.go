@@ -21,6 +21,10 @@ func reject(code packet.Code, format string, args ...any) error {
 	return &rejected{code, fmt.Errorf(format, args...)}
 }
 
+// errNoRequest is what the log says of a message on a topic that begins with $ and that
+// nobody reads.
+var errNoRequest = errors.New("no request has this topic: see docs/device-protocol.md")
+
 // maxComplaints is how often one connection gets into the log for what it sends.
 const maxComplaints = 10
 
@@ -53,8 +57,11 @@ func (c *conn) publish(flags byte, body []byte) error {
 		c.keepReceived(p.ID, m.unit)
 	}
 	m.unit.close()
-	if err != nil {
+	switch {
+	case err != nil:
 		c.complain("message not taken", "topic", topic, err)
+	case !c.to.reached && topic[0] == '$': // the server's own topics (4.7.2), so it meant to ask for something
+		c.complain("message to nobody", "topic", topic, errNoRequest)
 	}
 	return c.settlePublish(p, err)
 }
@@ -72,7 +79,11 @@ func (c *conn) topic(p packet.Publish) (string, error) {
 	topic := string(p.Topic)
 	if p.HasAlias {
 		if p.Alias == 0 || p.Alias > c.b.lim.TopicAliases {
-			return "", &packet.Error{Code: packet.TopicAliasInvalid, Text: fmt.Sprintf("topic alias %d; from 1 to %d: send the whole topic", p.Alias, c.b.lim.TopicAliases) + c.b.lim.raise("topic-aliases")}
+			remedy := ""
+			if p.Alias > 0 {
+				remedy = c.b.lim.raise("topic-aliases")
+			}
+			return "", &packet.Error{Code: packet.TopicAliasInvalid, Text: fmt.Sprintf("topic alias %d; from 1 to %d: send the whole topic", p.Alias, c.b.lim.TopicAliases) + remedy}
 		}
 		if topic == "" {
 			if topic = c.aliases[p.Alias]; topic == "" {
@@ -154,7 +165,7 @@ func (c *conn) message(p packet.Publish, topic string) *message {
 func (c *conn) take(m *message) error {
 	id := c.session.identity
 	if !id.Access.MayPublish(m.topic) {
-		return reject(packet.NotAuthorized, "not %s's to publish to", id.Name)
+		return reject(packet.NotAuthorized, "%s may not publish here", id.Name)
 	}
 	if id.Device && c.b.handler.Load() == nil { // its topics are not known yet
 		return reject(packet.ServerBusy, "otad is not ready")
@@ -167,6 +178,9 @@ func (c *conn) take(m *message) error {
 // sends the message again before others.
 func (c *conn) settlePublish(p packet.Publish, err error) error {
 	code := packet.Success
+	if !c.to.reached {
+		code = packet.NoMatchingSubscribers
+	}
 	reason := ""
 	var r *rejected
 	if errors.As(err, &r) {
@@ -191,7 +205,7 @@ func (c *conn) settlePublish(p packet.Publish, err error) error {
 		c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID, Code: code}, reason, 1)
 		return nil
 	}
-	c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID}, "", 0)
+	c.acknowledge(packet.PUBREC, packet.Ack{ID: p.ID, Code: code}, "", 0)
 	return nil
 }
 
@@ -211,7 +225,7 @@ func (c *conn) acknowledge(t packet.Type, a packet.Ack, reason string, settled i
 }
 
 // distribute gives m to otad's handler first, if it is one of its topics, so that
-// a refused message goes nowhere; then keeps it if it is to be retained; then gives
+// a refused message goes nowhere; then keeps it if it is to be retained and no request; then gives
 // it to all who are subscribed. It waits for those who are slow to read, c's own
 // session excepted. QoS 2 is exactly once from session to session; otad's handler
 // may get a message again after a kill. On an error some may have it: it comes again, which QoS 1
@@ -228,7 +242,7 @@ func (b *Broker) distribute(m *message, c *conn, to *recipients) error {
 			return err
 		}
 	}
-	if m.retain {
+	if m.retain && !to.own { // a request is for otad, once
 		if err := b.retain(m, c); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package broker
 // recipients are who gets a message.
 type recipients struct {
 	own        bool // otad's handler
+	reached    bool // it, or a subscription
 	deliveries []delivery
 	seen       map[*session]int // places in deliveries, once there are many
 }
@@ -23,9 +24,10 @@ func (r *recipients) clear() {
 // match collects who gets m. A session with several matching filters gets it once,
 // with the highest QoS and all identifiers (3.3.4).
 func (b *Broker) match(m *message, r *recipients) {
-	r.own, r.deliveries, r.seen = false, r.deliveries[:0], nil
+	r.own, r.reached, r.deliveries, r.seen = false, false, r.deliveries[:0], nil
 	b.index.match(m.topic, func(e *entry) {
 		for _, s := range e.subs {
+			r.reached = true
 			if s.session == nil {
 				r.own = true
 				continue
@@ -36,6 +38,7 @@ func (b *Broker) match(m *message, r *recipients) {
 		}
 		for _, g := range e.groups {
 			if s := g.pick(); s != nil {
+				r.reached = true
 				r.deliveries = append(r.deliveries, s.delivery(m, g))
 			}
 		}

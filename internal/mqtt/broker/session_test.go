@@ -170,10 +170,12 @@ func (w *wire) ack(t packet.Type, id uint16) {
 	w.send(packet.AppendAck(nil, packet.V5, t, packet.Ack{ID: id}, ""))
 }
 
+const nobody = 0x10 // no matching subscribers
+
 func (w *wire) mustPublish(topic string, id uint16, payload string) {
 	w.t.Helper()
 	w.publish(topic, id, qos1, payload)
-	if ack := w.expect(puback); len(ack) > 2 {
+	if ack := w.expect(puback); len(ack) > 2 && ack[2] != nobody {
 		w.t.Fatalf("PUBACK % x", ack)
 	}
 }
