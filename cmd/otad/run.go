@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -25,11 +26,12 @@ import (
 const ShutdownTimeout = 15 * time.Second
 
 // run serves until ctx ends, then stops from the outside in: no new requests,
-// handlers finish, the engine and the writers stop.
-func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listener) error {
+// handlers finish, the engine and the writers stop. out is told when devices can come.
+func (s *server) run(ctx context.Context, apiListener, deviceListener net.Listener, out io.Writer) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	work, background := errgroup.WithContext(background)
+	work.Go(func() error { return s.open(background, out) })
 	work.Go(func() error { return s.fleet.RunEngine(background) })
 	work.Go(func() error { return s.fleet.RunNotifier(background) })
 	work.Go(func() error { return s.fleet.RunTimeouts(background) })
@@ -90,7 +92,11 @@ func (s *server) saveLists(lists []byte) error {
 
 func (s *server) operatorPlane() http.Handler {
 	mux := http.NewServeMux()
-	observability.Health(mux, map[string]func(context.Context) error{"store": s.store.Ping})
+	checks := map[string]func(context.Context) error{"store": s.store.Ping}
+	if s.away != nil {
+		checks["broker"] = func(context.Context) error { return s.away() }
+	}
+	observability.Health(mux, checks)
 	guarded := http.NewServeMux()
 	guarded.Handle("GET /metrics", s.metrics.Handler())
 	mux.Handle("/", api.New(s.fleet, s.log, guarded))

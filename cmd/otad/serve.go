@@ -104,11 +104,13 @@ type server struct {
 	publisher *mqtt.Publisher
 	fleet     *fleet.Service
 	broker    mqtt.Broker
+	away      func() error // why an external broker is of no use now, nil with the embedded one
+	endpoint  *mqtt.Endpoint
 	webSocket http.Handler // the embedded broker's, nil with an external one
 	addresses addresses
 }
 
-// addresses is what DIR/addresses.json says once everything listens.
+// addresses is what DIR/addresses.json says once devices are let in.
 type addresses struct {
 	API    string `json:"api"`
 	Device string `json:"device"`
@@ -161,10 +163,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, cmd *cobra.Command) 
 	if err := s.bootstrap(ctx); err != nil {
 		return err
 	}
-	if err := s.announce(ctx, cmd.OutOrStdout()); err != nil {
-		return err
-	}
-	return s.run(ctx, apiListener, deviceListener)
+	return s.run(ctx, apiListener, deviceListener, cmd.OutOrStdout())
 }
 
 // apiHosts puts the loopback address first when the API listens only there.
@@ -325,9 +324,7 @@ func (s *server) openBroker(ctx context.Context) error {
 	var b mqtt.Broker
 	var err error
 	if s.config.MQTTBroker != "" {
-		if b, err = s.connectBroker(); err == nil {
-			b = mqtt.Admitted(b, s.fleet, s.log)
-		}
+		b, err = s.connectBroker()
 	} else {
 		b, err = s.startBroker(ctx)
 	}
@@ -337,18 +334,30 @@ func (s *server) openBroker(ctx context.Context) error {
 	s.broker = s.metrics.Broker(b)
 	s.publisher.Broker = s.broker
 	s.fleet.MQTTURL = s.addresses.MQTT
-	endpoint := mqtt.NewEndpoint(s.broker, s.fleet, s.log, time.Now)
-	endpoint.Provisioning, endpoint.Told = s.config.MQTTBroker == "", s.config.MQTTBroker == ""
+	s.endpoint = mqtt.NewEndpoint(s.broker, s.fleet, s.log, time.Now)
+	s.endpoint.Provisioning, s.endpoint.Told = s.config.MQTTBroker == "", s.config.MQTTBroker == ""
+	return nil
+}
+
+// open lets the devices in and says so. An external broker may be away as long as it
+// likes: everybody else is served meanwhile. nil when ctx ends before.
+func (s *server) open(ctx context.Context, out io.Writer) error {
+	if s.config.MQTTBroker != "" {
+		s.log.Info("waiting for the broker", "broker", s.config.MQTTBroker, "api", s.addresses.API, "device", s.addresses.Device)
+	}
 	// The subscription outlives ctx, as Close ends it after the listeners; but
 	// waiting for a broker that is away has to end when ctx does.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	started := context.AfterFunc(ctx, end)
-	err = endpoint.Serve(life)
-	if !started() || err != nil {
-		end()
-		return errors.Join(err, b.Close())
+	opened := context.AfterFunc(ctx, end)
+	err := s.endpoint.Serve(life)
+	if !opened() {
+		return nil
 	}
-	return nil
+	if err != nil {
+		end()
+		return err
+	}
+	return s.announce(context.WithoutCancel(ctx), out)
 }
 
 func (s *server) startBroker(ctx context.Context) (mqtt.Broker, error) {
@@ -418,11 +427,16 @@ func (s *server) connectBroker() (mqtt.Broker, error) {
 			return nil, err
 		}
 	}
-	return external.New(external.Config{
+	b, err := external.New(external.Config{
 		URL: s.config.MQTTBroker, Group: group, ClientID: s.config.MQTTClientID, Logger: s.log,
 		TLS:     s.ca.Client(s.config.MQTTClientID, time.Now),
 		StandIn: func(deviceID string) (*tls.Config, error) { return s.ca.StandIn(deviceID, time.Now()) },
 	})
+	if err != nil {
+		return nil, err
+	}
+	s.away = b.Away
+	return mqtt.Admitted(b, s.fleet, s.log), nil
 }
 
 // brokerGroup is the name under which replicas share their subscription. It is
@@ -443,8 +457,7 @@ func (s *server) tlsConfig(auth tls.ClientAuthType) *tls.Config {
 	return c
 }
 
-// bootstrap writes what an operator needs: the CA, the admin token (once) and
-// where everything listens.
+// bootstrap writes what an operator needs: the CA and the admin token (once).
 func (s *server) bootstrap(ctx context.Context) error {
 	if err := identity.WriteFile(s.config.path("ca.pem"), s.ca.RootPEM()); err != nil {
 		return err
@@ -460,15 +473,19 @@ func (s *server) bootstrap(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
+	return nil
+}
+
+// announce tells programs, and a person at a terminal, where everything is, and the
+// latter what to do next.
+func (s *server) announce(ctx context.Context, w io.Writer) error {
 	b, err := json.MarshalIndent(s.addresses, "", "  ")
 	if err != nil {
 		return err
 	}
-	return identity.WriteFile(s.config.path("addresses.json"), append(b, '\n'))
-}
-
-// announce tells a person at a terminal where everything is and what to do next.
-func (s *server) announce(ctx context.Context, w io.Writer) error {
+	if err := identity.WriteFile(s.config.path("addresses.json"), append(b, '\n')); err != nil {
+		return err
+	}
 	trust, err := s.fleet.Trust(ctx)
 	if err != nil {
 		return err

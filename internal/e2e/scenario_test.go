@@ -148,18 +148,39 @@ func startMosquitto(t *testing.T, dir, addr string) {
 	start(t, "mosquitto", filepath.Join(dir, "log"), nil, program, "-c", filepath.Join(dir, "mosquitto.conf"))
 }
 
-// TestStopWhileTheBrokerIsAway: a server that can not reach its broker yet still
-// ends when it is asked to.
-func TestStopWhileTheBrokerIsAway(t *testing.T) {
+// TestWhileTheBrokerIsAway: the first start of a server that can not reach its
+// broker yet. The operator and HTTPS are served, the broker's list of revoked
+// certificates is there, readiness says what is missing, and it ends when asked to.
+func TestWhileTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
 	s := prepareSite(t, nil)
-	p := start(t, "otad", s.path("otad.log"), nil, bin+"/otad", "serve", "--data", s.path("server"), "--hosts", "localhost",
+	p := start(t, "otad", s.path("otad.log"), nil, bin+"/otad", "serve", "--data", s.path("server"), "--hosts", "localhost", "--crl-file", s.path("crl.pem"),
 		"--api-listen", s.ports[0], "--device-listen", s.ports[1], "--mqtt-broker", "mqtts://"+s.ports[2])
-	until(t, "otad to come as far as the broker", func() bool {
-		_, err := os.Stat(s.path("server", "keys", "timestamp.key"))
-		return err == nil
-	})
+	s.at.API, s.at.Device = "https://"+s.ports[0], "https://localhost:"+port(s.ports[1])
+	for _, file := range []string{s.path("server", "ca.pem"), s.path("server", "admin.token"), s.path("crl.pem")} {
+		until(t, file, func() bool { _, err := os.Stat(file); return err == nil })
+	}
+	s.must("key", "init")
+	s.token = strings.TrimSpace(s.must("token", "create", "--hardware", hardware, "-q"))
+	s.enroll("gw-1")
+	if code := s.timestamp(s, "gw-1"); code != "200" {
+		t.Errorf("signed metadata: status %s", code)
+	}
+	if code, text := s.ready(); code != "503" || !strings.Contains(text, "broker: not ready") {
+		t.Errorf("readiness: status %s, %s", code, text)
+	}
+	if _, err := os.Stat(s.path("server", "addresses.json")); err == nil {
+		t.Error("it says that devices can come")
+	}
 	p.stop()
+}
+
+// ready is what /readyz answers.
+func (s *site) ready() (code, text string) {
+	s.t.Helper()
+	out := output(s.t, "curl", "-sS", "-w", "%{http_code}", "--cacert", s.path("server", "ca.pem"), s.at.API+"/readyz")
+	cut := max(0, len(out)-3)
+	return out[cut:], out[:cut]
 }
 
 // TestBadInput is what an operator can get wrong: a clear text, the right

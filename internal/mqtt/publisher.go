@@ -75,8 +75,11 @@ const notifyExpiry = time.Hour
 
 // ShadowUpdated publishes update/accepted, then documents, then delta if there
 // is one, each whatever becomes of the others. Nothing is made of what nobody listens
-// to. Accepted carries the correlation data of the request.
+// to. Accepted carries the correlation data of the request. A broker that is away does
+// not keep whoever made the update waiting for longer than answerTimeout.
 func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r shadow.Result) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	prefix := shadowPrefix(deviceID, name) + "update/"
 	var failed error
 	for _, part := range []struct {

@@ -35,6 +35,8 @@ import (
 var (
 	// ErrClosed: the connection to the broker was closed by Close.
 	ErrClosed = errors.New("broker is closed")
+	// ErrAway: there is no connection to the broker now.
+	ErrAway = errors.New("no connection to the broker")
 	// ErrSubscribed: Subscribe was called before.
 	ErrSubscribed = errors.New("broker has a subscriber already")
 	// ErrInvalidMessage: no broker would take the message.
@@ -220,6 +222,16 @@ func (b *Broker) connectionDown() {
 	b.conf.Logger.Warn("broker connection lost")
 	b.drop()
 	b.live, b.up = nil, make(chan struct{})
+}
+
+// Away returns ErrAway while there is no connection.
+func (b *Broker) Away() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.live == nil {
+		return ErrAway
+	}
+	return nil
 }
 
 // connection waits for a connection. Its context ends with it.
