@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -191,6 +192,9 @@ func shadowRows(doc shadowDoc) [][]string {
 
 func flatten(prefix string, m map[string]any, into map[string]string) {
 	for k, v := range m {
+		if k != printable(k) {
+			k = strconv.Quote(k) // or it would look like another one
+		}
 		path := strings.TrimPrefix(prefix+"."+k, ".")
 		if child, ok := v.(map[string]any); ok && len(child) > 0 {
 			flatten(path, child, into)

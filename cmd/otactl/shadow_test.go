@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,5 +118,19 @@ func TestShadowChanges(t *testing.T) {
 	}
 	if got := shadowChanges(after, after); got != nil {
 		t.Errorf("no change is %q", got)
+	}
+}
+
+// TestShadowRowsTellKeysApart: a control character does not reach the terminal, and a key
+// that holds one does not look like the key without.
+func TestShadowRowsTellKeysApart(t *testing.T) {
+	var doc shadowDoc
+	doc.State.Reported = map[string]any{"a": 1.0, "a\x00": 2.0, "b\x1b[2J": map[string]any{"c": 3.0}}
+	var paths []string
+	for _, row := range shadowRows(doc) {
+		paths = append(paths, row[0])
+	}
+	if want := []string{`"a\x00"`, `"b\x1b[2J".c`, "a"}; !slices.Equal(paths, want) {
+		t.Errorf("paths %q, want %q", paths, want)
 	}
 }
