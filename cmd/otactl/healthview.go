@@ -69,7 +69,7 @@ func (v *healthView) changes(before *healthView) (lines []string) {
 		return nil
 	}
 	for i, s := range v.Signals {
-		if pairs := s.Worse + s.Same + s.Better; pairs > 0 && (before == nil || before.Signals[i] != s) {
+		if pairs := s.Worse + s.Same + s.Better; pairs+s.Unknown > 0 && (before == nil || before.Signals[i] != s) {
 			line := fmt.Sprintf("health %s: %s, %d of %d pairs worse: %s", s.Signal, s.Verdict, s.Worse, pairs, s.Why)
 			if s.Verdict == string(ota.HealthHold) {
 				line += "; the stage waits at most " + v.Wait + " for it once it has soaked"

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/otad/otad/pkg/ota"
@@ -178,18 +179,16 @@ func (s *Service) judgePairs(ctx context.Context, r ota.Rollout, now time.Time) 
 func outcomes(signals []ota.Signal, p WatchedPair) string {
 	b := make([]byte, len(signals))
 	for i, s := range signals {
-		updated, knownUpdated := p.Device.of(s)
-		other, knownOther := p.Partner.of(s)
 		b[i] = byte(ota.OutcomeUnknown)
-		if knownUpdated && knownOther && !p.Reached {
-			b[i] = byte(s.Compare(updated, other))
+		if !p.Reached {
+			b[i] = byte(s.Compare(p.Device.of(s, p.From), p.Partner.of(s, p.From)))
 		}
 	}
 	return string(b)
 }
 
-// of is the value of a signal; false: there is none.
-func (v Vitals) of(s ota.Signal) (float64, bool) {
+// of is the value of a signal since a moment; NaN: there is none.
+func (v Vitals) of(s ota.Signal, from time.Time) float64 {
 	share := func(has bool) float64 {
 		if has {
 			return 1
@@ -198,21 +197,28 @@ func (v Vitals) of(s ota.Signal) (float64, bool) {
 	}
 	switch s.Name {
 	case ota.SignalCrash:
-		return share(v.Crashes > 0), true
+		return share(v.Crashes > 0)
 	case ota.SignalReboot:
-		return share(v.Reboots > 0), true
+		return share(v.Reboots > 0)
 	case ota.SignalOffline:
-		return share(!v.Connected), v.Known
+		if !v.Known {
+			return math.NaN()
+		}
+		return share(!v.Connected)
 	}
-	return number(v.Shadow.Reported, s.Path())
+	return reported(v.Shadow, s.Path(), from)
 }
 
-// number is the number at a path.
-func number(section shadow.Object, path []string) (float64, bool) {
-	v, _ := section.At(path...)
+// reported is the number at a path that a device told since a moment; NaN: none. Shadows
+// know the second of a report: one of the same second is taken.
+func reported(d shadow.Document, path []string, from time.Time) float64 {
+	v, _ := d.Reported.At(path...)
 	n, _ := v.Number()
 	f, err := n.Float64()
-	return f, err == nil
+	if err != nil || v.Written(d.ReportedAt) < from.Unix() {
+		return math.NaN()
+	}
+	return f
 }
 
 // Unpaired is the pair of a device that is deleted before it was in one.

@@ -29,25 +29,30 @@ func (w *world) gauge(id string, n float64) {
 // TestHealthGate: what updated devices do worse than those that wait stops the
 // rollout, and what they do not lets it go on.
 func TestHealthGate(t *testing.T) {
+	tells := func(w *world, id string) { w.gauge(id, 50) }
 	for _, c := range []struct {
 		name    string
 		signals string
 		after   func(w *world, id string) // its update
+		others  func(w *world, id string) // five minutes on, on those that wait; nil: nothing
 		onFail  ota.HealthPolicy
 		state   ota.RolloutState
 		reason  string
 	}{
-		{"nothing happens", "crash +1%", func(*world, string) {}, "", ota.RolloutCompleted, ""},
-		{"they crash", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, "", ota.RolloutPaused, "stage 1 failed: health crash: worse than the tolerance"},
-		{"they crash, and that aborts", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, ota.HealthAbort, ota.RolloutAborted, "health crash: worse"},
-		{"they boot, and nobody asked", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventReboot) }, "", ota.RolloutCompleted, ""},
-		{"they grow hot", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 70) }, "", ota.RolloutPaused, "shadow.reported.cpu.temp: worse"},
-		{"they grow warm", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 53) }, "", ota.RolloutCompleted, ""},
+		{"nothing happens", "crash +1%", func(*world, string) {}, nil, "", ota.RolloutCompleted, ""},
+		{"they crash", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, nil, "", ota.RolloutPaused, "stage 1 failed: health crash: worse than the tolerance"},
+		{"they crash, and that aborts", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, nil, ota.HealthAbort, ota.RolloutAborted, "health crash: worse"},
+		{"they boot, and nobody asked", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventReboot) }, nil, "", ota.RolloutCompleted, ""},
+		{"they grow hot", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 70) }, tells, "", ota.RolloutPaused, "shadow.reported.cpu.temp: worse"},
+		{"they grow warm", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 53) }, tells, "", ota.RolloutCompleted, ""},
+		{"they tell no number any more", "shadow.reported.cpu.temp +5", func(*world, string) {}, tells, "", ota.RolloutPaused, "20 updated devices told no value since"},
+		{"all told a number before", "shadow.reported.cpu.temp +5", func(*world, string) {}, nil, "", ota.RolloutPaused, "stage 1 proves nothing of its health after 1h0m0s"},
+		{"nobody has the number", "shadow.reported.cpu.tmp +5", func(w *world, id string) { w.gauge(id, 50) }, tells, "", ota.RolloutPaused, "none of 20 updated devices, nor its partner, told a number at shadow.reported.cpu.tmp"},
 		{"some crash, without proof", "crash +1%", func(w *world, id string) {
 			if id <= "rpi4-005" {
 				w.happens(id, fleet.EventCrash)
 			}
-		}, "", ota.RolloutPaused, "stage 1 has no verdict on its health after 1h0m0s: crash: seems worse"},
+		}, nil, "", ota.RolloutPaused, "stage 1 has no verdict on its health after 1h0m0s: crash: seems worse"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -76,6 +81,9 @@ func TestHealthGate(t *testing.T) {
 						if err == nil && why[0].Execution == nil && !strings.Contains(why[0].Why, "; its health is not settled: ") {
 							t.Errorf("%s: %s", id, why[0].Why)
 						}
+						if err == nil && why[0].Execution == nil && c.others != nil {
+							c.others(w, id)
+						}
 					}
 				}()
 				v = w.run(v.ID, 2, ids, func(e ota.Execution) ota.Report {
@@ -91,6 +99,9 @@ func TestHealthGate(t *testing.T) {
 					t.Fatalf("%s: %s", v.State, v.Reason)
 				}
 				verdict := ota.Verdicts(v.Terms.Health, v.Progress.Health)[0]
+				if strings.HasPrefix(c.name, "they grow warm") && verdict.Within != 20 {
+					t.Errorf("%+v: want all within the margin", verdict.Compared)
+				}
 				if v.State == ota.RolloutCompleted {
 					if n := verdict.N(); n != 20 || v.Progress.Health.Alone != 20 || verdict.Judgement != ota.HealthPass || v.EndedAt.Sub(v.CreatedAt) < 10*time.Minute {
 						t.Errorf("%d pairs, %d alone, %s, after %s", n, v.Progress.Health.Alone, verdict.Judgement, v.EndedAt.Sub(v.CreatedAt))

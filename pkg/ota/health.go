@@ -223,30 +223,46 @@ func (s Signal) AlphaOr() float64 {
 // Outcome is how an updated device did beside its partner, in one signal.
 type Outcome byte
 
-// The outcomes. OutcomeUnknown: one of them has no value.
+// The outcomes. Of a number that is worse by no more than the margin the pair counts as
+// better for the test, whose question is on which side of the margin the median lies.
 const (
 	OutcomeWorse   Outcome = '+'
 	OutcomeSame    Outcome = '='
 	OutcomeBetter  Outcome = '-'
-	OutcomeUnknown Outcome = '?'
+	OutcomeWithin  Outcome = '<' // not better, and within the margin
+	OutcomeSilent  Outcome = '!' // only its partner has a value, which is worse
+	OutcomeUnknown Outcome = '?' // neither has a value
 )
 
 // Compare says how an updated device did that has the first value beside one with
-// the second. Of shares the value is 1 for a device that has it, else 0.
+// the second; NaN: it has none. Of shares the value is 1 for a device that has it, else
+// 0. Having no number of the shadow is worse than any: an update that ends what devices
+// tell must not look fine. That holds for both of a pair, so what is silent for other
+// reasons, the same for both, proves nothing.
 func (s Signal) Compare(updated, other float64) Outcome {
-	worse := updated - other - math.Abs(s.Margin)
-	if s.Margin < 0 {
-		worse = other - updated - math.Abs(s.Margin)
-	}
-	switch {
-	case math.IsNaN(worse):
+	switch number, silent, alone := s.Path() != nil, math.IsNaN(updated), math.IsNaN(other); {
+	case silent && alone, !number && (silent || alone):
 		return OutcomeUnknown
-	case worse > 0:
-		return OutcomeWorse
-	case worse < 0:
+	case silent:
+		return OutcomeSilent
+	case alone:
 		return OutcomeBetter
 	}
-	return OutcomeSame
+	worse := updated - other
+	if s.Margin < 0 {
+		worse = other - updated
+	}
+	switch margin := math.Abs(s.Margin); {
+	case math.IsNaN(worse):
+		return OutcomeUnknown
+	case worse > margin:
+		return OutcomeWorse
+	case worse == margin:
+		return OutcomeSame
+	case worse >= 0:
+		return OutcomeWithin
+	}
+	return OutcomeBetter
 }
 
 // Seen is what the pairs of a rollout have shown, of devices whose update
@@ -261,7 +277,9 @@ type Seen struct {
 // Compared counts the pairs of one signal.
 type Compared struct {
 	sequential.Pairs
-	Unknown int // pairs without a value
+	Within  int // of Better: OutcomeWithin
+	Silent  int // of Worse: OutcomeSilent
+	Unknown int // pairs that do not count
 }
 
 // Add counts pairs with the given outcomes, one for each signal. Others are left
@@ -279,6 +297,12 @@ func (s *Seen) Add(outcomes string, pairs int) {
 			c.Same += pairs
 		case OutcomeBetter:
 			c.Better += pairs
+		case OutcomeWithin:
+			c.Better += pairs
+			c.Within += pairs
+		case OutcomeSilent:
+			c.Worse += pairs
+			c.Silent += pairs
 		default:
 			c.Unknown += pairs
 		}
@@ -289,8 +313,9 @@ func (s *Seen) Add(outcomes string, pairs int) {
 type Judgement string
 
 // A signal that is worse by more than its tolerance, as proven, has failed. One is
-// held that lacks pairs, or that seems worse without proof. One passes that seems
-// not to be worse, and none can be given where no pair could be made.
+// held that lacks pairs, that has some of which none counts, or that seems worse without
+// proof. One passes that seems not to be worse, and none can be given where no pair could
+// be made.
 const (
 	HealthFail Judgement = "fail"
 	HealthHold Judgement = "hold"
@@ -322,13 +347,15 @@ func Verdicts(h Health, seen Seen) []Verdict {
 		all := seen.Watched == 0 && seen.Unmatched == 0
 		switch {
 		case v.P <= alpha:
-			v.Judgement, v.Why = HealthFail, "worse than the tolerance, as proven"
+			v.Judgement, v.Why = HealthFail, "worse than the tolerance, as proven"+v.silent()
+		case all && v.provesNothing():
+			v.Judgement, v.Why = HealthHold, noValues(h, v)
 		case v.N() == 0 && all:
-			v.Judgement, v.Why = HealthNone, noPairs(seen, v.Unknown)
+			v.Judgement, v.Why = HealthNone, noPairs(seen)
 		case !all && (s.MinPairs == 0 || v.N() < s.MinPairs):
 			v.Judgement, v.Why = HealthHold, fmt.Sprintf("%d pairs are still watched, %d devices not matched yet", seen.Watched, seen.Unmatched)
 		case v.Difference() > s.Tolerance:
-			v.Judgement, v.Why = HealthHold, "seems worse than the tolerance, without proof"
+			v.Judgement, v.Why = HealthHold, "seems worse than the tolerance, without proof"+v.silent()
 		default:
 			v.Judgement, v.Why = HealthPass, "not seen to be worse"
 		}
@@ -337,11 +364,28 @@ func Verdicts(h Health, seen Seen) []Verdict {
 	return list
 }
 
-func noPairs(seen Seen, unknown int) string {
-	switch {
-	case unknown > 0:
-		return fmt.Sprintf("no value of it in %d pairs", unknown)
-	case seen.Alone > 0:
+// provesNothing reports whether there are pairs, and none of them counts.
+func (v Verdict) provesNothing() bool { return v.N() == 0 && v.Unknown > 0 }
+
+// silent says how many updated devices have no value.
+func (v Verdict) silent() string {
+	if v.Silent == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d updated devices told no value since, and their partners did)", v.Silent)
+}
+
+// noValues is why no pair of a signal counts, and what to do.
+func noValues(h Health, v Verdict) string {
+	if v.Signal.Path() == nil {
+		return fmt.Sprintf("in %d pairs nothing is known of one of both, or the partner was updated too; end other rollouts of these devices, then resume", v.Unknown)
+	}
+	return fmt.Sprintf("none of %d updated devices, nor its partner, told a number at %s within %s of the update, or the partner was updated too; correct the path, or let the watch be longer than the time between two reports",
+		v.Unknown, v.Signal.Name, h.Watching())
+}
+
+func noPairs(seen Seen) string {
+	if seen.Alone > 0 {
 		return fmt.Sprintf("nobody is left to compare with: %d devices without a partner", seen.Alone)
 	}
 	return "no device to compare"
@@ -349,6 +393,9 @@ func noPairs(seen Seen, unknown int) string {
 
 // String is the verdict for people.
 func (v Verdict) String() string {
+	if v.provesNothing() {
+		return fmt.Sprintf("%s: %s", v.Signal.Name, v.Why)
+	}
 	return fmt.Sprintf("%s: %s, %d worse and %d better of %d pairs, p %.2g", v.Signal.Name, v.Why, v.Worse, v.Better, v.N(), v.P)
 }
 
@@ -386,5 +433,8 @@ func held(r Rollout, i int, v Verdict, now time.Time) Decision {
 	stage.State, stage.EndedAt = StageFailed, now
 	r.State = RolloutPaused
 	r.Reason = fmt.Sprintf("stage %d has no verdict on its health after %s: %s", i+1, r.Terms.Health.waiting(), v)
+	if v.provesNothing() {
+		r.Reason = fmt.Sprintf("stage %d proves nothing of its health after %s: %s", i+1, r.Terms.Health.waiting(), v)
+	}
 	return Decision{Rollout: r, Changed: true}
 }

@@ -99,16 +99,22 @@ func TestHealthPlanRefusals(t *testing.T) {
 }
 
 func TestCompareAPair(t *testing.T) {
-	share, up, down := Signal{Name: SignalCrash}, Signal{Margin: 5}, Signal{Margin: -5}
+	share, number := Signal{Name: SignalCrash}, Signal{Name: "shadow.reported.x"}
+	up, down := number, number
+	up.Margin, down.Margin = 5, -5
+	none := math.NaN()
 	for _, c := range []struct {
 		s              Signal
 		updated, other float64
 		want           Outcome
 	}{
 		{share, 1, 0, OutcomeWorse}, {share, 0, 0, OutcomeSame}, {share, 1, 1, OutcomeSame}, {share, 0, 1, OutcomeBetter},
-		{up, 56, 50, OutcomeWorse}, {up, 55, 50, OutcomeSame}, {up, 50, 50, OutcomeBetter},
-		{down, 44, 50, OutcomeWorse}, {down, 45, 50, OutcomeSame}, {down, 90, 50, OutcomeBetter},
-		{up, math.NaN(), 50, OutcomeUnknown}, {up, math.Inf(1), math.Inf(1), OutcomeUnknown},
+		{up, 56, 50, OutcomeWorse}, {up, 55, 50, OutcomeSame}, {up, 54, 50, OutcomeWithin}, {up, 50, 50, OutcomeWithin}, {up, 49, 50, OutcomeBetter},
+		{down, 44, 50, OutcomeWorse}, {down, 45, 50, OutcomeSame}, {down, 46, 50, OutcomeWithin}, {down, 90, 50, OutcomeBetter},
+		{number, 51, 50, OutcomeWorse}, {number, 50, 50, OutcomeSame}, {number, 49, 50, OutcomeBetter},
+		{up, none, 50, OutcomeSilent}, {down, none, 50, OutcomeSilent}, {up, 99, none, OutcomeBetter}, {up, none, none, OutcomeUnknown},
+		{share, none, 1, OutcomeUnknown}, {share, 0, none, OutcomeUnknown}, {share, none, none, OutcomeUnknown},
+		{up, math.Inf(1), math.Inf(1), OutcomeUnknown},
 	} {
 		if got := c.s.Compare(c.updated, c.other); got != c.want {
 			t.Errorf("%+v: %g beside %g is %c, want %c", c.s, c.updated, c.other, got, c.want)
@@ -138,7 +144,9 @@ func TestVerdicts(t *testing.T) {
 		{"proven while others are watched", Signal{Tolerance: 0.05}, Seen{Signals: []Compared{compared(20, 20, 0)}, Watched: 9}, HealthFail},
 		{"better", Signal{}, Seen{Signals: []Compared{compared(0, 20, 20)}}, HealthPass},
 		{"nobody to compare with", Signal{}, Seen{Signals: []Compared{{}}, Alone: 7}, HealthNone},
-		{"no values", Signal{}, Seen{Signals: []Compared{{Unknown: 7}}}, HealthNone},
+		{"no values", Signal{}, Seen{Signals: []Compared{{Unknown: 7}}}, HealthHold},
+		{"no values, and none to compare with", Signal{}, Seen{Signals: []Compared{{Unknown: 7}}, Alone: 3}, HealthHold},
+		{"values of some", Signal{}, Seen{Signals: []Compared{{Pairs: sequential.Pairs{Same: 1}, Unknown: 7}}}, HealthPass},
 		{"not counted", Signal{}, Seen{}, HealthNone},
 	} {
 		got := Verdicts(Health{Signals: []Signal{c.s}}, c.seen)
@@ -152,8 +160,12 @@ func TestSeenCountsOutcomes(t *testing.T) {
 	seen := Seen{Signals: make([]Compared, 2)}
 	seen.Add("+=", 2)
 	seen.Add("-?", 3)
+	seen.Add("<!", 4)
 	seen.Add("+", 9) // of another plan
-	want := []Compared{compared(2, 0, 3), {Pairs: sequential.Pairs{Same: 2}, Unknown: 3}}
+	want := []Compared{
+		{Pairs: sequential.Pairs{Worse: 2, Better: 7}, Within: 4},
+		{Pairs: sequential.Pairs{Worse: 4, Same: 2}, Silent: 4, Unknown: 3},
+	}
 	if !reflect.DeepEqual(seen.Signals, want) {
 		t.Errorf("%+v", seen.Signals)
 	}
@@ -166,6 +178,7 @@ func TestHealthInThePlan(t *testing.T) {
 	unsure := Seen{Signals: []Compared{compared(1, 0, 0)}}
 	well := Seen{Signals: []Compared{compared(0, 9, 0)}}
 	alone := Seen{Signals: []Compared{{}}, Alone: 50}
+	blind := Seen{Signals: []Compared{{Unknown: 50}}}
 	done := counts(0, 0, 50, 0)
 	for _, c := range []struct {
 		name    string
@@ -183,6 +196,8 @@ func TestHealthInThePlan(t *testing.T) {
 		{"unsure, soaking", rollout(StageSoaking, StagePending), unsure, done, time.Minute, RolloutRunning, StageSoaking, time.Hour, false},
 		{"unsure, soaked", rollout(StageSoaking, StagePending), unsure, done, time.Hour, RolloutRunning, StageSoaking, 3 * time.Hour, false},
 		{"unsure for too long", rollout(StageSoaking, StagePending), unsure, done, 3 * time.Hour, RolloutPaused, StageFailed, 0, false},
+		{"blind, soaked", rollout(StageSoaking, StagePending), blind, done, time.Hour, RolloutRunning, StageSoaking, 3 * time.Hour, false},
+		{"blind for too long", rollout(StageSoaking, StagePending), blind, done, 3 * time.Hour, RolloutPaused, StageFailed, 0, false},
 		{"sick while it soaks", rollout(StageSoaking, StagePending), sick, done, time.Minute, RolloutPaused, StageFailed, 0, false},
 		{"sick while devices are at work", rollout(StageOpen, StagePending), sick, counts(10, 10, 30, 0), 0, RolloutPaused, StageFailed, 0, false},
 		{"sick before the next stage", rollout(StagePassed, StagePending), sick, done, 0, RolloutPaused, StagePassed, 0, false},
@@ -203,6 +218,22 @@ func TestHealthInThePlan(t *testing.T) {
 		}
 		if d.Changed && d.Rollout.State != RolloutRunning && !strings.Contains(d.Rollout.Reason, "crash: ") {
 			t.Errorf("%s: %s", c.name, d.Rollout.Reason)
+		}
+	}
+}
+
+// A stage whose pairs do not count says so, with the path, how many and the remedy.
+func TestAStageThatProvesNothingOfItsHealth(t *testing.T) {
+	for name, want := range map[string]string{
+		"shadow.reported.cpu.tmp": "stage 1 proves nothing of its health after 24h0m0s: shadow.reported.cpu.tmp: none of 5 updated devices, nor its partner, told a number at shadow.reported.cpu.tmp within 10m0s",
+		"offline":                 "stage 1 proves nothing of its health after 24h0m0s: offline: in 5 pairs nothing is known",
+	} {
+		r := rollout(StageSoaking, StagePending)
+		r.Terms.Health.Signals = []Signal{{Name: name}}
+		p := progress(counts(0, 0, 5, 0))
+		p.Health = Seen{Signals: []Compared{{Unknown: 5}}}
+		if d := Plan(r, p, t0.Add(48*time.Hour)); !strings.HasPrefix(d.Rollout.Reason, want) {
+			t.Errorf("%s: %q", name, d.Rollout.Reason)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"cmp"
 	"encoding/json"
 	"iter"
 	"slices"
@@ -90,6 +91,10 @@ func (o Object) Plain() map[string]any {
 	}
 	return m
 }
+
+// Written says when a leaf was last written, in Unix seconds: what it knows itself, else
+// the given time, that of its section.
+func (v Value) Written(given int64) int64 { return cmp.Or(v.written, given) }
 
 // IsNull reports whether v is null.
 func (v Value) IsNull() bool { return v.kind == kindNull }
