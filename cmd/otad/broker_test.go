@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -76,5 +77,33 @@ func TestBrokerConfigEMQX(t *testing.T) {
 		if _, err := run(t.Context(), append([]string{"broker", "config"}, args...)...); err == nil || exitCode(err) != 2 {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+// The broker is another user than who writes its files: it may read copies of all
+// but the key, which is given to it.
+func TestWhoMayReadTheFilesOfTheBroker(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"cert", "--data", filepath.Join(dir, "data"), "--hosts", "broker.example"}, {"config", "mosquitto"}, {"config", "emqx"},
+	} {
+		_, err := run(t.Context(), slices.Concat([]string{"broker"}, args, []string{"--out", filepath.Join(dir, "out")})...)
+		must(t, err)
+	}
+	want := map[string]os.FileMode{
+		"broker.key": 0o600, "broker.pem": 0o644, "ca.pem": 0o644,
+		"otad.conf": 0o644, "otad.acl": 0o644, "otad-emqx.conf": 0o644, "otad-acl.conf": 0o644,
+	}
+	files, err := os.ReadDir(filepath.Join(dir, "out"))
+	must(t, err)
+	for _, f := range files {
+		info, err := f.Info()
+		must(t, err)
+		if info.Mode().Perm() != want[f.Name()] {
+			t.Errorf("%s: %s", f.Name(), info.Mode())
+		}
+	}
+	if len(files) != len(want) {
+		t.Errorf("%d files", len(files))
 	}
 }

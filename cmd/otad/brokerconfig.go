@@ -91,13 +91,14 @@ func newBrokerConfigCmd() *cobra.Command {
 			fmt.Fprintf(cmd.OutOrStdout(), "# %s\n%s\n# %s\n%s", kind.main, main, kind.acl, acl)
 			return nil
 		}
-		if err := os.MkdirAll(*out, 0o700); err != nil {
+		// The broker is another user, who reads copies of these; they hold no secret.
+		if err := os.MkdirAll(*out, 0o755); err != nil {
 			return err
 		}
-		if err := identity.WriteFile(filepath.Join(*out, kind.main), []byte(main)); err != nil {
+		if err := identity.WritePublicFile(filepath.Join(*out, kind.main), []byte(main)); err != nil {
 			return err
 		}
-		return identity.WriteFile(filepath.Join(*out, kind.acl), []byte(acl))
+		return identity.WritePublicFile(filepath.Join(*out, kind.acl), []byte(acl))
 	}
 	return cmd
 }

@@ -51,7 +51,8 @@ func newBrokerCmd() *cobra.Command {
 		Use:   "cert --hosts NAME[,NAME] --out DIR",
 		Short: "Write a server certificate for the broker, signed by this server's CA",
 		Long: "Writes DIR/broker.pem, DIR/broker.key and DIR/ca.pem. Devices trust no other CA than this\n" +
-			"server's, so the broker needs a certificate of it. It lives a year.",
+			"server's, so the broker needs a certificate of it. It lives a year. The broker has to be able to read\n" +
+			"its key, which nobody else may: install -o mosquitto -m 0600 DIR/broker.key /etc/mosquitto/certs/",
 		Args: noArgs,
 	}
 	out := cert.Flags().String("out", "", "directory to write into")

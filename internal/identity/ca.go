@@ -318,7 +318,7 @@ func (ca *CA) endpoint(name string, hosts []string, usage []x509.ExtKeyUsage, no
 }
 
 // WriteServer writes DIR/NAME.pem, DIR/NAME.key and DIR/ca.pem for a server that
-// is not otad itself, such as an external broker.
+// is not otad itself, such as an external broker. Everybody may read all but the key.
 func (ca *CA) WriteServer(dir, name string, hosts []string, now time.Time) error {
 	pair, err := ca.endpoint(name, hosts, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, now)
 	if err != nil {
@@ -331,14 +331,11 @@ func (ca *CA) WriteServer(dir, name string, hosts []string, now time.Time) error
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	for file, b := range map[string][]byte{
-		name + ".pem": encodeCert(pair.Certificate[0]),
-		name + ".key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
-		"ca.pem":      ca.RootPEM(),
-	} {
-		if err := WriteFile(filepath.Join(dir, file), b); err != nil {
-			return err
-		}
+	if err := WriteFile(filepath.Join(dir, name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})); err != nil {
+		return err
 	}
-	return nil
+	if err := WritePublicFile(filepath.Join(dir, name+".pem"), encodeCert(pair.Certificate[0])); err != nil {
+		return err
+	}
+	return WritePublicFile(filepath.Join(dir, "ca.pem"), ca.RootPEM())
 }
