@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -227,12 +228,20 @@ func webhookURL(text string) (*url.URL, error) {
 		return nil, bad("it can not be read") // the text of the error repeats it, with what may be secret
 	case u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "":
 		return nil, bad("want one such as https://example.com/hooks")
+	case !validPort(u.Port()):
+		return nil, bad("no port has that number: want 1 to 65535")
 	case u.User != nil:
 		return nil, bad("it holds a name or password: messages are signed, the receiver needs neither")
 	case u.Fragment != "" || strings.HasSuffix(text, "#"):
 		return nil, bad("it has a fragment (#), which is never sent")
 	}
 	return u, nil
+}
+
+// validPort reports whether there is such a port; none stands for the scheme's own.
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 // eventData is an event as the JSON form of the API has it.

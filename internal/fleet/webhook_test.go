@@ -78,7 +78,7 @@ func TestRetrySchedule(t *testing.T) {
 }
 
 func TestWebhookURL(t *testing.T) {
-	for _, text := range []string{"https://example.com/hooks?token=a%20b", "http://127.0.0.1:8080", "https://[2001:db9::1]:8443/x"} {
+	for _, text := range []string{"https://example.com/hooks?token=a%20b", "http://127.0.0.1:8080", "https://[2001:db9::1]:8443/x", "https://example.com:65535", "https://example.com:/x"} {
 		if _, err := webhookURL(text); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -89,7 +89,8 @@ func TestWebhookURL(t *testing.T) {
 	}
 	for _, text := range []string{
 		"", "example.com", "ftp://example.com", "https://", "https:///x", "https://:443/", "//example.com", "https://user@example.com", "https://a:b@example.com",
-		"https://example.com/#a", "https://example.com/#", "https://exa mple.com", "https://example.com/\n", "https://ex\u00e4mple.com", "https://[::1", long + "a",
+		"https://example.com/#a", "https://example.com/#", "https://exa mple.com", "https://example.com/\n", "https://ex\u00e4mple.com", "https://[::1",
+		"https://example.com:0/", "https://example.com:65536", "https://example.com:99999/x", "https://[::1]:70000", long + "a",
 	} {
 		if _, err := webhookURL(text); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%.60s: %v", text, err)
