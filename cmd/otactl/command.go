@@ -49,7 +49,7 @@ func (f *commandFlags) register(cmd *cobra.Command) {
 	fl.DurationVar(&f.limit, "timeout", 0, "how long the command may run on a device, at most 24h (default 1m)")
 	fl.IntVar(&f.maxOutput, "max-output", 0, fmt.Sprintf("how many bytes of its output are reported, at most %d (default %d)", ota.MaxCommandOutput, ota.DefaultCommandOutput))
 	fl.DurationVar(&f.timers.Claim, "claim-timeout", defaultClaim, "how long a device may take to begin before it counts as timed out (0: for ever)")
-	fl.StringVar(&f.stages, "stages", "100%", "cumulative sizes of the stages, percentages or numbers of devices")
+	fl.StringVar(&f.stages, "stages", defaultCommandStages, "cumulative sizes of the stages, percentages or numbers of devices")
 	fl.StringVar(&f.gate, "gate", "0%", "share of a stage that must succeed before the next one opens, such as '95% min 20'")
 	fl.DurationVar(&f.soak, "soak", 0, "how long the gate must hold before the next stage opens")
 	fl.StringArrayVar(&f.abort, "abort", nil, "stop when this is true, such as 'failed>5% min 20' (repeat)")

@@ -303,9 +303,9 @@ func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
 		rd.at(p.Firmware, "firmware", err)
 		r.Release = id
 	}
-	otherwise := ota.Stage{State: ota.StagePending, Gate: ota.Gate{Success: defaultGate}, Soak: defaultSoak}
+	sizes, otherwise := defaultStages, ota.Stage{State: ota.StagePending, Gate: ota.Gate{Success: defaultGate}, Soak: defaultSoak}
 	if r.Command = p.Command.command(&rd); r.Command != nil {
-		otherwise = ota.Stage{State: ota.StagePending} // as the flags have it
+		sizes, otherwise = defaultCommandStages, ota.Stage{State: ota.StagePending} // as the flags have it
 		if p.Firmware.value != "" {
 			rd.at(p.Firmware, "firmware", errors.New("and a command: make two plans"))
 		}
@@ -314,6 +314,11 @@ func (p planFile) rollout(lines planLines) (ota.Rollout, error) {
 				rd.at(t.text, "timers", errors.New("those of fetch, install, reboot and health are of an install: a command has a claim timer and its time-outs"))
 			}
 		}
+	}
+	if p.Stages == nil {
+		stages, err := ota.ParseStages(sizes, otherwise.Gate, otherwise.Soak)
+		rd.at(rd.begin("stages"), "stages", err)
+		r.Stages = stages
 	}
 	for i, s := range p.Stages {
 		r.Stages = append(r.Stages, s.stage(&rd, i+1, otherwise))
@@ -382,10 +387,14 @@ func (s planStage) stage(rd *reader, number int, otherwise ota.Stage) ota.Stage 
 
 // What binds an install that does not say, by flags and in a plan file.
 const (
-	defaultGate  = 0.95 // share that must succeed in a stage
-	defaultSoak  = time.Minute
-	defaultAbort = "any>10% min 3"
+	defaultStages = "10%,50%,100%"
+	defaultGate   = 0.95 // share that must succeed in a stage
+	defaultSoak   = time.Minute
+	defaultAbort  = "any>10% min 3"
 )
+
+// defaultCommandStages are those of a command that does not say: all of its devices.
+const defaultCommandStages = "100%"
 
 func (p planFile) terms(rd *reader) ota.Terms {
 	t := ota.Terms{

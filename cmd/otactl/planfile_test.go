@@ -58,17 +58,23 @@ func TestPlanFile(t *testing.T) {
 // What a plan file leaves out is as the flags have it; none is said by an empty list,
 // and by 0s.
 func TestPlanFileDefaults(t *testing.T) {
-	flags := rolloutFlags{firmware: "gw@1", stages: "100%", gate: "95%", soak: defaultSoak, retry: ota.Retry{Attempts: 1}, abort: []string{defaultAbort}}
+	flags := rolloutFlags{firmware: "gw@1", stages: defaultStages, gate: "95%", soak: defaultSoak, retry: ota.Retry{Attempts: 1}, abort: []string{defaultAbort}}
 	byFlags, err := flags.plan()
 	if err != nil {
 		t.Fatal(err)
 	}
-	byFile, _, err := parsePlan([]byte("firmware: gw@1\nstages: [{size: 100%}]"))
-	if err != nil {
-		t.Fatal(err)
+	for _, plan := range []string{"firmware: gw@1", "firmware: gw@1\nstages: [{size: 10%}, {size: 50%}, {size: 100%}]"} {
+		byFile, _, err := parsePlan([]byte(plan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(byFlags.Stages, byFile.Stages) + cmp.Diff(byFlags.Abort, byFile.Abort); diff != "" {
+			t.Error(plan, diff)
+		}
 	}
-	if diff := cmp.Diff(byFlags.Stages, byFile.Stages) + cmp.Diff(byFlags.Abort, byFile.Abort); diff != "" {
-		t.Error(diff)
+	all := []ota.Stage{{Size: ota.Size{Percent: 100}, State: ota.StagePending}}
+	if r, _, err := parsePlan([]byte("command: {name: reboot}")); err != nil || cmp.Diff(all, r.Stages) != "" {
+		t.Errorf("stages of a command %v, %v", r.Stages, err)
 	}
 	for _, plan := range []string{"firmware: gw@1\nabort: []\nstages: [{size: 100%, soak: 0s}]", "command: {name: reboot}\nstages: [{size: 100%}]"} {
 		r, _, err := parsePlan([]byte(plan))
@@ -141,7 +147,6 @@ func TestPlanFilesThatAreRefused(t *testing.T) {
 		"start: 2026-12-01T2:00:00Z":                         "line 1: start: ",
 		"timeout: -1h":                                       "line 1: timeout: ",
 
-		"# none\n\nfirmware: gw@1":                                       "stages is left out: 0 stages: want 1 to 32; the least is one of 100%",
 		"firmware: gw@1\nstages: []":                                     "line 2: 0 stages: ",
 		"firmware: gw@1\nstages: [{size: 5}, {size: 5}]":                 "line 2: stages must ascend: stage 2 is 5 after 5; sizes are cumulative",
 		"firmware: gw@1\nstages:\n- size: 50%\n- gate: 90%\n  size: 10%": "line 5: stages must ascend: stage 2 is 10% after 50%",

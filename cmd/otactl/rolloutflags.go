@@ -45,7 +45,7 @@ func (f *rolloutFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.firmware, "firmware", "", "the signed release to install, NAME@VERSION (required)")
 	fl.StringVar(&f.selector, "select", "", "only the devices that match this selector (default: every device the release fits)")
 	fl.StringVar(&f.group, "group", "", "only the devices in this group")
-	fl.StringVar(&f.stages, "stages", "10%,50%,100%", "cumulative sizes of the stages, percentages or numbers of devices")
+	fl.StringVar(&f.stages, "stages", defaultStages, "cumulative sizes of the stages, percentages or numbers of devices")
 	fl.StringVar(&f.gate, "gate", "95%", "share of a stage that must succeed before the next one opens, such as '95% min 20'")
 	fl.DurationVar(&f.soak, "soak", defaultSoak, "how long the gate must hold before the next stage opens")
 	fl.StringArrayVar(&f.abort, "abort", []string{defaultAbort}, "stop when this is true, such as 'failed>5% min 20' or 'rolled_back>=3' (repeat; '' for none)")
