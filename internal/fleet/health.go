@@ -27,12 +27,13 @@ const (
 
 // Pair is an updated device with its partner, which was not updated.
 type Pair struct {
-	DeviceID  string
-	Attempt   int
-	PartnerID string    // empty: there was none
-	From      time.Time // when the update succeeded
-	Until     time.Time // until when both are watched
-	Outcomes  string    // an ota.Outcome for each signal of the plan; empty: it is watched; PairAlone: without a partner
+	DeviceID      string
+	Attempt       int
+	PartnerID     string    // empty: there was none
+	PartnerDigest string    // the ReportedDigest of the partner when the pair was made
+	From          time.Time // when the update succeeded
+	Until         time.Time // until when both are watched
+	Outcomes      string    // an ota.Outcome for each signal of the plan; empty: it is watched; PairAlone: without a partner
 }
 
 // PairAlone are the Outcomes of a device without a partner.
@@ -57,7 +58,7 @@ type Vitals struct {
 type WatchedPair struct {
 	Pair
 	Device, Partner Vitals
-	Reached         bool // the partner was given the rollout meanwhile
+	Changed         bool // the partner was given the rollout meanwhile, or runs another image
 }
 
 // Kinds of events that signals count.
@@ -125,7 +126,7 @@ func (s *Service) match(ctx context.Context, r ota.Rollout) error {
 		pairs[i] = Pair{DeviceID: m.ID, Attempt: m.Attempt, From: m.FinishedAt, Until: m.FinishedAt.Add(r.Terms.Health.Watching()), Outcomes: PairAlone}
 		stratum := stratumOf(r, m.Surveyed)
 		if list := free[stratum]; len(list) > 0 {
-			pairs[i].PartnerID, pairs[i].Outcomes = list[0], ""
+			pairs[i].PartnerID, pairs[i].PartnerDigest, pairs[i].Outcomes = list[0].ID, list[0].Digest, ""
 			free[stratum] = list[1:]
 		}
 	}
@@ -133,7 +134,7 @@ func (s *Service) match(ctx context.Context, r ota.Rollout) error {
 }
 
 // freePartners are the devices that can be partners now, by stratum.
-func (s *Service) freePartners(ctx context.Context, r ota.Rollout) (map[string][]string, error) {
+func (s *Service) freePartners(ctx context.Context, r ota.Rollout) (map[string][]Surveyed, error) {
 	i := r.Current()
 	if i >= len(r.Stages) {
 		return nil, nil
@@ -146,11 +147,11 @@ func (s *Service) freePartners(ctx context.Context, r ota.Rollout) (map[string][
 	if err != nil {
 		return nil, err
 	}
-	free := map[string][]string{}
+	free := map[string][]Surveyed{}
 	for _, p := range partners {
 		if p.Digest != release.ImageDigest {
 			stratum := stratumOf(r, p)
-			free[stratum] = append(free[stratum], p.ID)
+			free[stratum] = append(free[stratum], p)
 		}
 	}
 	return free, nil
@@ -174,13 +175,13 @@ func (s *Service) judgePairs(ctx context.Context, r ota.Rollout, now time.Time) 
 	}
 }
 
-// outcomes is how the two of a pair did. One whose partner was updated too says
-// nothing.
+// outcomes is how the two of a pair did. One whose partner was changed too, by this
+// rollout, another one or somebody else, says nothing.
 func outcomes(signals []ota.Signal, p WatchedPair) string {
 	b := make([]byte, len(signals))
 	for i, s := range signals {
-		b[i] = byte(ota.OutcomeUnknown)
-		if !p.Reached {
+		b[i] = byte(ota.OutcomeChanged)
+		if !p.Changed {
 			b[i] = byte(s.Compare(p.Device.of(s, p.From), p.Partner.of(s, p.From)))
 		}
 	}

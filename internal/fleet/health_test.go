@@ -47,6 +47,7 @@ func TestHealthGate(t *testing.T) {
 		{"they grow warm", "shadow.reported.cpu.temp +5", func(w *world, id string) { w.gauge(id, 53) }, tells, "", ota.RolloutCompleted, ""},
 		{"they tell no number any more", "shadow.reported.cpu.temp +5", func(*world, string) {}, tells, "", ota.RolloutPaused, "20 updated devices told no value since"},
 		{"all told a number before", "shadow.reported.cpu.temp +5", func(*world, string) {}, nil, "", ota.RolloutPaused, "stage 1 proves nothing of its health after 1h0m0s"},
+		{"another image comes to those that wait", "crash +1%", func(w *world, id string) { w.happens(id, fleet.EventCrash) }, func(w *world, id string) { w.runs(id, strings.Repeat("d", 64)) }, "", ota.RolloutPaused, "crash: the image of the partner of 20 updated devices was changed"},
 		{"nobody has the number", "shadow.reported.cpu.tmp +5", func(w *world, id string) { w.gauge(id, 50) }, tells, "", ota.RolloutPaused, "none of 20 updated devices, nor its partner, told a number at shadow.reported.cpu.tmp"},
 		{"some crash, without proof", "crash +1%", func(w *world, id string) {
 			if id <= "rpi4-005" {

@@ -232,6 +232,7 @@ const (
 	OutcomeWithin  Outcome = '<' // not better, and within the margin
 	OutcomeSilent  Outcome = '!' // only its partner has a value, which is worse
 	OutcomeUnknown Outcome = '?' // neither has a value
+	OutcomeChanged Outcome = '~' // its partner was changed meanwhile
 )
 
 // Compare says how an updated device did that has the first value beside one with
@@ -280,6 +281,7 @@ type Compared struct {
 	Within  int // of Better: OutcomeWithin
 	Silent  int // of Worse: OutcomeSilent
 	Unknown int // pairs that do not count
+	Changed int // of Unknown: OutcomeChanged
 }
 
 // Add counts pairs with the given outcomes, one for each signal. Others are left
@@ -303,6 +305,9 @@ func (s *Seen) Add(outcomes string, pairs int) {
 		case OutcomeSilent:
 			c.Worse += pairs
 			c.Silent += pairs
+		case OutcomeChanged:
+			c.Unknown += pairs
+			c.Changed += pairs
 		default:
 			c.Unknown += pairs
 		}
@@ -377,11 +382,20 @@ func (v Verdict) silent() string {
 
 // noValues is why no pair of a signal counts, and what to do.
 func noValues(h Health, v Verdict) string {
-	if v.Signal.Path() == nil {
-		return fmt.Sprintf("in %d pairs nothing is known of one of both, or the partner was updated too; end other rollouts of these devices, then resume", v.Unknown)
+	silent := v.Unknown - v.Changed
+	changed := fmt.Sprintf("the image of the partner of %d updated devices was changed while they were watched; let this rollout be the only one of these devices, then resume", v.Changed)
+	switch {
+	case silent == 0:
+		return changed
+	case v.Signal.Path() == nil:
+		return fmt.Sprintf("of %d updated devices, or of their partners, nobody knows whether they are connected; leave the signal out for devices that never connect", silent)
 	}
-	return fmt.Sprintf("none of %d updated devices, nor its partner, told a number at %s within %s of the update, or the partner was updated too; correct the path, or let the watch be longer than the time between two reports",
-		v.Unknown, v.Signal.Name, h.Watching())
+	why := fmt.Sprintf("none of %d updated devices, nor its partner, told a number at %s within %s of the update; make a new rollout with the path that they tell, or with a watch that is longer than the time between two of their reports",
+		silent, v.Signal.Name, h.Watching())
+	if v.Changed > 0 {
+		why += "; and " + changed
+	}
+	return why
 }
 
 func noPairs(seen Seen) string {

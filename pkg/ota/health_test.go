@@ -161,10 +161,11 @@ func TestSeenCountsOutcomes(t *testing.T) {
 	seen.Add("+=", 2)
 	seen.Add("-?", 3)
 	seen.Add("<!", 4)
+	seen.Add("~~", 1)
 	seen.Add("+", 9) // of another plan
 	want := []Compared{
-		{Pairs: sequential.Pairs{Worse: 2, Better: 7}, Within: 4},
-		{Pairs: sequential.Pairs{Worse: 4, Same: 2}, Silent: 4, Unknown: 3},
+		{Pairs: sequential.Pairs{Worse: 2, Better: 7}, Within: 4, Unknown: 1, Changed: 1},
+		{Pairs: sequential.Pairs{Worse: 4, Same: 2}, Silent: 4, Unknown: 4, Changed: 1},
 	}
 	if !reflect.DeepEqual(seen.Signals, want) {
 		t.Errorf("%+v", seen.Signals)
@@ -224,16 +225,23 @@ func TestHealthInThePlan(t *testing.T) {
 
 // A stage whose pairs do not count says so, with the path, how many and the remedy.
 func TestAStageThatProvesNothingOfItsHealth(t *testing.T) {
-	for name, want := range map[string]string{
-		"shadow.reported.cpu.tmp": "stage 1 proves nothing of its health after 24h0m0s: shadow.reported.cpu.tmp: none of 5 updated devices, nor its partner, told a number at shadow.reported.cpu.tmp within 10m0s",
-		"offline":                 "stage 1 proves nothing of its health after 24h0m0s: offline: in 5 pairs nothing is known",
+	for _, c := range []struct {
+		signal  string
+		changed int
+		want    string
+	}{
+		{"shadow.reported.cpu.tmp", 0, "none of 5 updated devices, nor its partner, told a number at shadow.reported.cpu.tmp within 10m0s of the update; make a new rollout with the path"},
+		{"shadow.reported.cpu.tmp", 1, "none of 4 updated devices, nor its partner, told a number at shadow.reported.cpu.tmp within 10m0s of the update; make a new rollout with the path"},
+		{"offline", 0, "of 5 updated devices, or of their partners, nobody knows whether they are connected"},
+		{"crash", 5, "the image of the partner of 5 updated devices was changed"},
 	} {
 		r := rollout(StageSoaking, StagePending)
-		r.Terms.Health.Signals = []Signal{{Name: name}}
+		r.Terms.Health.Signals = []Signal{{Name: c.signal}}
 		p := progress(counts(0, 0, 5, 0))
-		p.Health = Seen{Signals: []Compared{{Unknown: 5}}}
+		p.Health = Seen{Signals: []Compared{{Unknown: 5, Changed: c.changed}}}
+		want := "stage 1 proves nothing of its health after 24h0m0s: " + c.signal + ": " + c.want
 		if d := Plan(r, p, t0.Add(48*time.Hour)); !strings.HasPrefix(d.Rollout.Reason, want) {
-			t.Errorf("%s: %q", name, d.Rollout.Reason)
+			t.Errorf("%s: %q", c.signal, d.Rollout.Reason)
 		}
 	}
 }

@@ -111,7 +111,7 @@ func (s *Store) DuePairs(ctx context.Context, r ota.Rollout, now time.Time, limi
 				continue
 			}
 			due = append(due, fleet.WatchedPair{
-				Pair: p, Device: s.vitals(p.DeviceID, p, documents), Partner: s.vitals(p.PartnerID, p, documents), Reached: len(s.executions[r.ID][p.PartnerID]) > 0,
+				Pair: p, Device: s.vitals(p.DeviceID, p, documents), Partner: s.vitals(p.PartnerID, p, documents), Changed: len(s.executions[r.ID][p.PartnerID]) > 0 || s.surveyed(p.PartnerID, r).Digest != p.PartnerDigest,
 			})
 		}
 		return nil

@@ -68,9 +68,9 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"dead letter's body", oneWebhook + `INSERT INTO webhook_dead VALUES ('w', 7, '', '{', 1, 0, '', 1, 0)`, "body of dead letter w 7 are not JSON"},
 		{"dead letters", oneWebhook + `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001)
 			INSERT INTO webhook_dead SELECT 'w', i, '', '{}', 1, 0, '', 1, 0 FROM n`, "too many dead letters are kept: w"},
-		{"lost pair", `INSERT INTO health_pairs VALUES ('r', 'b', 2, 'a', 1, 2, '')`, "pair is of no execution: b in rollout r"},
-		{"pair alone", `INSERT INTO health_pairs VALUES ('r', 'a', 1, '', 1, 2, '')`, "pair has no partner and is not alone: a in rollout r"},
-		{"lost partner", `INSERT INTO health_pairs VALUES ('r', 'a', 1, 'x', 1, 2, '')`, "partner in a pair that is watched is no device: a in rollout r"},
+		{"lost pair", `INSERT INTO health_pairs (rollout_id, device_id, attempt, partner_id, from_at, until_at, outcomes) VALUES ('r', 'b', 2, 'a', 1, 2, '')`, "pair is of no execution: b in rollout r"},
+		{"pair alone", `INSERT INTO health_pairs (rollout_id, device_id, attempt, partner_id, from_at, until_at, outcomes) VALUES ('r', 'a', 1, '', 1, 2, '')`, "pair has no partner and is not alone: a in rollout r"},
+		{"lost partner", `INSERT INTO health_pairs (rollout_id, device_id, attempt, partner_id, from_at, until_at, outcomes) VALUES ('r', 'a', 1, 'x', 1, 2, '')`, "partner in a pair that is watched is no device: a in rollout r"},
 		{"lost upload", `INSERT INTO uploads VALUES ('r', 'b', 2, 1, 1)`, "upload is of no execution: r on b"},
 		{"signed", `UPDATE releases SET state = 'SIGNED'`, "signed_at is set"},
 		{"manifest", `UPDATE releases SET manifest = '{'`, "manifest of release app@1 are not JSON"},

@@ -26,8 +26,8 @@ const (
 	AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.rollout_id = c.rollout_id AND e.device_id = c.device_id)
 	ORDER BY c.turn LIMIT ?`
 
-	insertPairs = `INSERT INTO health_pairs (rollout_id, device_id, attempt, partner_id, from_at, until_at, outcomes)
-	SELECT CAST(? AS TEXT), v.device, v.attempt, v.partner, v.from_at, v.until_at, v.outcomes FROM {rows}
+	insertPairs = `INSERT INTO health_pairs (rollout_id, device_id, attempt, partner_id, partner_digest, from_at, until_at, outcomes)
+	SELECT CAST(? AS TEXT), v.device, v.attempt, v.partner, v.digest, v.from_at, v.until_at, v.outcomes FROM {rows}
 	WHERE EXISTS (SELECT 1 FROM devices d WHERE d.id = v.device) AND (v.partner = '' OR EXISTS (SELECT 1 FROM devices d WHERE d.id = v.partner)) ON CONFLICT DO NOTHING`
 
 	updateOutcomes = `UPDATE health_pairs SET outcomes = v.outcomes FROM {rows}
@@ -36,9 +36,10 @@ const (
 	// events counts those of one of a pair in its time.
 	events = `(SELECT COUNT(*) FROM device_events v WHERE v.device_id = %s AND v.kind = '%s' AND v.received_at > p.from_at AND v.received_at <= p.until_at)`
 
-	dueColumns = `p.device_id, p.attempt, p.partner_id, p.from_at, p.until_at,
-	CASE WHEN EXISTS (SELECT 1 FROM executions e WHERE e.rollout_id = p.rollout_id AND e.device_id = p.partner_id) THEN 1 ELSE 0 END, d.connected, o.connected`
-	fromDue = ` FROM health_pairs p LEFT JOIN device_connections d ON d.device_id = p.device_id LEFT JOIN device_connections o ON o.device_id = p.partner_id`
+	dueColumns = `p.device_id, p.attempt, p.partner_id, p.partner_digest, p.from_at, p.until_at,
+	CASE WHEN x.firmware_digest <> p.partner_digest OR
+	EXISTS (SELECT 1 FROM executions e WHERE e.rollout_id = p.rollout_id AND e.device_id = p.partner_id) THEN 1 ELSE 0 END, d.connected, o.connected`
+	fromDue = ` FROM health_pairs p LEFT JOIN devices x ON x.id = p.partner_id LEFT JOIN device_connections d ON d.device_id = p.device_id LEFT JOIN device_connections o ON o.device_id = p.partner_id`
 	// withShadows joins the documents of both.
 	withShadows = ` LEFT JOIN shadows s ON s.device_id = p.device_id AND s.name = '' AND s.deleted_at IS NULL
 	LEFT JOIN shadows t ON t.device_id = p.partner_id AND t.name = '' AND t.deleted_at IS NULL`
@@ -122,6 +123,7 @@ func (s *Store) PutPairs(ctx context.Context, rolloutID string, pairs []fleet.Pa
 func (t *tx) putPairs(rolloutID string, pairs []fleet.Pair) error {
 	_, err := t.bulk(t.exec, insertPairs, len(pairs), []any{rolloutID}, append(pairKeys(pairs),
 		texts("partner", list(pairs, func(p fleet.Pair) string { return p.PartnerID })),
+		texts("digest", list(pairs, func(p fleet.Pair) string { return p.PartnerDigest })),
 		times("from_at", list(pairs, func(p fleet.Pair) time.Time { return p.From })),
 		times("until_at", list(pairs, func(p fleet.Pair) time.Time { return p.Until })),
 		texts("outcomes", list(pairs, func(p fleet.Pair) string { return p.Outcomes })))...)
@@ -162,15 +164,15 @@ func (s *Store) DuePairs(ctx context.Context, r ota.Rollout, now time.Time, limi
 	var due []fleet.WatchedPair
 	err := s.rows(ctx, func(row row) error {
 		var p fleet.WatchedPair
-		var reached int
+		var changed int
 		var device, partner sql.NullInt64
-		dest := []any{&p.DeviceID, &p.Attempt, &p.PartnerID, timeInto{&p.From}, timeInto{&p.Until}, &reached, &device, &partner,
+		dest := []any{&p.DeviceID, &p.Attempt, &p.PartnerID, &p.PartnerDigest, timeInto{&p.From}, timeInto{&p.Until}, &changed, &device, &partner,
 			&p.Device.Crashes, &p.Device.Reboots, &p.Partner.Crashes, &p.Partner.Reboots}
 		if documents {
 			dest = append(dest, documentInto{&p.Device.Shadow}, documentInto{&p.Partner.Shadow})
 		}
 		err := row.Scan(dest...)
-		p.Reached = reached == 1
+		p.Changed = changed == 1
 		p.Device.Known, p.Device.Connected = device.Valid, device.Int64 == 1
 		p.Partner.Known, p.Partner.Connected = partner.Valid, partner.Int64 == 1
 		due = append(due, p)

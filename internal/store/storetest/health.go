@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"strings"
 	"time"
 
 	"github.com/otad/otad/internal/fleet"
@@ -99,11 +100,11 @@ var healthTests = []test{
 		p := due[0]
 		s.equal("pair", p.Pair, fleet.Pair{DeviceID: "a", Attempt: 1, PartnerID: "c", From: keptAt(1), Until: keptAt(11)})
 		s.equal("device", []any{p.Device.Crashes, p.Device.Reboots, p.Device.Known, p.Device.Connected, p.Device.Shadow.Exists()}, []any{1, 1, true, true, false})
-		s.equal("partner", []any{p.Partner.Crashes, p.Partner.Reboots, p.Partner.Known, p.Partner.Connected, p.Partner.Shadow.Exists(), p.Reached}, []any{0, 1, true, false, true, false})
+		s.equal("partner", []any{p.Partner.Crashes, p.Partner.Reboots, p.Partner.Known, p.Partner.Connected, p.Partner.Shadow.Exists(), p.Changed}, []any{0, 1, true, false, true, false})
 		s.open(r, at(11), queued(0, 1, "d")...)
 		due, err = s.DuePairs(ctx, r, at(60), 10)
 		s.must(err)
-		s.equal("all", []any{len(due), due[1].DeviceID, due[1].Reached, due[1].Device.Known}, []any{2, "b", true, false})
+		s.equal("all", []any{len(due), due[1].DeviceID, due[1].Changed, due[1].Device.Known}, []any{2, "b", true, false})
 		due[0].Outcomes, due[1].Outcomes = "+?", "=-"
 		s.must(s.PutOutcomes(ctx, "r", []fleet.Pair{due[0].Pair, due[1].Pair}))
 		due[0].Outcomes = "=="
@@ -114,6 +115,32 @@ var healthTests = []test{
 		due, err = s.DuePairs(ctx, r, at(60), 10)
 		s.must(err)
 		s.equal("none is left", len(due), 0)
+	}},
+	{"a pair whose partner runs another image says so", func(s *suite) {
+		one, two := strings.Repeat("1", 64), strings.Repeat("2", 64)
+		says := func(device, digest string) {
+			s.Helper()
+			_, err := s.UpdateShadow(ctx, device, "", shadow.NewUpdate(nil, map[string]any{"firmware": map[string]any{"digest": digest}}), at(1))
+			s.must(err)
+		}
+		r := s.compared([]ota.Signal{{Name: ota.SignalCrash}}, 4, "a", "b", "c", "d", "e", "f", "g", "h")
+		says("e", one)
+		says("f", one)
+		pair := func(device, partner, digest string) fleet.Pair {
+			return fleet.Pair{DeviceID: device, Attempt: 1, PartnerID: partner, PartnerDigest: digest, From: at(1), Until: at(11)}
+		}
+		s.must(s.PutPairs(ctx, "r", []fleet.Pair{pair("a", "e", one), pair("b", "f", one), pair("c", "g", ""), pair("d", "h", "")}))
+		says("e", two)
+		says("f", one) // again
+		says("g", one) // for the first time
+		due, err := s.DuePairs(ctx, r, at(11), 10)
+		s.must(err)
+		changed := map[string]bool{}
+		for _, p := range due {
+			changed[p.DeviceID] = p.Changed
+		}
+		s.equal("changed", changed, map[string]bool{"a": true, "b": false, "c": true, "d": false})
+		s.equal("digest", due[0].PartnerDigest, one)
 	}},
 	{"a plan keeps its health terms", func(s *suite) {
 		r := newRollout("r", 1)
