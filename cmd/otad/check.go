@@ -24,6 +24,9 @@ func newCheckCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := c.validateImages(); err != nil {
+			return err
+		}
 		faults, err := check(cmd.Context(), c)
 		if err != nil {
 			return err

@@ -234,6 +234,27 @@ func TestOneFileIsForAllSubcommands(t *testing.T) {
 	take("a broker in the environment", "data: DATA\n")
 }
 
+// TestKeysOfS3AreForWhoOpensTheImages: they may stand in the environment of the
+// service, which whoever configures a broker does not have.
+func TestKeysOfS3AreForWhoOpensTheImages(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	file := write(t, "data: "+data+"\ns3-endpoint: https://s3.example\ns3-bucket: firmware\n")
+	for _, args := range [][]string{{"serve"}, {"check"}} {
+		if _, err := run(t.Context(), append(args, "--config", file)...); exitCode(err) != 2 || !strings.Contains(err.Error(), "OTAD_S3_ACCESS_KEY") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	if _, err := os.Stat(data); err == nil {
+		t.Error("a refused command line left a data directory")
+	}
+	for _, args := range [][]string{{"config", "mosquitto"}, {"cert", "--hosts", "broker.example", "--out", filepath.Join(dir, "cert")}} {
+		if _, err := run(t.Context(), slices.Concat([]string{"broker"}, args, []string{"--config", file})...); err != nil {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
+
 func TestSettingsThatAreRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		file  string
@@ -271,7 +292,6 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"a host with its port":         {args: []string{"--hosts", "gw:8443"}, words: "without a port"},
 		"a host in brackets":           {args: []string{"--hosts", "[::1]"}, words: "without a port"},
 		"a host that is a URL":         {env: []string{"OTAD_HOSTS", "https://gw"}, words: "without a port"},
-		"S3 without keys":              {args: []string{"--s3-endpoint", "https://s3", "--s3-bucket", "b"}, words: "OTAD_S3_ACCESS_KEY"},
 		"access key as a flag":         {args: []string{"--s3-access-key", "x"}, words: "unknown flag"},
 		"secret key as a flag":         {args: []string{"--s3-secret-key=x"}, words: "unknown flag"},
 		"database password as a flag":  {args: []string{"--database", "postgres://u:p@h/d"}, words: "OTAD_DATABASE"},

@@ -82,6 +82,9 @@ func newServeCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := c.validateImages(); err != nil {
+			return err
+		}
 		log, err := observability.NewLogger(cmd.ErrOrStderr(), c.logFormat(cmd.ErrOrStderr()), c.LogLevel)
 		if err != nil {
 			return usageError{err}
