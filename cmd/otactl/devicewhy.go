@@ -29,8 +29,9 @@ func newDeviceWhyCmd(a *app) *cobra.Command {
 		Use: "why ID", Short: "Say why a device does not update, and what to do", Args: takes("ID"),
 		Long: `why shows every rollout that has not ended, what it means for the device, what
 it waits for, since when and until when, and what to do about it. Of those that
-have ended it shows which the device has drifted from, and the last one that
-left it without a firmware that no other brings it.`,
+have ended it shows the last that the device has drifted from, and the last one
+that left it without a firmware, where no other brings it that. What is for other
+hardware is left out, unless its selector means the device or there is no other.`,
 		Example: "  otactl device why gw-1\n  otactl device why gw-1 -o json | jq -r '.[] | .cause + \": \" + .remedy'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()

@@ -139,6 +139,18 @@ func (c Cause) concerns() bool {
 	return true
 }
 
+// brings reports whether the device runs what the rollout brings, or gets it once the
+// remedy is followed, without another rollout.
+func (c Cause) brings() bool {
+	switch c {
+	case CauseAtWork, CauseAtWorkOffline, CauseLost, CauseHeld, CauseWindow, CauseConsent, CauseClock, CauseDeviceWaits, CauseTold, CauseOffline, CauseNeverSeen,
+		CauseInFlight, CauseOtherFirst, CauseNextLeg, CauseRetry, CauseTurn, CauseRate, CauseStage, CauseSoak, CauseHealth, CauseStageApproval, CauseJoins,
+		CauseDraft, CauseApproval, CauseScheduled, CausePaused, CauseStageFailed, CauseSucceeded, CauseCurrent:
+		return true
+	}
+	return false
+}
+
 // remedy is what to do about it.
 func (c Cause) remedy(w inquiry, b Because) string {
 	r, at := b.Rollout, func(before string, t time.Time) string {

@@ -25,18 +25,18 @@ type Because struct {
 }
 
 // Why explains what holds a device now: what every rollout that has not ended means
-// for it; of those that have, which it has drifted from, and which was the last to
-// leave it without a firmware that no other one brings it.
+// for it; of those that have, the last that it has drifted from, and the last to leave it
+// without a firmware, where no other one brings it that. Rollouts of releases for other
+// hardware are left out, unless their selector means the device or there is no other.
 func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 	w, err := s.inquire(ctx, deviceID)
 	if err != nil {
 		return nil, err
 	}
-	var list []Because
-	settled := map[string]bool{} // firmwares, and the commands, of which enough is said
+	var list, said []Because
 	for _, ended := range []bool{false, true} {
 		for _, r := range w.list {
-			if r.State.Terminal() != ended || ended && !w.asksAfter(r, settled) {
+			if r.State.Terminal() != ended || ended && !w.asksAfter(r, said) {
 				continue
 			}
 			b, err := w.explain(ctx, r)
@@ -44,12 +44,16 @@ func (s *Service) Why(ctx context.Context, deviceID string) ([]Because, error) {
 				return nil, err
 			}
 			if r.Kind() == ota.KindInstall && b.Cause.concerns() {
-				settled[r.Release.Name] = true
+				said = append(said, b)
 			}
 			if !ended || b.Cause.concerns() && b.Cause != CauseSucceeded {
 				list = append(list, b)
 			}
 		}
+	}
+	others := func(b Because) bool { return b.Cause == CauseHardware && b.Rollout.Selector == "" }
+	if slices.ContainsFunc(list, func(b Because) bool { return !others(b) }) {
+		list = slices.DeleteFunc(list, others)
 	}
 	return list, nil
 }
@@ -89,14 +93,15 @@ func (s *Service) inquire(ctx context.Context, deviceID string) (w inquiry, err 
 	return w, err
 }
 
-// asksAfter reports whether a rollout that has ended is looked at: the device has
-// drifted from it, or nothing newer is known to bring it the firmware.
-func (w inquiry) asksAfter(r ota.Rollout, settled map[string]bool) bool {
+// asksAfter reports whether a rollout that has ended is looked at, after what is said of
+// others: the device has drifted from it, and that is not moot, or nothing else is known
+// to bring it the firmware.
+func (w inquiry) asksAfter(r ota.Rollout, said []Because) bool {
 	e, given := w.newest[r.ID]
 	if given && e.Class == ota.ClassDrifted {
-		return true
+		return !slices.ContainsFunc(said, func(b Because) bool { return b.moots(r) })
 	}
-	if r.Kind() != ota.KindInstall || r.RevertOf != "" || settled[r.Release.Name] {
+	if r.Kind() != ota.KindInstall || r.RevertOf != "" || slices.ContainsFunc(said, func(b Because) bool { return b.Rollout.Release.Name == r.Release.Name }) {
 		return false
 	}
 	// Of those that have nothing for it only the last: each costs a look at the device.
@@ -104,6 +109,23 @@ func (w inquiry) asksAfter(r ota.Rollout, settled map[string]bool) bool {
 		return o.State.Terminal() && o.Kind() == ota.KindInstall && o.RevertOf == "" && o.Release.Name == r.Release.Name
 	})
 	return given || w.list[last].ID == r.ID
+}
+
+// moots reports whether after b there is nothing to do about a drift from r, which has
+// ended: b is about the same release, brings a newer one, or is a later drift. What has
+// ended counts as newer by its age: the operator may have gone back to an older release.
+func (b Because) moots(r ota.Rollout) bool {
+	if b.Rollout.Release.Name != r.Release.Name {
+		return false
+	}
+	if b.Rollout.Release == r.Release || b.Rollout.State.Terminal() && b.Cause == CauseDrifted {
+		return true
+	}
+	newer := b.Rollout.Supersedes(r)
+	if order, known := ota.ParseVersion(b.Rollout.Release.Version).Compare(ota.ParseVersion(r.Release.Version)); known && !b.Rollout.State.Terminal() {
+		newer = order > 0
+	}
+	return newer && b.Cause.brings()
 }
 
 // explain says what a rollout means for the device.

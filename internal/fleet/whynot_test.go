@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -229,4 +230,103 @@ func TestWhyOfContinuousRolloutsAndReverts(t *testing.T) {
 		}
 		t.Error("nobody goes back")
 	})
+}
+
+// TestWhyOfADriftThatIsMoot: ended rollouts that a device has drifted from are not listed,
+// with a command to repeat them, where another brings the release or a newer one.
+func TestWhyOfADriftThatIsMoot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		zero, one, two := w.release("0.9"), w.release("1.0"), w.release("2.0")
+		w.made("a", "north")
+		w.runs("a", zero.ImageDigest)
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		create := func(r ota.Release, terms ota.Terms) string {
+			t.Helper()
+			v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: r.ID(), Stages: w.stages("100%"), Terms: terms})
+			w.ok(err)
+			w.rests()
+			return v.ID
+		}
+		listed := func(want ...string) {
+			t.Helper()
+			list, err := w.s.Why(w.ctx, "a")
+			w.ok(err)
+			var got []string
+			for _, b := range list {
+				got = append(got, b.Rollout.ID)
+				if strings.Contains(b.Remedy, "rollout create") && b.Cause != fleet.CauseDrifted {
+					t.Errorf("%s: do %s", b.Rollout.ID, b.Remedy)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("listed %v, want %v: %+v", got, want, list)
+			}
+		}
+		drifts := func(r ota.Release) string {
+			t.Helper()
+			id := create(r, ota.Terms{})
+			w.installs("a", r)
+			<-time.After(time.Hour) // its soak
+			w.rests()
+			w.runs("a", zero.ImageDigest)
+			w.rests()
+			if e := w.attempt(id, "a"); e.Class != ota.ClassDrifted || !w.view(id).State.Terminal() {
+				t.Fatalf("%s: %s, rollout %s", id, e.Class, w.view(id).State)
+			}
+			return id
+		}
+		first := drifts(one)
+		listed(first)
+		second := drifts(two)
+		listed(second) // one command is enough
+		third := drifts(two)
+		listed(third)
+		old := create(one, ota.Terms{Approval: true})
+		listed(old, third) // an older release does not bring back the newer one
+		w.says("a", third, fleet.CauseDrifted, "only records it", "otactl rollout create --firmware gw@2.0")
+		_, err := w.s.AbortRollout(w.ctx, old, "enough", "")
+		w.ok(err)
+		live := create(two, ota.Terms{Start: time.Now().Add(time.Hour)})
+		_, err = w.s.PauseRollout(w.ctx, live, "lunch", "")
+		w.ok(err)
+		listed(live)
+		w.says("a", live, fleet.CausePaused, "lunch", "otactl rollout resume "+live)
+		newer := create(w.release("3.0"), ota.Terms{Approval: true, Start: time.Now().Add(time.Hour)})
+		_, err = w.s.AbortRollout(w.ctx, live, "enough", "")
+		w.ok(err)
+		listed(newer)
+		_, err = w.s.AbortRollout(w.ctx, newer, "enough", "")
+		w.ok(err)
+		fourth := create(two, ota.Terms{})
+		w.installs("a", two)
+		<-time.After(time.Hour)
+		w.rests()
+		if !w.view(fourth).State.Terminal() {
+			t.Fatal(w.view(fourth).State)
+		}
+		listed() // it runs what it has drifted from before
+	})
+}
+
+// TestWhyOfOtherHardware: what is for other hardware is said where there is no more to
+// say, or the operator's selector means the device.
+func TestWhyOfOtherHardware(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("1.0")
+	other := w.enroll(1, "x86")[0]
+	w.made("a", "north")
+	create := func(selector string) string {
+		t.Helper()
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: r.ID(), Selector: selector, Stages: w.stages("100%")})
+		w.ok(err)
+		return v.ID
+	}
+	all := create("")
+	w.says(other, all, fleet.CauseHardware, "other hardware", "upload a release")
+	meant := create("hardware:*")
+	w.says(other, meant, fleet.CauseHardware, "other hardware", "upload a release")
+	if list, err := w.s.Why(w.ctx, other); err != nil || len(list) != 1 {
+		t.Errorf("%+v, %v; want %s alone", list, err, meant)
+	}
 }
