@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -25,11 +26,14 @@ type signalView struct {
 	Signal     string  `json:"signal"`  // as --health takes it
 	Verdict    string  `json:"verdict"` // pass, hold, fail or none
 	Why        string  `json:"why"`
-	Worse      int32   `json:"worse"` // pairs in which the updated device did worse
+	Worse      int32   `json:"worse"`  // pairs in which the updated device did worse
+	Silent     int32   `json:"silent"` // of these: only its partner told a value
 	Same       int32   `json:"same"`
+	Within     int32   `json:"within"` // of a number: not better, and within the margin
 	Better     int32   `json:"better"`
-	Unknown    int32   `json:"unknown"`    // pairs without a value
-	Difference float64 `json:"difference"` // of the shares, as seen
+	Unknown    int32   `json:"unknown"`    // pairs that do not count
+	Changed    int32   `json:"changed"`    // of these: the partner was updated meanwhile
+	Difference float64 `json:"difference"` // of the shares, as seen; of a number, of those over the margin and under it
 	AtLeast    float64 `json:"atLeast"`    // as proven, -1: nothing is
 	AtMost     float64 `json:"atMost"`     // as left possible
 	P          float64 `json:"p"`          // of being within the tolerance, valid at every look
@@ -46,14 +50,27 @@ func newHealthView(terms *otadv1.Health, seen *otadv1.HealthSeen) *healthView {
 		Signals: []signalView{},
 	}
 	for _, d := range seen.GetVerdicts() {
-		pairs := max(d.GetWorse()+d.GetSame()+d.GetBetter(), 1)
-		v.Signals = append(v.Signals, signalView{
+		s := signalView{
 			Signal: signalOf(d.GetSignal()).String(), Verdict: d.GetVerdict(), Why: d.GetWhy(),
-			Worse: d.GetWorse(), Same: d.GetSame(), Better: d.GetBetter(), Unknown: d.GetUnknown(),
-			Difference: float64(d.GetWorse()-d.GetBetter()) / float64(pairs), AtLeast: d.GetAtLeast(), AtMost: d.GetAtMost(), P: d.GetP(),
-		})
+			Worse: d.GetWorse(), Silent: d.GetSilent(), Same: d.GetSame(), Within: d.GetWithin(), Better: d.GetBetter(),
+			Unknown: d.GetUnknown(), Changed: d.GetChanged(), AtLeast: d.GetAtLeast(), AtMost: d.GetAtMost(), P: d.GetP(),
+		}
+		s.Difference = float64(s.Worse-s.Within-s.Better) / float64(max(s.pairs(), 1))
+		v.Signals = append(v.Signals, s)
 	}
 	return v
+}
+
+// pairs is how many count.
+func (s signalView) pairs() int32 { return s.Worse + s.Same + s.Within + s.Better }
+
+// share writes a difference of shares. That of a number is between the pairs over the
+// margin and those under it: what people ask for is the share of those over it.
+func (s signalView) share(difference float64) string {
+	if strings.HasPrefix(s.Signal, ota.ShadowSignals) {
+		return fmt.Sprintf("%.1f%%", (difference+1)*50)
+	}
+	return fmt.Sprintf("%+.1f%%", difference*100)
 }
 
 func orDefault(d *durationpb.Duration, otherwise string) string {
@@ -69,7 +86,7 @@ func (v *healthView) changes(before *healthView) (lines []string) {
 		return nil
 	}
 	for i, s := range v.Signals {
-		if pairs := s.Worse + s.Same + s.Better; pairs+s.Unknown > 0 && (before == nil || before.Signals[i] != s) {
+		if pairs := s.pairs(); pairs+s.Unknown > 0 && (before == nil || before.Signals[i] != s) {
 			line := fmt.Sprintf("health %s: %s, %d of %d pairs worse: %s", s.Signal, s.Verdict, s.Worse, pairs, s.Why)
 			if s.Verdict == string(ota.HealthHold) {
 				line += "; the stage waits at most " + v.Wait + " for it once it has soaked"
@@ -95,17 +112,20 @@ func healthMessage(h ota.Health) *otadv1.Health {
 	return m
 }
 
-var healthHeads = []string{"HEALTH", "VERDICT", "WORSE", "BETTER", "PAIRS", "SEEN", "PROVEN", "P", "WHY"}
+var healthHeads = []string{"HEALTH", "VERDICT", "WORSE", "SAME", "BETTER", "PAIRS", "UNKNOWN", "SEEN", "PROVEN", "P", "WHY"}
 
 func (v healthView) rows() [][]string {
 	var rows [][]string
 	for _, s := range v.Signals {
-		proven := "-"
+		seen, proven := "-", "-"
+		if s.pairs() > 0 {
+			seen = s.share(s.Difference)
+		}
 		if s.AtLeast > -0.999 || s.AtMost < 0.999 {
-			proven = fmt.Sprintf("%+.1f%% to %+.1f%%", s.AtLeast*100, s.AtMost*100)
+			proven = s.share(s.AtLeast) + " to " + s.share(s.AtMost)
 		}
 		rows = append(rows, []string{
-			s.Signal, s.Verdict, number(s.Worse), number(s.Better), number(s.Worse + s.Same + s.Better), fmt.Sprintf("%+.1f%%", s.Difference*100), proven,
+			s.Signal, s.Verdict, number(s.Worse), number(s.Same + s.Within), number(s.Better), number(s.pairs()), number(s.Unknown), seen, proven,
 			fmt.Sprintf("%.2g", s.P), s.Why,
 		})
 	}

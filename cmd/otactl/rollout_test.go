@@ -135,8 +135,8 @@ STAGE   SIZE   STATE     DONE   SHARE                    IN PROGRESS   QUEUED   
 1       10%    OPEN      0/2    [....................]   1             1        0
 2       100%   PENDING   0/0    [....................]   0             0        0
 
-HEALTH      VERDICT   WORSE   BETTER   PAIRS   SEEN    PROVEN           P   WHY
-crash +1%   hold      0       0        0       +0.0%   +0.0% to +0.0%   0   -
+HEALTH      VERDICT   WORSE   SAME   BETTER   PAIRS   UNKNOWN   SEEN   PROVEN           P   WHY
+crash +1%   hold      0       0      0        0       0         -      +0.0% to +0.0%   0   -
 `
 	drawn := strings.Split(stdout.String(), "\x1b[7A\x1b[J")
 	if len(drawn) != 2 {

@@ -42,7 +42,8 @@ func encodeSeen(v fleet.RolloutView) *otadv1.HealthSeen {
 	for _, verdict := range ota.Verdicts(v.Terms.Health, seen) {
 		m.Verdicts = append(m.Verdicts, &otadv1.HealthVerdict{
 			Signal: encodeSignal(verdict.Signal), Verdict: string(verdict.Judgement), Why: verdict.Why,
-			Worse: int32(verdict.Worse), Same: int32(verdict.Same), Better: int32(verdict.Better), Unknown: int32(verdict.Unknown),
+			Worse: int32(verdict.Worse), Same: int32(verdict.Same), Within: int32(verdict.Within), Better: int32(verdict.Better - verdict.Within),
+			Unknown: int32(verdict.Unknown), Silent: int32(verdict.Silent), Changed: int32(verdict.Changed),
 			P: verdict.P, AtLeast: verdict.AtLeast, AtMost: verdict.AtMost,
 		})
 	}

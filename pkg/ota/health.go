@@ -410,7 +410,7 @@ func (v Verdict) String() string {
 	if v.provesNothing() {
 		return fmt.Sprintf("%s: %s", v.Signal.Name, v.Why)
 	}
-	return fmt.Sprintf("%s: %s, %d worse and %d better of %d pairs, p %.2g", v.Signal.Name, v.Why, v.Worse, v.Better, v.N(), v.P)
+	return fmt.Sprintf("%s: %s, %d worse and %d better of %d pairs, p %.2g", v.Signal.Name, v.Why, v.Worse, v.Better-v.Within, v.N(), v.P)
 }
 
 // worst returns the first verdict with the judgement.

@@ -176,12 +176,15 @@ type HealthVerdict struct {
 	Verdict       string                 `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"` // pass, hold, fail or none
 	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
 	Worse         int32                  `protobuf:"varint,4,opt,name=worse,proto3" json:"worse,omitempty"` // pairs in which the updated device did worse
-	Same          int32                  `protobuf:"varint,5,opt,name=same,proto3" json:"same,omitempty"`
+	Same          int32                  `protobuf:"varint,5,opt,name=same,proto3" json:"same,omitempty"`   // of a number: worse by the margin itself
 	Better        int32                  `protobuf:"varint,6,opt,name=better,proto3" json:"better,omitempty"`
-	Unknown       int32                  `protobuf:"varint,7,opt,name=unknown,proto3" json:"unknown,omitempty"`                 // pairs without a value
+	Unknown       int32                  `protobuf:"varint,7,opt,name=unknown,proto3" json:"unknown,omitempty"`                 // pairs that do not count
 	P             float64                `protobuf:"fixed64,8,opt,name=p,proto3" json:"p,omitempty"`                            // of the signal being within its tolerance, valid at every look
-	AtLeast       float64                `protobuf:"fixed64,9,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"` // the difference of shares that is proven, -1: none
+	AtLeast       float64                `protobuf:"fixed64,9,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"` // the difference of shares that is proven, -1: none; what is within counts as better there
 	AtMost        float64                `protobuf:"fixed64,10,opt,name=at_most,json=atMost,proto3" json:"at_most,omitempty"`   // and that is left possible
+	Within        int32                  `protobuf:"varint,11,opt,name=within,proto3" json:"within,omitempty"`                  // of a number: pairs in which it is not better, and worse by less than the margin
+	Silent        int32                  `protobuf:"varint,12,opt,name=silent,proto3" json:"silent,omitempty"`                  // of worse: only the partner told a value
+	Changed       int32                  `protobuf:"varint,13,opt,name=changed,proto3" json:"changed,omitempty"`                // of unknown: the partner was updated meanwhile
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +289,27 @@ func (x *HealthVerdict) GetAtMost() float64 {
 	return 0
 }
 
+func (x *HealthVerdict) GetWithin() int32 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *HealthVerdict) GetSilent() int32 {
+	if x != nil {
+		return x.Silent
+	}
+	return 0
+}
+
+func (x *HealthVerdict) GetChanged() int32 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
 // HealthSeen is what was compared since the rollout started or was resumed.
 type HealthSeen struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -370,7 +394,7 @@ const file_otad_v1_health_proto_rawDesc = "" +
 	"\ttolerance\x18\x02 \x01(\x01R\ttolerance\x12\x16\n" +
 	"\x06margin\x18\x03 \x01(\x01R\x06margin\x12\x14\n" +
 	"\x05alpha\x18\x04 \x01(\x01R\x05alpha\x12\x1b\n" +
-	"\tmin_pairs\x18\x05 \x01(\x05R\bminPairs\"\x88\x02\n" +
+	"\tmin_pairs\x18\x05 \x01(\x05R\bminPairs\"\xd2\x02\n" +
 	"\rHealthVerdict\x12-\n" +
 	"\x06signal\x18\x01 \x01(\v2\x15.otad.v1.HealthSignalR\x06signal\x12\x18\n" +
 	"\averdict\x18\x02 \x01(\tR\averdict\x12\x10\n" +
@@ -382,7 +406,10 @@ const file_otad_v1_health_proto_rawDesc = "" +
 	"\x01p\x18\b \x01(\x01R\x01p\x12\x19\n" +
 	"\bat_least\x18\t \x01(\x01R\aatLeast\x12\x17\n" +
 	"\aat_most\x18\n" +
-	" \x01(\x01R\x06atMost\"\x8e\x01\n" +
+	" \x01(\x01R\x06atMost\x12\x16\n" +
+	"\x06within\x18\v \x01(\x05R\x06within\x12\x16\n" +
+	"\x06silent\x18\f \x01(\x05R\x06silent\x12\x18\n" +
+	"\achanged\x18\r \x01(\x05R\achanged\"\x8e\x01\n" +
 	"\n" +
 	"HealthSeen\x122\n" +
 	"\bverdicts\x18\x01 \x03(\v2\x16.otad.v1.HealthVerdictR\bverdicts\x12\x18\n" +
