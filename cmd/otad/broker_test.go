@@ -107,3 +107,18 @@ func TestWhoMayReadTheFilesOfTheBroker(t *testing.T) {
 		t.Errorf("%d files", len(files))
 	}
 }
+
+func TestBrokerConfigLetsItsServerIn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "otad.yaml")
+	if err := os.WriteFile(file, []byte("mqtt-client-id: otad-1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"mosquitto", "emqx"} {
+		for want, args := range map[string][]string{"otad-1": nil, "otad-2": {"--client-ids", "otad-2,otad-3"}} {
+			out, err := run(t.Context(), append([]string{"broker", "config", kind, "--config", file}, args...)...)
+			if err != nil || !strings.Contains(out, want) || (args == nil) != strings.Contains(out, "otad-1") {
+				t.Errorf("%s %v: %v\n%s", kind, args, err, out)
+			}
+		}
+	}
+}

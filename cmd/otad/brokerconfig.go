@@ -67,7 +67,7 @@ func newBrokerConfigCmd() *cobra.Command {
 	certs := f.String("certs", "", "`directory` on the broker's machine with what 'otad broker cert' wrote (default: certs below that of the broker)")
 	f.StringVar(&c.ACLFile, "acl-file", "", "`path` of the rules on the broker's machine (default: in the directory of the broker)")
 	f.StringVar(&c.Listen, "listen", "8883", "`port` of the devices' listener, or 'PORT ADDRESS'")
-	f.StringSliceVar(&c.Servers, "client-ids", []string{fleet.ReservedDeviceID}, "`names` of the otads at the broker, as in --mqtt-client-id")
+	f.StringSliceVar(&c.Servers, "client-ids", nil, "`names` of the otads at the broker (default: the server's own, mqtt-client-id)")
 	f.String("crl-file", "", "`path` of the list of revoked certificates on the broker's machine, for mosquitto (default: the server's own setting, or none)")
 	topicFlags(f)
 	load := configFlags(cmd)
@@ -111,6 +111,9 @@ func brokerSettings(c *mosquitto.Config, kind brokerKind, settings config, certs
 		return err
 	}
 	c.Publish, c.Subscribe, c.CRLFile = templates.Publish(), templates.Subscribe(), settings.CRLFile
+	if len(c.Servers) == 0 {
+		c.Servers = []string{settings.MQTTClientID}
+	}
 	for _, name := range c.Servers {
 		if !fleet.Reserved(name) {
 			return usageError{fmt.Errorf("--client-ids %q: want otad or otad-NAME, which no device can be called", name)}
