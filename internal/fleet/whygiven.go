@@ -79,6 +79,10 @@ func (w inquiry) queued(r ota.Rollout, e ota.Execution) Because {
 	default:
 		b.Cause, b.Why = CauseTold, "the device was told, and has not begun"
 	}
+	switch b.Cause {
+	case CauseTold, CauseOffline, CauseNeverSeen: // else it waits for another, or says itself what for
+		b.Why += w.shut(r, w.now)
+	}
 	return b
 }
 

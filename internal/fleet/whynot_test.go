@@ -9,6 +9,7 @@ import (
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
+	"github.com/otad/otad/pkg/shadow"
 )
 
 // says holds what is said of a device and the rollout against what is wanted: the
@@ -329,4 +330,55 @@ func TestWhyOfOtherHardware(t *testing.T) {
 	if list, err := w.s.Why(w.ctx, other); err != nil || len(list) != 1 {
 		t.Errorf("%+v, %v; want %s alone", list, err, meant)
 	}
+}
+
+// TestWhyUnderAShutWindow: whose turn comes, and who has it and does not begin, hears of
+// the window, by the device's own time zone.
+func TestWhyUnderAShutWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one := w.release("1.0")
+		w.made("a", "north")
+		w.made("b", "north")
+		w.made("c", "north")
+		window, err := ota.ParseWindow("FREQ=DAILY;BYHOUR=14 for 1h")
+		w.ok(err)
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: one.ID(), Stages: w.stages("100%"), Terms: ota.Terms{Rate: ota.Rate{PerMinute: 0.1}, Window: window}})
+		w.ok(err)
+		stop := w.background(w.s.RunEngine)
+		w.rests()
+		stop()
+		line, err := w.store.Candidates(w.ctx, v.ID, w.view(v.ID).Line, 0, 3)
+		w.ok(err)
+		first, second, third := line[0].DeviceID, line[1].DeviceID, line[2].DeviceID
+		zone := func(name string) {
+			t.Helper()
+			for _, id := range []string{first, second, third} {
+				_, err := w.s.UpdateShadow(w.ctx, id, "", shadow.NewUpdate(nil, map[string]any{"timezone": name}))
+				w.ok(err)
+			}
+		}
+		const unknown = "2000-01-01T14:00:00Z (UTC), if the device's clock is in that time zone: it has not said its own"
+		w.says(second, v.ID, fleet.CauseRate, "the rate is 0.1/m; its window (FREQ=DAILY;BYHOUR=14 for 1h) is shut and opens at "+unknown, "at the earliest at")
+		zone("../../etc/passwd")
+		w.says(second, v.ID, fleet.CauseRate, unknown, "")
+		zone("Europe/Berlin")
+		const berlin = "; its window (FREQ=DAILY;BYHOUR=14 for 1h) is shut and opens at 2000-01-01T14:00:00+01:00 (Europe/Berlin)"
+		w.says(second, v.ID, fleet.CauseRate, berlin, "")
+		w.says(first, v.ID, fleet.CauseNeverSeen, "never heard of"+berlin, "")
+		w.s.Seen(first, time.Now())
+		w.says(first, v.ID, fleet.CauseTold, "has not begun"+berlin, "")
+
+		<-time.After(13*time.Hour + 30*time.Minute) // half past two in Berlin
+		for _, id := range []string{first, second, third} {
+			if list, err := w.s.Why(w.ctx, id); err != nil || len(list) != 1 || strings.Contains(list[0].Why, "window") {
+				t.Errorf("%+v, %v", list, err)
+			}
+		}
+		<-time.After(25 * time.Minute) // the turn comes when it is shut
+		w.says(third, v.ID, fleet.CauseRate, "is shut and opens at 2000-01-02T14:00:00+01:00", "")
+		if list, err := w.s.Why(w.ctx, first); err != nil || strings.Contains(list[0].Why, "window") {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
 }

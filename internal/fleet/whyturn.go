@@ -86,14 +86,16 @@ func (w inquiry) waits(ctx context.Context, r ota.Rollout, turn int) (Because, e
 		b.Why += fmt.Sprintf("; stage %d awaits its approval", now+1)
 	case turn < stage.Target && stage.State == ota.StageOpen:
 		b.Cause = CauseTurn
+		next := w.now
 		if rate := r.Terms.Rate; rate != (ota.Rate{}) {
-			next := r.PacedAt // see ota.Rate
-			if next.Before(w.now) {
-				next = w.now
+			if r.PacedAt.After(next) { // see ota.Rate
+				next = r.PacedAt
 			}
-			b.Cause, b.Until = CauseRate, next.Add(rate.Least(turn-r.Cursor))
+			next = next.Add(rate.Least(turn - r.Cursor))
+			b.Cause, b.Until = CauseRate, next
 			b.Why += fmt.Sprintf("; the rate is %s", rate)
 		}
+		b.Why += w.shut(r, next)
 	case health != "":
 		b.Cause = CauseHealth
 		b.Why += health
