@@ -30,7 +30,7 @@ func TestCodes(t *testing.T) {
 		fleet.ErrNotFound: connect.CodeNotFound, fleet.ErrConflict: connect.CodeAlreadyExists, fleet.ErrDenied: connect.CodePermissionDenied,
 		fleet.ErrInvalid: connect.CodeInvalidArgument, fleet.ErrStale: connect.CodeAborted, fleet.ErrBusy: connect.CodeAborted,
 		fleet.ErrUnavailable: connect.CodeUnavailable, fleet.ErrDoubt: connect.CodeUnknown,
-		fleet.ErrNoDevices: connect.CodeFailedPrecondition, fleet.ErrUnsigned: connect.CodeFailedPrecondition, fleet.ErrOutranked: connect.CodeFailedPrecondition, ota.ErrState: connect.CodeFailedPrecondition,
+		fleet.ErrNoDevices: connect.CodeFailedPrecondition, fleet.ErrUntagged: connect.CodeFailedPrecondition, fleet.ErrUnsigned: connect.CodeFailedPrecondition, fleet.ErrOutranked: connect.CodeFailedPrecondition, ota.ErrState: connect.CodeFailedPrecondition,
 		fleet.NoShadow("gw-1", ""): connect.CodeNotFound, blob.ErrTooLarge: connect.CodeResourceExhausted, syntax: connect.CodeInvalidArgument,
 		shadow.ErrVersionConflict: connect.CodeAborted, shadow.ErrInvalid: connect.CodeInvalidArgument, shadow.ErrTooLarge: connect.CodeInvalidArgument,
 		shadow.NotFound("n"): connect.CodeNotFound,

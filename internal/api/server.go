@@ -135,6 +135,7 @@ var codes = []struct {
 	{fleet.ErrUnavailable, connect.CodeUnavailable},
 	{fleet.ErrDoubt, connect.CodeUnknown},
 	{fleet.ErrNoDevices, connect.CodeFailedPrecondition},
+	{fleet.ErrUntagged, connect.CodeFailedPrecondition},
 	{fleet.ErrUnsigned, connect.CodeFailedPrecondition},
 	{fleet.ErrOutranked, connect.CodeFailedPrecondition},
 	{ota.ErrState, connect.CodeFailedPrecondition},

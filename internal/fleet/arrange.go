@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,12 +30,16 @@ type judge struct {
 	selector    selector.Selector
 	quarantined map[string]map[string]bool // devices by the digest of an image
 	ways        *ways
-	routes      *routes // numbers the paths of candidates
+	routes      *routes        // numbers the paths of candidates
+	tagged      map[string]int // candidates that have a tag, by the keys that the plan asks for
 }
 
 // judgeOf reads what a rollout's plan refers to.
 func (s *Service) judgeOf(ctx context.Context, r ota.Rollout) (j judge, err error) {
-	j.rollout, j.routes = r, &routes{}
+	j.rollout, j.routes, j.tagged = r, &routes{}, map[string]int{}
+	for _, key := range j.tags() {
+		j.tagged[key] = 0
+	}
 	if j.selector, err = s.selector(ctx, r.Selector); err != nil {
 		return j, err
 	}
@@ -218,11 +223,17 @@ func (s *Service) candidates(ctx context.Context, j judge, excluded func(why str
 		return nil, err
 	}
 	line, no := &ota.Line{}, false
-	err = s.Store.Survey(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, j.tags(), func(d Surveyed) bool {
+	keys := slices.Sorted(maps.Keys(j.tagged))
+	err = s.Store.Survey(ctx, DeviceQuery{Selector: j.selector, Revoked: &no}, keys, func(d Surveyed) bool {
 		if why := j.exclude(d); why != "" {
 			excluded(why, d)
 		} else {
 			line.Add(j.candidate(d, m))
+			for _, key := range keys {
+				if d.Tags[key] != "" {
+					j.tagged[key]++
+				}
+			}
 		}
 		return true
 	})

@@ -52,8 +52,9 @@ const previewSample = 10
 
 // PlanRollout says what CreateRollout would do with r (Release or Command, Selector,
 // Seed, Stages, Abort, Priority and Terms set), and changes nothing. ErrNoDevices when
-// no device is eligible, ErrUnsigned when the release is not signed, ErrOutranked when
-// a rollout of a higher priority has another release of the firmware for its devices.
+// no device is eligible, ErrUntagged when none has a tag that the plan goes by, ErrUnsigned
+// when the release is not signed, ErrOutranked when a rollout of a higher priority has
+// another release of the firmware for its devices.
 func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPreview, error) {
 	r, err := s.prepare(r)
 	if err != nil {
@@ -69,6 +70,9 @@ func (s *Service) PlanRollout(ctx context.Context, r ota.Rollout) (RolloutPrevie
 	j.rollout.Terms.InFlight = ota.InFlight{} // lanes are not shown, and of some fleets there are many
 	// A command on one device must not count the fleet.
 	excluded, line, err := s.survey(ctx, j, r.Kind() == ota.KindInstall)
+	if err == nil {
+		err = untagged(r, j, line)
+	}
 	if err != nil {
 		return RolloutPreview{}, err
 	}
@@ -194,6 +198,28 @@ func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, *
 		return nil, nil, noDevices(j.rollout, excluded)
 	}
 	return excluded, line, emptyStage(j.rollout, line)
+}
+
+// untagged refuses a plan that tells devices apart by a tag that none of them has, as one
+// that is misspelt: all would be of one stratum, or share one bound.
+func untagged(r ota.Rollout, j judge, line *ota.Line) error {
+	none := func(key string) bool {
+		n, asked := j.tagged[key]
+		return asked && n == 0 && line.Len() > 0
+	}
+	refuse := func(field, key, flag string) error {
+		return ota.AtField(field, fmt.Errorf("%w: no device of it (of %d) has the tag %s, by which %s tells them apart; correct the key, leave it out, or tag the devices: otactl device tag ID %[3]s=VALUE",
+			ErrUntagged, line.Len(), key, flag))
+	}
+	for i, key := range r.Terms.Strata {
+		if none(key) {
+			return refuse(fmt.Sprintf("strata[%d]", i), key, "strata (--strata)")
+		}
+	}
+	if key := r.Terms.InFlight.Per; none(key) {
+		return refuse("inFlight.per", key, "the bound in flight (--max-per)")
+	}
+	return nil
 }
 
 // emptyStage refuses a plan with a stage that is a selector and would get no device: it

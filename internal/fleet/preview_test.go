@@ -298,3 +298,35 @@ func TestAStageForNobodyIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// TestATagThatNobodyHasIsRefused: strata and a bound in flight by a tag that no device of
+// the plan has would not bind as they are meant.
+func TestATagThatNobodyHasIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.release("1.0")
+		per := func(key string) ota.Terms { return ota.Terms{InFlight: ota.InFlight{Per: key, PerMax: 5}} }
+		strata := func(keys ...string) ota.Terms { return ota.Terms{Strata: keys} }
+		refused := func(terms ota.Terms, selector, field, words string) {
+			t.Helper()
+			plan := ota.Rollout{Release: r.ID(), Selector: selector, Stages: w.stages("100%"), Terms: terms}
+			_, planned := w.s.PlanRollout(w.ctx, plan)
+			_, created := w.s.CreateRollout(w.ctx, plan)
+			for what, err := range map[string]error{"plan": planned, "create": created} {
+				if field == "" && err != nil || field != "" && (!errors.Is(err, fleet.ErrUntagged) || ota.FieldOf(err) != field || !strings.Contains(err.Error(), words)) {
+					t.Errorf("%s %+v: %v", what, terms, err)
+				}
+			}
+		}
+		refused(ota.Terms{Continuous: true, Strata: []string{"site"}}, "", "", "") // there is nobody yet
+		w.made("a", "north")
+		w.made("b", "south")
+		bare := w.enroll(1, "rpi4")[0]
+		refused(per("nosuch"), "", "inFlight.per", "no device of it (of 3) has the tag nosuch, by which the bound in flight (--max-per) tells")
+		refused(strata("hardware", "nosuch"), "", "strata[1]", "strata (--strata) tells them apart; correct the key, leave it out, or tag the devices: otactl device tag ID nosuch=VALUE")
+		refused(strata("site"), `id = "`+bare+`"`, "strata[0]", "no device of it (of 1)")
+		refused(per("site"), "", "", "") // some have it
+		refused(strata("site", "hardware"), "", "", "")
+		refused(per("hardware"), `id = "`+bare+`"`, "", "")
+	})
+}

@@ -21,6 +21,9 @@ type RolloutView struct {
 // ErrNoDevices: a rollout would reach nobody.
 var ErrNoDevices = errors.New("nothing to roll out")
 
+// ErrUntagged: a plan goes by a tag that none of its devices has.
+var ErrUntagged = errors.New("the plan does not bind as it is meant")
+
 // MaxSeedBytes is the longest seed of a rollout.
 const MaxSeedBytes = 64
 
@@ -151,6 +154,9 @@ func (s *Service) create(ctx context.Context, r ota.Rollout, may func(context.Co
 		return RolloutView{}, err
 	}
 	_, line, err := s.survey(ctx, j, false)
+	if err == nil {
+		err = untagged(r, j, line)
+	}
 	if err == nil {
 		err = may(ctx, r, line)
 	}
