@@ -77,7 +77,9 @@ func newRootCmd(a *app) *cobra.Command {
 
 Data goes to standard output, progress and notes to standard error.
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 denied,
-6 unreachable, 7 condition not met (a watched rollout did not complete).
+6 unreachable, 7 condition not met (a watched rollout did not complete). What is
+wrong in itself, such as stages that descend, is 2; what is refused as things
+stand, such as a plan that has nobody to update, is 1: it may be right later.
 
 The server comes from --server, OTACTL_SERVER or the current context, the
 credentials from --token-file and --ca-file, OTACTL_TOKEN, OTACTL_TOKEN_FILE and

@@ -68,7 +68,7 @@ var verdicts = map[connect.Code]verdict{
 	connect.CodeNotFound:           {exitNotFound, ""},
 	connect.CodeAlreadyExists:      {exitConflict, ""},
 	connect.CodeAborted:            {exitConflict, "someone else changed it meanwhile; look at it again and repeat"},
-	connect.CodeFailedPrecondition: {exitFailed, ""},
+	connect.CodeFailedPrecondition: {exitFailed, ""}, // well said, and refused as things stand
 	connect.CodeResourceExhausted:  {exitFailed, "the server's limit is reached; send less, or try again later"},
 	connect.CodePermissionDenied:   {exitDenied, "this token may not do that; use one that may (--token-file, OTACTL_TOKEN or otactl login)"},
 	connect.CodeUnauthenticated:    {exitDenied, "pass a valid API token: --token-file, OTACTL_TOKEN or otactl login; otad serve writes the first one to DATA/admin.token"},
