@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 
@@ -220,6 +221,33 @@ func reported(d shadow.Document, path []string, from time.Time) float64 {
 		return math.NaN()
 	}
 	return f
+}
+
+// tellNumbers refuses a plan with a signal that is a number which none of the devices it
+// means has ever told: no pair of it would count. The first that did ends the look, and
+// where an index of the path is none either that nobody did is soon known.
+func (s *Service) tellNumbers(ctx context.Context, j judge) error {
+	valid := false
+	for i, signal := range j.rollout.Terms.Health.Signals {
+		path := signal.Path()
+		if path == nil {
+			continue
+		}
+		told := false
+		q := DeviceQuery{Selector: j.selector.Reporting(path), Revoked: &valid}
+		err := s.Store.SelectDevices(ctx, q, func(v DeviceView) bool {
+			told = j.release.Fits(v.Hardware) && !math.IsNaN(reported(v.Shadow, path, time.Time{}))
+			return !told
+		})
+		if err != nil {
+			return err
+		}
+		if !told {
+			return ota.AtField(fmt.Sprintf("health.signals[%d]", i), fmt.Errorf("%w: health signal %s: none of the devices that the plan means has a number there, so nothing could be compared; correct the path (otactl shadow get shows what a device reports), or leave the signal out",
+				ErrInvalid, signal.Name))
+		}
+	}
+	return nil
 }
 
 // Unpaired is the pair of a device that is deleted before it was in one.

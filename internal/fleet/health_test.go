@@ -63,6 +63,8 @@ func TestHealthGate(t *testing.T) {
 				for _, id := range ids {
 					w.gauge(id, 50)
 				}
+				_, err := w.s.UpdateShadow(w.ctx, ids[0], "", shadow.NewUpdate(nil, map[string]any{"cpu": map[string]any{"tmp": 1}}))
+				w.ok(err) // once
 				signal, err := ota.ParseSignal(c.signals)
 				w.ok(err)
 				plan := ota.Rollout{
@@ -113,6 +115,39 @@ func TestHealthGate(t *testing.T) {
 				<-time.After(2 * time.Minute) // of what is still to happen
 			})
 		})
+	}
+}
+
+// A plan is refused with a number that no device of it tells; others may.
+func TestANumberThatNobodyTells(t *testing.T) {
+	w := newWorld(t)
+	w.release("1.0")
+	ids := w.enroll(3, "rpi4")
+	w.gauge(ids[0], 50)
+	w.gauge(ids[1], 50)
+	_, err := w.s.UpdateShadow(w.ctx, ids[2], "", shadow.NewUpdate(nil, map[string]any{"cpu": map[string]any{"name": "x", "tmp": "hot"}}))
+	w.ok(err)
+	for _, c := range []struct{ selector, signal, field string }{
+		{"", "shadow.reported.cpu.temp +5", ""},
+		{"", "shadow.reported.cpu.tmp +5", "health.signals[1]"},
+		{"", "shadow.reported.cpu +5", "health.signals[1]"},
+		{"", "shadow.reported.cpu.name.x +5", "health.signals[1]"},
+		{`id = "rpi4-001"`, "shadow.reported.cpu.temp +5", ""},
+		{`id = "rpi4-002" OR id = "other"`, "shadow.reported.cpu.temp +5", "health.signals[1]"},
+	} {
+		signal, err := ota.ParseSignal(c.signal)
+		w.ok(err)
+		plan := ota.Rollout{
+			Release: ota.ReleaseID{Name: "gw", Version: "1.0"}, Stages: w.stages("100%"), Selector: c.selector,
+			Terms: ota.Terms{Health: ota.Health{Signals: []ota.Signal{{Name: ota.SignalCrash}, signal}}},
+		}
+		_, planned := w.s.PlanRollout(w.ctx, plan)
+		_, created := w.s.CreateRollout(w.ctx, plan)
+		for what, err := range map[string]error{"planned": planned, "created": created} {
+			if ota.FieldOf(err) != c.field || (err != nil) != (c.field != "") || err != nil && !errors.Is(err, fleet.ErrInvalid) {
+				t.Errorf("%s of %q %s: %v", c.signal, c.selector, what, err)
+			}
+		}
 	}
 }
 

@@ -197,7 +197,10 @@ func (s *Service) survey(ctx context.Context, j judge, all bool) ([]Exclusion, *
 	if line.Len() == 0 && !j.rollout.Terms.Continuous { // somebody may yet join that one
 		return nil, nil, noDevices(j.rollout, excluded)
 	}
-	return excluded, line, emptyStage(j.rollout, line)
+	if err := emptyStage(j.rollout, line); err != nil || line.Len() == 0 {
+		return excluded, line, err
+	}
+	return excluded, line, s.tellNumbers(ctx, j)
 }
 
 // untagged refuses a plan that tells devices apart by a tag that none of them has, as one

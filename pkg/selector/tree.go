@@ -32,6 +32,17 @@ func (s Selector) Not() Selector {
 	return Selector{expr: "NOT (" + s.expr + ")", root: Not{s.root}}
 }
 
+// Reporting returns the selector of those of its devices that have something at a path
+// of the reported section. Its text may be longer than MaxBytes.
+func (s Selector) Reporting(path []string) Selector {
+	c := Comparison{Field: Field{Source: Reported, Path: path}, Op: Has, Value: Literal{Kind: Word, Text: "*"}}
+	expr := c.Field.String() + ":*"
+	if s.All() {
+		return Selector{expr: expr, root: c}
+	}
+	return Selector{expr: "(" + s.expr + ") AND " + expr, root: And{s.root, c}}
+}
+
 // Asks reports whether the selector asks for a field of the source.
 func (s Selector) Asks(source Source) bool {
 	return slices.ContainsFunc(s.Fields(), func(f Field) bool { return f.Source == source })
