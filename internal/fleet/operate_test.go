@@ -333,3 +333,41 @@ func TestFailedDevicesByAnotherRollout(t *testing.T) {
 		}
 	})
 }
+
+// TestEditingIsRefusedAsCreating: what create refuses for the devices that a plan means,
+// edit refuses as well, and the rollout stays as it was.
+func TestEditingIsRefusedAsCreating(t *testing.T) {
+	w := newWorld(t)
+	release := w.release("1.0").ID()
+	w.enroll(3, "rpi4")
+	v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: release, Stages: w.stages("100%"), State: ota.RolloutDraft})
+	w.ok(err)
+	nobody, err := ota.ParseSignal("shadow.reported.cpu.tmp +5")
+	w.ok(err)
+	canary := w.stages("1,100%")
+	canary[0].Size = ota.Size{Selector: `id = "canray"`}
+	for what, c := range map[string]struct {
+		plan ota.Rollout
+		want error
+	}{
+		"nobody":                     {ota.Rollout{Stages: w.stages("100%"), Selector: `id = "none"`}, fleet.ErrNoDevices},
+		"a canary that is nobody":    {ota.Rollout{Stages: canary}, fleet.ErrNoDevices},
+		"a stratum that nobody has":  {ota.Rollout{Stages: w.stages("100%"), Terms: ota.Terms{Strata: []string{"nosuch"}}}, fleet.ErrUntagged},
+		"a bound that nobody has":    {ota.Rollout{Stages: w.stages("100%"), Terms: ota.Terms{InFlight: ota.InFlight{Per: "nosuch", PerMax: 5}}}, fleet.ErrUntagged},
+		"a signal that nobody tells": {ota.Rollout{Stages: w.stages("100%"), Terms: ota.Terms{Health: ota.Health{Signals: []ota.Signal{nobody}}}}, fleet.ErrInvalid},
+	} {
+		plan := c.plan
+		plan.Release = release
+		if _, err := w.s.CreateRollout(w.ctx, plan); !errors.Is(err, c.want) {
+			t.Errorf("%s, created: %v", what, err)
+		}
+		if _, err := w.s.EditRollout(w.ctx, v.ID, plan); !errors.Is(err, c.want) {
+			t.Errorf("%s, edited: %v", what, err)
+		}
+	}
+	if now := w.view(v.ID); now.Revision != v.Revision {
+		t.Errorf("edits were refused, and the rollout is at revision %d, not %d", now.Revision, v.Revision)
+	}
+	_, err = w.s.EditRollout(w.ctx, v.ID, ota.Rollout{Stages: w.stages("50%,100%")})
+	w.ok(err)
+}

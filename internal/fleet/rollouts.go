@@ -149,14 +149,7 @@ func (s *Service) create(ctx context.Context, r ota.Rollout, may func(context.Co
 	if err := s.possible(ctx, r); err != nil {
 		return RolloutView{}, err
 	}
-	j, err := s.judgeOf(ctx, r)
-	if err != nil {
-		return RolloutView{}, err
-	}
-	_, line, err := s.survey(ctx, j, false)
-	if err == nil {
-		err = untagged(r, j, line)
-	}
+	line, err := s.devicesFor(ctx, r)
 	if err == nil {
 		err = may(ctx, r, line)
 	}
@@ -174,6 +167,20 @@ func (s *Service) create(ctx context.Context, r ota.Rollout, may func(context.Co
 	s.begin(ctx, r, line)
 	s.follow(ctx, r)
 	return s.Rollout(ctx, r.ID)
+}
+
+// devicesFor returns the devices that a plan means, and refuses one that can not be meant with
+// these.
+func (s *Service) devicesFor(ctx context.Context, r ota.Rollout) (*ota.Line, error) {
+	j, err := s.judgeOf(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	_, line, err := s.survey(ctx, j, false)
+	if err == nil {
+		err = untagged(r, j, line)
+	}
+	return line, err
 }
 
 // begin starts a rollout whose time has come with the devices that were just found
@@ -287,8 +294,12 @@ func (s *Service) EditRollout(ctx context.Context, id string, plan ota.Rollout) 
 			return r, err
 		}
 		next, err := ota.Edit(r, plan)
+		if err != nil {
+			return r, err
+		}
+		line, err := s.devicesFor(ctx, next)
 		if err == nil {
-			err = s.mayComeStill(ctx, next)
+			err = s.mayCome(ctx, next, line)
 		}
 		return next, err
 	})
