@@ -8,7 +8,7 @@
 #   FUZZTIME   of each fuzz target (default: as many as fit into SOAKTIME)
 #
 # kills: otad is killed under MQTT traffic of devices, and then under rollouts over
-# a thousand simulated agents, on SQLite and PostgreSQL, 500 times each at least,
+# a thousand simulated agents, on SQLite and PostgreSQL, 1,000 times each at least,
 # which takes longer than SOAKTIME when that is short; what it acknowledged must be
 # there. simulation: rollouts in virtual time, seed after seed. walks: random
 # walks of the stores and of what pkg/ proves by drawing, which make test draws the

@@ -83,16 +83,16 @@ func (s *site) image(version string) {
 
 const (
 	killedDevices = 1000
-	// killRounds are on each of two databases, soakKillRounds 1,000 on both.
+	// Of each of two databases.
 	killRounds     = 50
-	soakKillRounds = 500
+	soakKillRounds = 1000
 )
 
 // TestRolloutsOutliveKills kills otad at random moments of rollouts over 1,000
 // agents that lose connections and power, on both databases: no report that was
 // acknowledged is lost, none is taken twice, no stage is ever over its size, and
 // the rollouts end. SOAKSEED repeats the moments of a run, SOAKTIME makes it long (at
-// least 1,000 kills, however long they take).
+// least soakKillRounds, however long they take).
 func TestRolloutsOutliveKills(t *testing.T) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
