@@ -28,8 +28,10 @@ import (
 
 const (
 	loadDevices = 200
-	loadWarmUp  = 3 * time.Second
-	loadTime    = 15 * time.Second
+	// loadWarmUp is until otad has the memory that the load takes: with ten thousand
+	// connections it grows for some seconds, of which the kernel has a part.
+	loadWarmUp = 10 * time.Second
+	loadTime   = 15 * time.Second
 	// perAddress keeps enrollment under the server's limit for one address: on
 	// loopback there are many.
 	perAddress = 50

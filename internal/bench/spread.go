@@ -75,5 +75,13 @@ func (s *loadSite) spread(address string, trust *tls.Config, each float64) error
 		what:     "  beside the devices that update again and again; before that, these connected, by TLS and password",
 		measured: fmt.Sprintf("%.2fx; %.0f/s, each with an update", perSecond/each, spreadDevices/connecting.Seconds()),
 	})
+	m, err := s.server.memory()
+	if err != nil {
+		return err
+	}
+	s.r.table.add(figure{
+		what:     fmt.Sprintf("  otad resident at the end of that load, %d devices connected of %d known", spreadDevices, knownDevices),
+		measured: fmt.Sprintf("%s, at most %s", showMB(m.resident), showMB(m.peak)),
+	})
 	return nil
 }
