@@ -18,7 +18,9 @@ func newDeviceSetFirmwareCmd(a *app) *cobra.Command {
 rollout brings a release to all devices that desire it: otactl rollout list shows it,
 and its rules hold. It ends if more than 10% of them (of at least 10) fail. What comes
 later has the last word: a rollout of the same firmware that is made after it brings
-its own release to the device.`,
+its own release to the device. A release that other devices desire still, from before
+such a rollout, is refused, since they would be taken back to it too; so is one for a
+device that a rollout of higher priority has.`,
 		Example: "  otactl device set-firmware gw-1 gateway@1.4.0\n  otactl device why gw-1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := ota.ParseReleaseID(args[1])

@@ -133,17 +133,22 @@ func outranked(r ota.Rollout, conflicts []Conflict) error {
 		if !outranks(c.Rollout, r) {
 			continue
 		}
-		o, end, enough := c.Rollout, "abort", c.Rollout.Priority
+		o, enough := c.Rollout, c.Rollout.Priority
 		if o.CreatedAt.After(r.CreatedAt) { // of the same priority it would supersede
 			enough++
 		}
-		if o.Terms.Continuous && !o.StartedAt.IsZero() {
-			end = "finish"
-		}
 		return ota.AtField("priority", fmt.Errorf("%w: rollout %s of priority %d has %s for %d of its devices, and this plan, of priority %d, would not keep it from them; give the plan priority %d or more (--priority %[7]d), leave these devices out, or end that one first: otactl rollout %s %[2]s",
-			ErrOutranked, o.ID, o.Priority, o.Release, c.Devices, r.Priority, enough, end))
+			ErrOutranked, o.ID, o.Priority, o.Release, c.Devices, r.Priority, enough, endOf(o)))
 	}
 	return nil
+}
+
+// endOf is the command that ends a rollout.
+func endOf(r ota.Rollout) string {
+	if r.Terms.Continuous && !r.StartedAt.IsZero() {
+		return "finish"
+	}
+	return "abort"
 }
 
 // mayCome refuses a rollout whose devices another one has that outranks it.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/otad/otad/internal/fleet"
 	"github.com/otad/otad/pkg/ota"
@@ -135,5 +136,113 @@ func TestDesiredFirmwareIsChecked(t *testing.T) {
 	}
 	if doc, err := w.s.Shadow(w.ctx, "a", ""); err == nil {
 		t.Errorf("stored %v", doc.Desired)
+	}
+}
+
+// TestDesiredFirmwareOfOneIsOfNoOther: who desired a release before a newer rollout had the
+// last word is not taken back to it because it is desired of another device now.
+func TestDesiredFirmwareOfOneIsOfNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one, two := w.release("1.0"), w.release("2.0")
+		for _, id := range []string{"a", "b", "c"} {
+			w.made(id, "north")
+		}
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		for _, id := range []string{"a", "b"} {
+			w.ok(w.desires(id, desired(one)))
+			w.rests()
+			w.installs(id, one)
+		}
+		w.rests()
+		v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Stages: w.stages("100%")})
+		w.ok(err)
+		w.rests()
+		for _, id := range []string{"a", "b", "c"} {
+			w.installs(id, two)
+		}
+		<-time.After(2 * time.Minute) // its soak
+		w.rests()
+		if v, err = w.s.Rollout(w.ctx, v.ID); err != nil || v.State != ota.RolloutCompleted {
+			t.Fatalf("the newer rollout is %s, %v", v.State, err)
+		}
+		why, err := w.s.Why(w.ctx, "a")
+		w.ok(err)
+		if len(why) != 1 || why[0].Cause != fleet.CausePassedBy || why[0].Other != v.ID || !strings.Contains(why[0].Why, "attempt 1 ended succeeded") {
+			t.Errorf("of what was desired before: %+v, want it to be passed by rollout %s", why, v.ID)
+		}
+		before := len(w.rollouts())
+		err = w.desires("c", desired(one))
+		if !errors.Is(err, fleet.ErrConflict) || !strings.Contains(err.Error(), "2 other devices still desire "+one.ID().String()) {
+			t.Fatalf("%v, want two others to be named", err)
+		}
+		w.rests()
+		if n := len(w.rollouts()); n != before || w.newestOn("a") != "" || w.newestOn("c") != "" {
+			t.Errorf("%d rollouts, %d before; a is to install %q, c %q", n, before, w.newestOn("a"), w.newestOn("c"))
+		}
+
+		w.ok(w.desires("b", nil)) // as the error says
+		w.rests()
+		w.ok(w.desires("a", desired(one))) // its own wish of before is no other's
+		w.rests()
+		w.ok(w.desires("c", desired(one)))
+		w.rests()
+		for id, want := range map[string]string{"a": one.ID().String(), "b": "", "c": one.ID().String()} {
+			if got := w.newestOn(id); got != want {
+				t.Errorf("%s is to install %q, want %q", id, got, want)
+			}
+		}
+	})
+}
+
+// TestDesiredFirmwareUnderAHigherPriority: what is desired does not undo what a rollout of
+// higher priority has brought, or is going to bring.
+func TestDesiredFirmwareUnderAHigherPriority(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan    ota.Rollout
+		refused map[string]bool // by device: a is updated, b is to come, c is not meant
+	}{
+		"of a snapshot":       {ota.Rollout{Selector: `id != "c"`}, map[string]bool{"a": true, "b": true, "c": false}},
+		"of a continuous one": {ota.Rollout{Selector: `id != "c"`, Terms: ota.Terms{Continuous: true}}, map[string]bool{"a": true, "b": true, "c": false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				one, two := w.release("1.0"), w.release("2.0")
+				for _, id := range []string{"a", "b", "c"} {
+					w.made(id, "north")
+				}
+				defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+				c.plan.Release, c.plan.Priority, c.plan.Stages = two.ID(), 5, w.stages("1,100%")
+				c.plan.Stages[1].Approval = true
+				v, err := w.s.CreateRollout(w.ctx, c.plan)
+				w.ok(err)
+				w.rests()
+				first, other := "a", "b"
+				if w.newestOn("a") == "" {
+					first, other = "b", "a"
+				}
+				w.installs(first, two)
+				w.rests()
+				for _, id := range []string{first, other, "c"} {
+					err := w.desires(id, desired(one))
+					if refused := errors.Is(err, fleet.ErrOutranked); refused != c.refused[id] || refused && !strings.Contains(err.Error(), "rollout "+v.ID+" of priority 5 has gw@2.0 for this device") {
+						t.Errorf("%s: %v, want refused: %v", id, err, c.refused[id])
+					}
+				}
+				w.rests()
+				if got := w.newestOn(first); got != "" {
+					t.Errorf("%s is to install %q, which undoes the rollout of higher priority", first, got)
+				}
+				_, err = w.s.AbortRollout(w.ctx, v.ID, "", ota.AbortKeep)
+				w.ok(err)
+				w.rests()
+				w.ok(w.desires(first, desired(one)))
+				w.rests()
+				if got := w.newestOn(first); got != one.ID().String() {
+					t.Errorf("after its end %s is to install %q", first, got)
+				}
+			})
+		})
 	}
 }

@@ -192,6 +192,11 @@ func (w inquiry) finished(r ota.Rollout, e ota.Execution) Because {
 	stage, failed := failedStage(r)
 	switch {
 	case e.Class == ota.ClassSucceeded:
+		if by := w.passedBy(r); by != nil && w.newest[by.ID].Class == ota.ClassSucceeded {
+			over := w.overtaken(r, *by)
+			over.Why = b.Why + "; " + over.Why
+			return over
+		}
 		b.Cause = CauseSucceeded
 	case e.Class == ota.ClassDrifted:
 		b.Cause = CauseDrifted
