@@ -20,6 +20,7 @@ const (
 	connack    = 2
 	puback     = 4
 	suback     = 9
+	unsuback   = 11
 	disconnect = 14
 )
 
@@ -118,6 +119,12 @@ func (w *wire) connect(h hello) (code byte, props []byte) {
 // greet returns the CONNACK.
 func (w *wire) greet(h hello) []byte {
 	w.t.Helper()
+	w.hail(h)
+	return w.expect(connack)
+}
+
+// hail sends CONNECT.
+func (w *wire) hail(h hello) {
 	var flags byte
 	if !h.persist {
 		flags |= 0x02
@@ -143,7 +150,6 @@ func (w *wire) greet(h hello) []byte {
 		tail = join(tail, str(h.user), str("password of "+h.user))
 	}
 	w.send(framed(0x10, join(str("MQTT"), []byte{version, flags}, binary.BigEndian.AppendUint16(nil, h.keepAlive), head, tail)))
-	return w.expect(connack)
 }
 
 func (w *wire) mustConnect(id string) {

@@ -334,12 +334,17 @@ func sessionKey(id mqtt.Identity, clientID string) string {
 // attach makes c the connection of its session, once the one before has left, and
 // sends CONNACK, what was in flight, and what waits.
 func (b *Broker) attach(c *conn, p packet.Connect, id mqtt.Identity, clientID string, ack packet.Connack) error {
-	timer := time.NewTimer(b.lim.ConnectTimeout)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), b.lim.ConnectTimeout)
+	defer cancel()
 	for {
 		before, ended, err := b.claim(c, p, id, clientID, ack)
-		if ended != nil {
+		if ended != nil { // its end is durable before a new one begins: a kill does not bring it back
 			b.bury(ended)
+			if err := b.journal.written(ctx); err != nil {
+				b.log.Error("session not stored", "client", clientID, "error", err)
+				return refuse(packet.ServerUnavailable, "the end of the former session could not be stored: %w", err)
+			}
+			continue
 		}
 		if err != nil || before == nil {
 			return err
@@ -347,7 +352,7 @@ func (b *Broker) attach(c *conn, p packet.Connect, id mqtt.Identity, clientID st
 		before.close(packet.SessionTakenOver, "taken over")
 		select {
 		case <-before.done:
-		case <-timer.C:
+		case <-ctx.Done():
 			return refuse(packet.ServerBusy, "the former connection has not ended within %s: connect later"+b.lim.raise("connect-timeout"), b.lim.ConnectTimeout)
 		case <-b.quit:
 			return refuse(packet.ServerUnavailable, "%w", ErrClosed)
@@ -355,8 +360,8 @@ func (b *Broker) attach(c *conn, p packet.Connect, id mqtt.Identity, clientID st
 	}
 }
 
-// claim gives c its session unless before still holds it. ended is a session that
-// made room for a new one.
+// claim gives c its session unless before still holds it, or it ended, to make room for a
+// new one.
 func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID string, ack packet.Connack) (before *conn, ended *session, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -366,28 +371,17 @@ func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID str
 	key := sessionKey(id, clientID)
 	s := b.sessions[key]
 	if s != nil {
-		over := false
-		s.mu.Lock()
-		if before = s.conn; before == nil {
-			if over = p.CleanStart || s.over(time.Now()); over {
-				if s.expiry == 0 { // it ended with a process, and the client is back in time
-					s.will = nil
-				}
-				s.end()
-			}
-		}
-		s.mu.Unlock()
-		if before != nil {
+		if before, ended = s.yield(p); before != nil {
 			return before, nil, nil
 		}
-		if over {
+		if ended != nil {
 			b.leave(s)
-			s, ended = nil, s
+			return nil, ended, nil
 		}
 	}
 	expiry := b.expiry(p.SessionExpiry, id)
 	if !id.Device && expiry > 0 && (s == nil || !s.counted) && b.lasting[id.Name] >= b.lim.Sessions {
-		return nil, ended, refuse(packet.QuotaExceeded, "%d sessions with an expiry of %.140q: connect without one, with a client id that has one already"+b.lim.raise("sessions"), b.lim.Sessions, id.Name)
+		return nil, nil, refuse(packet.QuotaExceeded, "%d sessions with an expiry of %.140q: connect without one, with a client id that has one already"+b.lim.raise("sessions"), b.lim.Sessions, id.Name)
 	}
 	ack.SessionPresent = s != nil && c.version != packet.V31 // which has no such flag
 	if s == nil {
@@ -397,5 +391,23 @@ func (b *Broker) claim(c *conn, p packet.Connect, id mqtt.Identity, clientID str
 	b.count(s, id, expiry)
 	b.conns[c.nc] = c
 	s.begin(c, p, id, ack)
-	return nil, ended, nil
+	return nil, nil, nil
+}
+
+// yield names the connection that still has s, or ends s if its time is over or p starts
+// anew. Broker.mu is held.
+func (s *session) yield(p packet.Connect) (before *conn, ended *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		return s.conn, nil
+	}
+	if !p.CleanStart && !s.over(time.Now()) {
+		return nil, nil
+	}
+	if s.expiry == 0 { // it ended with a process, and the client is back in time
+		s.will = nil
+	}
+	s.end()
+	return nil, s
 }

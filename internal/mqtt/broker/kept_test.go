@@ -225,3 +225,62 @@ func TestOwnMessagesAmongComingAndGoing(t *testing.T) {
 	done.Wait()
 	emptied(t, m)
 }
+
+// What a client was told has ended does not come back with the next process: a session
+// by the CONNACK of a clean start, a subscription by UNSUBACK.
+func TestWhatHasEndedDoesNotComeBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		ask    func(w *wire) // for what is answered by
+		answer byte
+	}{
+		"session": {func(w *wire) {
+			w.hail(hello{id: "one", keepAlive: 60, props: forAnHour})
+		}, connack},
+		"subscription": {func(w *wire) {
+			w.hail(hello{id: "one", keepAlive: 60, persist: true, props: forAnHour})
+			w.expect(connack)
+			w.send(framed(0xa2, join([]byte{0, 9, 0}, str("own"))))
+		}, unsuback},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &memory{state: map[string][]byte{}}
+			b := openPlain(t, m, nil)
+			w := join5(t, b, "one")
+			w.subscribe("own")
+			w.drop()
+			offline(t, b, 0)
+			gate := make(chan struct{})
+			m.mu.Lock()
+			m.gate = gate
+			m.mu.Unlock()
+			w = dialPlain(t, b)
+			c.ask(w)
+			if err := waitFor(func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.held > 0 }); err != nil {
+				t.Error("nothing is to be stored")
+			}
+			after := make(chan *memory)
+			go func() {
+				kind, _ := w.read()
+				if kind != c.answer {
+					t.Errorf("got packet %d, want %d", kind, c.answer)
+				}
+				after <- m.killed()
+			}()
+			select {
+			case m = <-after: // too early, and what it finds shows that
+			case <-time.After(50 * time.Millisecond): // of a right one nothing comes
+				close(gate)
+				m = <-after
+			}
+			again := openPlain(t, m, nil)
+			join5(t, again, "one")
+			mustSay(t, again, mqtt.Message{Topic: "own", QoS: 1})
+			if n := again.Stats().Queued; n != 0 {
+				t.Errorf("%d messages on their way", n)
+			}
+			if !isOver(gate) {
+				close(gate)
+			}
+		})
+	}
+}

@@ -25,6 +25,7 @@ type memory struct {
 	mu    sync.Mutex
 	state map[string][]byte
 	gate  chan struct{} // nil: open
+	held  int           // saves that waited at the gate
 	fail  error
 	saves int
 }
@@ -32,6 +33,9 @@ type memory struct {
 func (m *memory) SaveState(_ context.Context, set map[string][]byte) error {
 	m.mu.Lock()
 	gate := m.gate
+	if gate != nil {
+		m.held++
+	}
 	m.mu.Unlock()
 	if gate != nil {
 		<-gate

@@ -35,15 +35,23 @@ func (c *conn) subscribe(body []byte) error {
 	}
 	c.session.mu.Lock()
 	c.session.save()
-	durable := c.session.persistent() && c.b.journal.store != nil
 	c.session.mu.Unlock()
-	ack := packet.AppendSuback(nil, c.version, p.ID, codes)
-	if durable {
-		c.answerDurable(ack, 0)
-	} else {
-		c.answerNow(ack, 0)
-	}
+	c.answerStored(packet.AppendSuback(nil, c.version, p.ID, codes))
 	return c.sendRetained(retained)
+}
+
+// answerStored sends ack when the subscriptions of a session that outlives the process
+// are durable.
+func (c *conn) answerStored(ack []byte) {
+	s := c.session
+	s.mu.Lock()
+	stored := s.persistent() && s.b.journal.store != nil
+	s.mu.Unlock()
+	if stored {
+		c.answerDurable(ack, 0)
+		return
+	}
+	c.answerNow(ack, 0)
 }
 
 // answerable refuses a request whose answer, a code for each filter, the client
@@ -154,6 +162,6 @@ func (c *conn) unsubscribe(body []byte) error {
 	}
 	s.save()
 	s.mu.Unlock()
-	c.answerNow(packet.AppendUnsuback(nil, c.version, p.ID, codes), 0)
+	c.answerStored(packet.AppendUnsuback(nil, c.version, p.ID, codes))
 	return nil
 }
