@@ -265,11 +265,13 @@ func (s *session) wakePublishers() {
 func (s *session) room() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.space == nil {
-		s.space = make(chan struct{})
-		s.wakeIfGone()
+	space := s.space
+	if space == nil {
+		space = make(chan struct{})
+		s.space = space
+		s.wakeIfGone() // there may be room since the caller looked
 	}
-	return s.space
+	return space
 }
 
 func (s *session) wakeIfGone() {

@@ -131,3 +131,18 @@ func TestFreshClientIDsWait(t *testing.T) {
 		}
 	})
 }
+
+// Who finds the queue of a client full, and waits, goes on when there is room already.
+func TestRoomThatCameBeforeTheWait(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	member(t, b, "quick")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.sessions {
+		select {
+		case <-s.room():
+		default:
+			t.Error("waits though the queue is empty")
+		}
+	}
+}
