@@ -143,12 +143,13 @@ func New(ctx context.Context, c Config) (*Broker, error) {
 		return nil, errors.New("embedded broker: no Authenticate")
 	}
 	b := &Broker{
-		conf: c, lim: c.Limits.withDefaults(), log: c.Logger, index: newIndex(), retained: newRetained(),
+		conf: c, lim: c.Limits.withDefaults(), log: c.Logger, index: newIndex(),
 		quit: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}), sessions: map[string]*session{},
 		lasting: map[string]int{}, conns: map[net.Conn]*conn{},
 	}
 	b.conf.WillGrace = cmp.Or(c.WillGrace, DefaultWillGrace)
 	b.journal = newJournal(c.Store, b.quit)
+	b.retained = newRetained(func(topic string) { b.journal.remove(keyRetained + topic) })
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}

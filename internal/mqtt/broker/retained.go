@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 )
 
 // retained holds the last message of each topic that asked for it (3.3.1.3).
@@ -12,17 +13,25 @@ type retained struct {
 	root  retainedNode
 	count int
 	perOf map[string]int // by who published it
+	swept time.Time
+	drop  func(topic string) // hears of what has expired and was removed
 }
+
+// sweepPause is how long nobody looks again for what has expired, which takes a walk
+// over everything.
+const sweepPause = time.Second
 
 type retainedNode struct {
 	children map[string]*retainedNode
 	msg      *message
 }
 
-func newRetained() *retained { return &retained{perOf: map[string]int{}} }
+func newRetained(drop func(topic string)) *retained {
+	return &retained{perOf: map[string]int{}, drop: drop}
+}
 
-// set keeps m for its topic, or removes what is kept when the payload is empty.
-// The error says which limit leaves no room.
+// set keeps m for its topic, or removes what is kept when the payload is empty. Where
+// there is no room, what has expired makes some. The error says which limit leaves none.
 func (r *retained) set(m *message, lim Limits) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -31,6 +40,9 @@ func (r *retained) set(m *message, lim Limits) error {
 		return nil
 	}
 	if n := r.root.find(m.topic); n == nil || n.msg == nil {
+		if r.perOf[m.sender] >= lim.RetainedPerClient || r.count >= lim.Retained {
+			r.sweep(time.Now())
+		}
 		const remedy = ": remove some by an empty payload"
 		switch {
 		case r.perOf[m.sender] >= lim.RetainedPerClient:
@@ -45,6 +57,23 @@ func (r *retained) set(m *message, lim Limits) error {
 	r.count++
 	r.perOf[m.sender]++
 	return nil
+}
+
+func (r *retained) sweep(now time.Time) {
+	if now.Sub(r.swept) < sweepPause {
+		return
+	}
+	r.swept = now
+	var expired []string
+	r.root.all(false, func(m *message) {
+		if m.expired(now) {
+			expired = append(expired, m.topic)
+		}
+	})
+	for _, topic := range expired {
+		r.root.remove(r, topic)
+		r.drop(topic)
+	}
 }
 
 func (r *retained) forget(n *retainedNode) {

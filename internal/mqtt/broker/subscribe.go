@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/otad/otad/internal/mqtt/packet"
 )
@@ -68,6 +70,8 @@ type delivered struct {
 	sub *subscription
 }
 
+var errNoFilter = errors.New("no valid topic filter: + and # stand alone in a level, # in the last one; $share/GROUP/FILTER")
+
 // filter checks one filter: a subscription, or the code that refuses it. An error
 // ends the connection.
 func (c *conn) filter(f packet.Subscription, id uint32) (*subscription, packet.Code, error) {
@@ -77,6 +81,7 @@ func (c *conn) filter(f packet.Subscription, id uint32) (*subscription, packet.C
 	if rest, ok := strings.CutPrefix(f.Filter, "$share/"); ok {
 		share, filter, ok := strings.Cut(rest, "/")
 		if !ok || share == "" || strings.ContainsAny(share, "+#") { // 4.8.2-1, 4.8.2-2
+			c.complain("subscription refused", "filter", f.Filter, errNoFilter)
 			return nil, packet.TopicFilterInvalid, nil
 		}
 		if f.NoLocal {
@@ -85,6 +90,7 @@ func (c *conn) filter(f packet.Subscription, id uint32) (*subscription, packet.C
 		sub.share, sub.filter = share, filter
 	}
 	if !packet.ValidFilter(sub.filter) {
+		c.complain("subscription refused", "filter", f.Filter, errNoFilter)
 		return nil, packet.TopicFilterInvalid, nil
 	}
 	if err := c.b.checkTopic(sub.filter); err != nil {
@@ -92,6 +98,7 @@ func (c *conn) filter(f packet.Subscription, id uint32) (*subscription, packet.C
 		return nil, packet.TopicFilterInvalid, nil
 	}
 	if !c.session.identity.Access.MaySubscribe(sub.filter) {
+		c.complain("subscription refused", "filter", f.Filter, fmt.Errorf("%s may not subscribe to this", c.session.identity.Name))
 		return nil, packet.NotAuthorized, nil
 	}
 	if err := c.session.roomFor(f.Filter); err != nil {
@@ -123,20 +130,52 @@ func (s *session) enter(name string, sub *subscription) (isNew bool) {
 }
 
 // sendRetained delivers retained messages, once for each subscription. A client
-// with more of them than its queue holds has to ask by narrower filters.
+// with more of them than its queue holds has to ask by narrower filters, unless they go
+// out by themselves, with QoS 0: then it waits for room.
 func (c *conn) sendRetained(all []delivered) error {
 	for _, d := range all {
 		to := d.sub.delivery(d.msg, nil)
 		to.retain = true // 3.3.1-8
 		m := d.msg.copy()
+		roomy := c.drains(m, min(m.qos, to.qos))
 		m.route()
 		v := c.session.offer(m, to)
 		c.b.unref(m)
-		if v == full || v == refused {
+		if v == full || v == refused || !roomy {
 			return &packet.Error{Code: packet.QuotaExceeded, Text: fmt.Sprintf("more retained messages than the queue of %d holds: use a narrower filter", c.b.lim.Queued) + c.b.lim.raise("queued", "queued-bytes")}
 		}
 	}
 	return nil
+}
+
+// drains reports whether there is room for a message of QoS 0 to the client, or is before
+// long: it waits while the queue empties, which it does without the client's
+// acknowledgements, that nobody reads meanwhile.
+func (c *conn) drains(m *message, qos byte) bool {
+	if qos > 0 {
+		return true // offer says whether there is
+	}
+	s := c.session
+	var stall *time.Timer
+	for {
+		s.mu.Lock()
+		crowded, owing := !s.ended && s.crowded(m), len(s.ids) > 0
+		s.mu.Unlock()
+		if !crowded || owing {
+			return !crowded
+		}
+		if stall == nil {
+			stall = time.NewTimer(c.b.lim.StallTimeout)
+			defer stall.Stop()
+		}
+		select {
+		case <-s.room():
+		case <-c.closing:
+			return true // and nobody is there to be told
+		case <-stall.C:
+			return false
+		}
+	}
 }
 
 // unsubscribe handles an UNSUBSCRIBE (3.10).
