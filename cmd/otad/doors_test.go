@@ -339,6 +339,8 @@ func TestConnectionsOfJWTs(t *testing.T) {
 	stays, _ := o.join(id+"/2", id, password)
 	_, err = o.devices.DeleteJwtIssuer(t.Context(), connect.NewRequest(&otadv1.DeleteJwtIssuerRequest{Name: "iss"}))
 	must(t, err)
+	_, err = o.devices.CreateJwtIssuer(t.Context(), connect.NewRequest(&otadv1.CreateJwtIssuerRequest{Name: "iss", Keys: public}))
+	must(t, err) // before anybody looks: it is another one
 	for what, c := range map[string]*client{"expired": device, "issuer": issued} {
 		select {
 		case <-c.Done():

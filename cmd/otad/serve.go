@@ -414,7 +414,7 @@ func (s *server) authenticate(ctx context.Context, c broker.Credentials) (mqtt.I
 	}
 	companion := slices.Contains(mqtt.CompanionIDs(a.Name), c.ClientID)
 	return mqtt.Identity{
-		Name: a.Name, Device: !companion, Access: mqtt.DeviceAccess(a.Name, s.templates), Until: a.Until, Issuer: a.Issuer,
+		Name: a.Name, Device: !companion, Access: mqtt.DeviceAccess(a.Name, s.templates), Until: a.Until, Voucher: a.Voucher,
 	}, nil
 }
 

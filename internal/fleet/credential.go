@@ -224,6 +224,10 @@ func (i Issuer) vouches(deviceID string) bool {
 	return err == nil && ok
 }
 
+// voucher tells the issuer from another one of its name that comes after it: with
+// other keys, or for other devices.
+func (i Issuer) voucher() string { return fmt.Sprintf("%d %s", i.CreatedAt.UnixMicro(), i.Name) }
+
 // issuer returns the one of that name; ErrDenied when there is none.
 func (s *Service) issuer(ctx context.Context, name string) (Issuer, error) {
 	all, err := s.Store.Issuers(ctx)

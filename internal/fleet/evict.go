@@ -26,11 +26,11 @@ const (
 	EvictedIssuer     = "its JWT's issuer is not trusted any more"
 )
 
-// Eviction says that sessions of the device, or those that began with a JWT of the
-// issuer, have to end if they began at At or before.
+// Eviction says that sessions of the device, or those that a voucher let in, have to
+// end if they began at At or before.
 type Eviction struct {
 	DeviceID string
-	Issuer   string // DeviceID is empty then
+	Voucher  string // see Admission; DeviceID is empty then
 	Reason   string
 	At       time.Time
 }
@@ -76,7 +76,7 @@ func (s *Service) evictNow(deviceID, reason string) {
 	s.Publisher.Evict(e)
 }
 
-// vouchers are the issuers whose JWTs let somebody in here, and when the last one did.
+// vouchers are those that let somebody in here, and when the last one was.
 type vouchers struct {
 	mu sync.Mutex
 	of map[string]time.Time
@@ -84,10 +84,10 @@ type vouchers struct {
 
 func newVouchers() *vouchers { return &vouchers{of: map[string]time.Time{}} }
 
-func (v *vouchers) note(issuer string, now time.Time) {
+func (v *vouchers) note(voucher string, now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.of[issuer] = now
+	v.of[voucher] = now
 }
 
 func (v *vouchers) empty() bool {
@@ -104,13 +104,13 @@ const loginTime = time.Minute
 func (v *vouchers) gone(now time.Time, trusted map[string]bool) (out []Eviction) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for issuer, last := range v.of {
-		if trusted[issuer] {
+	for voucher, last := range v.of {
+		if trusted[voucher] {
 			continue
 		}
-		out = append(out, Eviction{Issuer: issuer, Reason: EvictedIssuer, At: now})
+		out = append(out, Eviction{Voucher: voucher, Reason: EvictedIssuer, At: now})
 		if now.Sub(last) > loginTime {
-			delete(v.of, issuer)
+			delete(v.of, voucher)
 		}
 	}
 	return out
@@ -181,7 +181,8 @@ func (s *Service) evict(ctx context.Context, done map[string]time.Time) error {
 	return s.evictVouched(ctx)
 }
 
-// evictVouched ends the sessions of issuers that are trusted no more.
+// evictVouched ends the sessions of issuers that are trusted no more, or not as they
+// were then.
 func (s *Service) evictVouched(ctx context.Context) error {
 	if s.vouchers.empty() {
 		return nil
@@ -192,7 +193,7 @@ func (s *Service) evictVouched(ctx context.Context) error {
 	}
 	trusted := map[string]bool{}
 	for _, i := range issuers {
-		trusted[i.Name] = true
+		trusted[i.voucher()] = true
 	}
 	for _, e := range s.vouchers.gone(s.Now(), trusted) {
 		s.Publisher.Evict(e)

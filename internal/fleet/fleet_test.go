@@ -86,7 +86,8 @@ func (n *notes) ended() []string {
 	defer n.mu.Unlock()
 	var ids []string
 	for _, e := range n.evictions {
-		ids = append(ids, e.DeviceID+e.Issuer)
+		_, issuer, _ := strings.Cut(e.Voucher, " ")
+		ids = append(ids, e.DeviceID+issuer)
 	}
 	return ids
 }

@@ -31,9 +31,9 @@ func looksLikeJWT(b []byte) bool {
 
 // bearer is what a JWT says.
 type bearer struct {
-	device string
-	issuer string // name of an Issuer, empty: the device signed by itself
-	until  time.Time
+	device  string
+	voucher string // of an Issuer, empty: the device signed by itself
+	until   time.Time
 }
 
 // verifyJWT believes a token (RFC 7519) if a key of the device that sub names
@@ -113,7 +113,7 @@ func (s *Service) keysOf(ctx context.Context, iss string, b *bearer) ([]IssuerKe
 		if !issuer.vouches(b.device) {
 			return nil, fmt.Errorf("%w: issuer %s may not vouch for device %s", ErrDenied, iss, b.device)
 		}
-		b.issuer = iss
+		b.voucher = issuer.voucher()
 		return issuer.Keys, nil
 	}
 	all, err := s.Store.Credentials(ctx, b.device)

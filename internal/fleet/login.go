@@ -33,8 +33,9 @@ type Admission struct {
 	// Until is when a session that begins with it has to end, by whatever means the
 	// device comes besides: that of its JWT, with JWTLeeway. Zero: it has no such end.
 	Until time.Time
-	// Issuer is who signed that JWT, see Eviction; empty: the device itself.
-	Issuer string
+	// Voucher is the issuer of that JWT as it was then, see Eviction; empty: the
+	// device itself signed.
+	Voucher string
 }
 
 // Login says who a connection is. The strongest credential decides alone: a
@@ -146,12 +147,12 @@ func (s *Service) loginJWT(ctx context.Context, l Login) (Admission, error) {
 	if err != nil {
 		return Admission{}, err
 	}
-	if b.issuer != "" {
-		s.vouchers.note(b.issuer, s.Now())
+	if b.voucher != "" {
+		s.vouchers.note(b.voucher, s.Now())
 	}
 	a, err := admitted(b.device, s.Known(ctx, b.device))
 	if err == nil {
-		a.Until, a.Issuer = b.until.Add(JWTLeeway), b.issuer
+		a.Until, a.Voucher = b.until.Add(JWTLeeway), b.voucher
 	}
 	return a, err
 }

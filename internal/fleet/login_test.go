@@ -18,6 +18,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -676,8 +677,8 @@ func TestEvictions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := time.Now().Truncate(time.Second).Add(life + fleet.JWTLeeway); !got.Until.Equal(want) || got.Issuer != iss {
-				t.Errorf("admitted until %s by %q, want %s", got.Until, got.Issuer, want)
+			if want := time.Now().Truncate(time.Second).Add(life + fleet.JWTLeeway); !got.Until.Equal(want) || !strings.HasSuffix(got.Voucher, iss) || (iss == "") != (got.Voucher == "") {
+				t.Errorf("admitted until %s by %q, want %s", got.Until, got.Voucher, want)
 			}
 		}
 		in("issued", "iss", time.Hour)
@@ -712,6 +713,75 @@ func TestEvictions(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// An issuer that is deleted and added again before anybody looks is another one: who
+// came by the first goes, on every replica, and who came by the second stays.
+func TestEvictionsOfAnIssuerAddedAgain(t *testing.T) {
+	first, second := newPair(t, "EdDSA"), newPair(t, "EdDSA")
+	for name, again := range map[string]struct {
+		key  pair
+		glob string
+	}{
+		"other keys":    {second, "gw-*"},
+		"other devices": {first, "gw-2*"},
+		"the same":      {first, "gw-*"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := memstore.New()
+				var told [2]notes
+				var replicas [2]*fleet.Service
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				for i := range replicas {
+					replicas[i] = fleet.New(fleet.Config{Store: store, Publisher: &told[i], Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+					wg.Go(func() { _ = replicas[i].RunEvictions(ctx) })
+				}
+				synctest.Wait()
+				a := replicas[0]
+				ok := func(err error) {
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, id := range []string{"gw-1", "gw-2"} {
+					_, err := a.CreateDevice(t.Context(), fleet.Device{ID: id, Hardware: "h"})
+					ok(err)
+				}
+				in := func(id string, p pair) [2]fleet.Admission {
+					var got [2]fleet.Admission
+					for i, s := range replicas {
+						claims := jwt.MapClaims{"iss": "iss", "sub": id, "aud": "otad", "exp": time.Now().Add(time.Hour).Unix()}
+						var err error
+						got[i], err = s.Login(t.Context(), fleet.Login{Password: []byte(p.sign(t, claims))})
+						ok(err)
+					}
+					return got
+				}
+				_, err := a.AddIssuer(t.Context(), "iss", "gw-*", first.public(t))
+				ok(err)
+				before := in("gw-1", first)
+				time.Sleep(time.Millisecond)
+				ok(a.DeleteIssuer(t.Context(), "iss"))
+				_, err = a.AddIssuer(t.Context(), "iss", again.glob, again.key.public(t))
+				ok(err)
+				after := in("gw-2", again.key)
+				time.Sleep(fleet.EvictionPoll)
+				synctest.Wait()
+				for i := range replicas {
+					ended := func(voucher string) bool {
+						return slices.ContainsFunc(told[i].evictions, func(e fleet.Eviction) bool { return e.Voucher == voucher })
+					}
+					if !ended(before[i].Voucher) || ended(after[i].Voucher) {
+						t.Errorf("replica %d: who came before ended: %t, after: %t", i, ended(before[i].Voucher), ended(after[i].Voucher))
+					}
+				}
+				cancel()
+				wg.Wait()
+			})
+		})
+	}
 }
 
 // An eviction that was carried out at once is looked at again, for the sake of logins

@@ -61,11 +61,11 @@ type Identity struct {
 	// is with a device that is yet to be provisioned, whose credentials many share.
 	Passing bool
 	Access  Access
-	// Until is when its JWT is over, and Issuer who signed that, if not the device
-	// itself: the connection ends then, and no other one of the device does. Zero:
-	// it came with another credential.
-	Until  time.Time
-	Issuer string
+	// Until is when its JWT is over, and Voucher by what that was believed, if not by
+	// a key of the device itself: the connection ends with either, and no other one of
+	// the device does. Zero: it came with another credential.
+	Until   time.Time
+	Voucher string
 }
 
 // Access says which topics one connection may use; everything else is denied.
@@ -96,10 +96,10 @@ type Sessions interface {
 }
 
 // Eviction says that the connections of a device and its companions have to end, or
-// those of an Issuer.
+// those that came by a Voucher.
 type Eviction struct {
 	DeviceID string
-	Issuer   string // DeviceID is empty then
+	Voucher  string // of Identity; DeviceID is empty then
 	Reason   string
 	At       time.Time // those that began later stay, where the broker can tell
 	Forget   bool      // sessions end too, with what waits in them, connected or not

@@ -106,5 +106,5 @@ func (p *Publisher) ShadowUpdated(ctx context.Context, deviceID, name string, r 
 
 // Evict implements fleet.Publisher.
 func (p *Publisher) Evict(e fleet.Eviction) {
-	p.Broker.Evict(Eviction{DeviceID: e.DeviceID, Issuer: e.Issuer, Reason: e.Reason, At: e.At, Forget: e.Reason == fleet.EvictedDeleted})
+	p.Broker.Evict(Eviction{DeviceID: e.DeviceID, Voucher: e.Voucher, Reason: e.Reason, At: e.At, Forget: e.Reason == fleet.EvictedDeleted})
 }

@@ -196,10 +196,10 @@ func (b *Broker) Listening(topic string) bool {
 	return found
 }
 
-// Evict implements mqtt.Broker: of the device and its companions, or of the issuer.
+// Evict implements mqtt.Broker: of the device and its companions, or by the voucher.
 func (b *Broker) Evict(e mqtt.Eviction) {
 	if e.DeviceID == "" {
-		for _, c := range b.issuedBy(e) {
+		for _, c := range b.vouchedBy(e) {
 			c.close(packet.AdministrativeAction, e.Reason)
 		}
 		return
@@ -219,12 +219,12 @@ func (b *Broker) Evict(e mqtt.Eviction) {
 	}
 }
 
-// issuedBy are the connections that began with a JWT of the issuer.
-func (b *Broker) issuedBy(e mqtt.Eviction) (all []*conn) {
+// vouchedBy are the connections that the voucher let in.
+func (b *Broker) vouchedBy(e mqtt.Eviction) (all []*conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.conns {
-		if c != nil && e.Issuer != "" && c.issuer == e.Issuer && !c.began.After(e.At) {
+		if c != nil && e.Voucher != "" && c.voucher == e.Voucher && !c.began.After(e.At) {
 			all = append(all, c)
 		}
 	}

@@ -23,7 +23,7 @@ type conn struct {
 	frames   frames
 	version  byte
 	began    time.Time   // before its credentials were looked at
-	issuer   string      // of its JWT, see mqtt.Identity; guarded by Broker.mu
+	voucher  string      // of its JWT, see mqtt.Identity; guarded by Broker.mu
 	expiring *time.Timer // nil: it came without a JWT
 	session  *session    // set once, before anybody else knows of the connection
 	aliases  map[uint16]string

@@ -38,7 +38,7 @@ func (s *session) begin(c *conn, p packet.Connect, id mqtt.Identity, ack packet.
 	c.session = s
 	c.takePace()
 	s.stopTimer()
-	c.issuer, c.expiring = id.Issuer, c.expire(id.Until)
+	c.voucher, c.expiring = id.Voucher, c.expire(id.Until)
 	s.conn, s.identity, s.began, s.fullSince = c, id, c.began, time.Time{}
 	s.expiry, s.since = s.b.expiry(p.SessionExpiry, id), time.Time{}
 	s.will = newWill(p.Will, id.Name)
