@@ -86,7 +86,7 @@ var remedies = map[Cause]string{
 	CauseOffline:       "bring the device online: it asks for work by itself then{ends}",
 	CauseNeverSeen:     "start the agent on the device, with its identity: it asks for work by itself then{ends}",
 	CauseInFlight:      "nothing to do: it begins when one of those has ended; 'otactl rollout devices {rollout} --active' lists them",
-	CauseOtherFirst:    "nothing to do: it begins by itself after that one; see there what that waits for, or end it: otactl rollout abort {other}",
+	CauseOtherFirst:    "nothing to do: it begins by itself after that one; see there what that waits for. As long as that has not begun on the device it can be ended: otactl rollout abort {other}",
 	CauseNextLeg:       "nothing to do: it goes on by itself, at the rate of the rollout",
 	CauseRetry:         "nothing to do: it is tried again by itself{when}",
 

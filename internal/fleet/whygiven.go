@@ -201,6 +201,11 @@ func (w inquiry) finished(r ota.Rollout, e ota.Execution) Because {
 	case e.Class == ota.ClassDrifted:
 		b.Cause = CauseDrifted
 		b.Why = fmt.Sprintf("attempt %d ended %s; %s", e.Attempt, ended(e), w.unrepaired(r))
+	case e.Class == ota.ClassUnderway: // it left between two legs
+		b.Cause, b.Why = CauseEnded, "it is there, and the next leg was not begun before it left the rollout, or that ended"
+		if r.Follows {
+			b.Cause, b.Why = CauseJoinsWhenSelected, "it is there, and left the rollout before the next leg: the selector does not mean it now"
+		}
 	case failed && e.Stage == stage:
 		b.Cause = CauseStageFailed
 		b.Why += "; " + notRunning(r).Why
