@@ -95,7 +95,7 @@ func (b *Broker) detach(c *conn) {
 	s.mu.Lock()
 	s.conn, s.since = nil, now
 	s.up.Store(false)
-	s.wakeIfGone()
+	s.wake()
 	due := s.lost(c, now)
 	ended := s.expiry == 0 || s.unkept
 	if ended {
@@ -193,7 +193,7 @@ func (b *Broker) timeUp(s *session) {
 func (s *session) end() {
 	s.ended = true
 	s.stopTimer()
-	s.wakeIfGone()
+	s.wake()
 	for _, sub := range s.subs {
 		s.b.index.remove(sub)
 	}

@@ -253,7 +253,7 @@ func (b *Broker) distribute(m *message, c *conn, to *recipients) error {
 	m.route()
 	var failed error
 	for _, d := range to.deliveries {
-		if err := b.insist(d.session, c, func() verdict { return d.session.offer(m, d) }); err != nil {
+		if err := b.insist(m, d.session, c, func() verdict { return d.session.offer(m, d) }); err != nil {
 			failed = err
 		}
 	}
@@ -298,15 +298,15 @@ func (b *Broker) handle(m *message, c *conn) error {
 // come again, and none is held back for long.
 func (b *Broker) makeRoom(m *message, all []delivery, c *conn) error {
 	for _, d := range all {
-		if err := b.insist(d.session, c, func() verdict { return d.session.probe(m, d) }); err != nil {
+		if err := b.insist(m, d.session, c, func() verdict { return d.session.probe(m, d) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// insist tries again until s has room for a message that came by c.
-func (b *Broker) insist(s *session, c *conn, try func() verdict) error {
+// insist tries again until s has room for m, which came by c.
+func (b *Broker) insist(m *message, s *session, c *conn, try func() verdict) error {
 	var stall *time.Timer
 	for {
 		v := try()
@@ -321,7 +321,7 @@ func (b *Broker) insist(s *session, c *conn, try func() verdict) error {
 			defer stall.Stop()
 		}
 		select {
-		case <-s.room():
+		case <-s.room(m):
 		case <-stall.C:
 			s.expel(c)
 		case <-c.closing:

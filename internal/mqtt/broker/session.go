@@ -255,30 +255,30 @@ func (s *session) next(c *conn, now time.Time) *outgoing {
 
 // wakePublishers lets those go on who wait for room, once there is some of it.
 func (s *session) wakePublishers() {
-	if s.space != nil && len(s.queue)-s.head <= s.b.lim.Queued/2 {
+	if len(s.queue)-s.head <= s.b.lim.Queued/2 && s.bytes <= s.b.lim.QueuedBytes/2 {
+		s.wake()
+	}
+}
+
+func (s *session) wake() {
+	if s.space != nil {
 		close(s.space)
 		s.space = nil
 	}
 }
 
-// room returns a channel that is closed when it is worth trying again.
-func (s *session) room() <-chan struct{} {
+// room returns a channel that is closed when it is worth trying again with m.
+func (s *session) room(m *message) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.space == nil {
+		s.space = make(chan struct{})
+	}
 	space := s.space
-	if space == nil {
-		space = make(chan struct{})
-		s.space = space
-		s.wakeIfGone() // there may be room since the caller looked
+	if s.conn == nil || !s.crowded(m) { // since the caller looked
+		s.wake()
 	}
 	return space
-}
-
-func (s *session) wakeIfGone() {
-	if s.space != nil && (s.conn == nil || len(s.queue)-s.head <= s.b.lim.Queued/2) {
-		close(s.space)
-		s.space = nil
-	}
 }
 
 // discard forgets o, which is in neither queue nor inflight any more.

@@ -431,6 +431,30 @@ func TestStalledSubscriber(t *testing.T) {
 	}
 }
 
+// Where it is the bytes that a publisher finds no room for, it waits, without looking
+// again and again, and goes on when there is some.
+func TestPublisherWaitsForRoomByBytes(t *testing.T) {
+	b := openPlain(t, nil, func(c *Config) { c.Limits.QueuedBytes, c.Limits.StallTimeout = 1000, time.Hour })
+	sub := dialPlain(t, b)
+	sub.connect(hello{id: "sub", keepAlive: 60, props: []byte{33, 0, 1}}) // receive maximum of 1
+	sub.subscribe("a")
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	payload := strings.Repeat("x", 600)
+	pub.mustPublish("a", 1, payload)
+	first := sub.receive()
+	pub.mustPublish("a", 1, payload)
+	pub.publish("a", 1, qos1, payload)
+	awaitWaiting(t, b, "sub")
+	select {
+	case <-b.sessions["c/open/sub"].room(&message{topic: "a", payload: []byte(payload)}):
+		t.Error("there is no room")
+	default:
+	}
+	sub.ack(packet.PUBACK, first.ID)
+	pub.expect(puback)
+}
+
 // What an ended session leaves of a shared subscription goes to another member.
 func TestSharedSubscriptionPassesOn(t *testing.T) {
 	b := openPlain(t, nil, nil)

@@ -140,7 +140,7 @@ func TestRoomThatCameBeforeTheWait(t *testing.T) {
 	defer b.mu.Unlock()
 	for _, s := range b.sessions {
 		select {
-		case <-s.room():
+		case <-s.room(&message{}):
 		default:
 			t.Error("waits though the queue is empty")
 		}

@@ -169,7 +169,7 @@ func (c *conn) drains(m *message, qos byte) bool {
 			defer stall.Stop()
 		}
 		select {
-		case <-s.room():
+		case <-s.room(m):
 		case <-c.closing:
 			return true // and nobody is there to be told
 		case <-stall.C:
