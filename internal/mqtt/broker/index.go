@@ -244,15 +244,19 @@ func (n *node) descend(rest string, more bool, f func(*entry)) {
 func (g *group) pick() *subscription {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var kept *subscription
+	kept := -1
 	for range g.members {
 		g.next = (g.next + 1) % len(g.members)
 		switch s := g.members[g.next]; {
 		case s.session.online():
 			return s
-		case kept == nil:
-			kept = s
+		case kept < 0:
+			kept = g.next
 		}
 	}
-	return kept
+	if kept < 0 {
+		return nil
+	}
+	g.next = kept // after a full round it would be the same one each time
+	return g.members[kept]
 }

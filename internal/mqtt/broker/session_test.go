@@ -486,6 +486,38 @@ func TestSharedSubscriptionPassesOn(t *testing.T) {
 	}
 }
 
+// While all members of a shared subscription are away, each keeps its share.
+func TestSharedSubscriptionOfTheAway(t *testing.T) {
+	b := openPlain(t, nil, func(c *Config) { c.Limits.Queued = 2 })
+	ids := []string{"one", "two", "three"}
+	for _, id := range ids {
+		w := join5(t, b, id)
+		w.subscribe("$share/g/jobs")
+		w.drop()
+		offline(t, b, 0)
+	}
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	for i := range 6 {
+		pub.mustPublish("jobs", 1, fmt.Sprint(i))
+	}
+	pub.publish("jobs", 1, qos1, "too much")
+	pub.told(puback, 0x97, "queue of the client is full")
+	var got []string
+	for _, id := range ids {
+		w := join5(t, b, id)
+		for range 2 {
+			m := w.receive()
+			got = append(got, m.payload)
+			w.ack(packet.PUBACK, m.ID)
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"0", "1", "2", "3", "4", "5"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
 // A reply goes to the connection that asked, subscribed or not, and to nobody else.
 func TestReply(t *testing.T) {
 	b := openPlain(t, nil, nil)
