@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/otad/otad/internal/mqtt"
 )
 
 // The limits of a client unless Limits says otherwise (design: trust).
 const (
 	DefaultPacketBytes       = 256 << 10
-	DefaultTopicLevels       = 8 // $aws/things/{id}/shadow/name/{n}/update/accepted has as many
+	DefaultTopicLevels       = mqtt.MaxTopicLevels // $aws/things/{id}/shadow/name/{n}/update/accepted has as many
 	DefaultTopicBytes        = 480
 	DefaultClientIDBytes     = 256
 	DefaultReceiveMaximum    = 20
@@ -91,7 +93,7 @@ func (l *Limits) Settings() []Setting {
 	const any, ever = math.MaxInt32, math.MaxInt64
 	return []Setting{
 		{"packet-bytes", &l.PacketBytes, DefaultPacketBytes, any},
-		{"topic-levels", &l.TopicLevels, DefaultTopicLevels, any},
+		{"topic-levels", &l.TopicLevels, DefaultTopicLevels, mqtt.MaxTopicLevels},
 		{"topic-bytes", &l.TopicBytes, DefaultTopicBytes, DefaultTopicBytes},
 		{"client-id-bytes", &l.ClientIDBytes, DefaultClientIDBytes, DefaultClientIDBytes},
 		{"receive-maximum", &l.ReceiveMaximum, DefaultReceiveMaximum, math.MaxUint16},

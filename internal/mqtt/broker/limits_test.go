@@ -130,8 +130,8 @@ func TestSilentClientIsDropped(t *testing.T) {
 }
 
 func TestDefaultLimits(t *testing.T) {
-	got := Limits{KeepAlive: 100 * time.Hour, Queued: 70_000, Inflight: 65_535, TopicBytes: 1000, ClientIDBytes: 1000}.withDefaults()
-	if got.KeepAlive != 12*time.Hour || got.Queued != maxQueued || got.Inflight != maxInflight || got.TopicBytes != DefaultTopicBytes || got.ClientIDBytes != DefaultClientIDBytes {
+	got := Limits{KeepAlive: 100 * time.Hour, Queued: 70_000, Inflight: 65_535, TopicLevels: 12, TopicBytes: 1000, ClientIDBytes: 1000}.withDefaults()
+	if got.KeepAlive != 12*time.Hour || got.Queued != maxQueued || got.Inflight != maxInflight || got.TopicLevels != mqtt.MaxTopicLevels || got.TopicBytes != DefaultTopicBytes || got.ClientIDBytes != DefaultClientIDBytes {
 		t.Errorf("not capped: %+v", got)
 	}
 	if free := packetIDs - got.Queued - got.Inflight; free < 100 {
