@@ -152,7 +152,7 @@ func TestCollectLogs(t *testing.T) {
 	}
 	c := ota.Command{Name: ota.CommandCollectLogs, UploadURL: "https://h/uploads/1"}
 	out := r.Run(t.Context(), c)
-	if out.Err != nil || to != c.UploadURL || out.Details["uploadBytes"] != fmt.Sprint(body.Len()) || !strings.HasPrefix(out.Details["files"], small+" "+large) {
+	if out.Err != nil || to != c.UploadURL || out.Details["uploadBytes"] != fmt.Sprint(body.Len()) || !strings.HasPrefix(out.Details["files"], small+" "+large) || out.Details[ota.DetailReason] != "can not be opened: "+none {
 		t.Fatalf("%+v", out)
 	}
 	z, err := gzip.NewReader(&body)

@@ -59,12 +59,12 @@ func (r *Runner) collectLogs(ctx context.Context, c ota.Command) agent.Outcome {
 		return agent.Outcome{Err: errors.New("this agent has no way to upload")}
 	}
 	in, out := io.Pipe()
-	var names []string
+	var names, missing []string
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		var err error
-		names, err = r.archive(ctx, out)
+		names, missing, err = r.archive(ctx, out)
 		out.CloseWithError(err)
 	}()
 	counted := &counter{r: in}
@@ -72,6 +72,9 @@ func (r *Runner) collectLogs(ctx context.Context, c ota.Command) agent.Outcome {
 	in.CloseWithError(errors.New("the upload has ended"))
 	<-done
 	details := map[string]string{"files": clean(strings.Join(names, " "), ota.MaxDetailValueBytes), "uploadBytes": strconv.FormatInt(counted.n, 10)}
+	if len(missing) > 0 {
+		details[ota.DetailReason] = clean("can not be opened: "+strings.Join(missing, " "), ota.MaxDetailValueBytes)
+	}
 	if err != nil {
 		err = fmt.Errorf("upload: %w", err)
 	}
@@ -89,30 +92,31 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// archive writes a tar of all there is, in gzip, and returns what is in it. A
-// file that is not there is passed over.
-func (r *Runner) archive(ctx context.Context, w io.Writer) (names []string, err error) {
+// archive writes a tar of all there is, in gzip, and returns what is in it, and
+// which files can not be opened.
+func (r *Runner) archive(ctx context.Context, w io.Writer) (names, missing []string, err error) {
 	z := gzip.NewWriter(w)
 	t := tar.NewWriter(z)
 	for _, name := range r.cfg.Logs.Files {
 		f, err := os.Open(name)
 		if err != nil {
+			missing = append(missing, name)
 			continue
 		}
 		err = add(t, strings.TrimPrefix(name, "/"), f)
 		err = errors.Join(err, f.Close())
 		if err != nil {
-			return names, err
+			return names, missing, err
 		}
 		names = append(names, name)
 	}
 	if program, err := exec.LookPath(journalctl); err == nil {
 		if err := r.journal(ctx, t, program); err != nil {
-			return names, err
+			return names, missing, err
 		}
 		names = append(names, journalctl)
 	}
-	return names, errors.Join(t.Close(), z.Close())
+	return names, missing, errors.Join(t.Close(), z.Close())
 }
 
 // add puts the end of a regular file into an archive.
