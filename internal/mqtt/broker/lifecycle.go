@@ -236,41 +236,40 @@ func (b *Broker) bury(s *session) {
 		if o.group == nil || o.qos == 0 || o.state == released {
 			continue
 		}
-		b.passOn(o)
+		if to := b.member(o.group); to == nil || b.passOn(o, to) != taken {
+			b.stats.dropped.Add(1)
+		}
 	}
 }
 
-// share gives what waits in s for any member of a shared subscription to those
-// who are connected, if there are any.
+// share gives what waits in s for any member of a shared subscription to those who are
+// connected and have room. It stays with s until another one has it, so that neither a
+// kill nor a full queue loses it. Sessions are locked one in the other here alone: from one
+// that has just lost its connection to one that has one, which is no circle.
 func (b *Broker) share(s *session) {
-	var left []*outgoing
 	s.mu.Lock()
-	b.index.mu.RLock()
+	defer s.mu.Unlock()
 	s.keepOnly(func(o *outgoing) bool {
-		if o.group == nil || o.dup || !o.group.pick().session.online() {
+		if o.group == nil || o.dup {
 			return true
 		}
-		left = append(left, o)
-		return false
+		to := b.member(o.group)
+		return to == nil || !to.session.online() || b.passOn(o, to) != taken
 	})
-	b.index.mu.RUnlock()
-	s.mu.Unlock()
-	for _, o := range left {
-		b.passOn(o)
-	}
 }
 
-func (b *Broker) passOn(o *outgoing) {
+// member is whose turn it is in a group; nil: nobody is left.
+func (b *Broker) member(g *group) *subscription {
 	b.index.mu.RLock()
-	to := o.group.pick()
-	b.index.mu.RUnlock()
-	if to == nil {
-		return
-	}
+	defer b.index.mu.RUnlock()
+	return g.pick()
+}
+
+func (b *Broker) passOn(o *outgoing, to *subscription) verdict {
 	m := o.msg.copy()
 	m.route()
-	to.session.offer(m, delivery{session: to.session, qos: to.qos, group: o.group})
-	b.unref(m)
+	defer b.unref(m)
+	return to.session.offer(m, delivery{session: to.session, qos: to.qos, group: o.group})
 }
 
 func (b *Broker) publishWill(w *will) {

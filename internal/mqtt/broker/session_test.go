@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -484,6 +485,85 @@ func TestSharedSubscriptionPassesOn(t *testing.T) {
 	if !slices.Equal(got, []string{"0", "1", "2", "3"}) {
 		t.Errorf("got %v", got)
 	}
+}
+
+// What waits for a member that goes stays with it if the others have no room.
+func TestSharedSubscriptionKeepsWhatNobodyTakes(t *testing.T) {
+	m := &memory{state: map[string][]byte{}}
+	b := openPlain(t, m, func(c *Config) { c.Limits.Queued, c.Limits.Inflight = 2, 1 })
+	wires := map[string]*wire{}
+	for _, id := range []string{"one", "two"} {
+		wires[id] = join5(t, b, id)
+		wires[id].subscribe("$share/g/jobs")
+	}
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	for i := range 6 { // one is on its way to each, two wait
+		pub.mustPublish("jobs", 1, fmt.Sprint(i))
+	}
+	wires["one"].receive()
+	wires["one"].drop()
+	offline(t, b, 2)
+	wires["two"].drop()
+	offline(t, b, 1)
+	got := map[string]bool{}
+	b = openPlain(t, m.killed(), nil)
+	for _, id := range []string{"one", "two"} {
+		w := join5(t, b, id)
+		for range 3 {
+			p := w.receive()
+			got[p.payload] = true
+			w.ack(packet.PUBACK, p.ID)
+		}
+	}
+	if len(got) != 6 {
+		t.Errorf("got %v of 6", got)
+	}
+}
+
+// Members that come and go all the time, with little room, get all that was acknowledged.
+func TestSharedSubscriptionAmongComingAndGoing(t *testing.T) {
+	const members, messages = 4, 400
+	b := openPlain(t, nil, func(c *Config) { c.Limits.Queued, c.Limits.Inflight, c.Limits.StallTimeout = 8, 2, time.Second })
+	var mu sync.Mutex
+	got := map[string]bool{}
+	all := func() bool { mu.Lock(); defer mu.Unlock(); return len(got) == messages }
+	var begun, done sync.WaitGroup
+	for i := range members {
+		begun.Add(1)
+		done.Go(func() {
+			id := fmt.Sprint("m", i)
+			join5(t, b, id).subscribe("$share/g/jobs")
+			begun.Done()
+			for try := 0; !all(); try++ {
+				w := join5(t, b, id)
+				for range 1 + (try*7+i)%20 {
+					_ = w.nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) // then it goes
+					kind, err := w.r.Peek(1)
+					if err != nil || kind[0]>>4 != byte(packet.PUBLISH) {
+						break
+					}
+					_ = w.nc.SetReadDeadline(time.Now().Add(patience))
+					p := w.receive()
+					mu.Lock()
+					got[p.payload] = true
+					mu.Unlock()
+					w.ack(packet.PUBACK, p.ID)
+				}
+				w.drop()
+			}
+		})
+	}
+	begun.Wait()
+	pub := dialPlain(t, b)
+	pub.mustConnect("pub")
+	for i := 0; i < messages; {
+		pub.publish("jobs", 1, qos1, strconv.Itoa(i))
+		if ack := pub.expect(puback); len(ack) < 3 || ack[2] < 0x80 {
+			i++
+		}
+	}
+	done.Wait()
 }
 
 // While all members of a shared subscription are away, each keeps its share.
