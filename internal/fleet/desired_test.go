@@ -246,3 +246,34 @@ func TestDesiredFirmwareUnderAHigherPriority(t *testing.T) {
 		})
 	}
 }
+
+// TestDesiredFirmwareUnderAHigherPriorityToCome: a rollout has whom it means, before it has
+// begun; a continuous one also who needs nothing yet, since it would bring the device back.
+func TestDesiredFirmwareUnderAHigherPriorityToCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		one, two := w.release("1.0"), w.release("2.0")
+		w.made("a", "north")
+		defer w.background(w.s.RunEngine, w.s.RunNotifier, w.s.RunLooks)()
+		w.ok(w.desires("a", desired(two)))
+		w.rests()
+		w.installs("a", two)
+		w.ok(w.desires("a", nil))
+		w.rests()
+		w.made("b", "north")
+		for device, terms := range map[string]ota.Terms{
+			"a": {Continuous: true}, // which it runs already
+			"b": {Start: w.s.Now().Add(time.Hour)},
+		} {
+			v, err := w.s.CreateRollout(w.ctx, ota.Rollout{Release: two.ID(), Priority: 5, Stages: w.stages("100%"), Terms: terms})
+			w.ok(err)
+			w.rests()
+			if err := w.desires(device, desired(one)); !errors.Is(err, fleet.ErrOutranked) {
+				t.Errorf("%s: %v, want it to be refused", device, err)
+			}
+			_, err = w.s.AbortRollout(w.ctx, v.ID, "", ota.AbortKeep)
+			w.ok(err)
+			w.rests()
+		}
+	})
+}
