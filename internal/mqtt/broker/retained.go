@@ -129,6 +129,16 @@ func (n *retainedNode) remove(r *retained, rest string) bool {
 
 func (n *retainedNode) unused() bool { return n.msg == nil && len(n.children) == 0 }
 
+// of returns the message of that topic, nil: none.
+func (r *retained) of(topic string) *message {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if n := r.root.find(topic); n != nil {
+		return n.msg
+	}
+	return nil
+}
+
 // match returns the messages whose topics match the filter.
 func (r *retained) match(filter string) []*message {
 	r.mu.RLock()

@@ -58,6 +58,30 @@ func TestRetainedBeyondTheQueue(t *testing.T) {
 	}
 }
 
+// What was replaced or removed while a client waited for room does not come after it.
+func TestRetainedIsNotOutOfDate(t *testing.T) {
+	b := openPlain(t, nil, nil)
+	pub, w := member(t, b, "pub"), member(t, b, "sub")
+	pub.mustRetain("kept/1", "old")
+	pub.mustRetain("kept/2", "old")
+	w.subscribe0("other")
+	b.mu.Lock()
+	s := b.sessions["c/open/sub"]
+	b.mu.Unlock()
+	s.mu.Lock()
+	c, sub := s.conn, s.subs["other"]
+	s.mu.Unlock()
+	list := []delivered{{b.retained.of("kept/1"), sub}, {b.retained.of("kept/2"), sub}}
+	pub.mustRetain("kept/1", "")
+	pub.mustRetain("kept/2", "new")
+	if err := c.sendRetained(list); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.receive(); got.topic != "kept/2" || got.payload != "new" {
+		t.Errorf("%s %q, want the new one of kept/2", got.topic, got.payload)
+	}
+}
+
 // What has expired makes room for what is retained, in the store too.
 func TestExpiredRetainedMakesRoom(t *testing.T) {
 	m := &memory{state: map[string][]byte{}}

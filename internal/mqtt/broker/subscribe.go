@@ -134,10 +134,14 @@ func (s *session) enter(name string, sub *subscription) (isNew bool) {
 // out by themselves, with QoS 0: then it waits for room.
 func (c *conn) sendRetained(all []delivered) error {
 	for _, d := range all {
-		to := d.sub.delivery(d.msg, nil)
+		roomy := c.drains(d.msg, min(d.msg.qos, d.sub.qos))
+		kept := c.b.retained.of(d.msg.topic) // an older one must not follow what came while it waited
+		if kept == nil {
+			continue
+		}
+		to := d.sub.delivery(kept, nil)
 		to.retain = true // 3.3.1-8
-		m := d.msg.copy()
-		roomy := c.drains(m, min(m.qos, to.qos))
+		m := kept.copy()
 		m.route()
 		v := c.session.offer(m, to)
 		c.b.unref(m)
